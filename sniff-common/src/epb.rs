@@ -1,0 +1,76 @@
+//! The Enhanced Packet Block as the kernel side writes it (draft-ietf-opsawg-pcapng, section 4.3).
+//!
+//! ```text
+//!  0  block type = 6          16  timestamp, low half
+//!  4  block total length      20  captured length
+//!  8  interface id            24  original length
+//! 12  timestamp, high half    28  packet data, padded to 4 bytes
+//!
+//! then  epb_flags (8 bytes), after a gap epb_dropcount (12 bytes), opt_endofopt (4), block total length (4)
+//! ```
+
+/// Block type of an Enhanced Packet Block.
+pub const BLOCK_TYPE: u32 = 6;
+/// Offset of the packet's data in the block, in bytes.
+pub const DATA_OFFSET: usize = 28;
+/// Option `epb_flags`: 4 bytes.
+pub const OPT_FLAGS: u16 = 2;
+/// Option `epb_dropcount`: 8 bytes, packets lost on this interface between this packet and the one before.
+pub const OPT_DROPCOUNT: u16 = 4;
+
+/// Bits of `epb_flags` that hold the direction: 1 in, 2 out.
+pub const FLAGS_DIRECTION: u32 = 0b11;
+/// Bit of `epb_flags`: the checksum is still to be filled in by the device.
+pub const FLAGS_CHECKSUM_NOT_READY: u32 = 1 << 9;
+/// Bit of `epb_flags`: the packet is still to be cut into segments by the device.
+pub const FLAGS_SEGMENTATION_OFFLOADED: u32 = 1 << 11;
+
+/// Length of everything behind the data: `epb_flags`, `opt_endofopt`, block total length.
+const TRAILER: u32 = 8 + 4 + 4;
+/// Length of `epb_dropcount` with its header.
+const DROPCOUNT: u32 = 12;
+
+/// Most that a block has beyond the packet's bytes: header, padding, and all options.
+pub const OVERHEAD: u32 = DATA_OFFSET as u32 + 3 + DROPCOUNT + TRAILER;
+
+/// Total length of a block with `captured` bytes of a packet, in bytes; a multiple of 4.
+pub const fn block_len(captured: u32, with_dropcount: bool) -> u32 {
+    let padded = (captured + 3) & !3;
+    DATA_OFFSET as u32 + padded + TRAILER + if with_dropcount { DROPCOUNT } else { 0 }
+}
+
+/// An option's header, code and length, as one host-endian word.
+pub const fn option_header(code: u16, len: u16) -> u32 {
+    let (code, len) = (code.to_ne_bytes(), len.to_ne_bytes());
+    u32::from_ne_bytes([code[0], code[1], len[0], len[1]])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn block_lengths_follow_the_draft() {
+        // 28 header + data + pad + 8 epb_flags + 4 opt_endofopt + 4 length.
+        assert_eq!(block_len(0, false), 44);
+        assert_eq!(block_len(1, false), 48);
+        assert_eq!(block_len(4, false), 48);
+        assert_eq!(block_len(60, false), 104);
+        assert_eq!(block_len(60, true), 116);
+    }
+
+    #[test]
+    fn overhead_bounds_every_block() {
+        for captured in 0..64 {
+            assert!(block_len(captured, true) <= captured + OVERHEAD);
+            assert_eq!(block_len(captured, true) % 4, 0);
+        }
+    }
+
+    #[test]
+    fn option_header_is_code_then_length() {
+        let bytes = option_header(OPT_FLAGS, 4).to_ne_bytes();
+        assert_eq!(u16::from_ne_bytes([bytes[0], bytes[1]]), OPT_FLAGS);
+        assert_eq!(u16::from_ne_bytes([bytes[2], bytes[3]]), 4);
+    }
+}

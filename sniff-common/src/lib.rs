@@ -1,0 +1,159 @@
+//! What the kernel side and the user side of sniff agree on: the records in the ring, the counters beside it,
+//! and the version of both.
+//!
+//! The kernel side writes finished pcapng blocks, so the layout of a record is that of an Enhanced Packet Block
+//! ([`epb`]). Everything here is host-endian: both sides run on one machine.
+#![no_std]
+
+pub mod epb;
+
+/// Version of this contract. The loader refuses an object that carries another one.
+///
+/// Raise it with every change of a record, of [`Counters`], or of the classifier's arguments.
+pub const ABI_VERSION: u32 = 1;
+
+/// Largest part of a packet that a record holds, in bytes; also pcapng's usual largest snaplen.
+///
+/// Above the largest packet that Linux hands around: BIG TCP super-packets have up to 192 KiB.
+pub const MAX_SNAPLEN: u32 = 256 * 1024;
+
+/// Sizes of the records that the kernel side reserves, in bytes, ascending.
+///
+/// `bpf_ringbuf_reserve` takes only constants, so a record takes the smallest class that its block fits in.
+/// The steps follow real packet sizes: bare ACKs, the Ethernet MTU (1514), jumbo frames (9014), GSO (64 KiB).
+pub const RECORD_CLASSES: [usize; 12] = [
+    128, 256, 512, 1024, 1600, 4096, 9216, 16_640, 33_024, 66_560, 132_096, 262_272,
+];
+
+/// Smallest ring, in bytes: the power of two that takes the largest record.
+pub const MIN_RING_BYTES: u32 = 512 * 1024;
+
+/// Where a classifier sits, seen from whatever the capture is about: a pod, or a plain host interface.
+///
+/// The values are those of the direction bits of pcapng's `epb_flags` (draft-ietf-opsawg-pcapng, section 4.3.1).
+#[repr(u32)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Direction {
+    /// Into the pod.
+    In = 1,
+    /// Out of the pod.
+    Out = 2,
+}
+
+impl Direction {
+    /// Both directions.
+    pub const BOTH: [Self; 2] = [Self::In, Self::Out];
+
+    /// Index of the [`Counters`] of this direction of an interface; each interface has one entry a direction.
+    pub const fn counters_index(self, interface: u32) -> u32 {
+        interface * 2 + self as u32 - 1
+    }
+}
+
+/// What one classifier counted on one CPU. A packet that it matched is either in the ring or in one of the
+/// other counts: `matched == records + ring_full + unreadable`, exactly.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Packets that the classifier's filter accepted.
+    pub matched: u64,
+    /// Packets refused because the ring had no room for their record.
+    pub ring_full: u64,
+    /// Packets whose bytes `bpf_skb_load_bytes` would not give.
+    pub unreadable: u64,
+    /// Lost packets that no record's `epb_dropcount` has told of yet.
+    pub untold: u64,
+}
+
+impl Counters {
+    /// Packets that were matched and are not in the ring.
+    pub const fn lost(&self) -> u64 {
+        self.ring_full + self.unreadable
+    }
+}
+
+impl core::ops::AddAssign for Counters {
+    fn add_assign(&mut self, other: Self) {
+        let Self {
+            matched,
+            ring_full,
+            unreadable,
+            untold,
+        } = other;
+        self.matched += matched;
+        self.ring_full += ring_full;
+        self.unreadable += unreadable;
+        self.untold += untold;
+    }
+}
+
+#[cfg(feature = "user")]
+#[expect(unsafe_code, reason = "aya::Pod is an unsafe trait")]
+mod user {
+    // SAFETY: repr(C), four u64 without padding, and every bit pattern is a value.
+    unsafe impl aya::Pod for super::Counters {}
+}
+
+#[cfg(test)]
+mod tests {
+    use core::mem::{align_of, offset_of, size_of};
+
+    use super::*;
+
+    #[test]
+    fn counters_keep_their_layout() {
+        assert_eq!(size_of::<Counters>(), 32);
+        assert_eq!(align_of::<Counters>(), 8);
+        assert_eq!(offset_of!(Counters, matched), 0);
+        assert_eq!(offset_of!(Counters, ring_full), 8);
+        assert_eq!(offset_of!(Counters, unreadable), 16);
+        assert_eq!(offset_of!(Counters, untold), 24);
+    }
+
+    #[test]
+    fn every_direction_of_every_interface_has_counters_of_its_own() {
+        let indexes: [u32; 4] = [
+            Direction::In.counters_index(0),
+            Direction::Out.counters_index(0),
+            Direction::In.counters_index(1),
+            Direction::Out.counters_index(1),
+        ];
+        assert_eq!(indexes, [0, 1, 2, 3]);
+    }
+
+    #[test]
+    fn classes_ascend_and_hold_the_largest_packet() {
+        assert!(RECORD_CLASSES.is_sorted());
+        let largest = RECORD_CLASSES[RECORD_CLASSES.len() - 1];
+        assert!(largest >= epb::block_len(MAX_SNAPLEN, true) as usize);
+        // The ring buffer adds a header of 8 bytes and refuses a record as large as itself.
+        assert!(largest + 8 < MIN_RING_BYTES as usize);
+        assert!(RECORD_CLASSES.iter().all(|size| size % 8 == 0));
+    }
+
+    #[test]
+    fn counters_add_up_field_by_field() {
+        let mut sum = Counters {
+            matched: 1,
+            ring_full: 2,
+            unreadable: 3,
+            untold: 4,
+        };
+        sum += Counters {
+            matched: 10,
+            ring_full: 20,
+            unreadable: 30,
+            untold: 40,
+        };
+        assert_eq!(
+            sum,
+            Counters {
+                matched: 11,
+                ring_full: 22,
+                unreadable: 33,
+                untold: 44
+            }
+        );
+        assert_eq!(sum.lost(), 55);
+    }
+}
