@@ -1,0 +1,54 @@
+//! The classifier: copies every packet that reaches it into the ring as a finished pcapng block, and lets it go on.
+//!
+//! It is never loaded as it stands here. For each direction of each captured interface the loader puts a prologue
+//! of its own in front, which sets the arguments after `skb` to constants and falls into this function.
+#![no_std]
+#![no_main]
+#![feature(asm_experimental_arch)]
+
+mod capture;
+mod counters;
+mod packet;
+mod ring;
+
+use aya_ebpf::{
+    bindings::{__sk_buff, TC_ACT_UNSPEC},
+    programs::TcContext,
+};
+use capture::Place;
+
+/// Entry point. Whatever happens to the capture, the packet goes on to the next program: [`TC_ACT_UNSPEC`], which
+/// is also `TCX_NEXT`.
+///
+/// - `interface`: pcapng interface id.
+/// - `direction`: [`sniff_common::Direction`] as a number.
+/// - `snaplen`: 1 to [`sniff_common::MAX_SNAPLEN`] bytes.
+/// - `clock_offset`: nanoseconds from the kernel's boot clock to the Unix epoch.
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "classifier")]
+extern "C" fn sniff_capture(
+    skb: *mut __sk_buff,
+    interface: u64,
+    direction: u64,
+    snaplen: u64,
+    clock_offset: u64,
+) -> i32 {
+    let place = Place {
+        interface: interface as u32,
+        direction: direction as u32,
+        snaplen,
+        clock_offset,
+    };
+    capture::capture(&TcContext::new(skb), &place);
+    TC_ACT_UNSPEC
+}
+
+#[panic_handler]
+fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
+    loop {}
+}
+
+/// The verifier gives most helpers only to programs under a GPL-compatible licence.
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";

@@ -1,0 +1,112 @@
+//! Reading the packet. All access goes through `bpf_skb_load_bytes`: it reads the linear part and the fragments
+//! of a GSO packet alike.
+
+use aya_ebpf::{EbpfContext as _, helpers::generated::bpf_skb_load_bytes, programs::TcContext};
+use sniff_common::epb;
+
+/// The kernel would not give the bytes.
+pub struct Unreadable;
+
+/// Where a VLAN tag belongs: behind the two MAC addresses.
+const VLAN_OFFSET: u64 = 12;
+/// Length of a VLAN tag, in bytes.
+const VLAN_LEN: u64 = 4;
+
+/// What the kernel's `__sk_buff` tells of a packet.
+pub struct Packet<'a> {
+    ctx: &'a TcContext,
+    /// The 802.1Q or 802.1ad tag that the kernel took out of the bytes, as it stood there.
+    vlan: Option<[u8; VLAN_LEN as usize]>,
+}
+
+impl<'a> Packet<'a> {
+    /// Looks at the packet's meta-data.
+    #[inline(always)]
+    pub fn new(ctx: &'a TcContext) -> Self {
+        // SAFETY: the kernel hands the classifier a valid `__sk_buff`.
+        let skb = unsafe { &*ctx.skb.skb };
+        let vlan = (skb.vlan_present != 0).then(|| {
+            // vlan_proto is in network order already, the TCI is not.
+            let proto = (skb.vlan_proto as u16).to_ne_bytes();
+            let tci = (skb.vlan_tci as u16).to_be_bytes();
+            [proto[0], proto[1], tci[0], tci[1]]
+        });
+        Self { ctx, vlan }
+    }
+
+    /// Length on the wire, VLAN tag included. Not taken from the IP header, which super-packets leave at 0.
+    #[inline(always)]
+    pub fn original_len(&self) -> u64 {
+        let len = u64::from(self.ctx.len());
+        if self.vlan.is_some() {
+            len + VLAN_LEN
+        } else {
+            len
+        }
+    }
+
+    /// Bits of `epb_flags` that tell of work left to the device. A packet that waits for segmentation always
+    /// waits for its checksum too (`skb_gso_segment` fills in both).
+    #[inline(always)]
+    pub fn offload_flags(&self) -> u32 {
+        // SAFETY: as in `new`.
+        let gso_size = unsafe { (*self.ctx.skb.skb).gso_size };
+        if gso_size == 0 {
+            0
+        } else {
+            epb::FLAGS_CHECKSUM_NOT_READY | epb::FLAGS_SEGMENTATION_OFFLOADED
+        }
+    }
+
+    /// Copies the packet's first `len` bytes to `to`, with the VLAN tag back in its place.
+    ///
+    /// # Safety
+    ///
+    /// `to` has room for `len` bytes and for 16 at least, and the verifier can see both from the code before the
+    /// call; `len` is not 0.
+    #[inline(always)]
+    pub unsafe fn copy(&self, to: *mut u8, len: u64) -> Result<(), Unreadable> {
+        match self.vlan {
+            // SAFETY: the caller's promise.
+            None => unsafe { self.load(0, to, len) },
+            // SAFETY: the caller's promise.
+            Some(tag) => unsafe { self.copy_tagged(tag, to, len) },
+        }
+    }
+
+    /// As [`Self::copy`], for a packet with a tag. Kept apart because it is rare.
+    ///
+    /// # Safety
+    ///
+    /// As for [`Self::copy`].
+    #[inline(always)]
+    unsafe fn copy_tagged(&self, tag: [u8; 4], to: *mut u8, len: u64) -> Result<(), Unreadable> {
+        // SAFETY: 16 bytes are there; behind them, `len` bounds the rest.
+        unsafe {
+            self.load(0, to, VLAN_OFFSET)?;
+            to.add(VLAN_OFFSET as usize)
+                .cast::<u32>()
+                .write(u32::from_ne_bytes(tag));
+            let done = VLAN_OFFSET + VLAN_LEN;
+            if len > done {
+                return self.load(VLAN_OFFSET, to.add(done as usize), len - done);
+            }
+            // A snaplen this small cut into what was just written: the padding must be zero all the same.
+            for pad in 0..3 {
+                to.add((len + pad) as usize).write(0);
+            }
+        }
+        Ok(())
+    }
+
+    /// # Safety
+    ///
+    /// `to` has room for `len` bytes; `len` is not 0.
+    #[inline(always)]
+    unsafe fn load(&self, from: u64, to: *mut u8, len: u64) -> Result<(), Unreadable> {
+        // SAFETY: the caller's promise, which the verifier checks again.
+        let status =
+            unsafe { bpf_skb_load_bytes(self.ctx.as_ptr(), from as u32, to.cast(), len as u32) };
+        if status == 0 { Ok(()) } else { Err(Unreadable) }
+    }
+}
