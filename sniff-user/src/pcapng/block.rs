@@ -1,0 +1,81 @@
+//! The frame that all blocks share (draft section 3.1), and the options in it (section 3.5).
+
+/// Ends a list of options.
+const OPT_ENDOFOPT: u16 = 0;
+/// A comment; every block may have one.
+const OPT_COMMENT: u16 = 1;
+
+/// Most bytes that the value of an option can have.
+pub(super) const MAX_OPTION_LEN: usize = u16::MAX as usize;
+
+/// A block being appended to a buffer: fixed fields first, then options, then [`Block::end`].
+pub(super) struct Block<'a> {
+    out: &'a mut Vec<u8>,
+    start: usize,
+}
+
+impl<'a> Block<'a> {
+    /// Begins a block at the end of `out`.
+    pub(super) fn begin(out: &'a mut Vec<u8>, block_type: u32) -> Self {
+        let start = out.len();
+        out.extend(block_type.to_ne_bytes());
+        // The total length, which `end` fills in.
+        out.extend([0; 4]);
+        Self { out, start }
+    }
+
+    /// Appends a part of the fixed fields, which must come to a multiple of 4 bytes.
+    pub(super) fn field<const N: usize>(&mut self, bytes: [u8; N]) {
+        self.out.extend(bytes);
+    }
+
+    /// Appends an option; its value has at most [`MAX_OPTION_LEN`] bytes.
+    pub(super) fn option(&mut self, code: u16, value: &[u8]) {
+        let len =
+            u16::try_from(value.len()).expect("values are fixed in size, or cut by their writer");
+        self.out.extend(code.to_ne_bytes());
+        self.out.extend(len.to_ne_bytes());
+        self.out.extend(value);
+        self.out.resize(self.out.len().next_multiple_of(4), 0);
+    }
+
+    /// Appends a string option, cut to what an option can hold.
+    pub(super) fn text(&mut self, code: u16, text: &str) {
+        self.option(code, cut(text, MAX_OPTION_LEN).as_bytes());
+    }
+
+    /// Appends a string option when there is one.
+    pub(super) fn optional_text(&mut self, code: u16, text: Option<&str>) {
+        if let Some(text) = text {
+            self.text(code, text);
+        }
+    }
+
+    /// Appends `opt_comment` when there is one.
+    pub(super) fn comment(&mut self, comment: Option<&str>) {
+        self.optional_text(OPT_COMMENT, comment);
+    }
+
+    /// Ends the options and the block.
+    pub(super) fn end(mut self) {
+        self.option(OPT_ENDOFOPT, &[]);
+        let Self { out, start } = self;
+        let len = u32::try_from(out.len() + 4 - start).expect("a block holds some KiB of options");
+        out[start + 4..start + 8].copy_from_slice(&len.to_ne_bytes());
+        out.extend(len.to_ne_bytes());
+    }
+}
+
+/// A timestamp as blocks and options have it: upper half first, each half host-endian (draft section 4.3).
+pub(super) fn timestamp(ns: u64) -> [u8; 8] {
+    let mut bytes = [0; 8];
+    bytes[..4].copy_from_slice(&((ns >> 32) as u32).to_ne_bytes());
+    bytes[4..].copy_from_slice(&(ns as u32).to_ne_bytes());
+    bytes
+}
+
+/// The longest start of `text` that has at most `max` bytes and ends between characters: a writer must not write
+/// half of one (draft section 3.6.3).
+pub(super) fn cut(text: &str, max: usize) -> &str {
+    &text[..text.floor_char_boundary(max)]
+}

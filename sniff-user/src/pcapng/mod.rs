@@ -1,0 +1,19 @@
+//! The pcapng blocks of a capture file (draft-ietf-opsawg-pcapng): what userspace writes around the packets, and a
+//! view of the packets that the kernel side wrote.
+//!
+//! A file is one section: a [`SectionHeader`], an [`InterfaceDescription`] for each interface before its first packet,
+//! the Enhanced Packet Blocks out of the ring as they are, and an [`InterfaceStatistics`] for each interface at the
+//! end. Blocks are host-endian, as the draft's section 3.6.1 has it, and end up in a `Vec<u8>`: nothing here does I/O
+//! or asks for the time.
+
+mod block;
+mod interface;
+mod packet;
+mod section;
+
+pub use interface::{InterfaceDescription, InterfaceStatistics, LinkType};
+pub use packet::EnhancedPacket;
+pub use section::SectionHeader;
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,129 @@
+//! A view of an Enhanced Packet Block (draft section 4.3).
+//!
+//! The kernel side writes these blocks whole and they go to the file as they are; userspace reads them to count, to
+//! choose and to print. What it reads is bounds-checked all the same: nothing in a block is trusted.
+
+use anyhow::{Context as _, Result, ensure};
+use sniff_common::{
+    Direction,
+    epb::{BLOCK_TYPE, DATA_OFFSET, FLAGS_DIRECTION, OPT_DROPCOUNT, OPT_FLAGS},
+};
+
+/// Length of the smallest block: no data, no options.
+const MIN_LEN: usize = DATA_OFFSET + 4;
+/// Ends a list of options.
+const OPT_ENDOFOPT: u16 = 0;
+
+/// A packet as it stands in its block.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EnhancedPacket<'a> {
+    /// Length of the whole block in bytes, a multiple of 4.
+    pub total_len: usize,
+    /// Id of the interface: how many were described before it.
+    pub interface: u32,
+    /// When the packet was seen, in nanoseconds since 1970-01-01 UTC (the interface's `if_tsresol` is 9).
+    pub timestamp_ns: u64,
+    /// Length of the packet as the kernel had it, in bytes. Nothing makes it at least that of `data`.
+    pub original_len: u32,
+    /// The packet, as far as it was captured.
+    pub data: &'a [u8],
+    /// `epb_flags` (draft section 4.3.1); 0 when the block has none.
+    pub flags: u32,
+    /// `epb_dropcount`: packets lost on the interface between the packet before and this one; 0 when not told.
+    pub dropcount: u64,
+}
+
+impl<'a> EnhancedPacket<'a> {
+    /// Reads the block at the start of `bytes`, which may go on behind it.
+    ///
+    /// # Errors
+    ///
+    /// When `bytes` do not begin with a whole Enhanced Packet Block of the host's byte order.
+    pub fn parse(bytes: &'a [u8]) -> Result<Self> {
+        let block_type = word(bytes, 0)?;
+        ensure!(
+            block_type == BLOCK_TYPE,
+            "block type is {block_type:#x}, not {BLOCK_TYPE} of an Enhanced Packet Block"
+        );
+        let total_len = word(bytes, 4)? as usize;
+        ensure!(
+            total_len >= MIN_LEN && total_len.is_multiple_of(4),
+            "block length {total_len} is not that of an Enhanced Packet Block"
+        );
+        let block = bytes.get(..total_len).with_context(|| {
+            format!(
+                "block of {total_len} bytes is cut off after {}",
+                bytes.len()
+            )
+        })?;
+        let (body, trailer) = block.split_at(total_len - 4);
+        ensure!(
+            word(trailer, 0)? as usize == total_len,
+            "block length {total_len} is not the one repeated at its end"
+        );
+
+        let captured_len = word(body, 20)? as usize;
+        let data = body[DATA_OFFSET..].get(..captured_len).with_context(|| {
+            format!("captured length {captured_len} exceeds the block's {total_len} bytes")
+        })?;
+        // The block's length is a multiple of 4, so the padding is inside when the data is.
+        let mut options = &body[(DATA_OFFSET + captured_len).next_multiple_of(4)..];
+        let (mut flags, mut dropcount) = (0, 0);
+        while let Some((code, value)) = take_option(&mut options)? {
+            match code {
+                OPT_FLAGS => flags = u32::from_ne_bytes(fixed(code, value)?),
+                OPT_DROPCOUNT => dropcount = u64::from_ne_bytes(fixed(code, value)?),
+                _ => {}
+            }
+        }
+
+        Ok(Self {
+            total_len,
+            interface: word(body, 8)?,
+            timestamp_ns: u64::from(word(body, 12)?) << 32 | u64::from(word(body, 16)?),
+            original_len: word(body, 24)?,
+            data,
+            flags,
+            dropcount,
+        })
+    }
+
+    /// Where the packet went, seen from the pod; `None` when the flags do not tell.
+    pub fn direction(&self) -> Option<Direction> {
+        Direction::BOTH
+            .into_iter()
+            .find(|direction| self.flags & FLAGS_DIRECTION == *direction as u32)
+    }
+}
+
+/// The host-endian word at an offset.
+fn word(bytes: &[u8], at: usize) -> Result<u32> {
+    let word = bytes.get(at..).and_then(|rest| rest.first_chunk());
+    let word = word.with_context(|| format!("block is cut off after {} bytes", bytes.len()))?;
+    Ok(u32::from_ne_bytes(*word))
+}
+
+/// Takes an option off the front of a list: its code and value. `None` at the end of the list.
+fn take_option<'a>(list: &mut &'a [u8]) -> Result<Option<(u16, &'a [u8])>> {
+    // The list is a multiple of 4 bytes long, as all before it is.
+    let Some((&[code0, code1, len0, len1], rest)) = list.split_first_chunk() else {
+        return Ok(None);
+    };
+    let code = u16::from_ne_bytes([code0, code1]);
+    if code == OPT_ENDOFOPT {
+        return Ok(None);
+    }
+    let len = usize::from(u16::from_ne_bytes([len0, len1]));
+    let value = rest
+        .get(..len)
+        .with_context(|| format!("option {code} of {len} bytes exceeds its block"))?;
+    *list = &rest[len.next_multiple_of(4)..];
+    Ok(Some((code, value)))
+}
+
+/// The value of an option of fixed length.
+fn fixed<const N: usize>(code: u16, value: &[u8]) -> Result<[u8; N]> {
+    value
+        .try_into()
+        .with_context(|| format!("option {code} has {} bytes, not {N}", value.len()))
+}
