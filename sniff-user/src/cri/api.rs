@@ -1,0 +1,273 @@
+//! The messages of the CRI that sniff uses, with only the fields it reads or sets.
+//!
+//! Names and field numbers are those of kubernetes/cri-api,
+//! `pkg/apis/runtime/v1/api.proto`; a decoder skips all fields that are not listed.
+
+use std::collections::HashMap;
+
+use serde_json::Value;
+
+use super::{Container, Sandbox, SandboxNetwork};
+
+#[derive(Clone, PartialEq, prost::Message)]
+pub(super) struct VersionRequest {}
+
+#[derive(Clone, PartialEq, prost::Message)]
+pub(super) struct VersionResponse {}
+
+#[derive(Clone, PartialEq, prost::Message)]
+pub(super) struct ListPodSandboxRequest {
+    #[prost(message, optional, tag = "1")]
+    pub(super) filter: Option<PodSandboxFilter>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+pub(super) struct PodSandboxFilter {
+    #[prost(map = "string, string", tag = "3")]
+    pub(super) label_selector: HashMap<String, String>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+pub(super) struct ListPodSandboxResponse {
+    #[prost(message, repeated, tag = "1")]
+    pub(super) items: Vec<PodSandbox>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+pub(super) struct PodSandbox {
+    #[prost(string, tag = "1")]
+    id: String,
+    #[prost(message, optional, tag = "2")]
+    metadata: Option<PodSandboxMetadata>,
+    #[prost(enumeration = "PodSandboxState", tag = "3")]
+    state: i32,
+    #[prost(int64, tag = "4")]
+    created_at: i64,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct PodSandboxMetadata {
+    #[prost(string, tag = "1")]
+    name: String,
+    #[prost(string, tag = "2")]
+    uid: String,
+    #[prost(string, tag = "3")]
+    namespace: String,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, prost::Enumeration)]
+enum PodSandboxState {
+    Ready = 0,
+    NotReady = 1,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+pub(super) struct PodSandboxStatusRequest {
+    #[prost(string, tag = "1")]
+    pub(super) pod_sandbox_id: String,
+    #[prost(bool, tag = "2")]
+    pub(super) verbose: bool,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+pub(super) struct PodSandboxStatusResponse {
+    #[prost(message, optional, tag = "1")]
+    status: Option<PodSandboxStatus>,
+    /// What the runtime adds when asked to be verbose: JSON under the key `info`.
+    #[prost(map = "string, string", tag = "2")]
+    info: HashMap<String, String>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct PodSandboxStatus {
+    #[prost(message, optional, tag = "6")]
+    linux: Option<LinuxPodSandboxStatus>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct LinuxPodSandboxStatus {
+    #[prost(message, optional, tag = "1")]
+    namespaces: Option<Namespace>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct Namespace {
+    #[prost(message, optional, tag = "2")]
+    options: Option<NamespaceOption>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct NamespaceOption {
+    #[prost(enumeration = "NamespaceMode", tag = "1")]
+    network: i32,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, prost::Enumeration)]
+enum NamespaceMode {
+    Pod = 0,
+    Container = 1,
+    Node = 2,
+    Target = 3,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+pub(super) struct ListContainersRequest {}
+
+#[derive(Clone, PartialEq, prost::Message)]
+pub(super) struct ListContainersResponse {
+    #[prost(message, repeated, tag = "1")]
+    pub(super) containers: Vec<ContainerEntry>,
+}
+
+/// `Container` in api.proto.
+#[derive(Clone, PartialEq, prost::Message)]
+pub(super) struct ContainerEntry {
+    #[prost(string, tag = "1")]
+    id: String,
+    #[prost(string, tag = "2")]
+    pod_sandbox_id: String,
+}
+
+impl From<PodSandbox> for Sandbox {
+    fn from(sandbox: PodSandbox) -> Self {
+        let ready = sandbox.state() == PodSandboxState::Ready;
+        let PodSandbox {
+            id,
+            metadata,
+            state: _,
+            created_at,
+        } = sandbox;
+        let PodSandboxMetadata {
+            name,
+            uid,
+            namespace,
+        } = metadata.unwrap_or_default();
+        Self {
+            id,
+            namespace,
+            name,
+            uid,
+            ready,
+            created_at,
+        }
+    }
+}
+
+impl From<ContainerEntry> for Container {
+    fn from(ContainerEntry { id, pod_sandbox_id }: ContainerEntry) -> Self {
+        Self {
+            id,
+            sandbox_id: pod_sandbox_id,
+        }
+    }
+}
+
+impl From<PodSandboxStatusResponse> for SandboxNetwork {
+    fn from(PodSandboxStatusResponse { status, info }: PodSandboxStatusResponse) -> Self {
+        let options = status
+            .and_then(|status| status.linux)
+            .and_then(|linux| linux.namespaces)
+            .and_then(|namespaces| namespaces.options);
+        let host = options.is_some_and(|options| options.network() == NamespaceMode::Node);
+        // Only containerd and CRI-O fill it, each in its own way.
+        let info = info
+            .get("info")
+            .and_then(|json| serde_json::from_str::<Value>(json).ok());
+        let info = info.unwrap_or_default();
+        Self {
+            host,
+            pid: pid_in(&info),
+            netns: netns_in(&info),
+        }
+    }
+}
+
+/// The sandbox's process; 0 stands for none.
+fn pid_in(info: &Value) -> Option<u32> {
+    let pid = u32::try_from(info["pid"].as_u64()?).ok()?;
+    (pid != 0).then_some(pid)
+}
+
+/// The path of the network namespace in the sandbox's OCI configuration.
+fn netns_in(info: &Value) -> Option<std::path::PathBuf> {
+    let namespaces = info["runtimeSpec"]["linux"]["namespaces"].as_array()?;
+    let network = namespaces
+        .iter()
+        .find(|namespace| namespace["type"] == "network")?;
+    let path = network["path"].as_str()?;
+    (!path.is_empty()).then(|| path.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use prost::Message;
+
+    use super::*;
+
+    /// A sandbox status in wire format, as a runtime would send it.
+    fn status(network_mode: u8, info: &str) -> SandboxNetwork {
+        // status(1) { linux(6) { namespaces(1) { options(2) { network(1) } } } }
+        let mut bytes = vec![0x0a, 8, 0x32, 6, 0x0a, 4, 0x12, 2, 0x08, network_mode];
+        // info(2) { key(1), value(2) }
+        let entry_len = u8::try_from(6 + 2 + info.len()).unwrap();
+        bytes.extend([0x12, entry_len, 0x0a, 4]);
+        bytes.extend(b"info");
+        bytes.extend([0x12, u8::try_from(info.len()).unwrap()]);
+        bytes.extend(info.as_bytes());
+        PodSandboxStatusResponse::decode(&bytes[..]).unwrap().into()
+    }
+
+    #[test]
+    fn pid_and_netns_come_from_the_verbose_part() {
+        let spec = r#""runtimeSpec":{"linux":{"namespaces":[{"type":"pid"},{"type":"network","path":"/n"}]}}"#;
+        let network = status(0, &format!(r#"{{"pid":12,{spec}}}"#));
+        let expected = SandboxNetwork {
+            host: false,
+            pid: Some(12),
+            netns: Some("/n".into()),
+        };
+        assert_eq!(network, expected);
+        // CRI-O without an infra container.
+        assert_eq!(status(0, &format!("{{{spec}}}")).pid, None);
+    }
+
+    #[test]
+    fn the_nodes_network_is_recognised() {
+        assert!(status(2, "{}").host);
+        assert!(!status(0, "{}").host);
+    }
+
+    #[test]
+    fn a_strange_verbose_part_is_as_good_as_none() {
+        let strange = [
+            "",
+            "[]",
+            "not JSON",
+            r#"{"pid":0}"#,
+            r#"{"pid":-1}"#,
+            r#"{"pid":4294967296}"#,
+            r#"{"pid":"12"}"#,
+            r#"{"runtimeSpec":{"linux":{"namespaces":[{"type":"network"}]}}}"#,
+            r#"{"runtimeSpec":{"linux":{"namespaces":{}}}}"#,
+        ];
+        for info in strange {
+            assert_eq!(status(0, info), SandboxNetwork::default(), "{info}");
+        }
+    }
+
+    #[test]
+    fn a_sandbox_is_read_from_the_wire() {
+        // id(1), metadata(2) { name(1), uid(2), namespace(3) }, state(3), created_at(4), a later field
+        let bytes = b"\x0a\x02id\x12\x0c\x0a\x02nm\x12\x02ui\x1a\x02ns\x18\x01\x20\x05\x3a\x01h";
+        let sandbox = Sandbox::from(PodSandbox::decode(&bytes[..]).unwrap());
+        let expected = Sandbox {
+            id: "id".into(),
+            namespace: "ns".into(),
+            name: "nm".into(),
+            uid: "ui".into(),
+            ready: false,
+            created_at: 5,
+        };
+        assert_eq!(sandbox, expected);
+    }
+}

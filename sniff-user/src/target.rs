@@ -1,0 +1,333 @@
+//! Who to capture: from what a person names to the interfaces that carry its packets.
+//!
+//! [`resolve`] only looks; nothing is attached or changed.
+
+mod interfaces;
+mod list;
+mod node;
+mod similar;
+
+use std::{
+    collections::HashSet,
+    net::{Ipv4Addr, Ipv6Addr},
+    path::PathBuf,
+};
+
+use anyhow::{Result, bail};
+use tokio::sync::OnceCell;
+
+pub use self::list::{Detail, Row, list, table};
+use self::{interfaces::Place, node::Node};
+pub use crate::link::LinkLayer;
+use crate::netns::Netns;
+
+/// How many digits of a container id are enough, and how many it has.
+const CONTAINER_ID_LEN: std::ops::RangeInclusive<usize> = 6..=64;
+/// How many digits of a container id name it in the output, as `docker ps` and `crictl` show.
+const SHORT_ID_LEN: usize = 12;
+
+/// What a person names to be captured.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Target {
+    /// A pod of this node.
+    Pod {
+        /// Its namespace.
+        namespace: String,
+        /// Its name.
+        name: String,
+    },
+    /// The pod, or the container outside of Kubernetes, with this id: at least six digits.
+    ContainerId(String),
+    /// The network namespace of a process.
+    Pid(u32),
+    /// A network namespace by the name that `ip netns` lists, or by path.
+    Netns(String),
+    /// An interface of the network namespace that sniff runs in.
+    Interface(String),
+}
+
+/// What to go by besides the targets.
+#[derive(Debug, Clone, Default)]
+pub struct Options {
+    /// The container runtime's socket, a path or a `unix://` address; the usual ones if none.
+    pub cri_socket: Option<PathBuf>,
+    /// Interfaces to take inside pods and namespaces; all that are up but `lo` when empty.
+    pub interfaces: Vec<String>,
+    /// This node's name in Kubernetes; the host's name if none.
+    pub node_name: Option<String>,
+}
+
+/// A pod.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PodRef {
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+    /// Its UID, as the kubelet knows it.
+    pub uid: String,
+}
+
+/// One end of an interface: where a classifier can be attached.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Side {
+    /// The network namespace it is in.
+    pub netns: Netns,
+    /// Its ifindex in that namespace.
+    pub ifindex: u32,
+    /// Its name there, as the kernel has it: control characters are possible.
+    pub ifname: String,
+}
+
+/// One interface to capture, found and described.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Interface {
+    /// Who it is, fit to be printed: `NS/POD/eth0`, `0123456789ab/eth0`, `pid:12/eth0`,
+    /// `netns:blue/eth0`, or `eth0` for an interface of the host.
+    pub name: String,
+    /// The pod it belongs to, where that is known.
+    pub pod: Option<PodRef>,
+    /// The interface inside the pod; none for an interface of the host, and for that alone.
+    pub pod_side: Option<Side>,
+    /// The host's end of the pair, or the interface of the host itself.
+    pub host_side: Option<Side>,
+    /// Why there is no host side, as in `eth0 is a macvlan`.
+    pub host_side_missing: Option<String>,
+    /// The driver kind of the pod's side: `veth`, `netkit`, `macvlan`…; none for hardware.
+    pub kind: Option<String>,
+    /// What its packets begin with.
+    pub link_layer: LinkLayer,
+    /// The hardware address of the pod's side.
+    pub mac: Option<[u8; 6]>,
+    /// IPv4 addresses of the pod's side, with the length of their prefix.
+    pub ipv4: Vec<(Ipv4Addr, u8)>,
+    /// IPv6 addresses of the pod's side, with the length of their prefix.
+    pub ipv6: Vec<(Ipv6Addr, u8)>,
+}
+
+impl Target {
+    /// A pod, written `NAMESPACE/NAME`; `NAME` alone is in the namespace `default`.
+    ///
+    /// # Errors
+    /// When it breaks Kubernetes' rules for names.
+    pub fn pod(text: &str) -> Result<Self> {
+        let (namespace, name) = text.split_once('/').unwrap_or(("default", text));
+        if !is_label(namespace) || namespace.len() > 63 {
+            bail!("{namespace:?} is not a namespace: {}", rule(63, ""));
+        }
+        // A pod's name is a DNS subdomain: labels with dots between.
+        if !name.split('.').all(is_label) || name.len() > 253 {
+            bail!("{name:?} is not a pod name: {}", rule(253, " and dots"));
+        }
+        Ok(Self::Pod {
+            namespace: namespace.into(),
+            name: name.into(),
+        })
+    }
+
+    /// A container's id or the start of it, with or without `containerd://` and the like.
+    ///
+    /// # Errors
+    /// When it is no id, or too short.
+    pub fn container(text: &str) -> Result<Self> {
+        let id = text
+            .split_once("://")
+            .map_or(text, |(_, id)| id)
+            .to_ascii_lowercase();
+        if !CONTAINER_ID_LEN.contains(&id.len()) || !id.bytes().all(|b| b.is_ascii_hexdigit()) {
+            bail!("a container id has 6 to 64 hexadecimal digits");
+        }
+        Ok(Self::ContainerId(id))
+    }
+
+    /// A process id.
+    ///
+    /// # Errors
+    /// When it is not a positive number.
+    pub fn pid(text: &str) -> Result<Self> {
+        match text.parse() {
+            Ok(pid) if pid > 0 => Ok(Self::Pid(pid)),
+            _ => bail!("a process id is a positive number"),
+        }
+    }
+
+    /// The name or the path of a network namespace.
+    ///
+    /// # Errors
+    /// When it is empty.
+    pub fn netns(text: &str) -> Result<Self> {
+        if text.is_empty() {
+            bail!("a network namespace is named as `ip netns` does, or by its path");
+        }
+        Ok(Self::Netns(text.into()))
+    }
+}
+
+/// Finds the interfaces of all targets, each interface once, in the targets' order.
+///
+/// # Errors
+/// When a target, or an interface it should have, is not there; when a capability is missing.
+pub async fn resolve(targets: &[Target], options: &Options) -> Result<Vec<Interface>> {
+    let hosts = interfaces::hosts()?;
+    let node = OnceCell::new();
+    let node = || node.get_or_try_init(|| Node::find(options, &hosts));
+    let mut all = Vec::new();
+    for target in targets {
+        let place = match target {
+            Target::Pod { namespace, name } => node().await?.pod(namespace, name).await?,
+            Target::ContainerId(id) => node().await?.container(id).await?,
+            Target::Pid(pid) => Place {
+                label: format!("pid:{pid}"),
+                pod: None,
+                netns: Netns::of_pid(*pid)?,
+            },
+            Target::Netns(name) => Place {
+                label: format!("netns:{name}"),
+                pod: None,
+                netns: Netns::named(name)?,
+            },
+            Target::Interface(name) => {
+                all.push(interfaces::of_host(name, &hosts)?);
+                continue;
+            }
+        };
+        all.extend(interfaces::of(&place, &options.interfaces, &hosts)?);
+    }
+    Ok(each_once(all))
+}
+
+/// Drops interfaces that an earlier target has named, by either end.
+fn each_once(all: Vec<Interface>) -> Vec<Interface> {
+    let mut seen = HashSet::new();
+    let mut is_new = |interface: &Interface| {
+        let sides = [&interface.pod_side, &interface.host_side]
+            .into_iter()
+            .flatten();
+        let ends: Vec<_> = sides.map(|side| (side.netns.id(), side.ifindex)).collect();
+        let is_new = !ends.iter().any(|end| seen.contains(end));
+        seen.extend(ends);
+        is_new
+    };
+    all.into_iter()
+        .filter(|interface| is_new(interface))
+        .collect()
+}
+
+/// Whether it is a DNS label as in RFC 1123, but of any length.
+fn is_label(text: &str) -> bool {
+    let inner = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
+    !text.is_empty() && text.bytes().all(inner) && !text.starts_with('-') && !text.ends_with('-')
+}
+
+fn rule(max: usize, more: &str) -> String {
+    format!(
+        "1 to {max} lower-case letters, digits, dashes{more}, with a letter or digit at both ends"
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::netns::testing::TestNetns;
+
+    #[test]
+    fn pods_are_named_with_or_without_a_namespace() {
+        let pod = |namespace: &str, name: &str| Target::Pod {
+            namespace: namespace.into(),
+            name: name.into(),
+        };
+        assert_eq!(Target::pod("web/front-1").unwrap(), pod("web", "front-1"));
+        assert_eq!(Target::pod("front.1").unwrap(), pod("default", "front.1"));
+    }
+
+    #[test]
+    fn hostile_pod_names_are_refused() {
+        let long = format!("a/{}", "b".repeat(254));
+        let long_namespace = format!("{}/b", "a".repeat(64));
+        let bad = [
+            "",
+            "/",
+            "a/",
+            "/b",
+            "a/b/c",
+            "A/b",
+            "a/B",
+            "a/..",
+            "../b",
+            "a/-b",
+            "a/b-",
+            "a/b..c",
+            "a.b/c",
+            "a/b c",
+            "a/\u{1b}[2J",
+            "a/b\n",
+            "a/ü",
+            &long,
+            &long_namespace,
+        ];
+        for text in bad {
+            let error = Target::pod(text).expect_err(text).to_string();
+            assert!(!error.contains(char::is_control), "{error}");
+        }
+        assert_eq!(
+            Target::pod("Web/x").unwrap_err().to_string(),
+            "\"Web\" is not a namespace: 1 to 63 lower-case letters, digits, dashes, with a letter \
+             or digit at both ends"
+        );
+    }
+
+    #[test]
+    fn container_ids_are_taken_as_the_tools_print_them() {
+        let id = |text: &str| Target::ContainerId(text.into());
+        for text in [
+            "docker://abcdef",
+            "containerd://abcdef",
+            "cri-o://abcdef",
+            "ABCDEF",
+        ] {
+            assert_eq!(Target::container(text).unwrap(), id("abcdef"), "{text}");
+        }
+        let (whole, longer) = ("a".repeat(64), "a".repeat(65));
+        assert_eq!(Target::container(&whole).unwrap(), id(&whole));
+        for bad in ["", "abcde", "docker://", "abcdeg", "../../a", &longer] {
+            assert!(Target::container(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn process_ids_are_positive() {
+        assert_eq!(Target::pid("12").unwrap(), Target::Pid(12));
+        for bad in ["", "0", "-1", "4294967296", "x"] {
+            assert!(Target::pid(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[tokio::test]
+    #[ignore = "needs root; `cargo xtask test` runs it"]
+    async fn an_interface_named_twice_is_captured_once() {
+        let pod = TestNetns::new();
+        pod.ip("link add veth0 type veth peer name veth1");
+        pod.ip("link set veth0 up");
+        pod.ip("link set veth1 up");
+        let path = Target::Netns(pod.path().display().to_string());
+        let found = resolve(&[path.clone(), path], &Options::default())
+            .await
+            .unwrap();
+        let mut names: Vec<_> = found
+            .iter()
+            .map(|found| found.name.rsplit('/').next())
+            .collect();
+        names.sort_unstable();
+        assert_eq!(names, [Some("veth0"), Some("veth1")]);
+    }
+
+    #[tokio::test]
+    async fn a_host_interface_needs_nothing_else() {
+        let lo = resolve(&[Target::Interface("lo".into())], &Options::default())
+            .await
+            .unwrap();
+        let [lo] = &lo[..] else { panic!("{lo:?}") };
+        assert_eq!((lo.name.as_str(), lo.pod_side.as_ref()), ("lo", None));
+        assert_eq!(lo.host_side.as_ref().unwrap().ifindex, 1);
+    }
+}

@@ -1,0 +1,377 @@
+//! From a network namespace to its interfaces, and from each to its end on the host.
+//!
+//! A veth or netkit device knows its peer's ifindex and, by an id, the peer's namespace. An
+//! ifindex alone proves nothing: the same number may be in use on the host. So the id must be
+//! the host's, and the peer found there must point back.
+
+use std::iter;
+
+use anyhow::{Context, Result, anyhow, bail};
+
+use super::{Interface, PodRef, Side};
+use crate::{
+    link::{self, Link, LinkLayer, Peer},
+    netns::Netns,
+};
+
+/// Device kinds that come in pairs, so that one end can be on the host.
+const PAIRED: [&str; 2] = ["veth", "netkit"];
+/// How many interfaces an error names.
+const NAMES_SHOWN: usize = 10;
+
+/// A network namespace to capture, and whose it is.
+#[derive(Debug)]
+pub(super) struct Place {
+    /// What its interfaces' names start with: `NS/POD`.
+    pub(super) label: String,
+    /// The pod whose it is, where that is known.
+    pub(super) pod: Option<PodRef>,
+    /// The namespace.
+    pub(super) netns: Netns,
+}
+
+/// Namespaces in which host ends may be: the one sniff runs in first, then process 1's.
+///
+/// They differ where sniff sees the node's processes but has a network of its own.
+pub(super) fn hosts() -> Result<Vec<Netns>> {
+    let here = Netns::current()?;
+    let node = Netns::of_pid(1).ok().filter(|node| *node != here);
+    Ok(iter::once(here).chain(node).collect())
+}
+
+/// The interfaces of a place: those in `wanted`, or all that are up but `lo`.
+///
+/// # Errors
+/// When one that is wanted is not there, or there is none at all.
+pub(super) fn of(place: &Place, wanted: &[String], hosts: &[Netns]) -> Result<Vec<Interface>> {
+    let Place { label, pod, netns } = place;
+    let links = link::links(netns).with_context(|| label.clone())?;
+    let picked = if wanted.is_empty() {
+        if hosts.first() == Some(netns) {
+            bail!(
+                "{label} is the network namespace that sniff runs in: choose interfaces with -i \
+                 ({})",
+                names(&links)
+            );
+        }
+        all_up(label, &links)?
+    } else {
+        wanted
+            .iter()
+            .map(|name| by_name(label, &links, name))
+            .collect::<Result<_>>()?
+    };
+    let describe = |(link, link_layer): (&Link, LinkLayer)| {
+        let host_side = host_side(link, netns, hosts);
+        let host_side_missing = host_side.as_ref().err().map(|e| format!("{e:#}"));
+        Interface {
+            name: format!("{}/{}", label.escape_debug(), shown(&link.name)),
+            pod: pod.clone(),
+            pod_side: Some(side(link, netns)),
+            host_side: host_side.ok(),
+            host_side_missing,
+            kind: link.kind.clone(),
+            link_layer,
+            mac: link.mac,
+            ipv4: link.ipv4.clone(),
+            ipv6: link.ipv6.clone(),
+        }
+    };
+    Ok(picked.into_iter().map(describe).collect())
+}
+
+/// An interface of the namespace that sniff runs in.
+///
+/// # Errors
+/// When there is none of this name.
+pub(super) fn of_host(name: &str, hosts: &[Netns]) -> Result<Interface> {
+    let here = hosts.first().context("no network namespace to run in")?;
+    let links = link::links(here)?;
+    let (link, link_layer) = by_name("this host", &links, name)?;
+    Ok(Interface {
+        name: shown(&link.name),
+        pod: None,
+        pod_side: None,
+        host_side: Some(side(link, here)),
+        host_side_missing: None,
+        kind: link.kind.clone(),
+        link_layer,
+        mac: link.mac,
+        ipv4: link.ipv4.clone(),
+        ipv6: link.ipv6.clone(),
+    })
+}
+
+/// The names of a namespace's interfaces, for an error; pairs last, since their host ends
+/// are many on a node.
+pub(super) fn names_in(netns: &Netns) -> Result<String> {
+    Ok(names(&link::links(netns)?))
+}
+
+fn all_up<'a>(label: &str, links: &'a [Link]) -> Result<Vec<(&'a Link, LinkLayer)>> {
+    // Some kernel modules put a device into every namespace, tunl0 and sit0 among them; it
+    // stays down.
+    let up = links.iter().filter(|link| link.up && !link.is_loopback());
+    let picked: Vec<_> = up
+        .filter_map(|link| Some((link, link.link_layer()?)))
+        .collect();
+    if picked.is_empty() {
+        bail!(
+            "{label} has no interface that is up, besides lo; it has {}",
+            names(links)
+        );
+    }
+    Ok(picked)
+}
+
+fn by_name<'a>(label: &str, links: &'a [Link], name: &str) -> Result<(&'a Link, LinkLayer)> {
+    let Some(link) = links.iter().find(|link| link.name == name) else {
+        bail!("{label} has no interface {name:?}; it has {}", names(links));
+    };
+    let Some(link_layer) = link.link_layer() else {
+        bail!(
+            "{label}: {name} has link-layer type {}, which sniff cannot capture",
+            link.arphrd
+        );
+    };
+    Ok((link, link_layer))
+}
+
+/// The end on the host of a pod's interface; the error says why there is none.
+fn host_side(link: &Link, netns: &Netns, hosts: &[Netns]) -> Result<Side> {
+    let name = shown(&link.name);
+    match link.kind.as_deref() {
+        Some(kind) if PAIRED.contains(&kind) => {}
+        Some(kind) => bail!("{name} is a {kind}"),
+        None if link.is_loopback() => bail!("{name} is the loopback device"),
+        None => bail!("{name} is a hardware device"),
+    }
+    let Peer { index, netnsid } = link.peer.with_context(|| format!("{name} shows no peer"))?;
+    if netnsid.is_none() {
+        bail!("the peer of {name} is in the same network namespace");
+    }
+    for host in hosts {
+        if link::nsid_of(netns, host)? == netnsid {
+            let peer = link::by_index(host, index)?;
+            let peer = peer.with_context(|| format!("the peer of {name} is gone"))?;
+            let back = Peer {
+                index: link.index,
+                netnsid: link::nsid_of(host, netns)?,
+            };
+            if peer.peer != Some(back) {
+                bail!(
+                    "the peer of {name}, {}, does not point back to it",
+                    shown(&peer.name)
+                );
+            }
+            return Ok(side(&peer, host));
+        }
+    }
+    Err(anyhow!(
+        "the peer of {name}, index {index}, is in a network namespace that is not the host's"
+    ))
+}
+
+fn side(link: &Link, netns: &Netns) -> Side {
+    Side {
+        netns: netns.clone(),
+        ifindex: link.index,
+        ifname: link.name.clone(),
+    }
+}
+
+/// A name as it may be printed: the kernel lets control characters through.
+pub(super) fn shown(name: &str) -> String {
+    name.escape_debug().to_string()
+}
+
+fn names(links: &[Link]) -> String {
+    let is_pair = |link: &&Link| {
+        link.kind
+            .as_deref()
+            .is_some_and(|kind| PAIRED.contains(&kind))
+    };
+    let (pairs, others): (Vec<_>, Vec<_>) = links.iter().partition(is_pair);
+    let mut texts: Vec<String> = others
+        .into_iter()
+        .chain(pairs)
+        .map(name_and_state)
+        .collect();
+    if texts.len() > NAMES_SHOWN {
+        let more = texts.split_off(NAMES_SHOWN).len();
+        texts.push(format!("{more} more"));
+    }
+    texts.join(", ")
+}
+
+fn name_and_state(link: &Link) -> String {
+    let state = if link.up { "" } else { " (down)" };
+    format!("{}{state}", shown(&link.name))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::slice;
+
+    use super::*;
+    use crate::netns::testing::TestNetns;
+
+    fn place(netns: &Netns) -> Place {
+        Place {
+            label: "ns/pod".into(),
+            pod: None,
+            netns: netns.clone(),
+        }
+    }
+
+    fn all(netns: &Netns, hosts: &[Netns]) -> Vec<Interface> {
+        of(&place(netns), &[], hosts).unwrap()
+    }
+
+    fn refusal(netns: &Netns, wanted: &[&str], hosts: &[Netns]) -> String {
+        let wanted: Vec<String> = wanted.iter().map(ToString::to_string).collect();
+        of(&place(netns), &wanted, hosts).unwrap_err().to_string()
+    }
+
+    #[test]
+    #[ignore = "needs root; `cargo xtask test` runs it"]
+    fn a_pods_interface_leads_to_its_end_on_the_host() {
+        let [host, pod, other] = [TestNetns::new(), TestNetns::new(), TestNetns::new()];
+        host.ip("link add br0 type bridge");
+        host.veth("veth0", &pod, "eth0");
+        pod.ip("address add 10.1.2.3/24 dev eth0");
+
+        // The host is the second candidate here.
+        let hosts = [other.clone(), host.clone()];
+        let [eth0] = &all(&pod, &hosts)[..] else {
+            panic!("one interface")
+        };
+        assert_eq!(eth0.name, "ns/pod/eth0");
+        assert_eq!(eth0.kind.as_deref(), Some("veth"));
+        assert_eq!(eth0.ipv4, [([10, 1, 2, 3].into(), 24)]);
+        assert_eq!(eth0.host_side_missing, None);
+        let [inside, outside] = [&eth0.pod_side, &eth0.host_side].map(|side| side.clone().unwrap());
+        assert_eq!((&inside.netns, inside.ifname.as_str()), (&*pod, "eth0"));
+        assert_eq!((&outside.netns, outside.ifname.as_str()), (&*host, "veth0"));
+        assert_eq!(
+            link::by_index(&host, outside.ifindex)
+                .unwrap()
+                .unwrap()
+                .name,
+            "veth0"
+        );
+    }
+
+    #[test]
+    #[ignore = "needs root; `cargo xtask test` runs it"]
+    fn an_equal_index_on_the_host_is_not_taken_for_the_peer() {
+        let [host, elsewhere, pod] = [TestNetns::new(), TestNetns::new(), TestNetns::new()];
+        let path = pod.path().display();
+        elsewhere.ip(&format!(
+            "link add veth0 index 42 type veth peer name eth0 index 42 netns {path}"
+        ));
+        pod.ip("link set eth0 up");
+        // The host has another pair to the same pod, and an unrelated interface 42.
+        host.veth("veth1", &pod, "eth1");
+        host.ip("link add veth2 index 42 type veth peer name veth3");
+
+        let found = all(&pod, slice::from_ref(&*host));
+        let by_name = |name: &str| {
+            found
+                .iter()
+                .find(|found| found.name.ends_with(name))
+                .unwrap()
+        };
+        let eth0 = by_name("eth0");
+        assert_eq!(eth0.host_side, None);
+        assert_eq!(
+            eth0.host_side_missing.as_deref(),
+            Some("the peer of eth0, index 42, is in a network namespace that is not the host's")
+        );
+        assert_eq!(by_name("eth1").host_side.as_ref().unwrap().ifname, "veth1");
+    }
+
+    #[test]
+    #[ignore = "needs root; `cargo xtask test` runs it"]
+    fn interfaces_without_an_end_on_the_host_say_why() {
+        let [host, pod] = [TestNetns::new(), TestNetns::new()];
+        let path = pod.path().display();
+        host.ip("link add veth0 type veth peer name veth1");
+        host.ip("link set veth0 up");
+        host.ip(&format!(
+            "link add link veth0 name net1 netns {path} type macvlan"
+        ));
+        pod.ip("link add net2 type veth peer name net3");
+        pod.ip("tuntap add tun0 mode tun");
+        for name in ["net1", "net2", "net3", "tun0"] {
+            pod.ip(&format!("link set {name} up"));
+        }
+        let found = all(&pod, slice::from_ref(&*host));
+        let why = |name: &str| {
+            let found = found
+                .iter()
+                .find(|found| found.name.ends_with(name))
+                .unwrap();
+            assert!(found.host_side.is_none() && found.pod_side.is_some());
+            found.host_side_missing.clone().unwrap()
+        };
+        assert_eq!(why("net1"), "net1 is a macvlan");
+        assert_eq!(
+            why("net2"),
+            "the peer of net2 is in the same network namespace"
+        );
+        assert_eq!(why("tun0"), "tun0 is a tun");
+        assert_eq!(found.len(), 4);
+    }
+
+    #[test]
+    #[ignore = "needs root; `cargo xtask test` runs it"]
+    fn interfaces_are_picked_by_name() {
+        let [host, pod] = [TestNetns::new(), TestNetns::new()];
+        host.veth("veth0", &pod, "eth0");
+        host.veth("veth1", &pod, "eth1");
+        let hosts = [host.clone()];
+        let [eth1] = &of(&place(&pod), &["eth1".into()], &hosts).unwrap()[..] else {
+            panic!("one interface")
+        };
+        assert_eq!(eth1.name, "ns/pod/eth1");
+        assert_eq!(
+            of(&place(&pod), &["lo".into()], &hosts).unwrap()[0].name,
+            "ns/pod/lo"
+        );
+        assert_eq!(
+            refusal(&pod, &["eth1", "eth9"], &hosts),
+            "ns/pod has no interface \"eth9\"; it has lo (down), eth0, eth1"
+        );
+    }
+
+    #[test]
+    #[ignore = "needs root; `cargo xtask test` runs it"]
+    fn a_namespace_with_nothing_to_capture_is_an_error() {
+        let [host, pod] = [TestNetns::new(), TestNetns::new()];
+        pod.ip("link add br0 type bridge");
+        assert_eq!(
+            refusal(&pod, &[], slice::from_ref(&*host)),
+            "ns/pod has no interface that is up, besides lo; it has lo (down), br0 (down)"
+        );
+    }
+
+    #[test]
+    #[ignore = "needs root; `cargo xtask test` runs it"]
+    fn names_are_fit_to_be_printed() {
+        let [host, pod] = [TestNetns::new(), TestNetns::new()];
+        pod.ip("link add e\u{1b}[31m type bridge");
+        pod.ip("link set e\u{1b}[31m up");
+        let found = all(&pod, slice::from_ref(&*host));
+        assert_eq!(found[0].name, "ns/pod/e\\u{1b}[31m");
+        assert_eq!(found[0].pod_side.as_ref().unwrap().ifname, "e\u{1b}[31m");
+    }
+
+    #[test]
+    fn the_namespace_sniff_runs_in_is_not_captured_as_a_whole() {
+        let hosts = hosts().unwrap();
+        let error = refusal(&hosts[0], &[], &hosts);
+        assert!(error.contains("choose interfaces with -i (lo"), "{error}");
+        assert!(refusal(&hosts[0], &["no-such"], &hosts).contains("no interface \"no-such\""));
+    }
+}

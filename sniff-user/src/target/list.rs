@@ -1,0 +1,207 @@
+//! The pods of this node with their interfaces, as `--list` prints them.
+
+use anyhow::Result;
+
+use super::{
+    Interface, Options,
+    interfaces::{self, shown},
+    node::Node,
+};
+
+/// The heading of the table.
+const COLUMNS: [&str; 7] = [
+    "NAMESPACE",
+    "POD",
+    "INTERFACE",
+    "HOST-INTERFACE",
+    "INDEX",
+    "MAC",
+    "ADDRESSES",
+];
+/// Stands for what does not exist.
+const NONE: &str = "-";
+
+/// One interface of a pod, or what is to be said of a pod without one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Row {
+    /// The pod's namespace.
+    pub namespace: String,
+    /// The pod's name.
+    pub pod: String,
+    /// What there is to capture.
+    pub detail: Detail,
+}
+
+/// What there is to capture of a pod.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Detail {
+    /// An interface of its own.
+    Interface(Box<Interface>),
+    /// The pod uses the node's network.
+    HostNetwork,
+    /// Nothing could be found out, for this reason.
+    Unknown(String),
+}
+
+/// The pods that run on this node, by namespace and name, a row for each interface that is up.
+///
+/// A pod that cannot be looked into has a row that says why.
+///
+/// # Errors
+/// When neither a container runtime nor the Kubernetes API can be asked.
+pub async fn list(options: &Options) -> Result<Vec<Row>> {
+    let hosts = interfaces::hosts()?;
+    let node = Node::find(options, &hosts).await?;
+    let mut rows = Vec::new();
+    for ((namespace, pod), place) in node.pods().await? {
+        let details = match place {
+            Ok(None) => vec![Detail::HostNetwork],
+            Ok(Some(place)) => match interfaces::of(&place, &[], &hosts) {
+                Ok(found) => found
+                    .into_iter()
+                    .map(|i| Detail::Interface(i.into()))
+                    .collect(),
+                Err(e) => vec![Detail::Unknown(format!("{e:#}"))],
+            },
+            Err(e) => vec![Detail::Unknown(format!("{e:#}"))],
+        };
+        rows.extend(details.into_iter().map(|detail| Row {
+            namespace: namespace.clone(),
+            pod: pod.clone(),
+            detail,
+        }));
+    }
+    Ok(rows)
+}
+
+/// The rows as an aligned table with a heading, one line each.
+pub fn table(rows: &[Row]) -> String {
+    let mut lines = vec![COLUMNS.map(String::from).to_vec()];
+    lines.extend(rows.iter().map(cells));
+    let width = |column: usize| {
+        // A remark in place of an interface goes to the end of the line, over all columns.
+        let cells = lines
+            .iter()
+            .filter(|line| line.len() > column + 1)
+            .map(|line| &line[column]);
+        cells.map(|cell| cell.chars().count()).max().unwrap_or(0)
+    };
+    let widths: Vec<usize> = (0..COLUMNS.len()).map(width).collect();
+    let mut text = String::new();
+    for line in &lines {
+        let padded = line
+            .iter()
+            .zip(&widths)
+            .map(|(cell, &width)| format!("{cell:width$}  "));
+        text.push_str(padded.collect::<String>().trim_end());
+        text.push('\n');
+    }
+    text
+}
+
+fn cells(row: &Row) -> Vec<String> {
+    let mut cells = vec![shown(&row.namespace), shown(&row.pod)];
+    match &row.detail {
+        Detail::Interface(interface) => cells.extend(interface_cells(interface)),
+        Detail::HostNetwork => cells.push("host network".into()),
+        Detail::Unknown(why) => cells.push(why.clone()),
+    }
+    cells
+}
+
+fn interface_cells(interface: &Interface) -> [String; 5] {
+    let Interface {
+        pod_side,
+        host_side,
+        host_side_missing,
+        mac,
+        ipv4,
+        ipv6,
+        ..
+    } = interface;
+    let or_none = |text: Option<String>| text.unwrap_or_else(|| NONE.into());
+    let ipv4 = ipv4.iter().map(|(address, _)| address.to_string());
+    let ipv6 = ipv6.iter().map(|(address, _)| address.to_string());
+    let addresses: Vec<String> = ipv4.chain(ipv6).collect();
+    let host_name = host_side.as_ref().map(|side| shown(&side.ifname));
+    let missing = host_side_missing
+        .as_ref()
+        .map(|why| format!("{NONE} ({why})"));
+    [
+        or_none(pod_side.as_ref().map(|side| shown(&side.ifname))),
+        or_none(host_name.or(missing)),
+        or_none(host_side.as_ref().map(|side| side.ifindex.to_string())),
+        or_none(mac.map(|mac| mac.map(|byte| format!("{byte:02x}")).join(":"))),
+        or_none((!addresses.is_empty()).then(|| addresses.join(","))),
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{link::LinkLayer, netns::Netns, target::Side};
+
+    fn row(pod: &str, detail: Detail) -> Row {
+        Row {
+            namespace: "web".into(),
+            pod: pod.into(),
+            detail,
+        }
+    }
+
+    fn interface() -> Interface {
+        let side = |ifindex, ifname: &str| {
+            Some(Side {
+                netns: Netns::current().unwrap(),
+                ifindex,
+                ifname: ifname.into(),
+            })
+        };
+        Interface {
+            name: "web/front/eth0".into(),
+            pod: None,
+            pod_side: side(2, "eth0"),
+            host_side: side(17, "veth0a1b2c3d"),
+            host_side_missing: None,
+            kind: Some("veth".into()),
+            link_layer: LinkLayer::Ethernet,
+            mac: Some([2, 0, 0, 0, 0, 0x1f]),
+            ipv4: vec![([10, 0, 0, 5].into(), 24)],
+            ipv6: vec![("fd00::5".parse().unwrap(), 64)],
+        }
+    }
+
+    #[test]
+    fn the_table_is_aligned() {
+        let macvlan = Interface {
+            host_side: None,
+            host_side_missing: Some("eth0 is a macvlan".into()),
+            mac: None,
+            ipv4: vec![],
+            ipv6: vec![],
+            ..interface()
+        };
+        let rows = [
+            row("front", Detail::Interface(interface().into())),
+            row("b", Detail::Interface(macvlan.into())),
+            row("proxy", Detail::HostNetwork),
+            row(
+                "lost",
+                Detail::Unknown("a reason that is longer than the column is wide".into()),
+            ),
+        ];
+        let expected = "\
+NAMESPACE  POD    INTERFACE  HOST-INTERFACE         INDEX  MAC                ADDRESSES
+web        front  eth0       veth0a1b2c3d           17     02:00:00:00:00:1f  10.0.0.5,fd00::5
+web        b      eth0       - (eth0 is a macvlan)  -      -                  -
+web        proxy  host network
+web        lost   a reason that is longer than the column is wide
+";
+        assert_eq!(table(&rows), expected);
+    }
+
+    #[test]
+    fn an_empty_table_has_its_heading() {
+        assert_eq!(table(&[]).lines().count(), 1);
+    }
+}

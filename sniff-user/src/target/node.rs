@@ -1,0 +1,530 @@
+//! From a pod or a container of this node to its network namespace.
+//!
+//! The container runtime is asked first: it answers when the API server does not. The API
+//! knows the pods of other nodes, and with `/proc` finds those of this one without a runtime.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Context, Result, anyhow, bail};
+use tokio::sync::OnceCell;
+
+use super::{
+    Options, PodRef, SHORT_ID_LEN,
+    interfaces::{self, Place},
+    similar::did_you_mean,
+};
+use crate::{
+    cri::{Cri, Runtimes, Sandbox},
+    kubernetes::{self, Kubernetes},
+    netns::Netns,
+    proc::{self, ProcFs},
+    system::System,
+};
+
+/// This node, with all that knows about its pods.
+pub(super) struct Node {
+    name: String,
+    runtimes: Runtimes,
+    proc: ProcFs,
+    /// Where host ends may be; the first is where sniff runs.
+    hosts: Vec<Netns>,
+    /// Set up when first needed: a kubeconfig may name a program to log in with.
+    kubernetes: OnceCell<Option<Kubernetes>>,
+}
+
+/// A pod's namespace and name.
+type PodName = (String, String);
+
+impl Node {
+    /// Looks for this node's container runtimes.
+    ///
+    /// # Errors
+    /// When the one that the options name does not answer.
+    pub(super) async fn find(options: &Options, hosts: &[Netns]) -> Result<Self> {
+        let socket = options.cri_socket.as_deref();
+        let socket = socket.map(|path| path.to_str().context("--cri-socket is not UTF-8"));
+        Ok(Self {
+            name: System::this(options.node_name.as_deref())?.node,
+            runtimes: Runtimes::find(socket.transpose()?).await?,
+            proc: ProcFs::default(),
+            hosts: hosts.to_vec(),
+            kubernetes: OnceCell::new(),
+        })
+    }
+
+    /// Where the pod's interfaces are.
+    ///
+    /// # Errors
+    /// When it is not there, not running, on another node, or without a network of its own.
+    pub(super) async fn pod(&self, namespace: &str, name: &str) -> Result<Place> {
+        let mut sandboxes = Vec::new();
+        for cri in &self.runtimes.answering {
+            for sandbox in cri.sandboxes_of(namespace, name).await? {
+                sandboxes.push((cri, sandbox));
+            }
+        }
+        let stopped = match newest(sandboxes) {
+            Some((cri, sandbox)) if sandbox.ready => return self.of_sandbox(cri, &sandbox).await,
+            stopped => stopped.is_some(),
+        };
+        match self
+            .ask_api(async |api| api.pod(namespace, name).await)
+            .await
+        {
+            Ok(Some(pod)) => self.of_api_pod(&pod),
+            Err(e) if self.runtimes.answering.is_empty() => Err(self
+                .nobody_to_ask(&e)
+                .context(format!("cannot look up pod {namespace}/{name}"))),
+            _ if stopped => bail!("pod {namespace}/{name} is not running: its sandbox has stopped"),
+            Ok(_) => {
+                let near = self.did_you_mean(namespace, name).await;
+                bail!("no pod {namespace}/{name}{near}")
+            }
+            Err(e) => {
+                let near = self.did_you_mean(namespace, name).await;
+                bail!("no pod {namespace}/{name} on this node{near} (other nodes: {e:#})")
+            }
+        }
+    }
+
+    /// Where the interfaces are that the container with this id, or start of an id, uses.
+    ///
+    /// # Errors
+    /// When there is no such container, there are several, or it has no network of its own.
+    pub(super) async fn container(&self, prefix: &str) -> Result<Place> {
+        let mut found = BTreeMap::new();
+        for cri in &self.runtimes.answering {
+            let sandboxes = cri.sandboxes().await?;
+            let of_containers = cri
+                .containers()
+                .await?
+                .into_iter()
+                .map(|c| (c.id, c.sandbox_id));
+            let of_sandboxes = sandboxes.iter().map(|s| (s.id.clone(), s.id.clone()));
+            for (id, sandbox_id) in of_containers.chain(of_sandboxes) {
+                if id.starts_with(prefix)
+                    && let Some(sandbox) = sandboxes.iter().find(|s| s.id == sandbox_id)
+                {
+                    found.insert(id, (cri, sandbox.clone()));
+                }
+            }
+        }
+        let Some((id, (cri, sandbox))) = proc::only_match(prefix, found)? else {
+            return self.container_by_processes(prefix);
+        };
+        if !sandbox.ready {
+            let Sandbox {
+                namespace, name, ..
+            } = sandbox;
+            bail!(
+                "container {id} is not running: the sandbox of pod {namespace}/{name} has stopped"
+            );
+        }
+        let place = self.of_sandbox(cri, &sandbox).await?;
+        Ok(Place {
+            label: short(&id),
+            ..place
+        })
+    }
+
+    /// The pods that run on this node, in order, with where their interfaces are: `None` for
+    /// those that use the node's network.
+    ///
+    /// # Errors
+    /// When neither a runtime nor the API can be asked.
+    pub(super) async fn pods(&self) -> Result<BTreeMap<PodName, Result<Option<Place>>>> {
+        if self.runtimes.answering.is_empty() {
+            let pods = self
+                .ask_api(async |api| api.pods_on(&self.name).await)
+                .await;
+            let pods = pods.map_err(|e| self.nobody_to_ask(&e).context("cannot list pods"))?;
+            return Ok(self.places_of_api_pods(pods));
+        }
+        let mut sandboxes = BTreeMap::<PodName, Vec<_>>::new();
+        for cri in &self.runtimes.answering {
+            for sandbox in cri.sandboxes().await? {
+                let pod = (sandbox.namespace.clone(), sandbox.name.clone());
+                sandboxes.entry(pod).or_default().push((cri, sandbox));
+            }
+        }
+        let mut places = BTreeMap::new();
+        for (pod, sandboxes) in sandboxes {
+            if let Some((cri, sandbox)) = newest(sandboxes)
+                && sandbox.ready
+            {
+                places.insert(pod, self.place_of_sandbox(cri, &sandbox).await);
+            }
+        }
+        Ok(places)
+    }
+
+    fn places_of_api_pods(
+        &self,
+        pods: Vec<kubernetes::Pod>,
+    ) -> BTreeMap<PodName, Result<Option<Place>>> {
+        let place = |pod: &kubernetes::Pod| {
+            if pod.host_network {
+                Ok(None)
+            } else {
+                self.of_api_pod(pod).map(Some)
+            }
+        };
+        let running = pods.into_iter().filter(|pod| pod.phase == "Running");
+        running
+            .map(|pod| {
+                let place = place(&pod);
+                ((pod.namespace, pod.name), place)
+            })
+            .collect()
+    }
+
+    async fn of_sandbox(&self, cri: &Cri, sandbox: &Sandbox) -> Result<Place> {
+        let place = self.place_of_sandbox(cri, sandbox).await?;
+        place.ok_or_else(|| {
+            self.uses_host_network(&format!("pod {}/{}", sandbox.namespace, sandbox.name))
+        })
+    }
+
+    /// `None` for a pod that uses the node's network.
+    async fn place_of_sandbox(&self, cri: &Cri, sandbox: &Sandbox) -> Result<Option<Place>> {
+        let Sandbox {
+            id,
+            namespace,
+            name,
+            uid,
+            ..
+        } = sandbox;
+        let network = cri.network_of(id).await?;
+        if network.host {
+            return Ok(None);
+        }
+        let by_pid = network
+            .pid
+            .map(|pid| self.netns_of_sandbox_process(pid, uid, id));
+        let by_path = network.netns.map(Netns::at);
+        let by_cgroup = || self.first_own(self.proc.of_pod(uid)?.into_iter().map(Netns::of_pid));
+        let netns = self
+            .first_own(by_pid.into_iter().chain(by_path))
+            .or_else(|first_error| by_cgroup().map_err(|_| first_error))
+            .with_context(|| format!("pod {namespace}/{name}: finding its network namespace"))?;
+        Ok(Some(place(namespace, name, uid, netns)))
+    }
+
+    fn netns_of_sandbox_process(&self, pid: u32, uid: &str, sandbox_id: &str) -> Result<Netns> {
+        if !self.proc.belongs_to(pid, uid, sandbox_id) {
+            bail!(
+                "the runtime names process {pid}, which here is not the pod's: run sniff in the \
+                 node's pid namespace (hostPID)"
+            );
+        }
+        Netns::of_pid(pid)
+    }
+
+    /// Where the interfaces are of a pod that no runtime knows.
+    fn of_api_pod(&self, pod: &kubernetes::Pod) -> Result<Place> {
+        let kubernetes::Pod {
+            namespace,
+            name,
+            uid,
+            node,
+            phase,
+            host_network,
+            container_ids,
+        } = pod;
+        let who = format!("pod {namespace}/{name}");
+        let mut pids = self.proc.of_pod(uid)?;
+        // The kubelet can be told to make no cgroups for pods; containers always have theirs.
+        for id in container_ids {
+            if pids.is_empty() {
+                pids = self
+                    .proc
+                    .of_container(id)?
+                    .map(|found| found.pids)
+                    .unwrap_or_default();
+            }
+        }
+        match node {
+            Some(node) if pids.is_empty() && *node != self.name => {
+                bail!(
+                    "{who} runs on node {node}, and this is node {}: run sniff there",
+                    self.name
+                )
+            }
+            _ if phase != "Running" && pids.is_empty() => {
+                bail!("{who} is not running: its phase is {phase}")
+            }
+            _ if *host_network => return Err(self.uses_host_network(&who)),
+            _ if pids.is_empty() => bail!(
+                "{who} runs on this node, but none of its processes is seen here: run sniff in \
+                 the node's pid namespace (hostPID)"
+            ),
+            _ => {}
+        }
+        let netns = self.first_own(pids.into_iter().map(Netns::of_pid));
+        let netns = netns.with_context(|| format!("{who}: finding its network namespace"))?;
+        Ok(place(namespace, name, uid, netns))
+    }
+
+    /// A container that no CRI runtime knows, as those of Docker and Podman.
+    fn container_by_processes(&self, prefix: &str) -> Result<Place> {
+        let found = self.proc.of_container(prefix)?;
+        let found = found.with_context(|| format!("no container {prefix} runs on this node"))?;
+        let netns = self.first_own(found.pids.into_iter().map(Netns::of_pid));
+        let netns = netns.with_context(|| format!("container {}", short(&found.id)))?;
+        Ok(Place {
+            label: short(&found.id),
+            pod: None,
+            netns,
+        })
+    }
+
+    /// The first namespace that is not the host's: among a pod's processes there may be the
+    /// runtime's monitor, which runs in the host's.
+    fn first_own(&self, candidates: impl IntoIterator<Item = Result<Netns>>) -> Result<Netns> {
+        let mut why_not = None;
+        for candidate in candidates {
+            match candidate {
+                Ok(netns) if self.hosts.contains(&netns) => {
+                    why_not.get_or_insert_with(|| self.uses_host_network("it"));
+                }
+                Ok(netns) => return Ok(netns),
+                Err(e) => {
+                    why_not.get_or_insert(e);
+                }
+            }
+        }
+        Err(why_not.unwrap_or_else(|| anyhow!("the runtime names no process of it")))
+    }
+
+    async fn ask_api<T>(&self, question: impl AsyncFnOnce(&Kubernetes) -> Result<T>) -> Result<T> {
+        match self
+            .kubernetes
+            .get_or_try_init(Kubernetes::configured)
+            .await?
+        {
+            Some(kubernetes) => question(kubernetes).await,
+            None => bail!("no Kubernetes API is configured"),
+        }
+    }
+
+    /// The end of an error that suggests pods; what cannot be asked here suggests nothing.
+    async fn did_you_mean(&self, namespace: &str, name: &str) -> String {
+        let mut pods = Vec::new();
+        for cri in &self.runtimes.answering {
+            let sandboxes = cri.sandboxes().await.unwrap_or_default();
+            pods.extend(sandboxes.into_iter().map(|s| (s.namespace, s.name)));
+        }
+        let names = self
+            .ask_api(async |api| api.pod_names(namespace).await)
+            .await;
+        let names = names.unwrap_or_default().into_iter();
+        pods.extend(names.map(|name| (namespace.to_owned(), name)));
+        did_you_mean(namespace, name, pods)
+    }
+
+    /// The error where no runtime answers, and the API neither.
+    fn nobody_to_ask(&self, api_error: &anyhow::Error) -> anyhow::Error {
+        let failures = &self.runtimes.failures;
+        let runtimes = if failures.is_empty() {
+            "no container runtime has its socket at a usual place (name it with --cri-socket)"
+                .into()
+        } else {
+            failures.join("; ")
+        };
+        anyhow!("{runtimes}, and {api_error:#}")
+    }
+
+    fn uses_host_network(&self, who: &str) -> anyhow::Error {
+        let here = self.hosts.first().map(interfaces::names_in);
+        let there = here.transpose().ok().flatten().unwrap_or_default();
+        anyhow!(
+            "{who} uses the node's network (hostNetwork) and has no interface of its own: capture \
+             the node's with -i ({there})"
+        )
+    }
+}
+
+/// The newest of a pod's sandboxes, a ready one if there is any.
+fn newest<C>(sandboxes: Vec<(C, Sandbox)>) -> Option<(C, Sandbox)> {
+    sandboxes
+        .into_iter()
+        .max_by_key(|(_, sandbox)| (sandbox.ready, sandbox.created_at))
+}
+
+fn place(namespace: &str, name: &str, uid: &str, netns: Netns) -> Place {
+    let pod = PodRef {
+        namespace: namespace.into(),
+        name: name.into(),
+        uid: uid.into(),
+    };
+    Place {
+        label: format!("{namespace}/{name}"),
+        pod: Some(pod),
+        netns,
+    }
+}
+
+fn short(id: &str) -> String {
+    id.chars().take(SHORT_ID_LEN).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+    use crate::{kubernetes::testing::serving, netns::testing::TestNetns};
+
+    const UID: &str = "0a1b2c3d-1111-2222-3333-444455556666";
+
+    /// A node without a runtime, where the API knows one pod, and `/proc` these processes.
+    async fn node(pod: Option<&str>, processes: &[(u32, String)]) -> (tempfile::TempDir, Node) {
+        let dir = tempfile::tempdir().unwrap();
+        for (pid, cgroup) in processes {
+            let process = dir.path().join(pid.to_string());
+            fs::create_dir(&process).unwrap();
+            fs::write(process.join("cgroup"), cgroup).unwrap();
+        }
+        let names = r#"{"kind":"PartialObjectMetadataList","apiVersion":"meta.k8s.io/v1",
+            "metadata":{},"items":[{"metadata":{"name":"front"}}]}"#;
+        let mut answers = vec![("/api/v1/namespaces/web/pods?", 200, names.to_owned())];
+        if let Some(pod) = pod {
+            answers.push(("/api/v1/namespaces/web/pods/front ", 200, pod.to_owned()));
+        }
+        let node = Node {
+            name: "here".into(),
+            runtimes: Runtimes::default(),
+            proc: ProcFs::at(dir.path()),
+            hosts: interfaces::hosts().unwrap(),
+            kubernetes: OnceCell::new_with(Some(Some(serving(answers).await))),
+        };
+        (dir, node)
+    }
+
+    fn pod(node: &str, phase: &str, host_network: bool) -> String {
+        format!(
+            r#"{{"kind":"Pod","apiVersion":"v1",
+            "metadata":{{"namespace":"web","name":"front","uid":"{UID}"}},
+            "spec":{{"nodeName":"{node}","hostNetwork":{host_network},"containers":[]}},
+            "status":{{"phase":"{phase}"}}}}"#
+        )
+    }
+
+    async fn refusal(node: &Node, name: &str) -> String {
+        format!("{:#}", node.pod("web", name).await.unwrap_err())
+    }
+
+    #[tokio::test]
+    async fn a_pod_on_another_node_is_an_error_that_names_the_node() {
+        let (_dir, node) = node(Some(&pod("there", "Running", false)), &[]).await;
+        assert_eq!(
+            refusal(&node, "front").await,
+            "pod web/front runs on node there, and this is node here: run sniff there"
+        );
+    }
+
+    #[tokio::test]
+    async fn a_pod_that_does_not_run_is_an_error_with_its_phase() {
+        let (_dir, node) = node(Some(&pod("here", "Pending", false)), &[]).await;
+        let error = refusal(&node, "front").await;
+        assert_eq!(error, "pod web/front is not running: its phase is Pending");
+    }
+
+    #[tokio::test]
+    async fn a_pod_on_the_nodes_network_leads_to_the_nodes_interfaces() {
+        let (_dir, node) = node(Some(&pod("here", "Running", true)), &[]).await;
+        let error = refusal(&node, "front").await;
+        assert!(
+            error.starts_with("pod web/front uses the node's network"),
+            "{error}"
+        );
+        assert!(error.contains("with -i (lo"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn a_pod_without_visible_processes_asks_for_the_nodes_pid_namespace() {
+        let (_dir, node) = node(Some(&pod("here", "Running", false)), &[]).await;
+        assert!(refusal(&node, "front").await.contains("hostPID"));
+    }
+
+    #[tokio::test]
+    async fn no_such_pod_suggests_others() {
+        let (_dir, node) = node(None, &[]).await;
+        assert_eq!(
+            refusal(&node, "frnot").await,
+            "no pod web/frnot; did you mean web/front?"
+        );
+    }
+
+    #[tokio::test]
+    async fn processes_on_the_hosts_network_are_not_the_pods() {
+        let own = std::process::id();
+        let cgroup = format!("0::/kubepods/pod{UID}/crio-conmon");
+        let (_dir, node) = node(Some(&pod("here", "Running", false)), &[(own, cgroup)]).await;
+        assert!(
+            refusal(&node, "front")
+                .await
+                .contains("uses the node's network")
+        );
+    }
+
+    #[tokio::test]
+    #[ignore = "needs root; `cargo xtask test` runs it"]
+    async fn a_pod_is_found_by_its_uid_in_the_cgroups() {
+        let netns = TestNetns::new();
+        // A process inside, after one of the host's that is older.
+        let mut process = netns
+            .run(|| Ok(std::process::Command::new("sleep").arg("60").spawn()?))
+            .unwrap();
+        let cgroup = format!("0::/kubepods/pod{UID}/x");
+        let processes = [(std::process::id(), cgroup.clone()), (process.id(), cgroup)];
+        // Its name differs from the node's own: the processes are proof enough.
+        let (_dir, node) = node(Some(&pod("there", "Running", false)), &processes).await;
+        let place = node.pod("web", "front").await;
+        process.kill().unwrap();
+        process.wait().unwrap();
+        let place = place.unwrap();
+        assert_eq!((place.label.as_str(), &place.netns), ("web/front", &*netns));
+        assert_eq!(place.pod.unwrap().uid, UID);
+    }
+
+    #[tokio::test]
+    async fn with_nobody_to_ask_the_way_out_is_named() {
+        let (_dir, mut node) = node(None, &[]).await;
+        node.kubernetes = OnceCell::new_with(Some(None));
+        node.runtimes.failures = vec!["CRI socket /x: no".into()];
+        let error = refusal(&node, "front").await;
+        assert_eq!(
+            error,
+            "cannot look up pod web/front: CRI socket /x: no, and no Kubernetes API is configured"
+        );
+        node.runtimes.failures.clear();
+        assert!(refusal(&node, "front").await.contains("--cri-socket"));
+    }
+
+    #[test]
+    fn the_newest_ready_sandbox_is_taken() {
+        let sandbox = |id: &str, ready, created_at| {
+            let [namespace, name, uid] = [(); 3].map(|()| String::new());
+            (
+                (),
+                Sandbox {
+                    id: id.into(),
+                    namespace,
+                    name,
+                    uid,
+                    ready,
+                    created_at,
+                },
+            )
+        };
+        let all = vec![
+            sandbox("a", true, 1),
+            sandbox("b", true, 2),
+            sandbox("c", false, 3),
+        ];
+        assert_eq!(newest(all).unwrap().1.id, "b");
+        assert_eq!(newest(vec![sandbox("c", false, 3)]).unwrap().1.id, "c");
+        assert!(newest::<()>(Vec::new()).is_none());
+    }
+}
