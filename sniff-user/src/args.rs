@@ -1,0 +1,244 @@
+//! The command line as it is typed; nothing is looked up here.
+
+use std::{path::PathBuf, time::Duration};
+
+use bytesize::ByteSize;
+use clap::{ArgAction, Parser, ValueEnum};
+use sniff_common::{Direction, MAX_SNAPLEN, MIN_RING_BYTES};
+
+use crate::{bpf::attach::Mechanism, target::Target};
+
+/// Captures the packets of Kubernetes pods from the node, and writes pcapng.
+///
+/// Name one target or many; they are captured together. Without --write, packets are printed as lines.
+#[derive(Debug, Parser)]
+#[command(name = "sniff", version, max_term_width = 100)]
+#[command(
+    after_help = "Exit status: 0 when the capture ended as asked (Ctrl-C and a closed pipe included), 1 when \
+    something failed, 2 when the command line is wrong."
+)]
+pub struct Args {
+    /// A pod on this node; without a namespace, in `default`
+    #[arg(long = "pod", value_name = "NS/POD", value_parser = Target::pod, help_heading = "Targets")]
+    pub pods: Vec<Target>,
+
+    /// A container by id or the start of it, `docker://`, `containerd://` and the like allowed
+    #[arg(long = "container-id", value_name = "ID", value_parser = Target::container, help_heading = "Targets")]
+    pub containers: Vec<Target>,
+
+    /// The network namespace of a process
+    #[arg(long = "pid", value_name = "PID", value_parser = Target::pid, help_heading = "Targets")]
+    pub pids: Vec<Target>,
+
+    /// A network namespace by its name under /run/netns or by path
+    #[arg(long = "netns", value_name = "NAME|PATH", value_parser = Target::netns, help_heading = "Targets")]
+    pub netns: Vec<Target>,
+
+    /// An interface: of this host, or with a target above, inside it (default there: all but lo)
+    #[arg(
+        short,
+        long = "interface",
+        value_name = "IFACE",
+        help_heading = "Targets"
+    )]
+    pub interfaces: Vec<String>,
+
+    /// Socket of the container runtime (default: the usual places in turn)
+    #[arg(long, value_name = "PATH", help_heading = "Targets")]
+    pub cri_socket: Option<PathBuf>,
+
+    /// Name of this node, if it is not the host's name
+    #[arg(long, value_name = "NAME", env = "NODE_NAME", help_heading = "Targets")]
+    pub node_name: Option<String>,
+
+    /// List the pods of this node with their interfaces
+    #[arg(
+        short = 'D',
+        long = "list",
+        alias = "list-interfaces",
+        help_heading = "Targets"
+    )]
+    pub list: bool,
+
+    /// Where to attach: the host end of the pod's veth, the interface inside the pod, or whichever sees all packets
+    #[arg(
+        long,
+        value_enum,
+        default_value_t,
+        value_name = "WHERE",
+        help_heading = "Capture"
+    )]
+    pub attach: Side,
+
+    /// How to attach (default: TCX, or clsact on a kernel without it)
+    #[arg(long, value_enum, hide = true, value_name = "HOW")]
+    pub hook: Option<Mechanism>,
+
+    /// Only packets into the pod, out of it, or both
+    #[arg(
+        short = 'Q',
+        long,
+        value_enum,
+        default_value_t,
+        value_name = "DIRECTION",
+        help_heading = "Capture"
+    )]
+    pub direction: Directions,
+
+    /// Bytes kept of each packet; 0 is all
+    #[arg(short, long = "snapshot-length", alias = "snaplen", value_name = "BYTES", default_value_t = MAX_SNAPLEN,
+        value_parser = snaplen, hide_default_value = true, help_heading = "Capture")]
+    pub snaplen: u32,
+
+    /// Stop after this many packets
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..), help_heading = "Capture")]
+    pub count: Option<u64>,
+
+    /// Stop after this time, as in 30s or 5m
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration, help_heading = "Capture")]
+    pub duration: Option<Duration>,
+
+    /// Memory between the kernel and sniff, as in 512KiB or 1GiB; rounded down to a power of two
+    #[arg(short = 'B', long = "buffer-size", value_name = "SIZE", default_value = "64MiB", value_parser = ring_bytes,
+        help_heading = "Capture")]
+    pub ring_bytes: u32,
+
+    /// Write pcapng to a file, or to standard output with `-`
+    #[arg(
+        short,
+        long = "write",
+        visible_short_alias = 'o',
+        value_name = "FILE|-",
+        help_heading = "Output"
+    )]
+    pub write: Option<PathBuf>,
+
+    /// Print packets as lines, also when writing a file
+    #[arg(long, help_heading = "Output")]
+    pub print: bool,
+
+    /// Hand on each packet at once instead of in batches; costs CPU
+    #[arg(short = 'U', long, help_heading = "Output")]
+    pub packet_buffered: bool,
+
+    /// Say more; twice: still more
+    #[arg(short, long, action = ArgAction::Count, help_heading = "Output")]
+    pub verbose: u8,
+
+    /// Say only what is wrong, and the counts at the end
+    #[arg(short, long, conflicts_with = "verbose", help_heading = "Output")]
+    pub quiet: bool,
+}
+
+impl Args {
+    /// The targets, in the order of their kinds; host interfaces when nothing else is named.
+    pub fn targets(&self) -> Vec<Target> {
+        let named = [&self.pods, &self.containers, &self.pids, &self.netns]
+            .into_iter()
+            .flatten();
+        let mut targets: Vec<Target> = named.cloned().collect();
+        if targets.is_empty() {
+            targets.extend(self.interfaces.iter().cloned().map(Target::Interface));
+        }
+        targets
+    }
+}
+
+/// `--attach`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Side {
+    /// The host's end, unless that is seen to miss packets
+    #[default]
+    Auto,
+    /// The host's end of the veth pair
+    Host,
+    /// The interface inside the pod's network namespace
+    Pod,
+}
+
+/// `--direction`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Directions {
+    /// Into the pod
+    In,
+    /// Out of the pod
+    Out,
+    /// Both
+    #[default]
+    Inout,
+}
+
+impl Directions {
+    /// The directions to attach for.
+    pub fn each(self) -> &'static [Direction] {
+        match self {
+            Self::In => &[Direction::In],
+            Self::Out => &[Direction::Out],
+            Self::Inout => &Direction::BOTH,
+        }
+    }
+}
+
+fn snaplen(text: &str) -> Result<u32, String> {
+    match text.parse() {
+        Ok(0) => Ok(MAX_SNAPLEN),
+        Ok(bytes) if bytes <= MAX_SNAPLEN => Ok(bytes),
+        _ => Err(format!(
+            "a snapshot length is a number from 0 to {MAX_SNAPLEN}"
+        )),
+    }
+}
+
+/// The ring's size must be a power of two; the size given is a budget, so the next one below.
+fn ring_bytes(text: &str) -> Result<u32, String> {
+    if text.bytes().all(|byte| byte.is_ascii_digit()) {
+        return Err("give the size with its unit, as in 64MiB".to_owned());
+    }
+    let ByteSize(bytes) = text.parse()?;
+    if bytes < u64::from(MIN_RING_BYTES) || bytes > 1 << 31 {
+        return Err("a buffer has 512KiB to 2GiB".to_owned());
+    }
+    Ok(1 << bytes.ilog2())
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Args::command().debug_assert();
+    }
+
+    #[test]
+    fn snaplen_zero_means_everything() {
+        assert_eq!(snaplen("0"), Ok(MAX_SNAPLEN));
+        assert_eq!(snaplen("96"), Ok(96));
+        assert_eq!(snaplen("262144"), Ok(262_144));
+        for bad in ["262145", "-1", "x", ""] {
+            assert!(snaplen(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn ring_size_needs_a_unit_and_becomes_a_power_of_two() {
+        assert_eq!(ring_bytes("64MiB"), Ok(64 << 20));
+        assert_eq!(ring_bytes("100MiB"), Ok(64 << 20));
+        assert_eq!(ring_bytes("512KiB"), Ok(512 << 10));
+        for bad in ["64", "1KiB", "4GiB", "MiB", ""] {
+            assert!(ring_bytes(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn an_interface_is_a_target_only_by_itself() {
+        let of = |args: &[&str]| Args::try_parse_from(args).unwrap().targets();
+        assert_eq!(
+            of(&["sniff", "-i", "eth0"]),
+            [Target::Interface("eth0".to_owned())]
+        );
+        assert_eq!(of(&["sniff", "--pid", "7", "-i", "eth0"]), [Target::Pid(7)]);
+    }
+}

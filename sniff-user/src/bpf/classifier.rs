@@ -1,0 +1,179 @@
+//! One program for each direction of each interface: a prologue that sets the capture function's arguments to
+//! constants, and the capture function itself behind it. So a packet costs no look-up of where it came from.
+
+use std::{
+    ffi::CString,
+    fs,
+    os::fd::{AsRawFd as _, OwnedFd},
+};
+
+use anyhow::{Context as _, Result, anyhow};
+use aya::programs::{ProgramInfo, SchedClassifier, loaded_programs};
+use aya_obj::generated::{BPF_ALU64, BPF_DW, BPF_IMM, BPF_K, BPF_LD, BPF_MOV, bpf_insn};
+use log::debug;
+use sniff_common::Direction;
+
+use super::{object::Kernel, syscall};
+
+/// Name of the programs in the kernel, as bpftool shows it.
+pub const NAME: &str = "sniff_capture";
+const LICENSE: &str = "Dual MIT/GPL";
+
+/// What one classifier is told.
+#[derive(Clone, Copy, Debug)]
+pub struct Arguments {
+    /// pcapng interface id.
+    pub interface: u32,
+    /// Direction of the packets at its hook, seen from the pod.
+    pub direction: Direction,
+    /// Most bytes kept of a packet: 1 to [`sniff_common::MAX_SNAPLEN`].
+    pub snaplen: u32,
+    /// Nanoseconds from the boot clock to the Unix epoch.
+    pub clock_offset: u64,
+}
+
+/// A classifier in the kernel, not yet attached. Dropping it unloads it.
+pub struct Classifier {
+    pub(super) program: SchedClassifier,
+    /// The kernel's id of the program.
+    pub id: u32,
+}
+
+/// Loads a classifier for each of `arguments`, in order.
+///
+/// # Errors
+///
+/// When the kernel refuses one. What the verifier said is logged at debug level: a refusal is our bug.
+pub fn load(kernel: &Kernel, arguments: &[Arguments]) -> Result<Vec<Classifier>> {
+    let programs = arguments
+        .iter()
+        .map(|arguments| load_one(kernel, arguments))
+        .collect::<Result<Vec<_>>>()?;
+    let ids = programs
+        .iter()
+        .map(program_id)
+        .collect::<Result<Vec<_>>>()?;
+    // aya takes over a program only by the kernel's list of all programs: read it once.
+    let mut known: Vec<ProgramInfo> = loaded_programs()
+        .filter_map(Result::ok)
+        .filter(|info| ids.contains(&info.id()))
+        .collect();
+    ids.into_iter()
+        .map(|id| {
+            let at = known
+                .iter()
+                .position(|info| info.id() == id)
+                .ok_or_else(|| anyhow!("program {id}, just loaded, is not in the kernel's list"))?;
+            let program = SchedClassifier::from_program_info(known.swap_remove(at), NAME.into())?;
+            Ok(Classifier { program, id })
+        })
+        .collect()
+}
+
+fn load_one(kernel: &Kernel, arguments: &Arguments) -> Result<OwnedFd> {
+    let mut instructions = prologue(arguments);
+    instructions.extend_from_slice(&kernel.body);
+    syscall::load_classifier(&instructions, &CString::new(NAME)?, &CString::new(LICENSE)?).map_err(|refused| {
+        if refused.log.is_empty() {
+            return anyhow!(refused.error).context("cannot load the classifier");
+        }
+        debug!("the verifier's log:\n{}", refused.log);
+        anyhow!(refused.error).context(
+            "the kernel's verifier refused the classifier: that is a bug in sniff; please report it with the output of -v",
+        )
+    })
+}
+
+/// Sets r2 to r5; r1 is the packet already.
+fn prologue(arguments: &Arguments) -> Vec<bpf_insn> {
+    let Arguments {
+        interface,
+        direction,
+        snaplen,
+        clock_offset,
+    } = *arguments;
+    let [low, high] = load_u64(5, clock_offset);
+    vec![
+        load_u32(2, interface),
+        load_u32(3, direction as u32),
+        load_u32(4, snaplen),
+        low,
+        high,
+    ]
+}
+
+/// `register = value`; values here are below 2^31, so that the sign extension of BPF_K does nothing.
+fn load_u32(register: u8, value: u32) -> bpf_insn {
+    instruction((BPF_ALU64 | BPF_MOV | BPF_K) as u8, register, value as i32)
+}
+
+/// `register = value`, which takes the room of two instructions.
+fn load_u64(register: u8, value: u64) -> [bpf_insn; 2] {
+    [
+        instruction(
+            (BPF_LD | BPF_IMM | BPF_DW) as u8,
+            register,
+            value as u32 as i32,
+        ),
+        instruction(0, 0, (value >> 32) as u32 as i32),
+    ]
+}
+
+fn instruction(code: u8, register: u8, imm: i32) -> bpf_insn {
+    bpf_insn {
+        code,
+        _bitfield_align_1: [],
+        _bitfield_1: bpf_insn::new_bitfield_1(register, 0),
+        off: 0,
+        imm,
+    }
+}
+
+/// A program's id, from what the kernel shows of its descriptor (`bpf_prog_show_fdinfo`, kernel/bpf/syscall.c).
+fn program_id(fd: &OwnedFd) -> Result<u32> {
+    fdinfo(fd.as_raw_fd(), "prog_id:")?.context("the kernel shows no prog_id")
+}
+
+/// A number out of `/proc/self/fdinfo`.
+pub(super) fn fdinfo(fd: i32, key: &str) -> Result<Option<u32>> {
+    let path = format!("/proc/self/fdinfo/{fd}");
+    let text = fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?;
+    let value = text.lines().find_map(|line| line.strip_prefix(key));
+    value
+        .map(|value| {
+            value
+                .trim()
+                .parse()
+                .with_context(|| format!("{path}: odd {key}"))
+        })
+        .transpose()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn prologue_sets_the_four_arguments() {
+        let arguments = Arguments {
+            interface: 3,
+            direction: Direction::Out,
+            snaplen: 96,
+            clock_offset: 0x0102_0304_f5f6_f7f8,
+        };
+        let set: Vec<(u8, i32)> = prologue(&arguments)
+            .iter()
+            .map(|insn| (insn.dst_reg(), insn.imm))
+            .collect();
+        assert_eq!(
+            set,
+            [
+                (2, 3),
+                (3, 2),
+                (4, 96),
+                (5, 0xf5f6_f7f8_u32 as i32),
+                (0, 0x0102_0304)
+            ]
+        );
+    }
+}

@@ -1,0 +1,15 @@
+//! Everything that talks BPF to the kernel. No other module imports aya.
+//!
+//! - [`object`]: the kernel side's object: its maps, and the capture function's instructions.
+//! - [`classifier`]: one program a direction of an interface: a prologue in front of the capture function.
+//! - [`attach`]: where a classifier hooks in, and taking it away again.
+//! - [`ring`]: reading the records.
+
+pub mod attach;
+pub mod classifier;
+pub mod object;
+pub mod ring;
+
+mod syscall;
+
+pub use syscall::wait_for_running_programs;

@@ -1,0 +1,104 @@
+//! `bpf(2)`, for the one thing that aya cannot do: load a program from instructions instead of from an ELF file.
+#![expect(unsafe_code, reason = "a system call that takes pointers")]
+
+use std::{
+    ffi::CStr,
+    io,
+    os::fd::{FromRawFd as _, OwnedFd},
+};
+
+use aya_obj::generated::{bpf_attr, bpf_cmd, bpf_insn, bpf_prog_type};
+
+/// How much of the verifier's log is kept, in bytes.
+const LOG_SIZE: usize = 1 << 20;
+
+/// A program that the kernel would not load.
+#[derive(Debug)]
+pub struct Refused {
+    /// What the system call said.
+    pub error: io::Error,
+    /// What the verifier said; empty unless it was asked.
+    pub log: String,
+}
+
+/// Loads a TC classifier (`BPF_PROG_LOAD`, kernel/bpf/syscall.c).
+///
+/// The verifier writes its log only on a second try, since it is slower with one.
+pub fn load_classifier(
+    instructions: &[bpf_insn],
+    name: &CStr,
+    license: &CStr,
+) -> Result<OwnedFd, Refused> {
+    load(instructions, name, license, &mut []).or_else(|error| {
+        // Anything else was not the verifier's decision.
+        if !matches!(
+            error.raw_os_error(),
+            Some(libc::EACCES | libc::EINVAL | libc::E2BIG)
+        ) {
+            return Err(Refused {
+                error,
+                log: String::new(),
+            });
+        }
+        let mut log = vec![0; LOG_SIZE];
+        load(instructions, name, license, &mut log).map_err(|error| {
+            let end = log.iter().position(|&byte| byte == 0).unwrap_or(log.len());
+            Refused {
+                error,
+                log: String::from_utf8_lossy(&log[..end]).into_owned(),
+            }
+        })
+    })
+}
+
+/// Waits until every program that ran when this was called has ended: after a detach, no packet is on its way into
+/// the ring any more. BPF programs run under RCU, and `MEMBARRIER_CMD_GLOBAL` is `synchronize_rcu`
+/// (`SYSCALL_DEFINE3(membarrier)`, kernel/sched/membarrier.c).
+///
+/// A kernel with `nohz_full` CPUs refuses; removing a TCX link waits by itself there.
+pub fn wait_for_running_programs() {
+    // SAFETY: the call takes no pointers.
+    unsafe { libc::syscall(libc::SYS_membarrier, libc::MEMBARRIER_CMD_GLOBAL, 0, 0) };
+}
+
+fn load(
+    instructions: &[bpf_insn],
+    name: &CStr,
+    license: &CStr,
+    log: &mut [u8],
+) -> io::Result<OwnedFd> {
+    // SAFETY: bpf_attr is plain data for which all zeroes is "not given".
+    let mut attr: bpf_attr = unsafe { std::mem::zeroed() };
+    // SAFETY: BPF_PROG_LOAD uses this variant of the union.
+    let program = unsafe { &mut attr.__bindgen_anon_3 };
+    program.prog_type = bpf_prog_type::BPF_PROG_TYPE_SCHED_CLS as u32;
+    program.insn_cnt = instructions.len() as u32;
+    program.insns = instructions.as_ptr() as u64;
+    program.license = license.as_ptr() as u64;
+    for (to, &from) in program
+        .prog_name
+        .iter_mut()
+        .zip(name.to_bytes().iter().take(15))
+    {
+        *to = from as _;
+    }
+    if !log.is_empty() {
+        program.log_level = 1;
+        program.log_size = log.len() as u32;
+        program.log_buf = log.as_mut_ptr() as u64;
+    }
+    // SAFETY: all pointers in attr live until the call returns, and their lengths are right.
+    let fd = unsafe {
+        libc::syscall(
+            libc::SYS_bpf,
+            bpf_cmd::BPF_PROG_LOAD,
+            &raw const attr,
+            size_of::<bpf_attr>(),
+        )
+    };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the kernel has just given us this descriptor.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
+}

@@ -1,0 +1,25 @@
+//! sniff's user side: finds a pod's interfaces, attaches classifiers to them, and writes what they capture as pcapng.
+//!
+//! ARCHITECTURE.md at the top of the repository maps the modules.
+
+pub mod args;
+pub mod bpf;
+pub mod clock;
+pub mod cri;
+pub mod drain;
+pub mod exit;
+pub mod kubernetes;
+pub mod link;
+pub mod logging;
+pub mod netns;
+pub mod output;
+pub mod pcapng;
+pub mod privileges;
+pub mod proc;
+pub mod session;
+pub mod system;
+pub mod tap;
+pub mod target;
+pub mod tc;
+pub mod text;
+pub mod watch;

@@ -1,0 +1,87 @@
+//! The `sniff` command: parse, run, exit status.
+
+use std::{io::Write as _, process::ExitCode};
+
+use anyhow::{Result, ensure};
+use clap::{CommandFactory as _, Parser as _, error::ErrorKind};
+use sniff_user::{
+    args::Args,
+    exit, logging,
+    output::Output,
+    privileges,
+    session::{self, Plan},
+    system::System,
+    target,
+};
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    logging::start(args.quiet, args.verbose);
+    match run(args) {
+        Ok(()) => ExitCode::from(exit::SUCCESS),
+        Err(error) if is_closed_pipe(&error) => ExitCode::from(exit::SUCCESS),
+        Err(error) => {
+            log::error!("{error:#}");
+            ExitCode::from(exit::FAILURE)
+        }
+    }
+}
+
+#[tokio::main(flavor = "current_thread")]
+async fn run(args: Args) -> Result<()> {
+    check_combination(&args);
+    privileges::check()?;
+    if args.list {
+        let rows = target::list(&options(&args)).await?;
+        return Ok(std::io::stdout().write_all(target::table(&rows).as_bytes())?);
+    }
+    let interfaces = target::resolve(&args.targets(), &options(&args)).await?;
+    ensure!(!interfaces.is_empty(), "there is nothing to capture");
+    let output = Output::open(args.write.as_deref(), args.print)?;
+    session::run(plan(&args, interfaces)?, output).await
+}
+
+/// What clap cannot tell from a single option; ends the program with its usage error.
+fn check_combination(args: &Args) {
+    let wrong = if args.targets().is_empty() && !args.list {
+        "name a target: --pod NS/POD, --container-id, --pid, --netns or --interface (--list shows the pods of this node)"
+    } else if args.print && args.write.as_deref().is_some_and(|path| path == "-") {
+        "--print and --write - would mix lines into the packets: write to a file"
+    } else {
+        return;
+    };
+    Args::command()
+        .error(ErrorKind::ArgumentConflict, wrong)
+        .exit();
+}
+
+fn options(args: &Args) -> target::Options {
+    target::Options {
+        cri_socket: args.cri_socket.clone(),
+        interfaces: args.interfaces.clone(),
+        node_name: args.node_name.clone(),
+    }
+}
+
+fn plan(args: &Args, interfaces: Vec<target::Interface>) -> Result<Plan> {
+    Ok(Plan {
+        interfaces,
+        attach: args.attach,
+        mechanism: args.hook,
+        directions: args.direction.each(),
+        snaplen: args.snaplen,
+        ring_bytes: args.ring_bytes,
+        packet_buffered: args.packet_buffered,
+        count: args.count,
+        duration: args.duration,
+        system: System::this(args.node_name.as_deref())?,
+    })
+}
+
+/// A reader that has seen enough is no failure.
+fn is_closed_pipe(error: &anyhow::Error) -> bool {
+    error
+        .chain()
+        .filter_map(|cause| cause.downcast_ref::<std::io::Error>())
+        .any(|error| error.kind() == std::io::ErrorKind::BrokenPipe)
+}

@@ -1,0 +1,156 @@
+//! Looking after a running capture: interfaces that went away, and packets that pass beside the host's end.
+//!
+//! `bpf_redirect_peer` hands a packet from another device straight to the pod's interface; the host end of the veth
+//! pair never sends it. The kernel's own counters tell: the pod's interface then has received more packets than the
+//! host end has sent (`veth_get_stats64`, drivers/net/veth.c, counts what came through the pair on both ends at once).
+
+use std::{collections::HashMap, time::Duration};
+
+use anyhow::Result;
+use log::{info, warn};
+use sniff_common::Counters;
+use tokio::time::{self, Instant};
+
+use crate::{
+    args, link,
+    session::Session,
+    tap::{Point, Tap},
+};
+
+/// Time between two looks at first, so that a blind host end is found early.
+const FIRST_PAUSE: Duration = Duration::from_millis(20);
+/// Time between two looks later.
+const LAST_PAUSE: Duration = Duration::from_secs(1);
+/// Most taps in one look: many pods must not make idling costly.
+const AT_ONCE: usize = 32;
+
+/// What is known from the last looks.
+pub struct Watch {
+    pause: Duration,
+    next: Instant,
+    /// Where in the list of taps to go on.
+    position: usize,
+    /// Host ends that may be passed by, by pcapng interface id.
+    suspects: HashMap<u32, Suspect>,
+}
+
+/// A host end, and what was known of it when the capture began.
+struct Suspect {
+    /// Packets that the pod had received beyond what the host end had sent.
+    excess: u64,
+    /// What our classifiers had counted at the last look.
+    seen: Counters,
+}
+
+impl Watch {
+    /// Starts watching the session's taps; those at a host end that was chosen, not asked for, can be moved.
+    pub fn new(session: &Session) -> Self {
+        let suspects = session
+            .taps()
+            .iter()
+            .filter(|tap| tap.point == Point::HostVeth && session.may_move())
+            .filter_map(|tap| {
+                Some((
+                    tap.id,
+                    Suspect {
+                        excess: excess(tap)?,
+                        seen: Counters::default(),
+                    },
+                ))
+            })
+            .collect();
+        Self {
+            pause: FIRST_PAUSE,
+            next: Instant::now() + FIRST_PAUSE,
+            position: 0,
+            suspects,
+        }
+    }
+
+    /// Returns when it is time to look.
+    pub async fn tick(&self) {
+        time::sleep_until(self.next).await;
+    }
+
+    /// Looks at some of the taps: takes leave of those that are gone, and moves those that miss packets.
+    ///
+    /// # Errors
+    ///
+    /// When a tap cannot be moved.
+    pub fn look(&mut self, session: &mut Session) -> Result<()> {
+        for id in self.turn(session) {
+            let Some(tap) = session.taps().iter().find(|tap| tap.id == id) else {
+                continue;
+            };
+            if !tap.is_alive() {
+                info!("{}: the interface is gone", tap.interface.name);
+                session.leave(id)?;
+            } else if let Some(missed) = self.missed(session, tap) {
+                self.suspects.remove(&id);
+                move_into_pod(session, id, missed)?;
+            }
+        }
+        self.pause = LAST_PAUSE.min(self.pause * 2);
+        self.next = Instant::now() + self.pause;
+        Ok(())
+    }
+
+    /// The ids of the taps to look at now.
+    fn turn(&mut self, session: &Session) -> Vec<u32> {
+        let taps = session.taps();
+        let start = if self.position < taps.len() {
+            self.position
+        } else {
+            0
+        };
+        self.position = start + AT_ONCE;
+        taps.iter()
+            .skip(start)
+            .take(AT_ONCE)
+            .map(|tap| tap.id)
+            .collect()
+    }
+
+    /// How many packets passed beside the host end, if any did.
+    fn missed(&mut self, session: &Session, tap: &Tap) -> Option<u64> {
+        let suspect = self.suspects.get_mut(&tap.id)?;
+        // A pod that is silent has nothing to miss; asking the kernel is worth it only when something moved.
+        let seen = session.counters(tap.id).ok()?;
+        let first_look = self.pause < LAST_PAUSE;
+        if seen == suspect.seen && !first_look {
+            return None;
+        }
+        suspect.seen = seen;
+        let missed = excess(tap)?.saturating_sub(suspect.excess);
+        (missed > 0).then_some(missed)
+    }
+}
+
+/// Packets that the pod's interface has received beyond those that the host end has sent.
+fn excess(tap: &Tap) -> Option<u64> {
+    let pod = tap.interface.pod_side.as_ref()?;
+    let host = tap.interface.host_side.as_ref()?;
+    // In this order, packets on their way make the difference smaller, never larger.
+    let (received, _) = link::packet_counts(&pod.netns, pod.ifindex).ok()??;
+    let (_, sent) = link::packet_counts(&host.netns, host.ifindex).ok()??;
+    Some(received.saturating_sub(sent))
+}
+
+fn move_into_pod(session: &mut Session, id: u32, missed: u64) -> Result<()> {
+    let Some(interface) = session.leave(id)? else {
+        return Ok(());
+    };
+    let host = interface
+        .host_side
+        .as_ref()
+        .map_or("?", |side| side.ifname.as_str())
+        .to_owned();
+    warn!(
+        "{}: {missed} packet(s) came past {host}, as with a CNI that uses bpf_redirect_peer, and are not in the \
+         capture; capturing inside the pod from now on",
+        interface.name
+    );
+    let comment =
+        format!("continues the capture from {host}, which {missed} packet(s) came past unseen");
+    session.join(interface, args::Side::Pod, comment)
+}
