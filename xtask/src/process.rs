@@ -1,0 +1,131 @@
+//! Other programs: how they are named, run, and made root.
+
+use std::{
+    env, io,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+};
+
+use anyhow::{Context as _, Result, ensure};
+use nix::unistd::geteuid;
+
+/// The toolchain that compiles the eBPF crate; sniff-user's `build.rs` asks aya-build for the same.
+pub const NIGHTLY: &str = "nightly";
+
+/// The workspace's folder.
+pub fn root() -> &'static Path {
+    const XTASK: &str = env!("CARGO_MANIFEST_DIR");
+    Path::new(XTASK).parent().unwrap_or(Path::new(XTASK))
+}
+
+/// The release build of `sniff`: it lies in the target folder that this program was built in.
+pub fn built_sniff() -> Result<PathBuf> {
+    let xtask = env::current_exe().context("cannot tell where xtask is")?;
+    let target = xtask
+        .ancestors()
+        .nth(2)
+        .context("xtask is not in a target folder")?;
+    Ok(target.join("release/sniff"))
+}
+
+/// Builds what [`built_sniff`] names.
+pub fn build_sniff() -> Result<PathBuf> {
+    run(cargo().args([
+        "build",
+        "--release",
+        "--package",
+        "sniff-user",
+        "--bin",
+        "sniff",
+    ]))?;
+    built_sniff()
+}
+
+/// The cargo that runs this program, in the workspace's folder.
+pub fn cargo() -> Command {
+    let mut cargo = Command::new(env::var_os("CARGO").unwrap_or("cargo".into()));
+    cargo.current_dir(root());
+    cargo
+}
+
+/// A program of the nightly toolchain, in the workspace's folder.
+pub fn nightly(program: &str) -> Command {
+    let mut command = Command::new("rustup");
+    command.args(["run", NIGHTLY, program]).current_dir(root());
+    command
+}
+
+/// A program run as root: as it is for root, through sudo for others.
+pub fn as_root(program: impl AsRef<Path>) -> Command {
+    let program = program.as_ref();
+    if is_root() {
+        return Command::new(program);
+    }
+    let mut command = Command::new("sudo");
+    command.arg("--preserve-env").arg(program);
+    command
+}
+
+/// Whether this program may do all that root may.
+pub fn is_root() -> bool {
+    geteuid().is_root()
+}
+
+/// Runs a command to its end.
+///
+/// # Errors
+/// It cannot be started, or does not succeed.
+pub fn run(command: &mut Command) -> Result<()> {
+    let status = command
+        .status()
+        .with_context(|| format!("cannot run `{}`", line(command)))?;
+    ensure!(status.success(), "`{}` failed: {status}", line(command));
+    Ok(())
+}
+
+/// Runs a command to its end and returns what it printed; its complaints become the error.
+///
+/// # Errors
+/// It cannot be started, does not succeed, or prints what is not UTF-8.
+pub fn output(command: &mut Command) -> Result<String> {
+    let output = command
+        .stdin(Stdio::null())
+        .output()
+        .with_context(|| format!("cannot run `{}`", line(command)))?;
+    let complaints = String::from_utf8_lossy(&output.stderr);
+    ensure!(
+        output.status.success(),
+        "`{}` failed: {}",
+        line(command),
+        complaints.trim()
+    );
+    String::from_utf8(output.stdout)
+        .with_context(|| format!("`{}` printed other than text", line(command)))
+}
+
+/// Says what is about to run, and runs it with stdout kept free for packets.
+///
+/// # Errors
+/// As for [`run`].
+pub fn step(command: &mut Command) -> Result<()> {
+    eprintln!("setup: {}", line(command));
+    run(command.stdin(Stdio::null()).stdout(io::stderr()))
+}
+
+/// The command as a person would type it.
+pub fn line(command: &Command) -> String {
+    let variables = command.get_envs().filter_map(|(key, value)| {
+        Some(format!(
+            "{}={}",
+            key.to_string_lossy(),
+            value?.to_string_lossy()
+        ))
+    });
+    let words = [command.get_program()]
+        .into_iter()
+        .chain(command.get_args());
+    variables
+        .chain(words.map(|word| word.to_string_lossy().into_owned()))
+        .collect::<Vec<_>>()
+        .join(" ")
+}

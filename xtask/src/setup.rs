@@ -1,0 +1,319 @@
+//! `cargo xtask setup`: makes sure of all that building, running and testing takes.
+//!
+//! A thing is there when the command or file that is needed is there, however it came. What is
+//! missing is installed with rustup, apt and cargo, and named where there is no apt.
+
+use std::{
+    env, fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use anyhow::{Context as _, Result, bail, ensure};
+
+use crate::process::{self, NIGHTLY, as_root, cargo, nightly, step};
+
+/// Can be built on LLVM 21, 22 or 23; raise it when nightly moves on to a newer one.
+const BPF_LINKER: &str = "0.13.0";
+
+/// Installs what is missing, and says so; `tests` adds what only the integration tests need.
+/// Returns whether there was anything to install.
+///
+/// # Errors
+/// Something cannot be installed; on a system without apt, all that is missing is named.
+pub fn setup(tests: bool) -> Result<bool> {
+    let installed_toolchain = ensure_toolchain()?;
+    let llvm = nightly_llvm()?;
+    let linker_works = check_bpf_linker(llvm);
+
+    let mut needs = needs_of_sniff();
+    if tests {
+        needs.extend(needs_of_tests());
+    }
+    if linker_works.is_err() {
+        needs.extend(needs_of_bpf_linker(llvm));
+    }
+    needs.retain(|need| !need.met);
+    install_packages(&needs).with_context(|| match &linker_works {
+        Ok(()) => "set-up is not complete".into(),
+        Err(_) => format!("set-up is not complete; {}", other_ways_to_a_linker(llvm)),
+    })?;
+
+    if let Err(problem) = &linker_works {
+        eprintln!("setup: bpf-linker: {problem:#}");
+        install_bpf_linker(llvm)?;
+    }
+    Ok(installed_toolchain || !needs.is_empty() || linker_works.is_err())
+}
+
+/// Makes sure of the nightly toolchain and of the sources of `core`, which cargo builds for BPF.
+/// Returns whether anything was installed.
+fn ensure_toolchain() -> Result<bool> {
+    let Ok(sysroot) = process::output(nightly("rustc").args(["--print", "sysroot"])) else {
+        let install = [
+            "toolchain",
+            "install",
+            NIGHTLY,
+            "--profile",
+            "minimal",
+            "--no-self-update",
+        ];
+        let components = ["--component", "rust-src", "--component", "clippy"];
+        step(Command::new("rustup").args(install).args(components))
+            .context("no nightly toolchain; rustup (https://rustup.rs) installs it")?;
+        return Ok(true);
+    };
+    let core = Path::new(sysroot.trim()).join("lib/rustlib/src/rust/library/core/src/lib.rs");
+    if core.exists() {
+        return Ok(false);
+    }
+    step(Command::new("rustup").args(["component", "add", "rust-src", "--toolchain", NIGHTLY]))?;
+    Ok(true)
+}
+
+/// The major version of the LLVM that the nightly compiler is built on.
+fn nightly_llvm() -> Result<u32> {
+    let version = process::output(nightly("rustc").arg("-vV"))?;
+    parse_llvm(&version).with_context(|| format!("no LLVM version in {version:?}"))
+}
+
+fn parse_llvm(version: &str) -> Option<u32> {
+    let llvm = version
+        .lines()
+        .find_map(|line| line.strip_prefix("LLVM version: "))?;
+    llvm.split('.').next()?.parse().ok()
+}
+
+/// Checks that the `bpf-linker` on the PATH links what the nightly compiler makes, by doing it.
+///
+/// An older LLVM may read a small file and then fail on the real one, so its version is checked
+/// as well: LLVM leaves it in the bitcode that it writes.
+fn check_bpf_linker(llvm: u32) -> Result<()> {
+    let folder = env::temp_dir().join(format!("sniff-xtask-{}", std::process::id()));
+    fs::create_dir(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
+    let linked = link_a_crate(&folder);
+    fs::remove_dir_all(&folder).with_context(|| format!("cannot remove {}", folder.display()))?;
+    let version = format!("{llvm}.");
+    ensure!(
+        contains(&linked?, version.as_bytes()),
+        "it is not built on LLVM {llvm}"
+    );
+    Ok(())
+}
+
+/// Compiles a crate for the host, whose `core` is there already, and links it as bitcode for BPF.
+fn link_a_crate(folder: &Path) -> Result<Vec<u8>> {
+    let [source, bitcode, linked] =
+        ["crate.rs", "crate.bc", "linked.bc"].map(|name| folder.join(name));
+    fs::write(
+        &source,
+        "#![no_std]\n#[unsafe(no_mangle)]\npub extern \"C\" fn f(x: &u64) -> u64 { *x }\n",
+    )?;
+    let rustc = ["--crate-type=lib", "--emit=llvm-bc", "-Cpanic=abort", "-o"];
+    process::output(nightly("rustc").args(rustc).arg(&bitcode).arg(&source))?;
+    let linker = [
+        "--target=bpfel-unknown-none",
+        "--emit=llvm-bc",
+        "--export=f",
+        "-o",
+    ];
+    process::output(
+        Command::new("bpf-linker")
+            .args(linker)
+            .arg(&linked)
+            .arg(&bitcode),
+    )?;
+    fs::read(&linked).context("bpf-linker wrote nothing")
+}
+
+fn contains(bytes: &[u8], part: &[u8]) -> bool {
+    bytes.windows(part.len()).any(|window| window == part)
+}
+
+/// Builds bpf-linker with Debian's LLVM.
+fn install_bpf_linker(llvm: u32) -> Result<()> {
+    let feature = format!("llvm-{llvm}");
+    let install = [
+        "install",
+        "bpf-linker",
+        "--version",
+        BPF_LINKER,
+        "--locked",
+        "--force",
+    ];
+    step(
+        cargo()
+            .env("LLVM_PREFIX", llvm_folder(llvm))
+            .args(install)
+            .args(["--no-default-features", "--features", &feature]),
+    )?;
+    check_bpf_linker(llvm).context("the bpf-linker on the PATH is not the one just installed")
+}
+
+/// For systems whose packages do not have the nightly compiler's LLVM.
+fn other_ways_to_a_linker(llvm: u32) -> String {
+    format!(
+        "without LLVM {llvm} packages, put a bpf-linker built on it on the PATH \
+         (https://github.com/aya-rs/bpf-linker/releases) or add https://apt.llvm.org"
+    )
+}
+
+fn llvm_folder(llvm: u32) -> PathBuf {
+    format!("/usr/lib/llvm-{llvm}").into()
+}
+
+/// Something that must be on the machine.
+struct Need {
+    /// The command or file looked for.
+    name: String,
+    /// The Debian package that has it.
+    package: String,
+    met: bool,
+}
+
+impl Need {
+    /// A command on the PATH, or in the folders that only root's PATH has.
+    fn command(name: &str, package: &str) -> Self {
+        Self {
+            name: name.into(),
+            package: package.into(),
+            met: find_command(name).is_some(),
+        }
+    }
+
+    /// A file that is at one of these places.
+    fn file(places: &[&str], package: &str) -> Self {
+        let met = places.iter().any(|place| Path::new(place).exists());
+        Self {
+            name: places.join(" or "),
+            package: package.into(),
+            met,
+        }
+    }
+}
+
+fn needs_of_sniff() -> Vec<Need> {
+    vec![
+        Need::command("ip", "iproute2"),
+        Need::file(
+            &["/usr/include/pcap.h", "/usr/local/include/pcap.h"],
+            "libpcap-dev",
+        ),
+    ]
+}
+
+fn needs_of_tests() -> Vec<Need> {
+    let cni = [
+        "/usr/lib/cni/ptp",
+        "/opt/cni/bin/ptp",
+        "/usr/libexec/cni/ptp",
+    ];
+    vec![
+        Need::command("containerd", "containerd"),
+        Need::command("ctr", "containerd"),
+        Need::command("runc", "runc"),
+        Need::file(&cni, "containernetworking-plugins"),
+        Need::command("tshark", "tshark"),
+        Need::command("capinfos", "wireshark-common"),
+        Need::command("tcpdump", "tcpdump"),
+        Need::command("iperf3", "iperf3"),
+        Need::command("bpftool", "bpftool"),
+        Need::command("ping", "iputils-ping"),
+        Need {
+            name: "a static busybox".into(),
+            package: "busybox-static".into(),
+            met: has_static_busybox(),
+        },
+    ]
+}
+
+fn needs_of_bpf_linker(llvm: u32) -> Vec<Need> {
+    let folder = llvm_folder(llvm);
+    let in_llvm =
+        |file: &str, package: String| Need::file(&[&folder.join(file).to_string_lossy()], &package);
+    vec![
+        in_llvm("lib/libLLVM.so", format!("llvm-{llvm}-dev")),
+        in_llvm("lib/libPolly.a", format!("libpolly-{llvm}-dev")),
+        Need::file(&["/usr/include/zlib.h"], "zlib1g-dev"),
+        Need::file(&["/usr/include/zstd.h"], "libzstd-dev"),
+    ]
+}
+
+/// Pods have no C library for it: a dynamic program names the loader that it needs.
+fn has_static_busybox() -> bool {
+    let program = find_command("busybox").and_then(|path| fs::read(path).ok());
+    program.is_some_and(|bytes| !contains(&bytes, b"/ld-"))
+}
+
+fn find_command(name: &str) -> Option<PathBuf> {
+    let path = env::var_os("PATH").unwrap_or_default();
+    let folders = env::split_paths(&path).chain(["/usr/sbin".into(), "/sbin".into()]);
+    folders
+        .map(|folder: PathBuf| folder.join(name))
+        .find(|file| file.is_file())
+}
+
+/// Installs the packages of `missing` with apt.
+fn install_packages(missing: &[Need]) -> Result<()> {
+    if missing.is_empty() {
+        return Ok(());
+    }
+    if find_command("apt-get").is_none() {
+        bail!(
+            "missing, and no apt to install it with: {}",
+            describe(missing)
+        );
+    }
+    let mut packages: Vec<_> = missing.iter().map(|need| need.package.as_str()).collect();
+    packages.dedup();
+    step(as_root("apt-get").arg("update"))?;
+    step(
+        as_root("env")
+            .args(["DEBIAN_FRONTEND=noninteractive", "apt-get", "install"])
+            .args(["--yes", "--no-install-recommends"])
+            .args(packages),
+    )
+    .with_context(|| format!("cannot install {}", describe(missing)))
+}
+
+fn describe(missing: &[Need]) -> String {
+    let one = |Need { name, package, .. }: &Need| format!("{name} (in Debian's {package})");
+    missing.iter().map(one).collect::<Vec<_>>().join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Need, describe, parse_llvm};
+
+    #[test]
+    fn llvm_is_known_by_its_major_version() {
+        let version = "rustc 1.97.0-nightly\nbinary: rustc\nLLVM version: 22.1.4\n";
+        assert_eq!(parse_llvm(version), Some(22));
+        assert_eq!(
+            parse_llvm("rustc 1.97.0-nightly\nLLVM version: unknown\n"),
+            None
+        );
+        assert_eq!(parse_llvm("rustc 1.97.0-nightly\n"), None);
+    }
+
+    #[test]
+    fn what_is_missing_is_named_with_its_package() {
+        let commands = [
+            Need::command("sh", "dash"),
+            Need::command("no-such-command", "nothing"),
+        ];
+        let files = [
+            Need::file(&["/none", "/proc/self"], "proc"),
+            Need::file(&["/none"], "nothing"),
+        ];
+        let missing: Vec<_> = commands
+            .into_iter()
+            .chain(files)
+            .filter(|need| !need.met)
+            .collect();
+        assert_eq!(
+            describe(&missing),
+            "no-such-command (in Debian's nothing), /none (in Debian's nothing)"
+        );
+    }
+}
