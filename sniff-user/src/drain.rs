@@ -59,6 +59,8 @@ struct Worker {
     output: Output,
     /// Packets that still may be delivered.
     left: u64,
+    /// Whether the classifiers are detached and the thread was told to stop.
+    stopping: bool,
     messages: mpsc::Receiver<Message>,
     wake: Arc<EventFd>,
 }
@@ -83,17 +85,13 @@ impl Drain {
             ring,
             output,
             left: count.unwrap_or(u64::MAX),
+            stopping: false,
             messages: receiver,
             wake: Arc::clone(&wake),
         };
         let thread = thread::Builder::new()
             .name("drain".to_owned())
-            .spawn(move || {
-                let result = worker.run();
-                // Nobody listens any more when the capture is being stopped.
-                let _ = ended.send(());
-                result
-            })?;
+            .spawn(move || worker.run(ended))?;
         Ok((
             Self {
                 thread,
@@ -142,7 +140,7 @@ impl Drain {
 }
 
 impl Worker {
-    fn run(mut self) -> (Output, End) {
+    fn run(mut self, ended: oneshot::Sender<()>) -> (Output, End) {
         let end = loop {
             match self.turn() {
                 Ok(None) => {}
@@ -150,22 +148,35 @@ impl Worker {
                 Err(error) => break failed(error),
             }
         };
-        // What is left in the ring was matched: it must be accounted for, though nobody will have it.
-        self.left = 0;
-        let _ = self.empty();
+        // Nobody listens any more when the capture is being stopped.
+        let _ = ended.send(());
+        self.account_for_the_rest();
         (self.output, end)
+    }
+
+    /// Packets are matched until the classifiers are detached. Nobody will have those that are left, but they must be
+    /// accounted for.
+    fn account_for_the_rest(&mut self) {
+        self.left = 0;
+        while !self.stopping {
+            // With nothing to write, these cannot fail for the output's sake.
+            let _ = self.wait();
+            let _ = self.obey();
+            let _ = self.empty();
+        }
+        let _ = self.empty();
     }
 
     /// Waits for something to do, and does it.
     fn turn(&mut self) -> io::Result<Option<End>> {
         let reader_is_gone = self.wait()?;
         // The order matters: whoever says stop has detached before, so what is in the ring now is all.
-        let stop = self.obey()?;
+        self.obey()?;
         self.empty()?;
         self.output.flush()?;
         Ok(if self.left == 0 {
             Some(End::Count)
-        } else if stop {
+        } else if self.stopping {
             Some(End::Asked)
         } else if reader_is_gone {
             Some(End::Closed)
@@ -193,19 +204,17 @@ impl Worker {
             .is_some_and(|events| events.contains(PollFlags::POLLERR)))
     }
 
-    /// Returns whether to stop.
-    fn obey(&mut self) -> io::Result<bool> {
-        let mut stop = false;
+    fn obey(&mut self) -> io::Result<()> {
         while let Ok(message) = self.messages.try_recv() {
             match message {
-                Message::Stop => stop = true,
+                Message::Stop => self.stopping = true,
                 Message::Interface { description, done } => {
                     self.output.interface(&description)?;
                     let _ = done.send(());
                 }
             }
         }
-        Ok(stop)
+        Ok(())
     }
 
     /// Takes everything out of the ring.

@@ -15,7 +15,10 @@ use sniff_user::{
 };
 
 fn main() -> ExitCode {
-    let args = Args::parse();
+    let args = match Args::try_parse().and_then(|args| check_combination(&args).map(|()| args)) {
+        Ok(args) => args,
+        Err(error) => return usage(&error),
+    };
     logging::start(args.quiet, args.verbose);
     match run(args) {
         Ok(()) => ExitCode::from(exit::SUCCESS),
@@ -27,9 +30,28 @@ fn main() -> ExitCode {
     }
 }
 
+/// Help and version as they are; an error as one line.
+fn usage(error: &clap::Error) -> ExitCode {
+    if !error.use_stderr() {
+        error.exit();
+    }
+    let rendered = error.render().to_string();
+    let lines = rendered
+        .lines()
+        .map(str::trim)
+        .take_while(|line| !line.starts_with("Usage:"));
+    let told: Vec<&str> = lines
+        .filter(|line| !line.is_empty() && !line.starts_with("For more"))
+        .collect();
+    eprintln!(
+        "sniff: {} (see sniff --help)",
+        told.join("; ").trim_start_matches("error: ")
+    );
+    ExitCode::from(exit::USAGE)
+}
+
 #[tokio::main(flavor = "current_thread")]
 async fn run(args: Args) -> Result<()> {
-    check_combination(&args);
     privileges::check()?;
     if args.list {
         let rows = target::list(&options(&args)).await?;
@@ -41,18 +63,16 @@ async fn run(args: Args) -> Result<()> {
     session::run(plan(&args, interfaces)?, output).await
 }
 
-/// What clap cannot tell from a single option; ends the program with its usage error.
-fn check_combination(args: &Args) {
+/// What clap cannot tell from a single option.
+fn check_combination(args: &Args) -> Result<(), clap::Error> {
     let wrong = if args.targets().is_empty() && !args.list {
-        "name a target: --pod NS/POD, --container-id, --pid, --netns or --interface (--list shows the pods of this node)"
+        "name a target: --pod NS/POD, --container-id, --pid, --netns or --interface; --list shows the pods of this node"
     } else if args.print && args.write.as_deref().is_some_and(|path| path == "-") {
         "--print and --write - would mix lines into the packets: write to a file"
     } else {
-        return;
+        return Ok(());
     };
-    Args::command()
-        .error(ErrorKind::ArgumentConflict, wrong)
-        .exit();
+    Err(Args::command().error(ErrorKind::ArgumentConflict, wrong))
 }
 
 fn options(args: &Args) -> target::Options {

@@ -18,7 +18,7 @@ use crate::{
     args,
     bpf::{
         attach::{Attachment, Mechanism},
-        classifier::{self, Arguments, Classifier},
+        classifier::{self, Arguments},
         object::{Kernel, Sizes},
         wait_for_running_programs,
     },
@@ -145,21 +145,23 @@ impl Session {
 
     /// Attaches the classifiers of all `taps`.
     fn attach(&mut self, taps: Vec<Tap>) -> Result<()> {
+        let directions = self.plan.directions;
         let arguments: Vec<Arguments> = taps
             .iter()
             .flat_map(|tap| {
-                self.plan
-                    .directions
+                directions
                     .iter()
                     .map(|&direction| self.arguments(tap.id, direction))
             })
             .collect();
         let mut classifiers = classifier::load(&self.kernel, &arguments)?.into_iter();
         for mut tap in taps {
-            for (&direction, classifier) in self.plan.directions.iter().zip(&mut classifiers) {
-                let attachment = self.attach_one(&tap, direction, classifier)?;
-                tap.attachments.push(attachment);
-            }
+            let hooks = directions
+                .iter()
+                .map(|&direction| tap.point.hook(direction));
+            let classifiers = hooks.zip(&mut classifiers).collect();
+            let attachment = Attachment::new(tap.side()?, classifiers, self.plan.mechanism);
+            tap.attachment = Some(attachment.with_context(|| tap.interface.name.clone())?);
             tap.announce()?;
             self.taps.push(tap);
         }
@@ -179,21 +181,6 @@ impl Session {
     /// the direction that would be missed is wanted.
     pub fn may_move(&self) -> bool {
         self.plan.attach == args::Side::Auto && self.plan.directions.contains(&Direction::In)
-    }
-
-    fn attach_one(
-        &self,
-        tap: &Tap,
-        direction: Direction,
-        classifier: Classifier,
-    ) -> Result<Attachment> {
-        Attachment::new(
-            classifier,
-            tap.side()?,
-            tap.point.hook(direction),
-            self.plan.mechanism,
-        )
-        .with_context(|| tap.interface.name.clone())
     }
 
     /// Returns when something ends the capture.
@@ -231,9 +218,7 @@ impl Session {
     ///
     /// When the kernel does not give its counters.
     pub fn counters(&self, interface: u32) -> Result<Counters> {
-        let mut sum = self.kernel.counters(interface, Direction::In)?;
-        sum += self.kernel.counters(interface, Direction::Out)?;
-        Ok(sum)
+        self.kernel.counters(interface)
     }
 
     /// Ends the capture of one interface; the others go on.
@@ -247,10 +232,10 @@ impl Session {
         };
         let Tap {
             interface,
-            attachments,
+            attachment,
             ..
         } = self.taps.remove(at);
-        drop(attachments);
+        drop(attachment);
         self.spans[id as usize].end = Some(clock::now()?);
         Ok(Some(interface))
     }
@@ -304,7 +289,7 @@ impl Session {
 
     fn warn_of_programs_ahead(&self) {
         for tap in &self.taps {
-            for attachment in &tap.attachments {
+            if let Some(attachment) = &tap.attachment {
                 let ahead = attachment.programs_ahead().unwrap_or_default();
                 if !ahead.is_empty() {
                     warn!(
@@ -326,8 +311,7 @@ struct Account {
 
 fn accounts(kernel: &Kernel, deliveries: &[Delivery]) -> Result<Vec<Account>> {
     let of = |(interface, &delivery): (usize, &Delivery)| {
-        let mut counters = kernel.counters(interface as u32, Direction::In)?;
-        counters += kernel.counters(interface as u32, Direction::Out)?;
+        let counters = kernel.counters(interface as u32)?;
         Ok(Account { counters, delivery })
     };
     deliveries.iter().enumerate().map(of).collect()

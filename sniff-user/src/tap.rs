@@ -55,8 +55,8 @@ pub struct Tap {
     pub interface: Interface,
     /// Where.
     pub point: Point,
-    /// The classifiers; empty before attaching and after the end.
-    pub attachments: Vec<Attachment>,
+    /// The classifiers, once they are attached.
+    pub attachment: Option<Attachment>,
 }
 
 impl Tap {
@@ -71,7 +71,7 @@ impl Tap {
             id,
             interface,
             point,
-            attachments: Vec::new(),
+            attachment: None,
         })
     }
 
@@ -116,9 +116,7 @@ impl Tap {
             ipv6,
             ..
         } = &self.interface;
-        let Side {
-            ifname, ifindex, ..
-        } = self.side()?;
+        let side = self.side()?;
         let who = pod.as_ref().map_or(String::new(), |pod| {
             format!("pod {}/{} (uid {}) ", pod.namespace, pod.name, pod.uid)
         });
@@ -130,8 +128,8 @@ impl Tap {
             snaplen,
             name: name.clone(),
             description: Some(format!(
-                "{who}on node {}, captured at {} {ifname} (index {ifindex})",
-                system.node, self.point
+                "{who}on node {}, captured at {} {side} (index {})",
+                system.node, self.point, side.ifindex
             )),
             comment,
             ipv4: ipv4.clone(),
@@ -149,23 +147,21 @@ impl Tap {
     ///
     /// As [`Self::side`].
     pub fn announce(&self) -> Result<()> {
-        let Side {
-            ifname, ifindex, ..
-        } = self.side()?;
+        let side = self.side()?;
         let mechanism = self
-            .attachments
-            .first()
+            .attachment
+            .as_ref()
             .map_or(Mechanism::Tcx, Attachment::mechanism);
         info!(
-            "{}: {} {ifname} (index {ifindex}), {mechanism}",
-            self.interface.name, self.point
+            "{}: {} {side} (index {}), {mechanism}",
+            self.interface.name, self.point, side.ifindex
         );
         Ok(())
     }
 
     /// Whether the interface still is there.
     pub fn is_alive(&self) -> bool {
-        self.attachments.iter().all(Attachment::is_alive)
+        self.attachment.as_ref().is_some_and(Attachment::is_alive)
     }
 }
 
@@ -204,8 +200,7 @@ fn choose(interface: &Interface, wanted: args::Side) -> Result<Point> {
                 return Ok(Point::HostVeth);
             }
             info!(
-                "{name}: capturing inside the pod: other BPF programs are on {}, which can hand packets past it",
-                host.ifname
+                "{name}: capturing inside the pod: other BPF programs are on {host}, which can hand packets past it"
             );
             Ok(Point::InPod)
         }

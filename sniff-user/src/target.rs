@@ -9,11 +9,13 @@ mod similar;
 
 use std::{
     collections::HashSet,
+    fmt,
     net::{Ipv4Addr, Ipv6Addr},
     path::PathBuf,
 };
 
-use anyhow::{Result, bail};
+use anyhow::{Result, anyhow, bail, ensure};
+use nix::net::if_::if_nametoindex;
 use tokio::sync::OnceCell;
 
 pub use self::list::{Detail, Row, list, table};
@@ -77,6 +79,35 @@ pub struct Side {
     pub ifindex: u32,
     /// Its name there, as the kernel has it: control characters are possible.
     pub ifname: String,
+}
+
+impl Side {
+    /// Makes sure that the name still is that of the interface that was found. To be called inside the network
+    /// namespace.
+    ///
+    /// # Errors
+    ///
+    /// When the interface is gone, or its name is another's now.
+    pub fn ensure_there(&self) -> Result<()> {
+        let index = if_nametoindex(self.ifname.as_str()).map_err(|_| anyhow!("{self} is gone"))?;
+        ensure!(
+            index == self.ifindex,
+            "{self} is another interface now (index {index})"
+        );
+        Ok(())
+    }
+
+    /// Whether the interface still is there; to be called from anywhere.
+    pub fn is_there(&self) -> bool {
+        self.netns.run(|| self.ensure_there()).is_ok()
+    }
+}
+
+/// The name, fit to be printed.
+impl fmt::Display for Side {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.ifname.escape_debug().fmt(f)
+    }
 }
 
 /// One interface to capture, found and described.

@@ -87,16 +87,18 @@ impl Kernel {
         Ok(EbpfLogger::init_with_logger(&mut self.ebpf, logger)?)
     }
 
-    /// What the classifiers of one interface counted so far, over all CPUs.
+    /// What the classifiers of one interface counted so far, over both directions and all CPUs.
     ///
     /// # Errors
     ///
     /// When the interface is beyond [`Sizes::interfaces`].
-    pub fn counters(&self, interface: u32, direction: Direction) -> Result<Counters> {
-        let values = self.counters.get(&direction.counters_index(interface), 0)?;
+    pub fn counters(&self, interface: u32) -> Result<Counters> {
         let mut sum = Counters::default();
-        for &value in values.iter() {
-            sum += value;
+        for direction in Direction::BOTH {
+            let values = self.counters.get(&direction.counters_index(interface), 0)?;
+            for &value in values.iter() {
+                sum += value;
+            }
         }
         Ok(sum)
     }
