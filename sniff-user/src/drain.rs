@@ -40,7 +40,7 @@ pub enum End {
 /// Tells the thread something.
 enum Message {
     Interface {
-        description: InterfaceDescription,
+        description: Box<InterfaceDescription>,
         done: mpsc::Sender<()>,
     },
     Stop,
@@ -109,7 +109,10 @@ impl Drain {
     /// When the thread has ended.
     pub fn add_interface(&self, description: InterfaceDescription) -> Result<()> {
         let (done, is_done) = mpsc::channel();
-        self.send(Message::Interface { description, done })?;
+        self.send(Message::Interface {
+            description: Box::new(description),
+            done,
+        })?;
         is_done.recv().context("the output has ended")
     }
 

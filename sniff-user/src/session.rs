@@ -119,7 +119,12 @@ impl Session {
         let wanted = std::mem::take(&mut session.plan.interfaces);
         let mut taps = Vec::new();
         for interface in wanted {
-            taps.push(session.tap(interface, session.plan.attach, None)?);
+            taps.push(session.tap(
+                interface,
+                session.plan.attach,
+                session.plan.directions,
+                None,
+            )?);
         }
         session.attach(taps)?;
         info!("listening on {} interface(s)", session.taps.len());
@@ -131,9 +136,10 @@ impl Session {
         &mut self,
         interface: Interface,
         wanted: args::Side,
+        directions: &'static [Direction],
         comment: Option<String>,
     ) -> Result<Tap> {
-        let tap = Tap::new(self.spans.len() as u32, interface, wanted)?;
+        let tap = Tap::new(self.spans.len() as u32, interface, wanted, directions)?;
         let description = tap.describe(&self.plan.system, self.plan.snaplen, comment)?;
         self.drain.add_interface(description)?;
         self.spans.push(Span {
@@ -145,18 +151,11 @@ impl Session {
 
     /// Attaches the classifiers of all `taps`.
     fn attach(&mut self, taps: Vec<Tap>) -> Result<()> {
-        let directions = self.plan.directions;
-        let arguments: Vec<Arguments> = taps
-            .iter()
-            .flat_map(|tap| {
-                directions
-                    .iter()
-                    .map(|&direction| self.arguments(tap.id, direction))
-            })
-            .collect();
+        let arguments: Vec<Arguments> = taps.iter().flat_map(|tap| self.arguments(tap)).collect();
         let mut classifiers = classifier::load(&self.kernel, &arguments)?.into_iter();
         for mut tap in taps {
-            let hooks = directions
+            let hooks = tap
+                .directions
                 .iter()
                 .map(|&direction| tap.point.hook(direction));
             let classifiers = hooks.zip(&mut classifiers).collect();
@@ -168,18 +167,19 @@ impl Session {
         Ok(())
     }
 
-    fn arguments(&self, interface: u32, direction: Direction) -> Arguments {
-        Arguments {
+    fn arguments(&self, tap: &Tap) -> impl Iterator<Item = Arguments> {
+        let (interface, snaplen, clock_offset) = (tap.id, self.plan.snaplen, self.clock_offset);
+        tap.directions.iter().map(move |&direction| Arguments {
             interface,
             direction,
-            snaplen: self.plan.snaplen,
-            clock_offset: self.clock_offset,
-        }
+            snaplen,
+            clock_offset,
+        })
     }
 
-    /// Whether an interface may be moved from the host's end into the pod: nobody asked for the host's end, and
-    /// the direction that would be missed is wanted.
-    pub fn may_move(&self) -> bool {
+    /// Whether a capture at the host's end may go on inside the pod: nobody asked for the host's end, and the
+    /// direction that would be missed is wanted.
+    pub fn may_go_inside(&self) -> bool {
         self.plan.attach == args::Side::Auto && self.plan.directions.contains(&Direction::In)
     }
 
@@ -226,33 +226,31 @@ impl Session {
     /// # Errors
     ///
     /// When the clock fails.
-    pub fn leave(&mut self, id: u32) -> Result<Option<Interface>> {
-        let Some(at) = self.taps.iter().position(|tap| tap.id == id) else {
-            return Ok(None);
-        };
-        let Tap {
-            interface,
-            attachment,
-            ..
-        } = self.taps.remove(at);
-        drop(attachment);
+    pub fn leave(&mut self, id: u32) -> Result<()> {
+        self.taps.retain(|tap| tap.id != id);
         self.spans[id as usize].end = Some(clock::now()?);
-        Ok(Some(interface))
+        Ok(())
     }
 
-    /// Captures one more interface; `comment` tells in the file why.
+    /// From now on takes what goes into the pod at the pod's own interface, as one interface more in the file;
+    /// `comment` tells there why. What leaves the pod is taken at the host's end as before.
     ///
     /// # Errors
     ///
-    /// As at the start of a capture.
-    pub fn join(
-        &mut self,
-        interface: Interface,
-        wanted: args::Side,
-        comment: String,
-    ) -> Result<()> {
-        let tap = self.tap(interface, wanted, Some(comment))?;
-        self.attach(vec![tap])
+    /// When the pod's interface cannot be attached to; the capture then goes on as before.
+    pub fn go_inside(&mut self, id: u32, comment: String) -> Result<()> {
+        let Some(at) = self.taps.iter().position(|tap| tap.id == id) else {
+            return Ok(());
+        };
+        let interface = self.taps[at].interface.clone();
+        let tap = self.tap(interface, args::Side::Pod, &[Direction::In], Some(comment))?;
+        self.attach(vec![tap])?;
+        // Last, so that nothing is missed; what passes both ends meanwhile is taken twice.
+        let host_end = &mut self.taps[at];
+        if let Some(attachment) = &mut host_end.attachment {
+            attachment.unhook(host_end.point.hook(Direction::In));
+        }
+        Ok(())
     }
 
     fn finish(mut self) -> Result<()> {

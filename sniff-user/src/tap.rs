@@ -55,6 +55,8 @@ pub struct Tap {
     pub interface: Interface,
     /// Where.
     pub point: Point,
+    /// Which directions.
+    pub directions: &'static [Direction],
     /// The classifiers, once they are attached.
     pub attachment: Option<Attachment>,
 }
@@ -65,12 +67,18 @@ impl Tap {
     /// # Errors
     ///
     /// When the interface has no such point.
-    pub fn new(id: u32, interface: Interface, wanted: args::Side) -> Result<Self> {
+    pub fn new(
+        id: u32,
+        interface: Interface,
+        wanted: args::Side,
+        directions: &'static [Direction],
+    ) -> Result<Self> {
         let point = choose(&interface, wanted)?;
         Ok(Self {
             id,
             interface,
             point,
+            directions,
             attachment: None,
         })
     }

@@ -12,7 +12,7 @@ use sniff_common::Counters;
 use tokio::time::{self, Instant};
 
 use crate::{
-    args, link,
+    link,
     session::Session,
     tap::{Point, Tap},
 };
@@ -23,6 +23,9 @@ const FIRST_PAUSE: Duration = Duration::from_millis(20);
 const LAST_PAUSE: Duration = Duration::from_secs(1);
 /// Most taps in one look: many pods must not make idling costly.
 const AT_ONCE: usize = 32;
+
+/// Of a pod that our classifiers see no packets of, only every so many looks ask the kernel.
+const SILENT_LOOKS: u32 = 8;
 
 /// What is known from the last looks.
 pub struct Watch {
@@ -40,24 +43,39 @@ struct Suspect {
     excess: u64,
     /// What our classifiers had counted at the last look.
     seen: Counters,
+    /// Looks since then in which they counted nothing.
+    silent: u32,
+}
+
+impl Suspect {
+    fn new(tap: &Tap) -> Option<Self> {
+        Some(Self {
+            excess: excess(tap)?,
+            seen: Counters::default(),
+            silent: 0,
+        })
+    }
+
+    /// Whether it is worth asking the kernel, which costs far more than reading our own counters.
+    fn is_due(&mut self, seen: Counters) -> bool {
+        if seen == self.seen && self.silent < SILENT_LOOKS {
+            self.silent += 1;
+            return false;
+        }
+        self.seen = seen;
+        self.silent = 0;
+        true
+    }
 }
 
 impl Watch {
-    /// Starts watching the session's taps; those at a host end that was chosen, not asked for, can be moved.
+    /// Starts watching the session's taps; those at a host end that was chosen, not asked for, may miss packets.
     pub fn new(session: &Session) -> Self {
         let suspects = session
             .taps()
             .iter()
-            .filter(|tap| tap.point == Point::HostVeth && session.may_move())
-            .filter_map(|tap| {
-                Some((
-                    tap.id,
-                    Suspect {
-                        excess: excess(tap)?,
-                        seen: Counters::default(),
-                    },
-                ))
-            })
+            .filter(|tap| tap.point == Point::HostVeth && session.may_go_inside())
+            .filter_map(|tap| Some((tap.id, Suspect::new(tap)?)))
             .collect();
         Self {
             pause: FIRST_PAUSE,
@@ -72,11 +90,11 @@ impl Watch {
         time::sleep_until(self.next).await;
     }
 
-    /// Looks at some of the taps: takes leave of those that are gone, and moves those that miss packets.
+    /// Looks at some of the taps: takes leave of those that are gone, and helps those that miss packets.
     ///
     /// # Errors
     ///
-    /// When a tap cannot be moved.
+    /// When the clock fails.
     pub fn look(&mut self, session: &mut Session) -> Result<()> {
         for id in self.turn(session) {
             let Some(tap) = session.taps().iter().find(|tap| tap.id == id) else {
@@ -87,7 +105,7 @@ impl Watch {
                 session.leave(id)?;
             } else if let Some(missed) = self.missed(session, tap) {
                 self.suspects.remove(&id);
-                move_into_pod(session, id, missed)?;
+                go_inside(session, id, missed);
             }
         }
         self.pause = LAST_PAUSE.min(self.pause * 2);
@@ -114,14 +132,16 @@ impl Watch {
     /// How many packets passed beside the host end, if any did.
     fn missed(&mut self, session: &Session, tap: &Tap) -> Option<u64> {
         let suspect = self.suspects.get_mut(&tap.id)?;
-        // A pod that is silent has nothing to miss; asking the kernel is worth it only when something moved.
-        let seen = session.counters(tap.id).ok()?;
-        let first_look = self.pause < LAST_PAUSE;
-        if seen == suspect.seen && !first_look {
+        let early = self.pause < LAST_PAUSE;
+        if !suspect.is_due(session.counters(tap.id).ok()?) && !early {
             return None;
         }
-        suspect.seen = seen;
-        let missed = excess(tap)?.saturating_sub(suspect.excess);
+        let Some(excess) = excess(tap) else {
+            // Not to be asked again and again: the kernel's answer can take its time-out.
+            self.suspects.remove(&tap.id);
+            return None;
+        };
+        let missed = excess.saturating_sub(suspect.excess);
         (missed > 0).then_some(missed)
     }
 }
@@ -136,21 +156,22 @@ fn excess(tap: &Tap) -> Option<u64> {
     Some(received.saturating_sub(sent))
 }
 
-fn move_into_pod(session: &mut Session, id: u32, missed: u64) -> Result<()> {
-    let Some(interface) = session.leave(id)? else {
-        return Ok(());
+fn go_inside(session: &mut Session, id: u32, missed: u64) {
+    let Some(Tap { interface, .. }) = session.taps().iter().find(|tap| tap.id == id) else {
+        return;
     };
+    let name = interface.name.clone();
     let host = interface
         .host_side
         .as_ref()
-        .map_or("?", |side| side.ifname.as_str())
-        .to_owned();
+        .map_or_else(String::new, ToString::to_string);
     warn!(
-        "{}: {missed} packet(s) came past {host}, as with a CNI that uses bpf_redirect_peer, and are not in the \
-         capture; capturing inside the pod from now on",
-        interface.name
+        "{name}: {missed} packet(s) came past {host}, as with a CNI that uses bpf_redirect_peer, and are not in the \
+         capture; from now on, what goes into the pod is captured inside it"
     );
     let comment =
-        format!("continues the capture from {host}, which {missed} packet(s) came past unseen");
-    session.join(interface, args::Side::Pod, comment)
+        format!("what goes into the pod, after {missed} packet(s) came past {host} unseen");
+    if let Err(error) = session.go_inside(id, comment) {
+        warn!("{name}: cannot capture inside the pod: {error:#}; packets into it are missing");
+    }
 }

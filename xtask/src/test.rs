@@ -1,6 +1,6 @@
 //! `cargo xtask test`: all tests, each with no more rights than it needs.
 
-use std::ffi::OsString;
+use std::{ffi::OsString, process::Command};
 
 use anyhow::{Context as _, Result};
 
@@ -12,31 +12,46 @@ use crate::{
 /// Integration tests at a time: each has a node of its own, and times what it sees.
 const THREADS: &str = "2";
 
-/// Runs the unit tests as the caller, then the integration tests as root; `args` goes to both.
+/// Runs the unit tests as the caller where they can be, then the others and the integration tests as root; `args`
+/// goes to all of them.
 ///
 /// # Errors
 /// Something needed is missing, something does not build, or a test fails.
 pub fn test(args: &[OsString]) -> Result<()> {
     setup::setup(true)?;
     run(cargo().arg("test").arg("--").args(args))?;
+    // Those that make network namespaces.
+    run(as_root()?
+        .args([
+            "test",
+            "--package",
+            "sniff-user",
+            "--lib",
+            "--",
+            "--ignored",
+        ])
+        .args(args))?;
 
     let sniff = process::build_sniff()?;
-    let mut tests = cargo();
-    if !process::is_root() {
-        // Cargo builds as the caller and has only the test programs run as root.
-        tests.env(runner_variable()?, "sudo --preserve-env");
-    }
-    tests
+    run(as_root()?
         .env("SNIFF_BIN", sniff)
-        .env("RUST_TEST_THREADS", THREADS);
-    run(tests
+        .env("RUST_TEST_THREADS", THREADS)
         .args(["test", "--package", "sniff-tests", "--"])
         .args(args))
 }
 
+/// A cargo that builds as the caller and has only the test programs run as root.
+fn as_root() -> Result<Command> {
+    let mut cargo = cargo();
+    if !process::is_root() {
+        cargo.env(runner_variable()?, "sudo --preserve-env");
+    }
+    Ok(cargo)
+}
+
 /// The variable with which cargo is told how to start programs built for this machine.
 fn runner_variable() -> Result<String> {
-    let version = process::output(std::process::Command::new("rustc").arg("-vV"))?;
+    let version = process::output(Command::new("rustc").arg("-vV"))?;
     let host = version.lines().find_map(|line| line.strip_prefix("host: "));
     let host = host.with_context(|| format!("no host in {version:?}"))?;
     Ok(format!(

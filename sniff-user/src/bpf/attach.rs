@@ -1,7 +1,7 @@
 //! Hooking an interface's classifiers in, and taking them away again.
 //!
 //! TCX (Linux 6.6) where the kernel has it: the link is a descriptor, so it goes with the process, whatever ends it.
-//! Otherwise filters on a clsact qdisc ([`super::clsact`]).
+//! Otherwise filters on a clsact qdisc (`clsact`).
 
 use std::{fmt, os::fd::AsRawFd as _};
 
@@ -143,6 +143,33 @@ impl Attachment {
         Ok(())
     }
 
+    /// Takes away the classifier at one hook.
+    pub fn unhook(&mut self, hook: Hook) {
+        if let Some(at) = self.hooked.iter().position(|hooked| hooked.hook == hook) {
+            let hooked = self.hooked.swap_remove(at);
+            self.detach(hooked);
+        }
+    }
+
+    fn detach(&self, hooked: Hooked) {
+        let Hooked {
+            hook,
+            program_id,
+            link,
+            _program,
+        } = hooked;
+        let detached = match &self.qdisc {
+            Some(qdisc) => qdisc.detach(link, program_id, hook),
+            None => link.detach().map_err(Into::into),
+        };
+        // An interface that went away took its hooks with it.
+        if let Err(error) = detached
+            && self.side.is_there()
+        {
+            warn!("{}: cannot detach: {error:#}", self.side);
+        }
+    }
+
     /// How they are attached.
     pub fn mechanism(&self) -> Mechanism {
         if self.qdisc.is_some() {
@@ -195,23 +222,8 @@ impl Attachment {
 
 impl Drop for Attachment {
     fn drop(&mut self) {
-        for Hooked {
-            hook,
-            program_id,
-            link,
-            _program,
-        } in self.hooked.drain(..)
-        {
-            let detached = match &self.qdisc {
-                Some(qdisc) => qdisc.detach(link, program_id, hook),
-                None => link.detach().map_err(Into::into),
-            };
-            // An interface that went away took its hooks with it.
-            if let Err(error) = detached
-                && self.side.is_there()
-            {
-                warn!("{}: cannot detach: {error:#}", self.side);
-            }
+        while let Some(hooked) = self.hooked.pop() {
+            self.detach(hooked);
         }
     }
 }

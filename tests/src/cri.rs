@@ -1,0 +1,284 @@
+//! The kubelet's part: a CRI client that runs pods.
+//!
+//! Messages are written by hand with only the fields used here; the numbers are those of
+//! `pkg/apis/runtime/v1/api.proto` in kubernetes/cri-api. An absent field is the default there.
+
+use std::{collections::HashMap, path::Path, time::Duration};
+
+pub use prost::Message;
+use tokio::runtime::{Builder, Runtime};
+use tonic::{
+    Request, Status,
+    client::Grpc,
+    codegen::http::uri::PathAndQuery,
+    transport::{Channel, Endpoint},
+};
+use tonic_prost::ProstCodec;
+
+/// `NamespaceMode.NODE`: the node's own network.
+pub const NODE: i32 = 2;
+
+/// A connection to a runtime's `RuntimeService`.
+#[derive(Debug)]
+pub struct Client {
+    runtime: Runtime,
+    channel: Channel,
+}
+
+impl Client {
+    /// Connects to the socket at `path`.
+    ///
+    /// # Errors
+    ///
+    /// When nobody listens there.
+    pub fn connect(path: &Path) -> Result<Self, tonic::transport::Error> {
+        let runtime = Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .expect("a tokio runtime");
+        let endpoint = Endpoint::from_shared(format!("unix://{}", path.display()))?
+            .timeout(Duration::from_secs(30));
+        let channel = runtime.block_on(endpoint.connect())?;
+        Ok(Self { runtime, channel })
+    }
+
+    /// Calls one method of the service.
+    ///
+    /// # Errors
+    ///
+    /// The runtime's own status.
+    pub fn call<Q, A>(&self, method: &str, request: Q) -> Result<A, Status>
+    where
+        Q: Message + 'static,
+        A: Message + Default + 'static,
+    {
+        let path = format!("/runtime.v1.RuntimeService/{method}");
+        let path = PathAndQuery::try_from(path).expect("a method's path");
+        let mut grpc = Grpc::new(self.channel.clone());
+        self.runtime.block_on(async {
+            grpc.ready()
+                .await
+                .map_err(|error| Status::unavailable(error.to_string()))?;
+            let codec = ProstCodec::<Q, A>::default();
+            Ok(grpc
+                .unary(Request::new(request), path, codec)
+                .await?
+                .into_inner())
+        })
+    }
+}
+
+/// `StatusRequest`.
+#[derive(Clone, PartialEq, Message)]
+pub struct StatusRequest {}
+
+/// `StatusResponse`.
+#[derive(Clone, PartialEq, Message)]
+pub struct StatusResponse {
+    /// What works.
+    #[prost(message, optional, tag = "1")]
+    pub status: Option<RuntimeStatus>,
+}
+
+/// `RuntimeStatus`.
+#[derive(Clone, PartialEq, Message)]
+pub struct RuntimeStatus {
+    /// `RuntimeReady`, `NetworkReady`.
+    #[prost(message, repeated, tag = "1")]
+    pub conditions: Vec<RuntimeCondition>,
+}
+
+/// `RuntimeCondition`.
+#[derive(Clone, PartialEq, Message)]
+pub struct RuntimeCondition {
+    /// Whether it holds.
+    #[prost(bool, tag = "2")]
+    pub status: bool,
+}
+
+/// `RunPodSandboxRequest`.
+#[derive(Clone, PartialEq, Message)]
+pub struct RunPodSandboxRequest {
+    /// The pod.
+    #[prost(message, optional, tag = "1")]
+    pub config: Option<PodSandboxConfig>,
+    /// Name of a runtime in containerd's configuration.
+    #[prost(string, tag = "2")]
+    pub runtime_handler: String,
+}
+
+/// `PodSandboxConfig`.
+#[derive(Clone, PartialEq, Message)]
+pub struct PodSandboxConfig {
+    /// Who the pod is.
+    #[prost(message, optional, tag = "1")]
+    pub metadata: Option<PodSandboxMetadata>,
+    /// Empty for pods in the node's network.
+    #[prost(string, tag = "2")]
+    pub hostname: String,
+    /// `io.kubernetes.pod.*`, as the kubelet sets them.
+    #[prost(map = "string, string", tag = "6")]
+    pub labels: HashMap<String, String>,
+    /// Linux matters.
+    #[prost(message, optional, tag = "8")]
+    pub linux: Option<LinuxPodSandboxConfig>,
+}
+
+/// `PodSandboxMetadata`.
+#[derive(Clone, PartialEq, Message)]
+pub struct PodSandboxMetadata {
+    /// Pod name.
+    #[prost(string, tag = "1")]
+    pub name: String,
+    /// Pod UID.
+    #[prost(string, tag = "2")]
+    pub uid: String,
+    /// Pod namespace.
+    #[prost(string, tag = "3")]
+    pub namespace: String,
+    /// Counts up when a sandbox of the pod is made again.
+    #[prost(uint32, tag = "4")]
+    pub attempt: u32,
+}
+
+/// `LinuxPodSandboxConfig`.
+#[derive(Clone, PartialEq, Message)]
+pub struct LinuxPodSandboxConfig {
+    /// The pod's cgroup, `…/kubepods/QOS/podUID`.
+    #[prost(string, tag = "1")]
+    pub cgroup_parent: String,
+    /// Namespaces.
+    #[prost(message, optional, tag = "2")]
+    pub security_context: Option<LinuxSandboxSecurityContext>,
+}
+
+/// `LinuxSandboxSecurityContext`.
+#[derive(Clone, PartialEq, Message)]
+pub struct LinuxSandboxSecurityContext {
+    /// Namespaces.
+    #[prost(message, optional, tag = "1")]
+    pub namespace_options: Option<NamespaceOption>,
+}
+
+/// `NamespaceOption`.
+#[derive(Clone, PartialEq, Message)]
+pub struct NamespaceOption {
+    /// 0 is a network of the pod's own, [`NODE`] the node's.
+    #[prost(int32, tag = "1")]
+    pub network: i32,
+}
+
+/// `RunPodSandboxResponse`, `StopPodSandboxRequest` and `RemovePodSandboxRequest`: all have the
+/// sandbox's id as field 1.
+#[derive(Clone, PartialEq, Message)]
+pub struct SandboxId {
+    /// 64 hex digits.
+    #[prost(string, tag = "1")]
+    pub id: String,
+}
+
+/// `PodSandboxStatusRequest` and `ContainerStatusRequest`.
+#[derive(Clone, PartialEq, Message)]
+pub struct InfoRequest {
+    /// Id of the sandbox or container.
+    #[prost(string, tag = "1")]
+    pub id: String,
+    /// Whether `info` is wanted.
+    #[prost(bool, tag = "2")]
+    pub verbose: bool,
+}
+
+/// `PodSandboxStatusResponse` and `ContainerStatusResponse`.
+#[derive(Clone, PartialEq, Message)]
+pub struct InfoResponse {
+    /// The runtime's own JSON under `info`, with the PID.
+    #[prost(map = "string, string", tag = "2")]
+    pub info: HashMap<String, String>,
+}
+
+/// `CreateContainerRequest`.
+#[derive(Clone, PartialEq, Message)]
+pub struct CreateContainerRequest {
+    /// The pod it goes into.
+    #[prost(string, tag = "1")]
+    pub pod_sandbox_id: String,
+    /// The container.
+    #[prost(message, optional, tag = "2")]
+    pub config: Option<ContainerConfig>,
+    /// The pod again.
+    #[prost(message, optional, tag = "3")]
+    pub sandbox_config: Option<PodSandboxConfig>,
+}
+
+/// `ContainerConfig`.
+#[derive(Clone, PartialEq, Message)]
+pub struct ContainerConfig {
+    /// Its name.
+    #[prost(message, optional, tag = "1")]
+    pub metadata: Option<ContainerMetadata>,
+    /// Its image.
+    #[prost(message, optional, tag = "2")]
+    pub image: Option<ImageSpec>,
+    /// What it runs.
+    #[prost(string, repeated, tag = "3")]
+    pub command: Vec<String>,
+    /// `io.kubernetes.pod.*` and `io.kubernetes.container.name`.
+    #[prost(map = "string, string", tag = "9")]
+    pub labels: HashMap<String, String>,
+}
+
+/// `ContainerMetadata`.
+#[derive(Clone, PartialEq, Message)]
+pub struct ContainerMetadata {
+    /// Container name.
+    #[prost(string, tag = "1")]
+    pub name: String,
+}
+
+/// `ImageSpec`.
+#[derive(Clone, PartialEq, Message)]
+pub struct ImageSpec {
+    /// A reference.
+    #[prost(string, tag = "1")]
+    pub image: String,
+}
+
+/// `CreateContainerResponse` and `StartContainerRequest`.
+#[derive(Clone, PartialEq, Message)]
+pub struct ContainerId {
+    /// 64 hex digits.
+    #[prost(string, tag = "1")]
+    pub id: String,
+}
+
+/// `ExecSyncRequest`.
+#[derive(Clone, PartialEq, Message)]
+pub struct ExecSyncRequest {
+    /// Where.
+    #[prost(string, tag = "1")]
+    pub container_id: String,
+    /// What.
+    #[prost(string, repeated, tag = "2")]
+    pub cmd: Vec<String>,
+    /// Seconds it may take.
+    #[prost(int64, tag = "3")]
+    pub timeout: i64,
+}
+
+/// `ExecSyncResponse`.
+#[derive(Clone, PartialEq, Message)]
+pub struct ExecSyncResponse {
+    /// What it wrote.
+    #[prost(bytes = "vec", tag = "1")]
+    pub stdout: Vec<u8>,
+    /// Its complaints.
+    #[prost(bytes = "vec", tag = "2")]
+    pub stderr: Vec<u8>,
+    /// How it ended.
+    #[prost(int32, tag = "3")]
+    pub exit_code: i32,
+}
+
+/// The answer of a method that only says that it is done.
+#[derive(Clone, PartialEq, Message)]
+pub struct Done {}

@@ -1,0 +1,21 @@
+//! What the integration tests are built from: a machine of their own, real pods on it, traffic,
+//! and second opinions (tcpdump, Wireshark, bpftool) to compare sniff's work with.
+//!
+//! Everything here panics with a plain message instead of returning an error: a test whose
+//! surroundings cannot be built has failed, and the panic shows where. Everything made is removed
+//! on drop, and, because it lives in a PID and a mount namespace of its own, also when the test
+//! process is killed (see [`machine`]).
+
+pub mod bpf;
+pub mod cri;
+pub mod frame;
+pub mod leftovers;
+pub mod machine;
+pub mod netns;
+pub mod node;
+pub mod pcap;
+pub mod sniff;
+pub mod tcpdump;
+pub mod traffic;
+pub mod wait;
+pub mod wireshark;

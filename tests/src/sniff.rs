@@ -1,0 +1,308 @@
+//! The program under test: started in a namespace, watched, signalled and waited for.
+
+use std::{
+    ffi::OsString,
+    io::{BufRead as _, BufReader, Read as _},
+    os::unix::process::{CommandExt as _, ExitStatusExt as _},
+    path::PathBuf,
+    process::{Child, ChildStdout, ExitStatus, Stdio},
+    sync::mpsc::{Receiver, RecvTimeoutError, channel},
+    thread::{self, JoinHandle},
+    time::{Duration, Instant},
+};
+
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+
+use crate::{
+    netns::{Netns, tool},
+    wait,
+};
+
+/// How long sniff may take to attach.
+const START: Duration = Duration::from_secs(20);
+
+/// How long sniff may take to end once it should.
+const END: Duration = Duration::from_secs(20);
+
+/// The binary that was built for the tests.
+///
+/// # Panics
+///
+/// When `SNIFF_BIN` does not name it.
+pub fn binary() -> PathBuf {
+    let path = std::env::var_os("SNIFF_BIN").map(PathBuf::from);
+    let path = path.filter(|path| path.is_absolute() && path.is_file());
+    path.expect("SNIFF_BIN is not the path of a built sniff: run the tests with `cargo xtask test`")
+}
+
+/// A command line that waits to be started.
+#[derive(Debug)]
+pub struct Sniff<'a> {
+    netns: &'a Netns,
+    program: PathBuf,
+    args: Vec<OsString>,
+    stdout: Option<Stdio>,
+    user: Option<u32>,
+}
+
+/// A started sniff; killed on drop.
+#[derive(Debug)]
+pub struct Running {
+    child: Child,
+    stderr: Receiver<String>,
+    said: Vec<String>,
+    stdout: Option<Reader>,
+}
+
+type Reader = JoinHandle<Vec<u8>>;
+
+/// How it ended.
+#[derive(Debug)]
+pub struct Outcome {
+    /// Exit code, or the signal that ended it.
+    pub status: ExitStatus,
+    /// All that it wrote to stdout, unless the test took the pipe.
+    pub stdout: Vec<u8>,
+    /// Lines on stderr.
+    pub stderr: Vec<String>,
+}
+
+/// tcpdump's three lines, which sniff prints at the end too.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Counts {
+    /// `N packets captured`: written.
+    pub captured: u64,
+    /// `N packets received by filter`: wanted, captured or not.
+    pub received: u64,
+    /// `N packets dropped by kernel`.
+    pub dropped: u64,
+}
+
+impl<'a> Sniff<'a> {
+    /// A sniff that will run in `netns`, with all of that namespace's machine in view.
+    pub fn in_netns(netns: &'a Netns) -> Self {
+        Self {
+            netns,
+            program: binary(),
+            args: Vec::new(),
+            stdout: None,
+            user: None,
+        }
+    }
+
+    /// Runs this copy, a path on the machine.
+    pub fn program(self, path: &str) -> Self {
+        Self {
+            program: path.into(),
+            ..self
+        }
+    }
+
+    /// Adds arguments.
+    pub fn args<I>(mut self, args: I) -> Self
+    where
+        I: IntoIterator<Item: Into<OsString>>,
+    {
+        self.args.extend(args.into_iter().map(Into::into));
+        self
+    }
+
+    /// Gives it this stdout instead of a pipe that is read to its end.
+    pub fn stdout(self, stdout: Stdio) -> Self {
+        Self {
+            stdout: Some(stdout),
+            ..self
+        }
+    }
+
+    /// Runs it as another user, without capabilities.
+    pub fn user(self, uid: u32) -> Self {
+        Self {
+            user: Some(uid),
+            ..self
+        }
+    }
+
+    /// Starts it and waits until it listens.
+    pub fn start(self) -> Running {
+        let mut running = self.launch();
+        running.wait_for_line("listening on");
+        running
+    }
+
+    /// Starts it with a stdout that nobody reads until the test does, and waits until it listens.
+    pub fn start_unread(self) -> (Running, ChildStdout) {
+        let mut running = self.stdout(Stdio::piped()).launch();
+        let stdout = running.child.stdout.take().expect("a piped stdout");
+        running.wait_for_line("listening on");
+        (running, stdout)
+    }
+
+    /// Runs it to its end, which must come by itself.
+    pub fn run(self) -> Outcome {
+        self.launch().wait()
+    }
+
+    /// Starts it and waits for nothing.
+    pub fn launch(self) -> Running {
+        let Self {
+            netns,
+            program,
+            args,
+            stdout,
+            user,
+        } = self;
+        let mut command = tool(program);
+        command
+            .args(args)
+            .stdin(Stdio::null())
+            .stderr(Stdio::piped());
+        let collect = stdout.is_none();
+        command.stdout(stdout.unwrap_or_else(Stdio::piped));
+        if let Some(user) = user {
+            command.uid(user).gid(user);
+        }
+        let mut child = netns.spawn(&mut command);
+        let stdout = child.stdout.take_if(|_| collect).map(|mut pipe| {
+            thread::spawn(move || {
+                let mut bytes = Vec::new();
+                pipe.read_to_end(&mut bytes)
+                    .expect("reading sniff's stdout");
+                bytes
+            })
+        });
+        let pipe = BufReader::new(child.stderr.take().expect("a piped stderr"));
+        let (sender, stderr) = channel();
+        thread::spawn(move || {
+            // The test may have stopped listening.
+            pipe.lines()
+                .map_while(Result::ok)
+                .try_for_each(|line| sender.send(line))
+        });
+        Running {
+            child,
+            stderr,
+            said: Vec::new(),
+            stdout,
+        }
+    }
+}
+
+impl Running {
+    /// Its process, as numbered where the tests run.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Waits for a line on stderr that contains `text`, and returns it.
+    pub fn wait_for_line(&mut self, text: &str) -> String {
+        let deadline = Instant::now() + START;
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            match self.stderr.recv_timeout(left) {
+                Ok(line) => {
+                    self.said.push(line);
+                    let line = self.said.last().filter(|line| line.contains(text));
+                    if let Some(line) = line {
+                        return line.clone();
+                    }
+                }
+                Err(RecvTimeoutError::Timeout) => panic!("no {text:?} in time: {:#?}", self.said),
+                Err(RecvTimeoutError::Disconnected) => {
+                    panic!("sniff ended before {text:?}: {:#?}", self.said)
+                }
+            }
+        }
+    }
+
+    /// Sends it a signal; it may have ended already.
+    pub fn signal(&self, signal: Signal) {
+        let _ = kill(Pid::from_raw(self.pid().cast_signed()), signal);
+    }
+
+    /// Presses Ctrl-C and waits for the end.
+    pub fn stop(self) -> Outcome {
+        self.signal(Signal::SIGINT);
+        self.wait()
+    }
+
+    /// Waits for the end.
+    ///
+    /// # Panics
+    ///
+    /// When it does not come.
+    pub fn wait(mut self) -> Outcome {
+        let Some(status) = wait::exit_within(&mut self.child, END) else {
+            self.said.extend(self.stderr.try_iter());
+            panic!("sniff has not ended after {END:?}: {:#?}", self.said)
+        };
+        self.said.extend(self.stderr.iter());
+        let stdout = self
+            .stdout
+            .take()
+            .map(|reader| reader.join().expect("a reader"));
+        let stderr = std::mem::take(&mut self.said);
+        Outcome {
+            status,
+            stdout: stdout.unwrap_or_default(),
+            stderr,
+        }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if matches!(self.child.try_wait(), Ok(None)) {
+            self.signal(Signal::SIGKILL);
+            let _ = self.child.wait();
+        }
+    }
+}
+
+impl Outcome {
+    /// Checks that all went well and returns the counts.
+    pub fn success(&self) -> Counts {
+        assert_eq!(self.status.code(), Some(0), "{self:#?}");
+        self.counts()
+    }
+
+    /// The counts at the end.
+    pub fn counts(&self) -> Counts {
+        let number = |what: &str| -> u64 {
+            let mut numbers = self
+                .stderr
+                .iter()
+                .filter_map(|line| line.strip_suffix(what));
+            match (numbers.next().map(str::parse), numbers.next()) {
+                (Some(Ok(number)), None) => number,
+                _ => panic!("not one line with a number and {what:?}: {self:#?}"),
+            }
+        };
+        Counts {
+            captured: number(" packets captured"),
+            received: number(" packets received by filter"),
+            dropped: number(" packets dropped by kernel"),
+        }
+    }
+
+    /// Checks that it refused with `code` and exactly one line, and returns the line.
+    pub fn refusal(&self, code: i32) -> &str {
+        assert_eq!(self.status.code(), Some(code), "{self:#?}");
+        assert!(
+            self.stdout.is_empty(),
+            "only packets belong on stdout: {self:#?}"
+        );
+        match self.stderr.as_slice() {
+            [line] if line.starts_with("sniff: ") => line,
+            _ => panic!("not one line that starts with `sniff: `: {self:#?}"),
+        }
+    }
+
+    /// The signal that ended it.
+    pub fn signal(&self) -> Option<i32> {
+        self.status.signal()
+    }
+}

@@ -1,0 +1,208 @@
+//! Where sniff attaches, and that it leaves nothing out there.
+
+use std::net::Ipv4Addr;
+
+use sniff_tests::{
+    bpf::RedirectPeer,
+    leftovers::{BpfObjects, Snapshot},
+    machine::{FakePod, Machine},
+    pcap::{Direction, PcapNg, assert_same},
+    sniff::{self, Sniff},
+    tcpdump::Tcpdump,
+    traffic,
+};
+
+use crate::{Capture, echoes};
+
+/// Two pods that reach each other through the machine.
+fn two_pods(machine: &Machine) -> (FakePod, FakePod) {
+    machine.netns().sysctl("net/ipv4/ip_forward", "1");
+    let (a, b) = (machine.fake_pod("a", 1), machine.fake_pod("b", 2));
+    for pod in [&a, &b] {
+        pod.netns
+            .run(&format!("ip route add default via {}", pod.gateway4));
+    }
+    // The neighbours are known from here on.
+    traffic::ping(&a.netns, b.ipv4.into(), 1, 16);
+    (a, b)
+}
+
+/// Echoes into and out of the pod.
+fn both_ways(file: &PcapNg, size: u32) -> (usize, usize) {
+    let packets = &file.packets;
+    (
+        echoes(packets, Direction::In, size),
+        echoes(packets, Direction::Out, size),
+    )
+}
+
+#[test]
+fn both_ends_of_a_veth_pair_carry_the_same_packets() {
+    let machine = Machine::boot();
+    let node = machine.netns();
+    let pod = machine.fake_pod("blue", 1);
+    let captures = ["host", "pod", "auto"].map(|end| {
+        let capture = Capture::new();
+        let args = ["--netns", "blue", "--attach", end, "-w", capture.arg()];
+        (Sniff::in_netns(&node).args(args).start(), capture)
+    });
+    traffic::ping(&node, pod.ipv4.into(), 10, 56);
+    traffic::ping(&pod.netns, pod.gateway4.into(), 10, 57);
+    let [host, inside, auto] = captures.map(|(sniff, capture)| {
+        sniff.stop().success();
+        capture.read()
+    });
+    for file in [&host, &inside, &auto] {
+        assert_eq!(both_ways(file, 56), (10, 10));
+        assert_eq!(both_ways(file, 57), (10, 10));
+    }
+    let place = |file: &PcapNg| {
+        file.interfaces[0]
+            .description
+            .clone()
+            .expect("a description")
+    };
+    assert!(place(&host).contains(&pod.veth.name), "{}", place(&host));
+    assert!(
+        place(&inside).contains("inside the pod"),
+        "{}",
+        place(&inside)
+    );
+    assert_eq!(place(&auto), place(&host));
+}
+
+#[test]
+fn behind_a_redirect_peer_cni_both_directions_are_captured() {
+    let machine = Machine::boot();
+    let node = machine.netns();
+    let (a, b) = two_pods(&machine);
+    let _there = RedirectPeer::attach(&node, a.veth.index, b.veth.index);
+    let _back = RedirectPeer::attach(&node, b.veth.index, a.veth.index);
+    let tcpdump = Tcpdump::start(&node, &b.veth.name, &["icmp"]);
+    let captures = ["host", "pod", "auto"].map(|end| {
+        let capture = Capture::new();
+        let args = ["--netns", "b", "--attach", end, "-w", capture.arg()];
+        (Sniff::in_netns(&node).args(args).start(), capture)
+    });
+    traffic::ping(&a.netns, b.ipv4.into(), 20, 56);
+    let [host, inside, auto] = captures.map(|(sniff, capture)| {
+        sniff.stop().success();
+        capture.read()
+    });
+    // The premise: at the host's end, nothing that goes into the pod is seen by anyone.
+    let from_b = |packet: &sniff_tests::pcap::Packet| source(&packet.data) == Some(b.ipv4);
+    let seen = tcpdump.stop();
+    assert!(seen.len() == 20 && seen.iter().all(from_b), "{seen:?}");
+    assert_eq!(both_ways(&host, 56), (0, 20));
+
+    assert_eq!(both_ways(&inside, 56), (20, 20));
+    assert_eq!(both_ways(&auto, 56), (20, 20));
+}
+
+#[test]
+fn a_redirect_peer_cni_that_comes_later_is_noticed() {
+    let machine = Machine::boot();
+    let node = machine.netns();
+    let (a, b) = two_pods(&machine);
+    let capture = Capture::new();
+    let mut sniff = Sniff::in_netns(&node)
+        .args(["--netns", "b", "-w", capture.arg()])
+        .start();
+    traffic::ping(&a.netns, b.ipv4.into(), 5, 56);
+    let _there = RedirectPeer::attach(&node, a.veth.index, b.veth.index);
+    let _back = RedirectPeer::attach(&node, b.veth.index, a.veth.index);
+    traffic::ping(&a.netns, b.ipv4.into(), 5, 57);
+    let line = sniff.wait_for_line("inside the pod eth0");
+    assert!(line.contains("netns:b/eth0"), "{line}");
+    traffic::ping(&a.netns, b.ipv4.into(), 20, 58);
+    sniff.stop().success();
+    let file = capture.read();
+    assert_eq!(both_ways(&file, 56), (5, 5));
+    // The pod's own packets pass the host's end as before: the move must not lose them. At the
+    // seam, one may be seen at both ends.
+    let leaving = both_ways(&file, 57).1;
+    assert!(
+        leaving >= 5,
+        "{leaving} of 5 that left the pod during the move"
+    );
+    assert_eq!(
+        both_ways(&file, 58),
+        (20, 20),
+        "each once, at the pod's end"
+    );
+}
+
+#[test]
+fn packets_pass_on_to_the_programs_behind_sniff() {
+    let machine = Machine::boot();
+    let node = machine.netns();
+    let (a, b) = two_pods(&machine);
+    let capture = Capture::new();
+    let args = ["--netns", "a", "--attach", "host", "-w", capture.arg()];
+    let sniff = Sniff::in_netns(&node).args(args).start();
+    // Attached later and at the tail, so sniff runs first; what it sees must still get here.
+    let _there = RedirectPeer::attach(&node, a.veth.index, b.veth.index);
+    let _back = RedirectPeer::attach(&node, b.veth.index, a.veth.index);
+    let tcpdump = Tcpdump::start(&node, &b.veth.name, &["icmp[icmptype] = icmp-echo"]);
+    let in_pod = Tcpdump::start(&b.netns, "eth0", &["icmp[icmptype] = icmp-echo"]);
+    traffic::ping(&a.netns, b.ipv4.into(), 5, 56);
+    sniff.stop().success();
+    assert_eq!(tcpdump.stop(), [], "redirected");
+    let at_pod = in_pod.stop();
+    let ours = capture.read().packets;
+    let requests: Vec<_> = ours
+        .into_iter()
+        .filter(|packet| at_pod.iter().any(|p| p.data == packet.data))
+        .collect();
+    assert_same(("sniff, out of a", &requests), ("tcpdump in b", &at_pod));
+}
+
+#[test]
+fn through_clsact_the_same_is_captured_and_only_what_is_its_own_is_removed() {
+    let machine = Machine::boot();
+    let node = machine.netns();
+    let (fresh, shared) = (machine.fake_pod("fresh", 1), machine.fake_pod("shared", 2));
+    // Somebody else's qdisc and filter; the filter passes everything.
+    let veth = &shared.veth.name;
+    node.run(&format!("tc qdisc add dev {veth} clsact"));
+    node.run(&format!(
+        "tc filter add dev {veth} ingress pref 7 protocol all u32 match u32 0 0"
+    ));
+    let filters = || node.run(&format!("tc filter show dev {veth} ingress"));
+    let filter = filters();
+    let binary = sniff::binary();
+    let before = Snapshot::take(&machine, &[&node, &fresh.netns, &shared.netns], &binary);
+
+    let capture = Capture::new();
+    let args = [
+        "--netns",
+        "fresh",
+        "--netns",
+        "shared",
+        "--hook",
+        "clsact",
+        "-w",
+        capture.arg(),
+    ];
+    let sniff = Sniff::in_netns(&node).args(args).start();
+    let objects = BpfObjects::held_by(sniff.pid());
+    assert_ne!(filters(), filter, "not attached through clsact");
+    for pod in [&fresh, &shared] {
+        traffic::ping(&node, pod.ipv4.into(), 5, 56);
+    }
+    sniff.stop().success();
+    let file = capture.read();
+    for name in ["netns:fresh/eth0", "netns:shared/eth0"] {
+        let packets = file.packets_of(name);
+        assert_eq!(echoes(&packets, Direction::In, 56), 5, "{name}");
+        assert_eq!(echoes(&packets, Direction::Out, 56), 5, "{name}");
+    }
+    objects.assert_gone();
+    before.assert_unchanged(&binary);
+    assert_eq!(filters(), filter);
+}
+
+fn source(frame: &[u8]) -> Option<Ipv4Addr> {
+    let octets: [u8; 4] = frame.get(26..30)?.try_into().ok()?;
+    Some(octets.into())
+}

@@ -1,0 +1,164 @@
+//! What cannot be done is refused with one line that says what, which and what to do.
+
+use std::{
+    fs::{self, File, Permissions},
+    io::Read as _,
+    os::unix::fs::PermissionsExt as _,
+    process::Stdio,
+};
+
+use nix::pty::openpty;
+use sniff_tests::{
+    machine::{FakePod, Machine},
+    netns::Netns,
+    node::Node,
+    sniff::Sniff,
+};
+
+/// Something failed.
+const FAILURE: i32 = 1;
+/// The command line is wrong.
+const USAGE: i32 = 2;
+
+/// Runs sniff with `args` and checks its refusal: exit code, one line, and what the line names.
+fn assert_refused(netns: &Netns, args: &[&str], code: i32, names: &[&str]) {
+    let outcome = Sniff::in_netns(netns).args(args.iter().copied()).run();
+    let line = outcome.refusal(code);
+    for name in names {
+        assert!(line.contains(name), "{args:?}: no {name:?} in {line:?}");
+    }
+}
+
+#[test]
+fn a_wrong_command_line_is_a_usage_error() {
+    let machine = Machine::boot();
+    let netns = machine.netns();
+    for (args, names) in [
+        (&[][..], &["--pod"][..]),
+        (&["--pod", "Shop_1/web"], &["Shop_1", "--pod"]),
+        (&["--pod", "shop/web/eth0"], &["shop/web/eth0", "--pod"]),
+        (&["--pod", "shop/../etc"], &["shop/../etc", "--pod"]),
+        (&["-i", "lo", "--count", "many"], &["many", "--count"]),
+        (&["-i", "lo", "--count", "0"], &["0", "--count"]),
+        (&["-i", "lo", "-s", "262145"], &["262145", "262144"]),
+        (&["-i", "lo", "--duration", "soon"], &["soon", "--duration"]),
+        (&["-i", "lo", "-B", "64"], &["64", "--buffer-size", "MiB"]),
+        (&["-i", "lo", "-B", "1KiB"], &["1KiB", "512KiB"]),
+        (&["-i", "lo", "-Q", "sideways"], &["sideways", "inout"]),
+        (&["-i", "lo", "--attach", "above"], &["above", "auto"]),
+        (&["--pid", "first"], &["first", "--pid"]),
+        (&["-i", "lo", "--print", "-w", "-"], &["--print", "-w"]),
+        (&["--nonsense"], &["--nonsense"]),
+    ] {
+        assert_refused(&netns, args, USAGE, names);
+    }
+}
+
+#[test]
+fn a_target_that_is_not_there_is_named() {
+    let machine = Machine::boot();
+    let netns = machine.netns();
+    let FakePod { .. } = machine.fake_pod("blue", 1);
+    for (args, names) in [
+        (&["-i", "eth7"][..], &["eth7", "veth-blue"][..]),
+        (
+            &["--netns", "blue", "-i", "eth7"],
+            &["eth7", "blue", "eth0"],
+        ),
+        (&["--netns", "green"], &["green"]),
+        (&["--netns", "/etc/passwd"], &["/etc/passwd"]),
+        (&["--pid", "99999999"], &["99999999"]),
+        (&["--pod", "shop/web"], &["shop/web", "--cri-socket"]),
+        (
+            &["--pod", "a/b", "--cri-socket", "/run/no.sock"],
+            &["/run/no.sock"],
+        ),
+    ] {
+        assert_refused(&netns, args, FAILURE, names);
+    }
+}
+
+#[test]
+fn a_pod_that_cannot_be_captured_is_named_and_what_to_do_instead() {
+    let node = Node::start();
+    let _web = node.pod("shop", "web-7d9f").start();
+    let stopped = node.pod("shop", "stopped").start();
+    stopped.sandbox.stop();
+    let _proxy = node.host_network_pod("kube-system", "proxy");
+    for (args, names) in [
+        (
+            &["--pod", "shop/web-7d9g"][..],
+            &["shop/web-7d9g", "shop/web-7d9f"][..],
+        ),
+        (
+            &["--pod", "shpo/web-7d9f"],
+            &["shpo/web-7d9f", "shop/web-7d9f"],
+        ),
+        (&["--pod", "shop/stopped"], &["shop/stopped", "not running"]),
+        (
+            &["--pod", "kube-system/proxy"],
+            &["kube-system/proxy", "host", "-i"],
+        ),
+        (
+            &["--pod", "shop/web-7d9f", "-i", "eth7"],
+            &["shop/web-7d9f", "eth7", "eth0"],
+        ),
+        (
+            &["--container-id", "0123456789abcdef"],
+            &["0123456789abcdef"],
+        ),
+    ] {
+        assert_refused(&node.netns, args, FAILURE, names);
+    }
+}
+
+#[test]
+fn an_output_that_cannot_be_written_is_named() {
+    let machine = Machine::boot();
+    machine.fake_pod("blue", 1);
+    for path in ["/run/nowhere/f.pcapng", "/run", "/proc/version"] {
+        assert_refused(
+            &machine.netns(),
+            &["--netns", "blue", "-w", path],
+            FAILURE,
+            &[path],
+        );
+    }
+}
+
+#[test]
+fn packets_are_not_written_to_a_terminal_as_bytes() {
+    let machine = Machine::boot();
+    machine.fake_pod("blue", 1);
+    let pty = openpty(None, None).expect("a pseudo-terminal");
+    let outcome = Sniff::in_netns(&machine.netns())
+        .args(["--netns", "blue", "-w", "-"])
+        .stdout(Stdio::from(pty.slave))
+        .run();
+    let line = outcome.refusal(FAILURE);
+    assert!(line.contains("terminal"), "{line}");
+    // With its other end closed, a terminal that got nothing answers with an error.
+    let read = File::from(pty.master).read(&mut [0; 64]);
+    assert!(!matches!(read, Ok(1..)), "bytes on the terminal");
+}
+
+#[test]
+fn without_privileges_the_capability_that_lacks_is_named() {
+    const NOBODY: u32 = 65534;
+    let machine = Machine::boot();
+    machine.fake_pod("blue", 1);
+    // Where it was built, nobody but root may be able to look.
+    let copy = machine.path("/run/sniff");
+    fs::copy(sniff_tests::sniff::binary(), &copy).expect("a copy of sniff");
+    fs::set_permissions(&copy, Permissions::from_mode(0o755)).expect("its permissions");
+    let netns = machine.netns();
+    let sniff = Sniff::in_netns(&netns)
+        .program("/run/sniff")
+        .args(["--netns", "blue"]);
+    let outcome = sniff.user(NOBODY).run();
+    let line = outcome.refusal(FAILURE);
+    assert!(
+        line.contains("CAP_NET_ADMIN") && line.contains("root"),
+        "{line}"
+    );
+}
