@@ -4,11 +4,7 @@ use aya_build::{Package, Toolchain};
 
 fn main() -> anyhow::Result<()> {
     aya_build::build_ebpf(
-        [Package {
-            name: "sniff-ebpf",
-            root_dir: "../sniff-ebpf",
-            ..Default::default()
-        }],
+        [Package { name: "sniff-ebpf", root_dir: "../sniff-ebpf", ..Default::default() }],
         Toolchain::Nightly,
     )
 }

@@ -21,9 +21,8 @@ pub const MAX_SNAPLEN: u32 = 256 * 1024;
 ///
 /// `bpf_ringbuf_reserve` takes only constants, so a record takes the smallest class that its block fits in.
 /// The steps follow real packet sizes: bare ACKs, the Ethernet MTU (1514), jumbo frames (9014), GSO (64 KiB).
-pub const RECORD_CLASSES: [usize; 12] = [
-    128, 256, 512, 1024, 1600, 4096, 9216, 16_640, 33_024, 66_560, 132_096, 262_272,
-];
+pub const RECORD_CLASSES: [usize; 12] =
+    [128, 256, 512, 1024, 1600, 4096, 9216, 16_640, 33_024, 66_560, 132_096, 262_272];
 
 /// Smallest ring, in bytes: the power of two that takes the largest record.
 pub const MIN_RING_BYTES: u32 = 512 * 1024;
@@ -74,12 +73,7 @@ impl Counters {
 
 impl core::ops::AddAssign for Counters {
     fn add_assign(&mut self, other: Self) {
-        let Self {
-            matched,
-            ring_full,
-            unreadable,
-            untold,
-        } = other;
+        let Self { matched, ring_full, unreadable, untold } = other;
         self.matched += matched;
         self.ring_full += ring_full;
         self.unreadable += unreadable;
@@ -133,27 +127,9 @@ mod tests {
 
     #[test]
     fn counters_add_up_field_by_field() {
-        let mut sum = Counters {
-            matched: 1,
-            ring_full: 2,
-            unreadable: 3,
-            untold: 4,
-        };
-        sum += Counters {
-            matched: 10,
-            ring_full: 20,
-            unreadable: 30,
-            untold: 40,
-        };
-        assert_eq!(
-            sum,
-            Counters {
-                matched: 11,
-                ring_full: 22,
-                unreadable: 33,
-                untold: 44
-            }
-        );
+        let mut sum = Counters { matched: 1, ring_full: 2, unreadable: 3, untold: 4 };
+        sum += Counters { matched: 10, ring_full: 20, unreadable: 30, untold: 40 };
+        assert_eq!(sum, Counters { matched: 11, ring_full: 22, unreadable: 33, untold: 44 });
         assert_eq!(sum.lost(), 55);
     }
 }

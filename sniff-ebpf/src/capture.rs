@@ -72,10 +72,7 @@ pub fn capture(ctx: &TcContext, place: &Place) {
 #[inline(always)]
 fn count(ctx: &TcContext, place: &Place, counters: &mut Counters, lost: &Lost) {
     if counters.untold == 0 && counters.lost() == 0 {
-        debug!(
-            ctx,
-            "interface {}: first lost packet on this CPU", place.interface
-        );
+        debug!(ctx, "interface {}: first lost packet on this CPU", place.interface);
     }
     counters.untold += 1;
     match lost {
@@ -102,11 +99,7 @@ fn record(packet: &Packet<'_>, header: &Header) -> Result<(), Lost> {
 /// Bytes of a packet that a record of size `N` takes.
 const fn room<const N: usize>() -> u64 {
     let room = N as u64 - epb::OVERHEAD as u64;
-    if room < MAX_SNAPLEN as u64 {
-        room
-    } else {
-        MAX_SNAPLEN as u64
-    }
+    if room < MAX_SNAPLEN as u64 { room } else { MAX_SNAPLEN as u64 }
 }
 
 #[inline(always)]
@@ -199,8 +192,6 @@ unsafe fn write_options(at: *mut u32, header: &Header) -> *mut u32 {
 #[inline(always)]
 fn opaque(mut value: u64) -> u64 {
     // SAFETY: no instruction at all.
-    unsafe {
-        core::arch::asm!("/* {0} */", inout(reg) value, options(nomem, nostack, preserves_flags))
-    };
+    unsafe { core::arch::asm!("/* {0} */", inout(reg) value, options(nomem, nostack, preserves_flags)) };
     value
 }

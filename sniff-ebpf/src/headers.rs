@@ -30,11 +30,7 @@ const MAX_EXTENSIONS: u32 = 8;
 /// Bytes up to the end of the headers of a packet that starts with an Ethernet header, or with its IP header.
 #[inline(always)]
 pub fn len(bytes: &impl Bytes, ethernet: bool) -> u32 {
-    if ethernet {
-        of_ethernet(bytes)
-    } else {
-        of_ip(bytes, 0)
-    }
+    if ethernet { of_ethernet(bytes) } else { of_ip(bytes, 0) }
 }
 
 #[inline(always)]
@@ -66,20 +62,13 @@ fn of_ip(bytes: &impl Bytes, offset: u32) -> u32 {
 /// RFC 791, section 3.1.
 #[inline(always)]
 fn of_ipv4(bytes: &impl Bytes, offset: u32) -> u32 {
-    let header = bytes
-        .u8(offset)
-        .map_or(0, |byte| u32::from(byte & 0xf) * 4)
-        .max(IPV4);
+    let header = bytes.u8(offset).map_or(0, |byte| u32::from(byte & 0xf) * 4).max(IPV4);
     let end = offset + header;
     let (Some(fragment), Some(protocol)) = (bytes.u16(offset + 6), bytes.u8(offset + 9)) else {
         return end;
     };
     // Only the first fragment has the transport header.
-    if fragment & 0x1fff != 0 {
-        end
-    } else {
-        of_transport(bytes, end, protocol)
-    }
+    if fragment & 0x1fff != 0 { end } else { of_transport(bytes, end, protocol) }
 }
 
 /// RFC 8200, section 4; RFC 4302 for the authentication header.
@@ -119,10 +108,7 @@ fn of_transport(bytes: &impl Bytes, offset: u32, protocol: u8) -> u32 {
     offset
         + match protocol {
             // TCP, RFC 9293 section 3.1.
-            6 => bytes
-                .u8(offset + 12)
-                .map_or(0, |byte| u32::from(byte >> 4) * 4)
-                .max(20),
+            6 => bytes.u8(offset + 12).map_or(0, |byte| u32::from(byte >> 4) * 4).max(20),
             // ICMP, UDP, ESP (up to its sequence number), ICMPv6, UDP-Lite.
             1 | 17 | 50 | 58 | 136 => 8,
             // IGMP.
@@ -194,14 +180,8 @@ mod tests {
             let packet = ethernet(&[0x0800], &[&ipv4(5, 0, 6), header]);
             assert_eq!(len(&packet, true), 14 + 20 + len_of_tcp);
         }
-        assert_eq!(
-            len(&ethernet(&[0x0800], &[&ipv4(5, 0, 17)]), true),
-            14 + 20 + 8
-        );
-        assert_eq!(
-            len(&ethernet(&[0x0800], &[&ipv4(5, 0, 132)]), true),
-            14 + 20 + 12
-        );
+        assert_eq!(len(&ethernet(&[0x0800], &[&ipv4(5, 0, 17)]), true), 14 + 20 + 8);
+        assert_eq!(len(&ethernet(&[0x0800], &[&ipv4(5, 0, 132)]), true), 14 + 20 + 12);
         assert_eq!(len(&ethernet(&[0x0800], &[&ipv4(5, 0, 47)]), true), 14 + 20);
     }
 
@@ -215,33 +195,16 @@ mod tests {
     fn goes_through_ipv6_extension_headers() {
         let hop_by_hop = [44, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
         let first_fragment = [51, 0, 0, 1, 0, 0, 0, 0];
-        let authentication = [
-            6, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0,
-        ];
-        let packet = ethernet(
-            &[0x86dd],
-            &[
-                &ipv6(0),
-                &hop_by_hop,
-                &first_fragment,
-                &authentication,
-                &tcp(8),
-            ],
-        );
+        let authentication = [6, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+        let packet = ethernet(&[0x86dd], &[&ipv6(0), &hop_by_hop, &first_fragment, &authentication, &tcp(8)]);
         assert_eq!(len(&packet, true), 14 + 40 + 16 + 8 + 24 + 32);
     }
 
     #[test]
     fn later_fragments_have_no_transport_header() {
-        assert_eq!(
-            len(&ethernet(&[0x0800], &[&ipv4(5, 185, 6), &tcp(5)]), true),
-            14 + 20
-        );
+        assert_eq!(len(&ethernet(&[0x0800], &[&ipv4(5, 185, 6), &tcp(5)]), true), 14 + 20);
         let later_fragment = [6, 0, 0, 8, 0, 0, 0, 0];
-        assert_eq!(
-            len(&ethernet(&[0x86dd], &[&ipv6(44), &later_fragment]), true),
-            14 + 40 + 8
-        );
+        assert_eq!(len(&ethernet(&[0x86dd], &[&ipv6(44), &later_fragment]), true), 14 + 40 + 8);
     }
 
     #[test]
@@ -254,14 +217,8 @@ mod tests {
 
     #[test]
     fn without_ethernet_the_packet_starts_with_ip() {
-        assert_eq!(
-            len(&Packet([ipv4(5, 0, 6), tcp(6)].concat()), false),
-            20 + 24
-        );
-        assert_eq!(
-            len(&Packet([ipv6(58), vec![0; 64]].concat()), false),
-            40 + 8
-        );
+        assert_eq!(len(&Packet([ipv4(5, 0, 6), tcp(6)].concat()), false), 20 + 24);
+        assert_eq!(len(&Packet([ipv6(58), vec![0; 64]].concat()), false), 40 + 8);
     }
 
     #[test]

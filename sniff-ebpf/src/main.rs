@@ -33,12 +33,7 @@ extern "C" fn sniff_capture(
     snaplen: u64,
     clock_offset: u64,
 ) -> i32 {
-    let place = Place {
-        interface: interface as u32,
-        direction: direction as u32,
-        snaplen,
-        clock_offset,
-    };
+    let place = Place { interface: interface as u32, direction: direction as u32, snaplen, clock_offset };
     capture::capture(&TcContext::new(skb), &place);
     TC_ACT_UNSPEC
 }

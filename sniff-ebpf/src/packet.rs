@@ -38,11 +38,7 @@ impl<'a> Packet<'a> {
     #[inline(always)]
     pub fn original_len(&self) -> u64 {
         let len = u64::from(self.ctx.len());
-        if self.vlan.is_some() {
-            len + VLAN_LEN
-        } else {
-            len
-        }
+        if self.vlan.is_some() { len + VLAN_LEN } else { len }
     }
 
     /// Bits of `epb_flags` that tell of work left to the device. A packet that waits for segmentation always
@@ -51,11 +47,7 @@ impl<'a> Packet<'a> {
     pub fn offload_flags(&self) -> u32 {
         // SAFETY: as in `new`.
         let gso_size = unsafe { (*self.ctx.skb.skb).gso_size };
-        if gso_size == 0 {
-            0
-        } else {
-            epb::FLAGS_CHECKSUM_NOT_READY | epb::FLAGS_SEGMENTATION_OFFLOADED
-        }
+        if gso_size == 0 { 0 } else { epb::FLAGS_CHECKSUM_NOT_READY | epb::FLAGS_SEGMENTATION_OFFLOADED }
     }
 
     /// Copies the packet's first `len` bytes to `to`, with the VLAN tag back in its place.
@@ -84,9 +76,7 @@ impl<'a> Packet<'a> {
         // SAFETY: 16 bytes are there; behind them, `len` bounds the rest.
         unsafe {
             self.load(0, to, VLAN_OFFSET)?;
-            to.add(VLAN_OFFSET as usize)
-                .cast::<u32>()
-                .write(u32::from_ne_bytes(tag));
+            to.add(VLAN_OFFSET as usize).cast::<u32>().write(u32::from_ne_bytes(tag));
             let done = VLAN_OFFSET + VLAN_LEN;
             if len > done {
                 return self.load(VLAN_OFFSET, to.add(done as usize), len - done);
@@ -105,8 +95,7 @@ impl<'a> Packet<'a> {
     #[inline(always)]
     unsafe fn load(&self, from: u64, to: *mut u8, len: u64) -> Result<(), Unreadable> {
         // SAFETY: the caller's promise, which the verifier checks again.
-        let status =
-            unsafe { bpf_skb_load_bytes(self.ctx.as_ptr(), from as u32, to.cast(), len as u32) };
+        let status = unsafe { bpf_skb_load_bytes(self.ctx.as_ptr(), from as u32, to.cast(), len as u32) };
         if status == 0 { Ok(()) } else { Err(Unreadable) }
     }
 }

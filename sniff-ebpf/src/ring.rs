@@ -36,11 +36,7 @@ pub fn reserve<const N: usize>() -> Option<RingBufEntry<Record<N>>> {
 /// Hands a written record to the reader.
 #[inline(always)]
 pub fn submit<const N: usize>(record: RingBufEntry<Record<N>>) {
-    let flags = if wake_is_due(N as u64) {
-        BPF_RB_FORCE_WAKEUP
-    } else {
-        BPF_RB_NO_WAKEUP
-    };
+    let flags = if wake_is_due(N as u64) { BPF_RB_FORCE_WAKEUP } else { BPF_RB_NO_WAKEUP };
     record.submit(u64::from(flags));
 }
 

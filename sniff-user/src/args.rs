@@ -35,12 +35,7 @@ pub struct Args {
     pub netns: Vec<Target>,
 
     /// An interface: of this host, or with a target above, inside it (default there: all but lo)
-    #[arg(
-        short,
-        long = "interface",
-        value_name = "IFACE",
-        help_heading = "Targets"
-    )]
+    #[arg(short, long = "interface", value_name = "IFACE", help_heading = "Targets")]
     pub interfaces: Vec<String>,
 
     /// Socket of the container runtime (default: the usual places in turn)
@@ -52,23 +47,12 @@ pub struct Args {
     pub node_name: Option<String>,
 
     /// List the pods of this node with their interfaces
-    #[arg(
-        short = 'D',
-        long = "list",
-        alias = "list-interfaces",
-        help_heading = "Targets"
-    )]
+    #[arg(short = 'D', long = "list", alias = "list-interfaces", help_heading = "Targets")]
     pub list: bool,
 
     /// Where to attach: the host end of the pod's veth, the interface inside the pod, or whichever sees all packets
-    #[arg(
-        long,
-        value_enum,
-        default_value_t,
-        value_name = "WHERE",
-        help_heading = "Capture"
-    )]
-    pub attach: Side,
+    #[arg(long, value_enum, default_value_t, value_name = "WHERE", help_heading = "Capture")]
+    pub attach: AttachAt,
 
     /// How to attach (default: TCX, or clsact on a kernel without it)
     #[arg(long, value_enum, hide = true, value_name = "HOW")]
@@ -104,13 +88,7 @@ pub struct Args {
     pub ring_bytes: u32,
 
     /// Write pcapng to a file, or to standard output with `-`
-    #[arg(
-        short,
-        long = "write",
-        visible_short_alias = 'o',
-        value_name = "FILE|-",
-        help_heading = "Output"
-    )]
+    #[arg(short, long = "write", visible_short_alias = 'o', value_name = "FILE|-", help_heading = "Output")]
     pub write: Option<PathBuf>,
 
     /// Print packets as lines, also when writing a file
@@ -133,9 +111,7 @@ pub struct Args {
 impl Args {
     /// The targets, in the order of their kinds; host interfaces when nothing else is named.
     pub fn targets(&self) -> Vec<Target> {
-        let named = [&self.pods, &self.containers, &self.pids, &self.netns]
-            .into_iter()
-            .flatten();
+        let named = [&self.pods, &self.containers, &self.pids, &self.netns].into_iter().flatten();
         let mut targets: Vec<Target> = named.cloned().collect();
         if targets.is_empty() {
             targets.extend(self.interfaces.iter().cloned().map(Target::Interface));
@@ -146,7 +122,7 @@ impl Args {
 
 /// `--attach`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-pub enum Side {
+pub enum AttachAt {
     /// The host's end, unless that is seen to miss packets
     #[default]
     Auto,
@@ -183,9 +159,7 @@ fn snaplen(text: &str) -> Result<u32, String> {
     match text.parse() {
         Ok(0) => Ok(MAX_SNAPLEN),
         Ok(bytes) if bytes <= MAX_SNAPLEN => Ok(bytes),
-        _ => Err(format!(
-            "a snapshot length is a number from 0 to {MAX_SNAPLEN}"
-        )),
+        _ => Err(format!("a snapshot length is a number from 0 to {MAX_SNAPLEN}")),
     }
 }
 
@@ -235,10 +209,7 @@ mod tests {
     #[test]
     fn an_interface_is_a_target_only_by_itself() {
         let of = |args: &[&str]| Args::try_parse_from(args).unwrap().targets();
-        assert_eq!(
-            of(&["sniff", "-i", "eth0"]),
-            [Target::Interface("eth0".to_owned())]
-        );
+        assert_eq!(of(&["sniff", "-i", "eth0"]), [Target::Interface("eth0".to_owned())]);
         assert_eq!(of(&["sniff", "--pid", "7", "-i", "eth0"]), [Target::Pid(7)]);
     }
 }

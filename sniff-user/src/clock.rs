@@ -49,9 +49,6 @@ mod tests {
     fn offset_turns_boot_time_into_wall_clock_time() {
         let offset = boot_to_epoch().unwrap();
         let converted = nanoseconds(ClockId::CLOCK_BOOTTIME).unwrap() + offset;
-        assert!(
-            now().unwrap().abs_diff(converted) < 10_000_000,
-            "off by more than 10 ms"
-        );
+        assert!(now().unwrap().abs_diff(converted) < 10_000_000, "off by more than 10 ms");
     }
 }

@@ -109,10 +109,7 @@ impl Runtimes {
     pub async fn find(socket: Option<&str>) -> Result<Self> {
         if let Some(socket) = socket {
             let cri = Cri::connect(socket).await?;
-            return Ok(Self {
-                answering: vec![cri],
-                failures: Vec::new(),
-            });
+            return Ok(Self { answering: vec![cri], failures: Vec::new() });
         }
         let mut runtimes = Self::default();
         for socket in SOCKETS {
@@ -148,10 +145,7 @@ impl Cri {
             }
             Err(_) => return Err(anyhow!("CRI socket {path}: no connection within 5 s")),
         };
-        let cri = Self {
-            socket: path.into(),
-            channel,
-        };
+        let cri = Self { socket: path.into(), channel };
         let _: api::VersionResponse = cri.call("Version", api::VersionRequest {}).await?;
         Ok(cri)
     }
@@ -163,8 +157,7 @@ impl Cri {
     pub async fn sandboxes_of(&self, namespace: &str, name: &str) -> Result<Vec<Sandbox>> {
         let labels = [(POD_NAMESPACE, namespace), (POD_NAME, name)];
         let label_selector = labels.map(|(key, value)| (key.into(), value.into())).into();
-        self.list(Some(api::PodSandboxFilter { label_selector }))
-            .await
+        self.list(Some(api::PodSandboxFilter { label_selector })).await
     }
 
     /// All sandboxes, stopped ones included, in no particular order.
@@ -180,12 +173,8 @@ impl Cri {
     /// # Errors
     /// When there is none, or the runtime fails or does not answer within 5 seconds.
     pub async fn network_of(&self, sandbox_id: &str) -> Result<SandboxNetwork> {
-        let request = api::PodSandboxStatusRequest {
-            pod_sandbox_id: sandbox_id.into(),
-            verbose: true,
-        };
-        let response: api::PodSandboxStatusResponse =
-            self.call("PodSandboxStatus", request).await?;
+        let request = api::PodSandboxStatusRequest { pod_sandbox_id: sandbox_id.into(), verbose: true };
+        let response: api::PodSandboxStatusResponse = self.call("PodSandboxStatus", request).await?;
         Ok(response.into())
     }
 
@@ -194,14 +183,9 @@ impl Cri {
     /// # Errors
     /// When the runtime fails or does not answer within 5 seconds.
     pub async fn containers(&self) -> Result<Vec<Container>> {
-        let response: api::ListContainersResponse = self
-            .call("ListContainers", api::ListContainersRequest {})
-            .await?;
-        Ok(response
-            .containers
-            .into_iter()
-            .map(Container::from)
-            .collect())
+        let response: api::ListContainersResponse =
+            self.call("ListContainers", api::ListContainersRequest {}).await?;
+        Ok(response.containers.into_iter().map(Container::from).collect())
     }
 
     async fn list(&self, filter: Option<api::PodSandboxFilter>) -> Result<Vec<Sandbox>> {
@@ -239,19 +223,14 @@ mod tests {
     use super::*;
 
     async fn refusal(socket: &str) -> String {
-        let Err(error) = Cri::connect(socket).await else {
-            panic!("{socket} answered")
-        };
+        let Err(error) = Cri::connect(socket).await else { panic!("{socket} answered") };
         format!("{error:#}")
     }
 
     #[tokio::test]
     async fn a_socket_that_is_not_there_is_named() {
         let error = refusal("unix:///no/such.sock").await;
-        assert_eq!(
-            error,
-            "CRI socket /no/such.sock: No such file or directory (os error 2)"
-        );
+        assert_eq!(error, "CRI socket /no/such.sock: No such file or directory (os error 2)");
     }
 
     #[tokio::test]

@@ -8,7 +8,7 @@ use std::{
     thread::{self, JoinHandle},
 };
 
-use anyhow::{Context as _, Result, anyhow};
+use anyhow::{Result, anyhow};
 use nix::{
     poll::{PollFd, PollFlags, PollTimeout, poll},
     sys::eventfd::{EfdFlags, EventFd},
@@ -23,6 +23,8 @@ use crate::{
 
 /// Longest that a packet waits in the ring while less than a batch is there, in milliseconds.
 const TIMEOUT_MS: u16 = 100;
+/// Most bytes of records taken in a row, so that messages are heard under any load.
+const TURN_BYTES: usize = 16 << 20;
 
 /// Why the thread ended.
 #[derive(Debug)]
@@ -39,10 +41,7 @@ pub enum End {
 
 /// Tells the thread something.
 enum Message {
-    Interface {
-        description: Box<InterfaceDescription>,
-        done: mpsc::Sender<()>,
-    },
+    Interface(Box<InterfaceDescription>),
     Stop,
 }
 
@@ -53,70 +52,34 @@ pub struct Drain {
     wake: Arc<EventFd>,
 }
 
-/// The thread's side of it.
-struct Worker {
-    ring: Ring,
-    output: Output,
-    /// Packets that still may be delivered.
-    left: u64,
-    /// Whether the classifiers are detached and the thread was told to stop.
-    stopping: bool,
-    messages: mpsc::Receiver<Message>,
-    wake: Arc<EventFd>,
-}
-
 impl Drain {
     /// Starts the thread; the receiver hears when it ended by itself.
     ///
     /// # Errors
     ///
     /// When the system has no thread or descriptor left.
-    pub fn start(
-        ring: Ring,
-        output: Output,
-        count: Option<u64>,
-    ) -> Result<(Self, oneshot::Receiver<()>)> {
-        let wake = Arc::new(EventFd::from_flags(
-            EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK,
-        )?);
+    pub fn start(ring: Ring, output: Output, count: Option<u64>) -> Result<(Self, oneshot::Receiver<()>)> {
+        let wake = Arc::new(EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?);
         let (messages, receiver) = mpsc::channel();
         let (ended, has_ended) = oneshot::channel();
-        let worker = Worker {
-            ring,
-            output,
-            left: count.unwrap_or(u64::MAX),
-            stopping: false,
-            messages: receiver,
-            wake: Arc::clone(&wake),
-        };
-        let thread = thread::Builder::new()
-            .name("drain".to_owned())
-            .spawn(move || worker.run(ended))?;
-        Ok((
-            Self {
-                thread,
-                messages,
-                wake,
-            },
-            has_ended,
-        ))
+        let left = count.unwrap_or(u64::MAX);
+        let desk = Desk { output, left, stopping: false, messages: receiver };
+        let worker = Worker { ring, desk, wake: Arc::clone(&wake), more: false };
+        let thread = thread::Builder::new().name("drain".to_owned()).spawn(move || worker.run(ended))?;
+        Ok((Self { thread, messages, wake }, has_ended))
     }
 
-    /// Describes one more interface in the output; when this returns, its packets may come.
+    /// Describes one more interface in the output. Its packets may come as soon as this returns: the thread writes
+    /// the description before the first of them. It does not wait for that, since the output may be stuck.
     ///
     /// # Errors
     ///
     /// When the thread has ended.
     pub fn add_interface(&self, description: InterfaceDescription) -> Result<()> {
-        let (done, is_done) = mpsc::channel();
-        self.send(Message::Interface {
-            description: Box::new(description),
-            done,
-        })?;
-        is_done.recv().context("the output has ended")
+        self.send(Message::Interface(Box::new(description)))
     }
 
-    /// Tells the thread to empty the ring once more and to end.
+    /// Tells the thread to empty the ring once more and to end. The classifiers are detached by now.
     pub fn stop(&self) {
         // If it has ended already, that is as well.
         let _ = self.send(Message::Stop);
@@ -128,18 +91,23 @@ impl Drain {
     ///
     /// When the thread panicked.
     pub fn join(self) -> Result<(Output, End)> {
-        self.thread
-            .join()
-            .map_err(|_| anyhow!("the thread that writes the packets panicked"))
+        self.thread.join().map_err(|_| anyhow!("the thread that writes the packets panicked"))
     }
 
     fn send(&self, message: Message) -> Result<()> {
-        self.messages
-            .send(message)
-            .map_err(|_| anyhow!("the output has ended"))?;
+        self.messages.send(message).map_err(|_| anyhow!("the output has ended"))?;
         self.wake.write(1)?;
         Ok(())
     }
+}
+
+/// What the thread works with.
+struct Worker {
+    ring: Ring,
+    desk: Desk,
+    wake: Arc<EventFd>,
+    /// Whether the ring was left before it was empty.
+    more: bool,
 }
 
 impl Worker {
@@ -154,32 +122,18 @@ impl Worker {
         // Nobody listens any more when the capture is being stopped.
         let _ = ended.send(());
         self.account_for_the_rest();
-        (self.output, end)
-    }
-
-    /// Packets are matched until the classifiers are detached. Nobody will have those that are left, but they must be
-    /// accounted for.
-    fn account_for_the_rest(&mut self) {
-        self.left = 0;
-        while !self.stopping {
-            // With nothing to write, these cannot fail for the output's sake.
-            let _ = self.wait();
-            let _ = self.obey();
-            let _ = self.empty();
-        }
-        let _ = self.empty();
+        (self.desk.output, end)
     }
 
     /// Waits for something to do, and does it.
     fn turn(&mut self) -> io::Result<Option<End>> {
-        let reader_is_gone = self.wait()?;
-        // The order matters: whoever says stop has detached before, so what is in the ring now is all.
-        self.obey()?;
-        self.empty()?;
-        self.output.flush()?;
-        Ok(if self.left == 0 {
+        let reader_is_gone = self.wait(self.desk.output.reader())?;
+        self.desk.obey()?;
+        self.more = self.empty()?;
+        self.desk.output.flush()?;
+        Ok(if self.desk.left == 0 {
             Some(End::Count)
-        } else if self.stopping {
+        } else if self.desk.stopping && !self.more {
             Some(End::Asked)
         } else if reader_is_gone {
             Some(End::Closed)
@@ -188,73 +142,91 @@ impl Worker {
         })
     }
 
+    /// Packets are matched until the classifiers are detached. Nobody will have those that are left, but they must be
+    /// accounted for. With nothing to write, no error here is news.
+    fn account_for_the_rest(&mut self) {
+        let _ = self.desk.output.flush();
+        self.desk.left = 0;
+        while !self.desk.stopping || self.more {
+            let _ = self.wait(None);
+            let _ = self.desk.obey();
+            self.more = self.empty().unwrap_or(true);
+        }
+    }
+
     /// Returns whether the output's reader is gone.
-    fn wait(&self) -> io::Result<bool> {
+    fn wait(&self, reader: Option<BorrowedFd<'_>>) -> io::Result<bool> {
         let mut fds = vec![
-            watch(self.ring.as_fd(), PollFlags::POLLIN),
-            watch(self.wake.as_fd(), PollFlags::POLLIN),
+            PollFd::new(self.ring.as_fd(), PollFlags::POLLIN),
+            PollFd::new(self.wake.as_fd(), PollFlags::POLLIN),
         ];
-        fds.extend(self.output.reader().map(|fd| watch(fd, PollFlags::empty())));
-        match poll(&mut fds, PollTimeout::from(TIMEOUT_MS)) {
+        fds.extend(reader.map(|fd| PollFd::new(fd, PollFlags::empty())));
+        let timeout = if self.more { PollTimeout::ZERO } else { PollTimeout::from(TIMEOUT_MS) };
+        match poll(&mut fds, timeout) {
             Ok(_) | Err(nix::Error::EINTR) => {}
             Err(error) => return Err(error.into()),
         }
         // It counts the wake-ups; the messages say it all.
         let _ = self.wake.read();
-        Ok(fds
-            .get(2)
-            .and_then(PollFd::revents)
-            .is_some_and(|events| events.contains(PollFlags::POLLERR)))
+        let events = fds.get(2).and_then(PollFd::revents);
+        Ok(events.is_some_and(|events| events.contains(PollFlags::POLLERR)))
     }
 
+    /// Takes what is in the ring, up to a limit. Returns whether there may be more.
+    fn empty(&mut self) -> io::Result<bool> {
+        let Self { ring, desk, .. } = self;
+        let mut taken = 0;
+        while taken < TURN_BYTES {
+            let delivered = ring.next(|record| {
+                taken += record.len();
+                desk.deliver(record)
+            });
+            match delivered {
+                Some(result) => result?,
+                None => return Ok(false),
+            }
+        }
+        Ok(true)
+    }
+}
+
+/// Where records are handed over, and what the thread was told.
+struct Desk {
+    output: Output,
+    /// Packets that still may be delivered.
+    left: u64,
+    /// Whether the thread was told to stop. Whoever says so has detached before: what is in the ring then is all.
+    stopping: bool,
+    messages: mpsc::Receiver<Message>,
+}
+
+impl Desk {
     fn obey(&mut self) -> io::Result<()> {
         while let Ok(message) = self.messages.try_recv() {
             match message {
                 Message::Stop => self.stopping = true,
-                Message::Interface { description, done } => {
-                    self.output.interface(&description)?;
-                    let _ = done.send(());
-                }
+                Message::Interface(description) => self.output.interface(&description)?,
             }
         }
         Ok(())
     }
 
-    /// Takes everything out of the ring.
-    fn empty(&mut self) -> io::Result<()> {
-        let Self {
-            ring, output, left, ..
-        } = self;
-        while let Some(result) = ring.next(|record| deliver(record, output, left)) {
-            result?;
+    fn deliver(&mut self, record: &[u8]) -> io::Result<()> {
+        let packet = EnhancedPacket::parse(record).map_err(io::Error::other)?;
+        if !self.output.knows(packet.interface) {
+            // Its description was sent before it was attached to.
+            self.obey()?;
         }
-        Ok(())
+        if self.left == 0 {
+            self.output.discard(packet.interface);
+            return Ok(());
+        }
+        self.left -= 1;
+        self.output.packet(&packet, &record[..packet.total_len])
     }
-}
-
-fn deliver(record: &[u8], output: &mut Output, left: &mut u64) -> io::Result<()> {
-    let packet = EnhancedPacket::parse(record).map_err(io::Error::other)?;
-    if *left == 0 {
-        output.discard(packet.interface);
-        return Ok(());
-    }
-    *left -= 1;
-    let result = output.packet(&packet, &record[..packet.total_len]);
-    if result.is_err() {
-        output.discard(packet.interface);
-    }
-    result
-}
-
-fn watch(fd: BorrowedFd<'_>, events: PollFlags) -> PollFd<'_> {
-    PollFd::new(fd, events)
 }
 
 /// A closed pipe is the reader's way to say enough.
 fn failed(error: io::Error) -> End {
-    if error.kind() == io::ErrorKind::BrokenPipe {
-        End::Closed
-    } else {
-        End::Failed(error.into())
-    }
+    if error.kind() == io::ErrorKind::BrokenPipe { End::Closed } else { End::Failed(error.into()) }
 }

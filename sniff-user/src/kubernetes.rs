@@ -46,9 +46,7 @@ pub struct Pod {
 /// The client tells no secrets.
 impl fmt::Debug for Kubernetes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Kubernetes")
-            .field("server", &self.server)
-            .finish_non_exhaustive()
+        f.debug_struct("Kubernetes").field("server", &self.server).finish_non_exhaustive()
     }
 }
 
@@ -113,11 +111,7 @@ impl Kubernetes {
         match tokio::time::timeout(TIMEOUT, question).await {
             Ok(Ok(answer)) => Ok(answer),
             Ok(Err(kube::Error::Api(status))) => {
-                bail!(
-                    "Kubernetes API at {server}: {} ({})",
-                    status.message,
-                    status.code
-                )
+                bail!("Kubernetes API at {server}: {} ({})", status.message, status.code)
             }
             // The outer errors repeat what the root says.
             Ok(Err(e)) => {
@@ -134,11 +128,8 @@ impl From<v1::Pod> for Pod {
         let mirrored = pod.annotations().get(MIRROR).cloned();
         let spec = pod.spec.unwrap_or_default();
         let status = pod.status.unwrap_or_default();
-        let containers = [
-            status.init_container_statuses,
-            status.container_statuses,
-            status.ephemeral_container_statuses,
-        ];
+        let containers =
+            [status.init_container_statuses, status.container_statuses, status.ephemeral_container_statuses];
         let container_ids = containers
             .into_iter()
             .flatten()
@@ -206,9 +197,7 @@ pub(crate) mod testing {
             request.push(stream.read_u8().await.unwrap());
         }
         let request = String::from_utf8(request).unwrap();
-        let path = request
-            .strip_prefix("GET ")
-            .expect("only reads are allowed");
+        let path = request.strip_prefix("GET ").expect("only reads are allowed");
         let answer = answers.iter().find(|(prefix, ..)| path.starts_with(prefix));
         let not_found = r#"{"kind":"Status","code":404,"reason":"NotFound","message":"not found"}"#;
         let (status, body) = answer.map_or((404, not_found), |(_, status, body)| (*status, body));
@@ -252,12 +241,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_pod_is_described() {
-        let api = serving(vec![(
-            "/api/v1/namespaces/web/pods/front ",
-            200,
-            POD.into(),
-        )])
-        .await;
+        let api = serving(vec![("/api/v1/namespaces/web/pods/front ", 200, POD.into())]).await;
         assert_eq!(api.pod("web", "front").await.unwrap(), Some(front()));
         assert_eq!(api.pod("web", "back").await.unwrap(), None);
     }
@@ -276,15 +260,10 @@ mod tests {
     async fn pods_are_listed_by_namespace_and_by_node() {
         let names = r#"{"kind":"PartialObjectMetadataList","apiVersion":"meta.k8s.io/v1","metadata":{},
             "items":[{"metadata":{"name":"front"}},{"metadata":{"name":"back"}}]}"#;
-        let pods =
-            format!(r#"{{"kind":"PodList","apiVersion":"v1","metadata":{{}},"items":[{POD}]}}"#);
+        let pods = format!(r#"{{"kind":"PodList","apiVersion":"v1","metadata":{{}},"items":[{POD}]}}"#);
         let api = serving(vec![
             ("/api/v1/namespaces/web/pods?", 200, names.into()),
-            (
-                "/api/v1/pods?&fieldSelector=spec.nodeName%3Dnode-2",
-                200,
-                pods,
-            ),
+            ("/api/v1/pods?&fieldSelector=spec.nodeName%3Dnode-2", 200, pods),
         ])
         .await;
         assert_eq!(api.pod_names("web").await.unwrap(), ["front", "back"]);
@@ -302,17 +281,10 @@ mod tests {
 
     #[tokio::test]
     async fn a_server_that_is_away_is_named() {
-        let port = tokio::net::TcpListener::bind("127.0.0.1:0")
-            .await
-            .unwrap()
-            .local_addr()
-            .unwrap();
+        let port = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
         let api = client_of(&format!("http://{port}"));
         let error = format!("{:#}", api.pod("web", "front").await.unwrap_err());
-        assert!(
-            error.contains(&port.to_string()) && error.contains("Connection refused"),
-            "{error}"
-        );
+        assert!(error.contains(&port.to_string()) && error.contains("Connection refused"), "{error}");
     }
 
     #[tokio::test]

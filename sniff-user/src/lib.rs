@@ -2,6 +2,7 @@
 //!
 //! ARCHITECTURE.md at the top of the repository maps the modules.
 
+pub mod accounts;
 pub mod args;
 pub mod bpf;
 pub mod clock;
@@ -17,6 +18,7 @@ pub mod pcapng;
 pub mod privileges;
 pub mod proc;
 pub mod session;
+pub mod signals;
 pub mod system;
 pub mod tap;
 pub mod target;

@@ -118,11 +118,9 @@ pub fn links(netns: &Netns) -> Result<Vec<Link>> {
 /// # Errors
 /// When the namespace cannot be entered, or netlink refuses.
 pub fn by_index(netns: &Netns, ifindex: u32) -> Result<Option<Link>> {
-    let links = ask(netns, async |handle| {
-        match message(&handle, ifindex).await? {
-            Some(link) => with_addresses(&handle, vec![link]).await,
-            None => Ok(Vec::new()),
-        }
+    let links = ask(netns, async |handle| match message(&handle, ifindex).await? {
+        Some(link) => with_addresses(&handle, vec![link]).await,
+        None => Ok(Vec::new()),
     });
     Ok(listing_of(netns, links?)?.pop())
 }
@@ -165,13 +163,11 @@ pub fn nsid_of(netns: &Netns, other: &Netns) -> Result<Option<i32>> {
         }
     });
     let attributes = answer?.map(|nsid| nsid.attributes).unwrap_or_default();
-    Ok(attributes
-        .into_iter()
-        .find_map(|attribute| match attribute {
-            // -1 is NETNSA_NSID_NOT_ASSIGNED.
-            NsidAttribute::Id(id) => (id >= 0).then_some(id),
-            _ => None,
-        }))
+    Ok(attributes.into_iter().find_map(|attribute| match attribute {
+        // -1 is NETNSA_NSID_NOT_ASSIGNED.
+        NsidAttribute::Id(id) => (id >= 0).then_some(id),
+        _ => None,
+    }))
 }
 
 /// Asks one question over a netlink socket inside the namespace; `None` when it is gone.
@@ -180,12 +176,9 @@ pub(crate) fn ask<T: Send>(
     question: impl AsyncFnOnce(Handle) -> Result<T, rtnetlink::Error> + Send,
 ) -> Result<Option<T>> {
     netns.run_if_there(|| {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()?;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         runtime.block_on(async {
-            let (connection, handle, _) =
-                rtnetlink::new_connection().context("opening a netlink socket")?;
+            let (connection, handle, _) = rtnetlink::new_connection().context("opening a netlink socket")?;
             tokio::spawn(connection);
             // The kernel answers at once, but an answer that cannot be decoded is dropped.
             match tokio::time::timeout(TIMEOUT, question(handle)).await {
@@ -199,17 +192,12 @@ pub(crate) fn ask<T: Send>(
 async fn message(handle: &Handle, index: u32) -> Result<Option<LinkMessage>, rtnetlink::Error> {
     let answers = handle.link().get().match_index(index).execute();
     match std::pin::pin!(answers).try_next().await {
-        Err(rtnetlink::Error::NetlinkError(e)) if e.raw_code() == -(Errno::ENODEV as i32) => {
-            Ok(None)
-        }
+        Err(rtnetlink::Error::NetlinkError(e)) if e.raw_code() == -(Errno::ENODEV as i32) => Ok(None),
         answer => answer,
     }
 }
 
-async fn with_addresses(
-    handle: &Handle,
-    links: Vec<LinkMessage>,
-) -> Result<Vec<Link>, rtnetlink::Error> {
+async fn with_addresses(handle: &Handle, links: Vec<LinkMessage>) -> Result<Vec<Link>, rtnetlink::Error> {
     let addresses: Vec<AddressMessage> = handle.address().get().execute().try_collect().await?;
     let mut links: Vec<Link> = links.into_iter().map(describe).collect();
     for address in addresses {
@@ -313,12 +301,7 @@ mod tests {
         assert!(lo.is_loopback());
         assert_eq!(lo.link_layer(), Some(LinkLayer::Ethernet));
         assert_eq!(lo.peer, None);
-        assert!(
-            links(&here)
-                .unwrap()
-                .iter()
-                .any(|link| link.index == 1 && link.name == "lo")
-        );
+        assert!(links(&here).unwrap().iter().any(|link| link.index == 1 && link.name == "lo"));
     }
 
     #[test]
@@ -348,20 +331,8 @@ mod tests {
         let host_in_pod = nsid_of(&pod, &host).unwrap();
         let pod_in_host = nsid_of(&host, &pod).unwrap();
         assert!(host_in_pod.is_some() && pod_in_host.is_some());
-        assert_eq!(
-            eth0.peer,
-            Some(Peer {
-                index: veth0.index,
-                netnsid: host_in_pod
-            })
-        );
-        assert_eq!(
-            veth0.peer,
-            Some(Peer {
-                index: eth0.index,
-                netnsid: pod_in_host
-            })
-        );
+        assert_eq!(eth0.peer, Some(Peer { index: veth0.index, netnsid: host_in_pod }));
+        assert_eq!(veth0.peer, Some(Peer { index: eth0.index, netnsid: pod_in_host }));
         assert_eq!(by_index(&host, veth0.index).unwrap().unwrap().name, "veth0");
     }
 
@@ -370,14 +341,9 @@ mod tests {
     fn equal_indexes_on_both_sides_are_told_apart() {
         let [host, pod] = [TestNetns::new(), TestNetns::new()];
         let path = pod.path().display();
-        host.ip(&format!(
-            "link add veth0 index 42 type veth peer name eth0 index 42 netns {path}"
-        ));
+        host.ip(&format!("link add veth0 index 42 type veth peer name eth0 index 42 netns {path}"));
         let eth0 = named(&pod, "eth0");
-        let peer = Peer {
-            index: 42,
-            netnsid: nsid_of(&pod, &host).unwrap(),
-        };
+        let peer = Peer { index: 42, netnsid: nsid_of(&pod, &host).unwrap() };
         assert_eq!((eth0.index, eth0.peer), (42, Some(peer)));
         assert!(peer.netnsid.is_some());
     }
@@ -387,13 +353,7 @@ mod tests {
     fn a_pair_within_one_namespace_has_no_namespace_id() {
         let pod = TestNetns::new();
         pod.ip("link add veth0 index 10 type veth peer name veth1 index 11");
-        assert_eq!(
-            named(&pod, "veth0").peer,
-            Some(Peer {
-                index: 11,
-                netnsid: None
-            })
-        );
+        assert_eq!(named(&pod, "veth0").peer, Some(Peer { index: 11, netnsid: None }));
     }
 
     #[test]
@@ -403,10 +363,7 @@ mod tests {
         pod.ip("link add br0 index 10 type bridge");
         pod.run(|| {
             let name = OsStr::from_bytes(b"br\xff");
-            let ip = Command::new("ip")
-                .args(["link", "set", "br0", "name"])
-                .arg(name)
-                .status()?;
+            let ip = Command::new("ip").args(["link", "set", "br0", "name"]).arg(name).status()?;
             assert!(ip.success());
             Ok(())
         })
@@ -422,9 +379,7 @@ mod tests {
         let [host, pod] = [TestNetns::new(), TestNetns::new()];
         host.ip("link add veth0 type veth peer name veth1");
         let path = pod.path().display();
-        host.ip(&format!(
-            "link add link veth0 name eth0 netns {path} type macvlan"
-        ));
+        host.ip(&format!("link add link veth0 name eth0 netns {path} type macvlan"));
         pod.ip("tuntap add tun0 mode tun");
         assert_eq!(named(&pod, "eth0").kind.as_deref(), Some("macvlan"));
         let tun0 = named(&pod, "tun0");

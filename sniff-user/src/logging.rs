@@ -12,8 +12,7 @@ impl Log for Stderr {
         let level = metadata.level();
         let ours = metadata.target().starts_with("sniff");
         // Libraries report each of their steps at debug level.
-        level <= log::max_level()
-            && (ours || level <= Level::Warn || log::max_level() == LevelFilter::Trace)
+        level <= log::max_level() && (ours || level <= Level::Warn || log::max_level() == LevelFilter::Trace)
     }
 
     fn log(&self, record: &Record<'_>) {

@@ -1,14 +1,15 @@
 //! The `sniff` command: parse, run, exit status.
 
-use std::{io::Write as _, process::ExitCode};
+use std::{
+    io::{self, Write as _},
+    process::ExitCode,
+};
 
 use anyhow::{Result, ensure};
 use clap::{CommandFactory as _, Parser as _, error::ErrorKind};
 use sniff_user::{
     args::Args,
-    exit, logging,
-    output::Output,
-    privileges,
+    exit, logging, privileges,
     session::{self, Plan},
     system::System,
     target,
@@ -36,31 +37,25 @@ fn usage(error: &clap::Error) -> ExitCode {
         error.exit();
     }
     let rendered = error.render().to_string();
-    let lines = rendered
-        .lines()
-        .map(str::trim)
-        .take_while(|line| !line.starts_with("Usage:"));
-    let told: Vec<&str> = lines
-        .filter(|line| !line.is_empty() && !line.starts_with("For more"))
-        .collect();
-    eprintln!(
-        "sniff: {} (see sniff --help)",
-        told.join("; ").trim_start_matches("error: ")
-    );
+    let lines = rendered.lines().map(str::trim).take_while(|line| !line.starts_with("Usage:"));
+    let told: Vec<&str> = lines.filter(|line| !line.is_empty() && !line.starts_with("For more")).collect();
+    let told = told.join("; ");
+    // A closed stderr is no reason to panic.
+    let _ = writeln!(io::stderr(), "sniff: {} (see sniff --help)", told.trim_start_matches("error: "));
     ExitCode::from(exit::USAGE)
 }
 
 #[tokio::main(flavor = "current_thread")]
 async fn run(args: Args) -> Result<()> {
     privileges::check()?;
+    privileges::raise_descriptor_limit();
     if args.list {
         let rows = target::list(&options(&args)).await?;
-        return Ok(std::io::stdout().write_all(target::table(&rows).as_bytes())?);
+        return Ok(io::stdout().write_all(target::table(&rows).as_bytes())?);
     }
     let interfaces = target::resolve(&args.targets(), &options(&args)).await?;
     ensure!(!interfaces.is_empty(), "there is nothing to capture");
-    let output = Output::open(args.write.as_deref(), args.print)?;
-    session::run(plan(&args, interfaces)?, output).await
+    session::run(plan(args, interfaces)?).await
 }
 
 /// What clap cannot tell from a single option.
@@ -83,7 +78,7 @@ fn options(args: &Args) -> target::Options {
     }
 }
 
-fn plan(args: &Args, interfaces: Vec<target::Interface>) -> Result<Plan> {
+fn plan(args: Args, interfaces: Vec<target::Interface>) -> Result<Plan> {
     Ok(Plan {
         interfaces,
         attach: args.attach,
@@ -94,6 +89,8 @@ fn plan(args: &Args, interfaces: Vec<target::Interface>) -> Result<Plan> {
         packet_buffered: args.packet_buffered,
         count: args.count,
         duration: args.duration,
+        write: args.write,
+        print: args.print,
         system: System::this(args.node_name.as_deref())?,
     })
 }
@@ -102,6 +99,6 @@ fn plan(args: &Args, interfaces: Vec<target::Interface>) -> Result<Plan> {
 fn is_closed_pipe(error: &anyhow::Error) -> bool {
     error
         .chain()
-        .filter_map(|cause| cause.downcast_ref::<std::io::Error>())
-        .any(|error| error.kind() == std::io::ErrorKind::BrokenPipe)
+        .filter_map(|cause| cause.downcast_ref::<io::Error>())
+        .any(|error| error.kind() == io::ErrorKind::BrokenPipe)
 }

@@ -93,11 +93,7 @@ impl Netns {
             bail!("{name:?} is not a name of a network namespace");
         }
         // An absolute path replaces the directory; a relative one is the caller's own.
-        let path = if name.contains('/') {
-            name.into()
-        } else {
-            Path::new(NAMED).join(name)
-        };
+        let path = if name.contains('/') { name.into() } else { Path::new(NAMED).join(name) };
         Self::at(path)
     }
 
@@ -145,18 +141,14 @@ impl Netns {
     /// # Errors
     /// Those of `inside`; when the namespace is gone; when `CAP_SYS_ADMIN` is missing.
     pub fn run<T: Send>(&self, inside: impl FnOnce() -> Result<T> + Send) -> Result<T> {
-        self.run_if_there(inside)?
-            .ok_or_else(|| anyhow!("network namespace {} is gone", self.path.display()))
+        self.run_if_there(inside)?.ok_or_else(|| anyhow!("network namespace {} is gone", self.path.display()))
     }
 
     /// Like [`run`](Self::run), with `None` when the namespace is gone.
     ///
     /// # Errors
     /// Those of `inside`; when `CAP_SYS_ADMIN` is missing.
-    pub fn run_if_there<T: Send>(
-        &self,
-        inside: impl FnOnce() -> Result<T> + Send,
-    ) -> Result<Option<T>> {
+    pub fn run_if_there<T: Send>(&self, inside: impl FnOnce() -> Result<T> + Send) -> Result<Option<T>> {
         let Some(file) = self.open()? else {
             return Ok(None);
         };
@@ -204,13 +196,7 @@ fn open(path: &Path) -> io::Result<(File, NetnsId)> {
         return Err(ErrorKind::InvalidInput.into());
     }
     let metadata = file.metadata()?;
-    Ok((
-        file,
-        NetnsId {
-            dev: metadata.dev(),
-            inode: metadata.ino(),
-        },
-    ))
+    Ok((file, NetnsId { dev: metadata.dev(), inode: metadata.ino() }))
 }
 
 fn explain(error: io::Error, path: &Path) -> anyhow::Error {
@@ -256,26 +242,16 @@ pub(crate) mod testing {
                 stopped.recv().unwrap_err();
             });
             let netns = told.recv().expect("no netns");
-            Self {
-                netns,
-                thread: Some((stop, thread)),
-            }
+            Self { netns, thread: Some((stop, thread)) }
         }
 
         /// Runs `ip ARGS` inside, and `ip` knows other namespaces by their path.
         pub(crate) fn ip(&self, args: &str) {
             self.netns
                 .run(|| {
-                    let out = Command::new("ip")
-                        .args(args.split(' '))
-                        .stdin(Stdio::null())
-                        .output();
+                    let out = Command::new("ip").args(args.split(' ')).stdin(Stdio::null()).output();
                     let out = out.expect("iproute2 is needed");
-                    assert!(
-                        out.status.success(),
-                        "ip {args}: {}",
-                        String::from_utf8_lossy(&out.stderr)
-                    );
+                    assert!(out.status.success(), "ip {args}: {}", String::from_utf8_lossy(&out.stderr));
                     Ok(())
                 })
                 .unwrap();
@@ -284,9 +260,7 @@ pub(crate) mod testing {
         /// A veth pair between two namespaces, both ends up.
         pub(crate) fn veth(&self, name: &str, other: &Self, other_name: &str) {
             let path = other.path().display();
-            self.ip(&format!(
-                "link add {name} type veth peer name {other_name} netns {path}"
-            ));
+            self.ip(&format!("link add {name} type veth peer name {other_name} netns {path}"));
             self.ip(&format!("link set {name} up"));
             other.ip(&format!("link set {other_name} up"));
         }
@@ -332,22 +306,10 @@ mod tests {
     #[test]
     fn errors_say_what_the_path_is() {
         let text = |result: Result<Netns>| result.unwrap_err().to_string();
-        assert_eq!(
-            text(Netns::named("no-such")),
-            "no network namespace at /run/netns/no-such"
-        );
-        assert_eq!(
-            text(Netns::at("/dev/null")),
-            "/dev/null is not a network namespace"
-        );
-        assert_eq!(
-            text(Netns::of_pid(u32::MAX)),
-            "no process has the pid 4294967295"
-        );
-        assert_eq!(
-            text(Netns::named("..")),
-            "\"..\" is not a name of a network namespace"
-        );
+        assert_eq!(text(Netns::named("no-such")), "no network namespace at /run/netns/no-such");
+        assert_eq!(text(Netns::at("/dev/null")), "/dev/null is not a network namespace");
+        assert_eq!(text(Netns::of_pid(u32::MAX)), "no process has the pid 4294967295");
+        assert_eq!(text(Netns::named("..")), "\"..\" is not a name of a network namespace");
     }
 
     #[test]
@@ -362,10 +324,7 @@ mod tests {
     fn another_kind_of_namespace_is_refused() {
         let netns = Netns::at("/proc/self/ns/uts").unwrap();
         let error = netns.run(|| Ok(())).unwrap_err();
-        assert_eq!(
-            error.to_string(),
-            "/proc/self/ns/uts is not a network namespace"
-        );
+        assert_eq!(error.to_string(), "/proc/self/ns/uts is not a network namespace");
     }
 
     #[test]

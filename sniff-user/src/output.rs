@@ -2,7 +2,7 @@
 
 use std::{
     fs::File,
-    io::{self, IsTerminal as _, Write as _},
+    io::{self, BufWriter, IsTerminal as _, Seek as _, SeekFrom, Stdout, Write as _},
     os::fd::{AsFd as _, BorrowedFd},
     path::Path,
 };
@@ -17,6 +17,8 @@ use crate::{
 
 /// Blocks are collected up to this many bytes before they are written at once.
 const BATCH_BYTES: usize = 1 << 20;
+/// And up to this many packets, where only lines are printed.
+const BATCH_PACKETS: usize = 1 << 14;
 
 /// What became of the packets of one interface.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -30,10 +32,12 @@ pub struct Delivery {
 /// The outputs of one capture.
 pub struct Output {
     pcapng: Option<Pcapng>,
-    lines: Option<io::BufWriter<io::Stdout>>,
+    lines: Option<BufWriter<Stdout>>,
     /// Each interface's name and link type, by pcapng interface id.
     interfaces: Vec<(String, LinkType)>,
     deliveries: Vec<Delivery>,
+    /// Interfaces of the packets that are collected and not handed on yet.
+    pending: Vec<u32>,
 }
 
 impl Output {
@@ -44,13 +48,8 @@ impl Output {
     /// When the file cannot be made, or packets would go to a terminal as pcapng.
     pub fn open(path: Option<&Path>, print: bool) -> Result<Self> {
         let pcapng = path.map(Pcapng::open).transpose()?;
-        let lines = (print || path.is_none()).then(|| io::BufWriter::new(io::stdout()));
-        Ok(Self {
-            pcapng,
-            lines,
-            interfaces: Vec::new(),
-            deliveries: Vec::new(),
-        })
+        let lines = (print || path.is_none()).then(|| BufWriter::new(io::stdout()));
+        Ok(Self { pcapng, lines, interfaces: Vec::new(), deliveries: Vec::new(), pending: Vec::new() })
     }
 
     /// Writes a block that is not a packet: section header, statistics.
@@ -59,10 +58,11 @@ impl Output {
     ///
     /// When the output fails.
     pub fn block(&mut self, block: &[u8]) -> io::Result<()> {
-        match &mut self.pcapng {
-            Some(pcapng) => pcapng.put(block, None, &mut self.deliveries),
-            None => Ok(()),
+        self.make_room_for(block)?;
+        if let Some(pcapng) = &mut self.pcapng {
+            pcapng.batch.put_slice(block);
         }
+        Ok(())
     }
 
     /// Writes the description of an interface, whose id is the number of those before it. It comes before the
@@ -72,32 +72,34 @@ impl Output {
     ///
     /// When the output fails.
     pub fn interface(&mut self, description: &InterfaceDescription) -> io::Result<()> {
-        self.interfaces
-            .push((description.name.clone(), description.link_type));
+        self.interfaces.push((description.name.clone(), description.link_type));
+        self.deliveries.push(Delivery::default());
         let mut block = Vec::new();
         description.write(&mut block);
-        self.deliveries.push(Delivery::default());
         self.block(&block)
     }
 
-    /// Writes and prints a packet.
+    /// Whether the interface was described.
+    pub fn knows(&self, interface: u32) -> bool {
+        (interface as usize) < self.interfaces.len()
+    }
+
+    /// Writes and prints a packet of an interface that was described.
     ///
     /// # Errors
     ///
-    /// When the output fails.
+    /// When the output fails; the packet then counts as discarded.
     pub fn packet(&mut self, packet: &EnhancedPacket<'_>, block: &[u8]) -> io::Result<()> {
-        let interface = packet.interface as usize;
-        if let Some(lines) = &mut self.lines {
-            let (name, link_type) = &self.interfaces[interface];
-            text::write_line(lines, name, *link_type, packet)?;
+        if let Err(error) = self.make_room_for(block) {
+            self.discard(packet.interface);
+            return Err(error);
         }
-        match &mut self.pcapng {
-            Some(pcapng) => pcapng.put(block, Some(interface), &mut self.deliveries),
-            None => {
-                self.deliveries[interface].delivered += 1;
-                Ok(())
-            }
+        self.pending.push(packet.interface);
+        if let Some(pcapng) = &mut self.pcapng {
+            pcapng.batch.put_slice(block);
+            pcapng.ends.push(pcapng.batch.len());
         }
+        self.print(packet)
     }
 
     /// Counts a packet that is not to be written.
@@ -109,15 +111,24 @@ impl Output {
     ///
     /// # Errors
     ///
-    /// When the output fails.
+    /// When the output fails. Printed lines that nobody reads any more are no failure while there is a file.
     pub fn flush(&mut self) -> io::Result<()> {
-        if let Some(lines) = &mut self.lines {
-            lines.flush()?;
+        let (written, result) = match &mut self.pcapng {
+            Some(pcapng) => pcapng.flush(),
+            None => (self.pending.len(), Ok(())),
+        };
+        let printed = self.lines.as_mut().map_or(Ok(()), |lines| lines.flush());
+        let printed = self.lines_result(printed);
+        let lost_with_lines = self.pcapng.is_none() && printed.is_err();
+        for (i, interface) in self.pending.drain(..).enumerate() {
+            let delivery = &mut self.deliveries[interface as usize];
+            if i < written && !lost_with_lines {
+                delivery.delivered += 1;
+            } else {
+                delivery.discarded += 1;
+            }
         }
-        match &mut self.pcapng {
-            Some(pcapng) => pcapng.flush(&mut self.deliveries),
-            None => Ok(()),
-        }
+        result.and(printed)
     }
 
     /// The descriptor that tells when nobody reads any more.
@@ -129,9 +140,35 @@ impl Output {
         }
     }
 
-    /// What became of the packets, by pcapng interface id.
-    pub fn deliveries(&self) -> &[Delivery] {
-        &self.deliveries
+    /// What became of the packets of an interface.
+    pub fn delivery(&self, interface: u32) -> Delivery {
+        self.deliveries.get(interface as usize).copied().unwrap_or_default()
+    }
+
+    fn make_room_for(&mut self, block: &[u8]) -> io::Result<()> {
+        let is_full = |pcapng: &Pcapng| pcapng.batch.len() + block.len() > BATCH_BYTES;
+        if self.pcapng.as_ref().is_some_and(is_full) || self.pending.len() == BATCH_PACKETS {
+            self.flush()?;
+        }
+        Ok(())
+    }
+
+    fn print(&mut self, packet: &EnhancedPacket<'_>) -> io::Result<()> {
+        let Some(lines) = &mut self.lines else { return Ok(()) };
+        let (name, link_type) = &self.interfaces[packet.interface as usize];
+        let printed = text::write_line(lines, name, *link_type, packet);
+        self.lines_result(printed)
+    }
+
+    /// Without a reader of the lines, a file goes on alone.
+    fn lines_result(&mut self, result: io::Result<()>) -> io::Result<()> {
+        match result {
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe && self.pcapng.is_some() => {
+                self.lines = None;
+                Ok(())
+            }
+            other => other.map_err(|error| cannot_write("standard output", &error)),
+        }
     }
 }
 
@@ -139,95 +176,48 @@ impl Output {
 struct Pcapng {
     file: File,
     name: String,
-    /// Bytes in the file, all of them whole blocks.
-    written: u64,
+    /// Bytes in the file, all of them whole blocks; unknown where others write too.
+    written: Option<u64>,
     batch: BytesMut,
-    /// The packets in `batch`: end of the block in it, and the interface.
-    packets: Vec<(usize, usize)>,
+    /// Where the packets in `batch` end.
+    ends: Vec<usize>,
 }
 
 impl Pcapng {
     fn open(path: &Path) -> Result<Self> {
-        let (file, name) = if path == "-" {
-            let stdout = io::stdout();
-            ensure!(
-                !stdout.is_terminal(),
-                "pcapng is not for a terminal: redirect standard output, as in `sniff -w - … | wireshark -k -i -`"
-            );
-            (
-                File::from(stdout.as_fd().try_clone_to_owned()?),
-                "standard output".to_owned(),
-            )
+        let (file, name, written) = if path == "-" {
+            (File::from(io::stdout().as_fd().try_clone_to_owned()?), "standard output".to_owned(), None)
         } else {
             let name = path.display().to_string();
-            (
-                File::create(path).with_context(|| format!("cannot write {name}"))?,
-                name,
-            )
+            let file = File::create(path).with_context(|| format!("cannot write {name}"))?;
+            (file, name, Some(0))
         };
-        Ok(Self {
-            file,
-            name,
-            written: 0,
-            batch: BytesMut::with_capacity(BATCH_BYTES),
-            packets: Vec::new(),
-        })
-    }
-
-    fn put(
-        &mut self,
-        block: &[u8],
-        packet_of: Option<usize>,
-        deliveries: &mut [Delivery],
-    ) -> io::Result<()> {
-        if self.batch.len() + block.len() > BATCH_BYTES {
-            self.flush(deliveries)?;
-        }
-        self.batch.put_slice(block);
-        if let Some(interface) = packet_of {
-            self.packets.push((self.batch.len(), interface));
-        }
-        Ok(())
-    }
-
-    /// Writes the batch. If that fails half-way, the file ends behind the last whole packet.
-    fn flush(&mut self, deliveries: &mut [Delivery]) -> io::Result<()> {
-        let (done, result) = write_as_much(&mut self.file, &self.batch);
-        let whole = if result.is_ok() {
-            done
-        } else {
-            self.cut_to_whole_packet(done)
-        };
-        for (end, interface) in self.packets.drain(..) {
-            if end <= whole {
-                deliveries[interface].delivered += 1;
-            } else {
-                deliveries[interface].discarded += 1;
-            }
-        }
-        self.written += whole as u64;
-        self.batch.clear();
-        result.map_err(|error| {
-            io::Error::new(error.kind(), format!("cannot write {}: {error}", self.name))
-        })
-    }
-
-    /// Returns how much of the batch stays, given that `done` bytes of it were written.
-    fn cut_to_whole_packet(&mut self, done: usize) -> usize {
-        let whole = self
-            .packets
-            .iter()
-            .map(|&(end, _)| end)
-            .take_while(|&end| end <= done)
-            .last()
-            .unwrap_or(0);
-        // A pipe cannot be cut; its reader is gone or has what it has.
-        let _ = self.file.set_len(self.written + whole as u64);
-        let _ = io::Seek::seek(
-            &mut self.file,
-            io::SeekFrom::Start(self.written + whole as u64),
+        ensure!(
+            !file.is_terminal(),
+            "pcapng is not for a terminal: write to a file or a pipe, as in `sniff -w - … | wireshark -k -i -`"
         );
-        whole
+        Ok(Self { file, name, written, batch: BytesMut::with_capacity(BATCH_BYTES), ends: Vec::new() })
+    }
+
+    /// Writes the batch, and tells how many of its packets were. If it fails half-way, the file ends behind the
+    /// last whole packet.
+    fn flush(&mut self) -> (usize, io::Result<()>) {
+        let (done, result) = write_as_much(&mut self.file, &self.batch);
+        let packets = self.ends.iter().take_while(|&&end| end <= done).count();
+        match (&result, &mut self.written) {
+            (Ok(()), Some(written)) => *written += done as u64,
+            (Err(_), Some(written)) => {
+                *written += self.ends[..packets].last().map_or(0, |&end| end as u64);
+                // If even that fails, the file has a torn block at its end, which readers report.
+                let _ = self.file.set_len(*written);
+                let _ = self.file.seek(SeekFrom::Start(*written));
+            }
+            // What is in a pipe, or in a file that others write too, cannot be taken back.
+            (_, None) => {}
+        }
+        self.batch.clear();
+        self.ends.clear();
+        (packets, result.map_err(|error| cannot_write(&self.name, &error)))
     }
 }
 
@@ -243,4 +233,8 @@ fn write_as_much(file: &mut File, bytes: &[u8]) -> (usize, io::Result<()>) {
         }
     }
     (done, Ok(()))
+}
+
+fn cannot_write(name: &str, error: &io::Error) -> io::Error {
+    io::Error::new(error.kind(), format!("cannot write {name}: {error}"))
 }

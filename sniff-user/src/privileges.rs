@@ -1,8 +1,9 @@
-//! Which capabilities sniff needs, and what to say when it lacks them.
+//! What sniff needs of the system: capabilities, and descriptors enough for many interfaces.
 
 use std::fs;
 
 use anyhow::{Context as _, Result, bail};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 /// Bits of `CapEff` (include/uapi/linux/capability.h), and what each is for.
 const NEEDED: [(u32, &str); 5] = [
@@ -23,30 +24,27 @@ pub fn check() -> Result<()> {
     let status = fs::read_to_string(path).with_context(|| format!("cannot read {path}"))?;
     let missing = missing(&status).context("cannot tell this process's capabilities")?;
     if !missing.is_empty() {
-        bail!(
-            "not permitted: run as root (sudo), or with {}",
-            missing.join(", ")
-        );
+        bail!("not permitted: run as root (sudo), or with {}", missing.join(", "));
     }
     Ok(())
+}
+
+/// Raises the limit of open files as far as this process may: each classifier takes a descriptor or two.
+pub fn raise_descriptor_limit() {
+    if let Ok((_, hard)) = getrlimit(Resource::RLIMIT_NOFILE) {
+        // Without it, few interfaces work all the same, and many end with an error that names the limit.
+        let _ = setrlimit(Resource::RLIMIT_NOFILE, hard, hard);
+    }
 }
 
 /// What lacks, according to `/proc/PID/status`. Kernels before 5.8 have no bits 38 and 39; CAP_SYS_ADMIN stands
 /// for both there, and everywhere.
 fn missing(status: &str) -> Option<Vec<&'static str>> {
-    let effective = status
-        .lines()
-        .find_map(|line| line.strip_prefix("CapEff:"))?;
+    let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:"))?;
     let effective = u64::from_str_radix(effective.trim(), 16).ok()?;
     let has = |bit: u32| effective & 1 << bit != 0;
     let covered = |bit: u32| bit >= 38 && has(21);
-    Some(
-        NEEDED
-            .iter()
-            .filter(|&&(bit, _)| !has(bit) && !covered(bit))
-            .map(|&(_, name)| name)
-            .collect(),
-    )
+    Some(NEEDED.iter().filter(|&&(bit, _)| !has(bit) && !covered(bit)).map(|&(_, name)| name).collect())
 }
 
 #[cfg(test)]
@@ -55,14 +53,8 @@ mod tests {
 
     #[test]
     fn names_the_capabilities_that_lack() {
-        assert_eq!(
-            missing("Name:\tx\nCapEff:\t000001ffffffffff\n"),
-            Some(vec![])
-        );
-        assert_eq!(
-            missing("CapEff:\t0000000000000000\n").map(|names| names.len()),
-            Some(5)
-        );
+        assert_eq!(missing("Name:\tx\nCapEff:\t000001ffffffffff\n"), Some(vec![]));
+        assert_eq!(missing("CapEff:\t0000000000000000\n").map(|names| names.len()), Some(5));
         let without_the_newer_ones = format!("CapEff:\t{:016x}\n", 1u64 << 12 | 1 << 19 | 1 << 21);
         assert_eq!(missing(&without_the_newer_ones), Some(vec![]));
         assert_eq!(missing("Name:\tx\n"), None);

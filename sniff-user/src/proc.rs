@@ -76,10 +76,7 @@ impl ProcFs {
             }
         }
         let found = only_match(prefix, found)?;
-        Ok(found.map(|(id, pids)| ContainerProcesses {
-            id,
-            pids: self.oldest_first(pids),
-        }))
+        Ok(found.map(|(id, pids)| ContainerProcesses { id, pids: self.oldest_first(pids) }))
     }
 
     /// Whether the process is in a cgroup of the pod with this UID, or of this container.
@@ -94,8 +91,7 @@ impl ProcFs {
 
     /// Every process's `cgroup` file.
     fn cgroups(&self) -> Result<impl Iterator<Item = (u32, String)>> {
-        let entries =
-            fs::read_dir(&self.root).with_context(|| format!("reading {}", self.root.display()))?;
+        let entries = fs::read_dir(&self.root).with_context(|| format!("reading {}", self.root.display()))?;
         Ok(entries.filter_map(|entry| {
             let pid = entry.ok()?.file_name().to_str()?.parse().ok()?;
             // Processes come and go while this reads.
@@ -129,10 +125,7 @@ impl ProcFs {
 pub fn only_match<T>(prefix: &str, mut found: BTreeMap<String, T>) -> Result<Option<(String, T)>> {
     if found.len() > 1 {
         let ids: Vec<&str> = found.keys().map(String::as_str).collect();
-        bail!(
-            "container id {prefix} is ambiguous: it begins {}",
-            ids.join(" and ")
-        );
+        bail!("container id {prefix} is ambiguous: it begins {}", ids.join(" and "));
     }
     Ok(found.pop_first())
 }
@@ -144,17 +137,14 @@ fn names_pod(cgroups: &str, uid: &str) -> bool {
     }
     // In names of systemd's slices, a dash separates levels: the UID has underscores there.
     let pod = format!("pod{uid}").replace('_', "-");
-    cgroups
-        .lines()
-        .filter(|line| line.contains("kubepods"))
-        .any(|line| {
-            let line = line.replace('_', "-");
-            line.match_indices(&pod).any(|(at, _)| {
-                let after = line[at + pod.len()..].chars().next();
-                let before = line[..at].chars().next_back();
-                matches!(before, Some('/' | '-')) && matches!(after, None | Some('/' | '.' | ':'))
-            })
+    cgroups.lines().filter(|line| line.contains("kubepods")).any(|line| {
+        let line = line.replace('_', "-");
+        line.match_indices(&pod).any(|(at, _)| {
+            let after = line[at + pod.len()..].chars().next();
+            let before = line[..at].chars().next_back();
+            matches!(before, Some('/' | '-')) && matches!(after, None | Some('/' | '.' | ':'))
         })
+    })
 }
 
 /// The container ids in a `cgroup` file: `/ID`, `docker-ID.scope`, `…:cri-containerd:ID`.
@@ -179,11 +169,7 @@ mod tests {
         for (pid, cgroup, started) in processes {
             let process = dir.path().join(pid.to_string());
             fs::create_dir(&process).unwrap();
-            fs::write(
-                process.join("cgroup"),
-                format!("1:name=systemd:/\n{cgroup}\n"),
-            )
-            .unwrap();
+            fs::write(process.join("cgroup"), format!("1:name=systemd:/\n{cgroup}\n")).unwrap();
             let stat = format!("{pid} (a ) b) S {}{started} 0 0", "0 ".repeat(18));
             fs::write(process.join("stat"), stat).unwrap();
         }
@@ -243,11 +229,7 @@ mod tests {
         let (_dir, proc) = proc_with(&[
             (7, &format!("0::/system.slice/docker-{a}.scope"), 2),
             (8, &format!("3:cpu:/docker/{a}\n2:memory:/docker/{a}"), 1),
-            (
-                9,
-                &format!("0::/machine.slice/libpod-{b}.scope/container"),
-                3,
-            ),
+            (9, &format!("0::/machine.slice/libpod-{b}.scope/container"), 3),
             (10, &format!("0::/x/{b}0"), 3),
         ]);
         let found = proc.of_container("aaaaaa").unwrap().unwrap();
@@ -259,14 +241,9 @@ mod tests {
 
     #[test]
     fn an_ambiguous_prefix_lists_what_it_may_mean() {
-        let [one, two] = [
-            format!("abcdef{}", "1".repeat(58)),
-            format!("abcdef{}", "2".repeat(58)),
-        ];
-        let (_dir, proc) = proc_with(&[
-            (7, &format!("0::/docker/{one}"), 1),
-            (8, &format!("0::/docker/{two}"), 2),
-        ]);
+        let [one, two] = [format!("abcdef{}", "1".repeat(58)), format!("abcdef{}", "2".repeat(58))];
+        let (_dir, proc) =
+            proc_with(&[(7, &format!("0::/docker/{one}"), 1), (8, &format!("0::/docker/{two}"), 2)]);
         let error = proc.of_container("abcdef").unwrap_err().to_string();
         assert!(error.contains(&one) && error.contains(&two), "{error}");
     }

@@ -2,12 +2,12 @@
 
 use std::fmt;
 
-use anyhow::{Context as _, Result, anyhow};
+use anyhow::{Result, bail};
 use log::info;
 use sniff_common::Direction;
 
 use crate::{
-    args,
+    args::AttachAt,
     bpf::attach::{Attachment, Hook, Mechanism, has_foreign_programs},
     pcapng::{InterfaceDescription, LinkType},
     system::System,
@@ -29,10 +29,12 @@ impl Point {
     /// The hook that packets of a direction pass. What the host end of a veth pair receives has left the pod.
     pub fn hook(self, direction: Direction) -> Hook {
         match (self, direction) {
-            (Self::HostVeth, Direction::Out)
-            | (Self::InPod | Self::HostInterface, Direction::In) => Hook::Ingress,
-            (Self::HostVeth, Direction::In)
-            | (Self::InPod | Self::HostInterface, Direction::Out) => Hook::Egress,
+            (Self::HostVeth, Direction::Out) | (Self::InPod | Self::HostInterface, Direction::In) => {
+                Hook::Ingress
+            }
+            (Self::HostVeth, Direction::In) | (Self::InPod | Self::HostInterface, Direction::Out) => {
+                Hook::Egress
+            }
         }
     }
 }
@@ -40,9 +42,9 @@ impl Point {
 impl fmt::Display for Point {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::HostVeth => "host veth",
+            Self::HostVeth => "at the host veth",
             Self::InPod => "inside the pod",
-            Self::HostInterface => "host interface",
+            Self::HostInterface => "at the host interface",
         })
     }
 }
@@ -55,6 +57,8 @@ pub struct Tap {
     pub interface: Interface,
     /// Where.
     pub point: Point,
+    /// The interface that the classifiers sit on.
+    pub side: Side,
     /// Which directions.
     pub directions: &'static [Direction],
     /// The classifiers, once they are attached.
@@ -70,75 +74,24 @@ impl Tap {
     pub fn new(
         id: u32,
         interface: Interface,
-        wanted: args::Side,
+        wanted: AttachAt,
         directions: &'static [Direction],
     ) -> Result<Self> {
-        let point = choose(&interface, wanted)?;
-        Ok(Self {
-            id,
-            interface,
-            point,
-            directions,
-            attachment: None,
-        })
-    }
-
-    /// The interface that the classifiers sit on.
-    ///
-    /// # Errors
-    ///
-    /// Never for a tap made by [`Self::new`], which has made sure of it.
-    pub fn side(&self) -> Result<&Side> {
-        let Interface {
-            pod_side,
-            host_side,
-            name,
-            ..
-        } = &self.interface;
-        let side = if self.point == Point::InPod {
-            pod_side
-        } else {
-            host_side
-        };
-        side.as_ref()
-            .with_context(|| format!("{name} has no {}", self.point))
+        let (point, side) = choose(&interface, wanted)?;
+        Ok(Self { id, interface, point, side, directions, attachment: None })
     }
 
     /// The block that introduces the interface in the file.
-    ///
-    /// # Errors
-    ///
-    /// As [`Self::side`].
-    pub fn describe(
-        &self,
-        system: &System,
-        snaplen: u32,
-        comment: Option<String>,
-    ) -> Result<InterfaceDescription> {
-        let Interface {
-            name,
-            pod,
-            link_layer,
-            mac,
-            ipv4,
-            ipv6,
-            ..
-        } = &self.interface;
-        let side = self.side()?;
-        let who = pod.as_ref().map_or(String::new(), |pod| {
-            format!("pod {}/{} (uid {}) ", pod.namespace, pod.name, pod.uid)
-        });
-        Ok(InterfaceDescription {
+    pub fn describe(&self, system: &System, snaplen: u32, comment: Option<String>) -> InterfaceDescription {
+        let Interface { name, link_layer, mac, ipv4, ipv6, .. } = &self.interface;
+        InterfaceDescription {
             link_type: match link_layer {
                 LinkLayer::Ethernet => LinkType::Ethernet,
                 LinkLayer::Raw => LinkType::Raw,
             },
             snaplen,
             name: name.clone(),
-            description: Some(format!(
-                "{who}on node {}, captured at {} {side} (index {})",
-                system.node, self.point, side.ifindex
-            )),
+            description: Some(self.description(system)),
             comment,
             ipv4: ipv4.clone(),
             ipv6: ipv6.clone(),
@@ -146,25 +99,30 @@ impl Tap {
             filter: None,
             os: Some(system.os.clone()),
             hardware: None,
-        })
+        }
     }
 
-    /// What a person reads when the capture starts.
-    ///
-    /// # Errors
-    ///
-    /// As [`Self::side`].
-    pub fn announce(&self) -> Result<()> {
-        let side = self.side()?;
-        let mechanism = self
-            .attachment
+    fn description(&self, system: &System) -> String {
+        let Interface { pod, host_side, .. } = &self.interface;
+        let who = pod
             .as_ref()
-            .map_or(Mechanism::Tcx, Attachment::mechanism);
-        info!(
-            "{}: {} {side} (index {}), {mechanism}",
-            self.interface.name, self.point, side.ifindex
-        );
-        Ok(())
+            .map_or_else(String::new, |pod| format!("pod {}/{} (uid {}) ", pod.namespace, pod.name, pod.uid));
+        let host_end = match (self.point, host_side) {
+            (Point::InPod, Some(side)) => format!(", whose host end is {side} (index {})", side.ifindex),
+            _ => String::new(),
+        };
+        format!("{who}on node {}, captured {}{host_end}", system.node, self.place())
+    }
+
+    /// As in "at the host veth veth1a2b (index 7)".
+    fn place(&self) -> String {
+        format!("{} {} (index {})", self.point, self.side, self.side.ifindex)
+    }
+
+    /// Tells a person where the packets are taken.
+    pub fn announce(&self) {
+        let mechanism = self.attachment.as_ref().map_or(Mechanism::Tcx, Attachment::mechanism);
+        info!("{}: {}, {mechanism}", self.interface.name, self.place());
     }
 
     /// Whether the interface still is there.
@@ -173,46 +131,47 @@ impl Tap {
     }
 }
 
-fn choose(interface: &Interface, wanted: args::Side) -> Result<Point> {
-    let Interface {
-        name,
-        pod_side,
-        host_side,
-        host_side_missing,
-        ..
-    } = interface;
-    let why = || {
-        host_side_missing
-            .clone()
-            .unwrap_or_else(|| "it has no host end".to_owned())
-    };
-    match (pod_side, host_side, wanted) {
-        (None, Some(_), args::Side::Auto | args::Side::Host) => Ok(Point::HostInterface),
-        (None, Some(_), args::Side::Pod) => Err(anyhow!(
-            "{name} is an interface of the host: it has no pod side for --attach pod"
-        )),
-        (None, None, _) => Err(anyhow!("{name} has no interface to attach to")),
-        (Some(_), _, args::Side::Pod) => Ok(Point::InPod),
-        (Some(_), Some(_), args::Side::Host) => Ok(Point::HostVeth),
-        (Some(_), None, args::Side::Host) => Err(anyhow!(
-            "{name} cannot be captured from the host: {}; use --attach pod",
-            why()
-        )),
-        (Some(_), None, args::Side::Auto) => {
+/// Where to take an interface's packets.
+fn choose(interface: &Interface, wanted: AttachAt) -> Result<(Point, Side)> {
+    let Interface { name, pod_side, host_side, host_side_missing, kind, .. } = interface;
+    let why = || host_side_missing.clone().unwrap_or_else(|| "it has no host end".to_owned());
+    let (point, side) = match (pod_side, host_side, wanted) {
+        (None, Some(host), AttachAt::Auto | AttachAt::Host) => (Point::HostInterface, host),
+        (None, Some(_), AttachAt::Pod) => {
+            bail!("{name} is an interface of the host: it has no pod side for --attach pod")
+        }
+        (None, None, _) => bail!("{name} has no interface to attach to"),
+        (Some(pod), _, AttachAt::Pod) => (Point::InPod, pod),
+        (Some(_), Some(host), AttachAt::Host) => (Point::HostVeth, host),
+        (Some(_), None, AttachAt::Host) => {
+            bail!("{name} cannot be captured from the host: {}; use --attach pod", why())
+        }
+        (Some(pod), None, AttachAt::Auto) => {
             info!("{name}: capturing inside the pod: {}", why());
-            Ok(Point::InPod)
+            (Point::InPod, pod)
         }
-        (Some(_), Some(host), args::Side::Auto) => {
-            // An eBPF CNI's programs hand packets past the host end (bpf_redirect_peer).
-            if !has_foreign_programs(host)? {
-                return Ok(Point::HostVeth);
+        (Some(pod), Some(host), AttachAt::Auto) => match passed_by(kind.as_deref(), host)? {
+            None => (Point::HostVeth, host),
+            Some(reason) => {
+                info!("{name}: capturing inside the pod: {reason}");
+                (Point::InPod, pod)
             }
-            info!(
-                "{name}: capturing inside the pod: other BPF programs are on {host}, which can hand packets past it"
-            );
-            Ok(Point::InPod)
-        }
-    }
+        },
+    };
+    Ok((point, side.clone()))
+}
+
+/// Why packets may pass by the host end, if they may.
+fn passed_by(kind: Option<&str>, host: &Side) -> Result<Option<String>> {
+    Ok(if kind == Some("netkit") {
+        // A redirect by a netkit program skips the host end (netkit_xmit, drivers/net/netkit.c).
+        Some(format!("programs of the pair with {host} can redirect packets past it"))
+    } else if has_foreign_programs(host)? {
+        // As those of an eBPF CNI, which hand packets over with bpf_redirect_peer.
+        Some(format!("other BPF programs are on {host}, which can hand packets past it"))
+    } else {
+        None
+    })
 }
 
 #[cfg(test)]

@@ -90,10 +90,7 @@ impl Side {
     /// When the interface is gone, or its name is another's now.
     pub fn ensure_there(&self) -> Result<()> {
         let index = if_nametoindex(self.ifname.as_str()).map_err(|_| anyhow!("{self} is gone"))?;
-        ensure!(
-            index == self.ifindex,
-            "{self} is another interface now (index {index})"
-        );
+        ensure!(index == self.ifindex, "{self} is another interface now (index {index})");
         Ok(())
     }
 
@@ -150,10 +147,7 @@ impl Target {
         if !name.split('.').all(is_label) || name.len() > 253 {
             bail!("{name:?} is not a pod name: {}", rule(253, " and dots"));
         }
-        Ok(Self::Pod {
-            namespace: namespace.into(),
-            name: name.into(),
-        })
+        Ok(Self::Pod { namespace: namespace.into(), name: name.into() })
     }
 
     /// A container's id or the start of it, with or without `containerd://` and the like.
@@ -161,10 +155,7 @@ impl Target {
     /// # Errors
     /// When it is no id, or too short.
     pub fn container(text: &str) -> Result<Self> {
-        let id = text
-            .split_once("://")
-            .map_or(text, |(_, id)| id)
-            .to_ascii_lowercase();
+        let id = text.split_once("://").map_or(text, |(_, id)| id).to_ascii_lowercase();
         if !CONTAINER_ID_LEN.contains(&id.len()) || !id.bytes().all(|b| b.is_ascii_hexdigit()) {
             bail!("a container id has 6 to 64 hexadecimal digits");
         }
@@ -207,16 +198,10 @@ pub async fn resolve(targets: &[Target], options: &Options) -> Result<Vec<Interf
         let place = match target {
             Target::Pod { namespace, name } => node().await?.pod(namespace, name).await?,
             Target::ContainerId(id) => node().await?.container(id).await?,
-            Target::Pid(pid) => Place {
-                label: format!("pid:{pid}"),
-                pod: None,
-                netns: Netns::of_pid(*pid)?,
-            },
-            Target::Netns(name) => Place {
-                label: format!("netns:{name}"),
-                pod: None,
-                netns: Netns::named(name)?,
-            },
+            Target::Pid(pid) => Place { label: format!("pid:{pid}"), pod: None, netns: Netns::of_pid(*pid)? },
+            Target::Netns(name) => {
+                Place { label: format!("netns:{name}"), pod: None, netns: Netns::named(name)? }
+            }
             Target::Interface(name) => {
                 all.push(interfaces::of_host(name, &hosts)?);
                 continue;
@@ -231,17 +216,13 @@ pub async fn resolve(targets: &[Target], options: &Options) -> Result<Vec<Interf
 fn each_once(all: Vec<Interface>) -> Vec<Interface> {
     let mut seen = HashSet::new();
     let mut is_new = |interface: &Interface| {
-        let sides = [&interface.pod_side, &interface.host_side]
-            .into_iter()
-            .flatten();
+        let sides = [&interface.pod_side, &interface.host_side].into_iter().flatten();
         let ends: Vec<_> = sides.map(|side| (side.netns.id(), side.ifindex)).collect();
         let is_new = !ends.iter().any(|end| seen.contains(end));
         seen.extend(ends);
         is_new
     };
-    all.into_iter()
-        .filter(|interface| is_new(interface))
-        .collect()
+    all.into_iter().filter(|interface| is_new(interface)).collect()
 }
 
 /// Whether it is a DNS label as in RFC 1123, but of any length.
@@ -251,9 +232,7 @@ fn is_label(text: &str) -> bool {
 }
 
 fn rule(max: usize, more: &str) -> String {
-    format!(
-        "1 to {max} lower-case letters, digits, dashes{more}, with a letter or digit at both ends"
-    )
+    format!("1 to {max} lower-case letters, digits, dashes{more}, with a letter or digit at both ends")
 }
 
 #[cfg(test)]
@@ -263,10 +242,8 @@ mod tests {
 
     #[test]
     fn pods_are_named_with_or_without_a_namespace() {
-        let pod = |namespace: &str, name: &str| Target::Pod {
-            namespace: namespace.into(),
-            name: name.into(),
-        };
+        let pod =
+            |namespace: &str, name: &str| Target::Pod { namespace: namespace.into(), name: name.into() };
         assert_eq!(Target::pod("web/front-1").unwrap(), pod("web", "front-1"));
         assert_eq!(Target::pod("front.1").unwrap(), pod("default", "front.1"));
     }
@@ -310,12 +287,7 @@ mod tests {
     #[test]
     fn container_ids_are_taken_as_the_tools_print_them() {
         let id = |text: &str| Target::ContainerId(text.into());
-        for text in [
-            "docker://abcdef",
-            "containerd://abcdef",
-            "cri-o://abcdef",
-            "ABCDEF",
-        ] {
+        for text in ["docker://abcdef", "containerd://abcdef", "cri-o://abcdef", "ABCDEF"] {
             assert_eq!(Target::container(text).unwrap(), id("abcdef"), "{text}");
         }
         let (whole, longer) = ("a".repeat(64), "a".repeat(65));
@@ -341,22 +313,15 @@ mod tests {
         pod.ip("link set veth0 up");
         pod.ip("link set veth1 up");
         let path = Target::Netns(pod.path().display().to_string());
-        let found = resolve(&[path.clone(), path], &Options::default())
-            .await
-            .unwrap();
-        let mut names: Vec<_> = found
-            .iter()
-            .map(|found| found.name.rsplit('/').next())
-            .collect();
+        let found = resolve(&[path.clone(), path], &Options::default()).await.unwrap();
+        let mut names: Vec<_> = found.iter().map(|found| found.name.rsplit('/').next()).collect();
         names.sort_unstable();
         assert_eq!(names, [Some("veth0"), Some("veth1")]);
     }
 
     #[tokio::test]
     async fn a_host_interface_needs_nothing_else() {
-        let lo = resolve(&[Target::Interface("lo".into())], &Options::default())
-            .await
-            .unwrap();
+        let lo = resolve(&[Target::Interface("lo".into())], &Options::default()).await.unwrap();
         let [lo] = &lo[..] else { panic!("{lo:?}") };
         assert_eq!((lo.name.as_str(), lo.pod_side.as_ref()), ("lo", None));
         assert_eq!(lo.host_side.as_ref().unwrap().ifindex, 1);

@@ -15,6 +15,15 @@ pub struct Filter {
     pub handle: u32,
     /// Id of its program, if it is a BPF filter.
     pub program: Option<u32>,
+    /// Name that its program was attached by.
+    pub name: Option<String>,
+}
+
+impl Filter {
+    /// Whether it is a BPF filter of another name.
+    pub fn is_foreign(&self, ours: &str) -> bool {
+        self.program.is_some() && self.name.as_deref() != Some(ours)
+    }
 }
 
 /// The filters at a hook; none when the interface has no clsact qdisc.
@@ -32,11 +41,7 @@ pub fn filters(netns: &Netns, ifindex: u32, hook: Hook) -> Result<Vec<Filter>> {
         request.execute().try_collect().await
     })
     .context("cannot list TC filters")?;
-    Ok(messages
-        .unwrap_or_default()
-        .iter()
-        .filter_map(filter)
-        .collect())
+    Ok(messages.unwrap_or_default().iter().filter_map(filter).collect())
 }
 
 /// Removes the clsact qdisc if no filter is left on it. Somebody may add one between the look and the removal;
@@ -65,22 +70,16 @@ fn filter(message: &TcMessage) -> Option<Filter> {
     let handle = u32::from(message.header.handle);
     // tcm_info: priority in the upper half, protocol in the lower.
     let priority = (message.header.info >> 16) as u16;
-    (handle != 0).then(|| Filter {
-        priority,
-        handle,
-        program: program_id(message),
-    })
-}
-
-fn program_id(message: &TcMessage) -> Option<u32> {
-    message
-        .attributes
-        .iter()
-        .find_map(|attribute| match attribute {
-            TcAttribute::Options(options) => options.iter().find_map(|option| match option {
-                TcOption::Bpf(TcFilterBpfOption::ProgId(id)) => Some(*id),
-                _ => None,
-            }),
-            _ => None,
-        })
+    let mut filter = Filter { priority, handle, program: None, name: None };
+    for attribute in &message.attributes {
+        let TcAttribute::Options(options) = attribute else { continue };
+        for option in options {
+            match option {
+                TcOption::Bpf(TcFilterBpfOption::ProgId(id)) => filter.program = Some(*id),
+                TcOption::Bpf(TcFilterBpfOption::ProgName(name)) => filter.name = Some(name.clone()),
+                _ => {}
+            }
+        }
+    }
+    (handle != 0).then_some(filter)
 }

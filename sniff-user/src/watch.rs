@@ -49,11 +49,7 @@ struct Suspect {
 
 impl Suspect {
     fn new(tap: &Tap) -> Option<Self> {
-        Some(Self {
-            excess: excess(tap)?,
-            seen: Counters::default(),
-            silent: 0,
-        })
+        Some(Self { excess: excess(tap)?, seen: Counters::default(), silent: 0 })
     }
 
     /// Whether it is worth asking the kernel, which costs far more than reading our own counters.
@@ -77,12 +73,7 @@ impl Watch {
             .filter(|tap| tap.point == Point::HostVeth && session.may_go_inside())
             .filter_map(|tap| Some((tap.id, Suspect::new(tap)?)))
             .collect();
-        Self {
-            pause: FIRST_PAUSE,
-            next: Instant::now() + FIRST_PAUSE,
-            position: 0,
-            suspects,
-        }
+        Self { pause: FIRST_PAUSE, next: Instant::now() + FIRST_PAUSE, position: 0, suspects }
     }
 
     /// Returns when it is time to look.
@@ -116,17 +107,9 @@ impl Watch {
     /// The ids of the taps to look at now.
     fn turn(&mut self, session: &Session) -> Vec<u32> {
         let taps = session.taps();
-        let start = if self.position < taps.len() {
-            self.position
-        } else {
-            0
-        };
+        let start = if self.position < taps.len() { self.position } else { 0 };
         self.position = start + AT_ONCE;
-        taps.iter()
-            .skip(start)
-            .take(AT_ONCE)
-            .map(|tap| tap.id)
-            .collect()
+        taps.iter().skip(start).take(AT_ONCE).map(|tap| tap.id).collect()
     }
 
     /// How many packets passed beside the host end, if any did.
@@ -161,16 +144,12 @@ fn go_inside(session: &mut Session, id: u32, missed: u64) {
         return;
     };
     let name = interface.name.clone();
-    let host = interface
-        .host_side
-        .as_ref()
-        .map_or_else(String::new, ToString::to_string);
+    let host = interface.host_side.as_ref().map_or_else(String::new, ToString::to_string);
     warn!(
         "{name}: {missed} packet(s) came past {host}, as with a CNI that uses bpf_redirect_peer, and are not in the \
          capture; from now on, what goes into the pod is captured inside it"
     );
-    let comment =
-        format!("what goes into the pod, after {missed} packet(s) came past {host} unseen");
+    let comment = format!("what goes into the pod, after {missed} packet(s) came past {host} unseen");
     if let Err(error) = session.go_inside(id, comment) {
         warn!("{name}: cannot capture inside the pod: {error:#}; packets into it are missing");
     }

@@ -1,10 +1,7 @@
 //! What the tests ask of `bpf(2)` themselves. First of all an eBPF CNI in eight instructions: a TCX program that hands every IPv4 packet of one pod
 //! straight to another pod's interface with `bpf_redirect_peer()`, so that the receiving pod's
 //! host veth never sees it on egress.
-#![expect(
-    unsafe_code,
-    reason = "bpf(2) has no safe wrapper that takes raw instructions"
-)]
+#![expect(unsafe_code, reason = "bpf(2) has no safe wrapper that takes raw instructions")]
 
 use std::{
     io,
@@ -35,9 +32,7 @@ impl RedirectPeer {
     /// Hands the IPv4 packets that enter at host veth `from` to the pod behind host veth `to`.
     pub fn attach(node: &Netns, from: u32, to: u32) -> Self {
         let program = load(&instructions(to)).expect("loading the redirect_peer program");
-        let link = node
-            .enter(|| attach(&program, from))
-            .expect("attaching it through TCX");
+        let link = node.enter(|| attach(&program, from)).expect("attaching it through TCX");
         Self { _link: link }
     }
 }
@@ -98,22 +93,17 @@ struct ProgQuery {
 }
 
 fn instructions(to: u32) -> [Insn; 8] {
-    let insn = |code, registers, offset, immediate| Insn {
-        code,
-        registers,
-        offset,
-        immediate,
-    };
+    let insn = |code, registers, offset, immediate| Insn { code, registers, offset, immediate };
     let ipv4 = i32::from(u16::try_from(libc::ETH_P_IP).expect("16 bits").to_be());
     [
-        insn(0x61, 0x12, SKB_PROTOCOL, 0), // r2 = *(u32 *)(r1 + protocol)
-        insn(0xb7, 0x00, 0, TCX_NEXT),     // r0 = TCX_NEXT
-        insn(0x55, 0x02, 4, ipv4),         // if r2 != htons(ETH_P_IP) goto exit
-        insn(0xb7, 0x01, 0, to.cast_signed()), // r1 = to
-        insn(0xb7, 0x02, 0, 0),            // r2 = 0 (flags)
+        insn(0x61, 0x12, SKB_PROTOCOL, 0),           // r2 = *(u32 *)(r1 + protocol)
+        insn(0xb7, 0x00, 0, TCX_NEXT),               // r0 = TCX_NEXT
+        insn(0x55, 0x02, 4, ipv4),                   // if r2 != htons(ETH_P_IP) goto exit
+        insn(0xb7, 0x01, 0, to.cast_signed()),       // r1 = to
+        insn(0xb7, 0x02, 0, 0),                      // r2 = 0 (flags)
         insn(0x85, 0x00, 0, BPF_FUNC_REDIRECT_PEER), // r0 = bpf_redirect_peer(r1, r2)
-        insn(0x05, 0x00, 0, 0),            // goto exit
-        insn(0x95, 0x00, 0, 0),            // exit: return r0
+        insn(0x05, 0x00, 0, 0),                      // goto exit
+        insn(0x95, 0x00, 0, 0),                      // exit: return r0
     ]
 }
 
@@ -191,18 +181,12 @@ mod tests {
         let node = machine.netns();
         node.sysctl("net/ipv4/ip_forward", "1");
         let (a, b) = (machine.fake_pod("a", 1), machine.fake_pod("b", 2));
-        a.netns
-            .run(&format!("ip route add default via {}", a.gateway4));
-        b.netns
-            .run(&format!("ip route add default via {}", b.gateway4));
+        a.netns.run(&format!("ip route add default via {}", a.gateway4));
+        b.netns.run(&format!("ip route add default via {}", b.gateway4));
         let _there = RedirectPeer::attach(&node, a.veth.index, b.veth.index);
         let _back = RedirectPeer::attach(&node, b.veth.index, a.veth.index);
         let tcpdump = Tcpdump::start(&node, &b.veth.name, &["icmp"]);
         traffic::ping(&a.netns, b.ipv4.into(), 3, 56);
-        assert_eq!(
-            tcpdump.stop().len(),
-            3,
-            "the replies, and none of the requests"
-        );
+        assert_eq!(tcpdump.stop().len(), 3, "the replies, and none of the requests");
     }
 }

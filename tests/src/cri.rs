@@ -32,12 +32,9 @@ impl Client {
     ///
     /// When nobody listens there.
     pub fn connect(path: &Path) -> Result<Self, tonic::transport::Error> {
-        let runtime = Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .expect("a tokio runtime");
-        let endpoint = Endpoint::from_shared(format!("unix://{}", path.display()))?
-            .timeout(Duration::from_secs(30));
+        let runtime = Builder::new_current_thread().enable_all().build().expect("a tokio runtime");
+        let endpoint =
+            Endpoint::from_shared(format!("unix://{}", path.display()))?.timeout(Duration::from_secs(30));
         let channel = runtime.block_on(endpoint.connect())?;
         Ok(Self { runtime, channel })
     }
@@ -56,14 +53,9 @@ impl Client {
         let path = PathAndQuery::try_from(path).expect("a method's path");
         let mut grpc = Grpc::new(self.channel.clone());
         self.runtime.block_on(async {
-            grpc.ready()
-                .await
-                .map_err(|error| Status::unavailable(error.to_string()))?;
+            grpc.ready().await.map_err(|error| Status::unavailable(error.to_string()))?;
             let codec = ProstCodec::<Q, A>::default();
-            Ok(grpc
-                .unary(Request::new(request), path, codec)
-                .await?
-                .into_inner())
+            Ok(grpc.unary(Request::new(request), path, codec).await?.into_inner())
         })
     }
 }

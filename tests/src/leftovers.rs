@@ -1,8 +1,7 @@
 //! What a capture may leave behind, and the proof that it has not.
 
 use std::{
-    collections::BTreeSet, fs, os::unix::fs::MetadataExt as _, path::Path, process::Output,
-    time::Duration,
+    collections::BTreeSet, fs, os::unix::fs::MetadataExt as _, path::Path, process::Output, time::Duration,
 };
 
 use serde_json::Value;
@@ -18,11 +17,7 @@ use crate::{
 const GRACE: Duration = Duration::from_secs(10);
 
 /// The kinds of BPF object as `/proc/PID/fdinfo` and `bpftool` call them.
-const KINDS: [(&str, &str); 3] = [
-    ("prog_id:", "prog"),
-    ("map_id:", "map"),
-    ("link_id:", "link"),
-];
+const KINDS: [(&str, &str); 3] = [("prog_id:", "prog"), ("map_id:", "map"), ("link_id:", "link")];
 
 /// The BPF objects that a process has open, by kind and id. Ids are unique on the whole system and
 /// are not given out again soon, so other tests do not disturb.
@@ -46,10 +41,7 @@ impl BpfObjects {
             objects.extend(info.lines().filter_map(parse_fdinfo));
         }
         for kind in ["prog", "map"] {
-            assert!(
-                objects.iter().any(|object| object.0 == kind),
-                "process {pid} holds no {kind}"
-            );
+            assert!(objects.iter().any(|object| object.0 == kind), "process {pid} holds no {kind}");
         }
         Self { objects }
     }
@@ -78,18 +70,9 @@ impl<'a> Snapshot<'a> {
     /// Notes programs on interfaces, qdiscs, named namespaces and processes of `program`.
     pub fn take(machine: &'a Machine, namespaces: &[&Netns], program: &Path) -> Self {
         let namespaces: Vec<_> = namespaces.iter().map(|&netns| netns.clone()).collect();
-        assert_eq!(
-            processes(machine, program),
-            0,
-            "{} runs already",
-            program.display()
-        );
+        assert_eq!(processes(machine, program), 0, "{} runs already", program.display());
         let before = describe(machine, &namespaces);
-        Self {
-            machine,
-            namespaces,
-            before,
-        }
+        Self { machine, namespaces, before }
     }
 
     /// Waits until all is as it was.
@@ -98,11 +81,7 @@ impl<'a> Snapshot<'a> {
     ///
     /// When it is not after a while; the message shows both states.
     pub fn assert_unchanged(&self, program: &Path) {
-        let Self {
-            machine,
-            namespaces,
-            before,
-        } = self;
+        let Self { machine, namespaces, before } = self;
         let mut now = String::new();
         let what = format!("the state before: {before}");
         wait::until(&what, GRACE, || {
@@ -122,19 +101,13 @@ fn parse_fdinfo(line: &str) -> Option<(&'static str, u64)> {
 fn loaded() -> Option<BTreeSet<(&'static str, u64)>> {
     let mut objects = BTreeSet::new();
     for (_, kind) in KINDS {
-        let Output { status, stdout, .. } = tool("bpftool")
-            .args(["--json", kind, "show"])
-            .output()
-            .expect("bpftool");
+        let Output { status, stdout, .. } =
+            tool("bpftool").args(["--json", kind, "show"]).output().expect("bpftool");
         if !status.success() {
             return None;
         }
         let list: Value = serde_json::from_slice(&stdout).expect("JSON from bpftool");
-        let ids = list
-            .as_array()
-            .into_iter()
-            .flatten()
-            .filter_map(|object| object["id"].as_u64());
+        let ids = list.as_array().into_iter().flatten().filter_map(|object| object["id"].as_u64());
         objects.extend(ids.map(|id| (kind, id)));
     }
     Some(objects)
@@ -156,11 +129,8 @@ fn describe(machine: &Machine, namespaces: &[Netns]) -> String {
 fn processes(machine: &Machine, program: &Path) -> usize {
     let identity = |path: &Path| fs::metadata(path).map(|file| (file.dev(), file.ino())).ok();
     let program = identity(program).expect("the program");
-    let all = fs::read_dir(machine.path("/proc"))
-        .expect("the machine's /proc")
-        .flatten();
-    all.filter(|process| identity(&process.path().join("exe")) == Some(program))
-        .count()
+    let all = fs::read_dir(machine.path("/proc")).expect("the machine's /proc").flatten();
+    all.filter(|process| identity(&process.path().join("exe")) == Some(program)).count()
 }
 
 #[cfg(test)]
@@ -190,9 +160,7 @@ mod tests {
         let node = machine.netns();
         let sleep = Path::new("/usr/bin/sleep");
         let mut child = node.spawn(tool("sleep").arg("0.2"));
-        wait::until("sleep", GRACE, || {
-            (processes(&machine, sleep) == 1).then_some(())
-        });
+        wait::until("sleep", GRACE, || (processes(&machine, sleep) == 1).then_some(()));
         child.wait().expect("the end of sleep");
         let snapshot = Snapshot::take(&machine, &[&node], sleep);
         drop(RedirectPeer::attach(&node, pod.veth.index, pod.veth.index));

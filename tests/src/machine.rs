@@ -75,10 +75,7 @@ impl Machine {
     ///
     /// When not root, or when a namespace or a mount is refused.
     pub fn boot() -> Self {
-        assert!(
-            geteuid().is_root(),
-            "these tests need root: run them with `cargo xtask test`"
-        );
+        assert!(geteuid().is_root(), "these tests need root: run them with `cargo xtask test`");
         let mut launcher = tool("setpriv")
             .args(["--pdeathsig", "KILL", "unshare", "--fork", "--kill-child"])
             .args(["--pid", "--mount", "--uts", "--net", "--"])
@@ -90,14 +87,10 @@ impl Machine {
             .expect("starting setpriv (util-linux)");
         let mut said = String::new();
         let stdout = launcher.stdout.take().expect("a piped stdout");
-        BufReader::new(stdout)
-            .read_line(&mut said)
-            .expect("reading from init");
+        BufReader::new(stdout).read_line(&mut said).expect("reading from init");
         let init = said.trim().parse().unwrap_or_else(|_| {
             let mut stderr = launcher.stderr.take().expect("a piped stderr");
-            stderr
-                .read_to_string(&mut said)
-                .expect("reading init's complaints");
+            stderr.read_to_string(&mut said).expect("reading init's complaints");
             panic!("a machine does not boot: {said}")
         });
         // Init's end waits for the test's own children on the machine, which may be reaped later
@@ -135,14 +128,10 @@ impl Machine {
         let node = self.netns();
         let pod = self.add_netns(name);
         let veth = format!("veth-{name}");
-        node.run(&format!(
-            "ip link add {veth} type veth peer name eth0 netns {name}"
-        ));
+        node.run(&format!("ip link add {veth} type veth peer name eth0 netns {name}"));
         for (place, link, host) in [(&node, veth.as_str(), 1), (&pod, "eth0", 2)] {
             place.run(&format!("ip address add 10.77.{net}.{host}/24 dev {link}"));
-            place.run(&format!(
-                "ip address add fd77:{net:x}::{host}/64 dev {link}"
-            ));
+            place.run(&format!("ip address add fd77:{net:x}::{host}/64 dev {link}"));
             place.run(&format!("ip link set {link} up"));
         }
         node.settle();
@@ -165,9 +154,7 @@ impl Machine {
         let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("a live process");
         let numbers = status.lines().find_map(|line| line.strip_prefix("NSpid:"));
         let innermost = numbers.and_then(|numbers| numbers.split_whitespace().last());
-        innermost
-            .and_then(|number| number.parse().ok())
-            .expect("a number on the machine")
+        innermost.and_then(|number| number.parse().ok()).expect("a number on the machine")
     }
 
     /// A path of the machine, as the test reaches it.
@@ -186,10 +173,7 @@ impl Drop for Machine {
 /// `path` of the machine whose first process is `init`, as seen from outside.
 pub(crate) fn inside(init: i32, path: &Path) -> PathBuf {
     let path = path.strip_prefix("/").expect("an absolute path");
-    Path::new("/proc")
-        .join(init.to_string())
-        .join("root")
-        .join(path)
+    Path::new("/proc").join(init.to_string()).join("root").join(path)
 }
 
 #[cfg(test)]
@@ -202,8 +186,7 @@ mod tests {
     /// Says so when a process has ended, whether or not somebody has waited for it.
     fn gone(pid: i32) -> Option<()> {
         let stat = fs::read_to_string(format!("/proc/{pid}/stat"));
-        stat.map_or(true, |stat| stat.contains(") Z "))
-            .then_some(())
+        stat.map_or(true, |stat| stat.contains(") Z ")).then_some(())
     }
 
     #[test]

@@ -20,10 +20,7 @@ const TOOLS: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bi
 /// A command with the tools' `PATH`, no other environment, and an English, UTF-8 locale.
 pub fn tool(program: impl AsRef<std::ffi::OsStr>) -> Command {
     let mut command = Command::new(program);
-    command
-        .env_clear()
-        .env("PATH", TOOLS)
-        .env("LC_ALL", "C.UTF-8");
+    command.env_clear().env("PATH", TOOLS).env("LC_ALL", "C.UTF-8");
     command
 }
 
@@ -54,10 +51,7 @@ pub struct Link {
 impl Netns {
     /// The namespace at `path` on the machine whose first process is `init`.
     pub(crate) fn new(init: i32, path: impl Into<PathBuf>) -> Self {
-        Self {
-            init,
-            path: path.into(),
-        }
+        Self { init, path: path.into() }
     }
 
     /// The namespace's path on its machine: what a program that runs there is given.
@@ -101,11 +95,7 @@ impl Netns {
         })
         .unwrap_or_else(|error| panic!("cannot run `{line}`: {error}"));
         let stderr = String::from_utf8_lossy(&output.stderr);
-        assert!(
-            output.status.success(),
-            "`{line}` failed ({}): {stderr}",
-            output.status
-        );
+        assert!(output.status.success(), "`{line}` failed ({}): {stderr}", output.status);
         String::from_utf8(output.stdout).expect("UTF-8 from a tool")
     }
 
@@ -119,11 +109,7 @@ impl Netns {
     pub fn links(&self) -> Vec<Link> {
         let json = self.run("ip -json -details address show");
         let json: Value = serde_json::from_str(&json).expect("JSON from ip");
-        json.as_array()
-            .expect("an array from ip")
-            .iter()
-            .map(parse_link)
-            .collect()
+        json.as_array().expect("an array from ip").iter().map(parse_link).collect()
     }
 
     /// The interface called `name`.
@@ -141,11 +127,7 @@ impl Netns {
     pub fn packet_counts(&self, interface: &str) -> (u64, u64) {
         let json = self.run(&format!("ip -json -statistics link show dev {interface}"));
         let json: Value = serde_json::from_str(&json).expect("JSON from ip");
-        let count = |way: &str| {
-            json[0]["stats64"][way]["packets"]
-                .as_u64()
-                .expect("a counter")
-        };
+        let count = |way: &str| json[0]["stats64"][way]["packets"].as_u64().expect("a counter");
         (count("rx"), count("tx"))
     }
 
@@ -158,16 +140,9 @@ impl Netns {
 
     /// Waits until no address is tentative any more (IPv6 duplicate address detection is over).
     pub fn settle(&self) {
-        wait::until(
-            "addresses that are not tentative",
-            Duration::from_secs(10),
-            || {
-                self.run("ip -6 address show tentative")
-                    .trim()
-                    .is_empty()
-                    .then_some(())
-            },
-        );
+        wait::until("addresses that are not tentative", Duration::from_secs(10), || {
+            self.run("ip -6 address show tentative").trim().is_empty().then_some(())
+        });
     }
 
     fn open(&self) -> File {
@@ -178,12 +153,7 @@ impl Netns {
 
 /// Runs `work` on a thread that ends with it, so that nothing need be restored afterwards.
 fn in_thread<T: Send>(work: impl FnOnce() -> T + Send) -> T {
-    thread::scope(|scope| {
-        scope
-            .spawn(work)
-            .join()
-            .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-    })
+    thread::scope(|scope| scope.spawn(work).join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
 }
 
 /// Puts the calling thread's future children onto the machine of `init`, in `network`.
@@ -212,14 +182,8 @@ fn parse_link(json: &Value) -> Link {
 }
 
 fn parse_address<A: std::str::FromStr>(json: &Value) -> (A, u8) {
-    let address = json["local"]
-        .as_str()
-        .and_then(|text| text.parse().ok())
-        .expect("an address");
-    (
-        address,
-        number(&json["prefixlen"]).expect("a prefix length"),
-    )
+    let address = json["local"].as_str().and_then(|text| text.parse().ok()).expect("an address");
+    (address, number(&json["prefixlen"]).expect("a prefix length"))
 }
 
 fn number<N: TryFrom<u64>>(json: &Value) -> Option<N> {

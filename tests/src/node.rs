@@ -30,16 +30,7 @@ const IMAGE: &str = "localhost/sniff-test:1";
 const CNI_BIN_DIRS: [&str; 2] = ["/usr/lib/cni", "/opt/cni/bin"];
 
 /// The CNIs of a node; each is also a runtime handler of that name.
-const CNIS: [Cni; 2] = [
-    Cni {
-        name: "ptp",
-        net: 88,
-    },
-    Cni {
-        name: "bridge",
-        net: 89,
-    },
-];
+const CNIS: [Cni; 2] = [Cni { name: "ptp", net: 88 }, Cni { name: "bridge", net: 89 }];
 
 /// A CNI and its networks, `10.NET.0.0/24` and `fdNET::/64`.
 #[derive(Debug)]
@@ -136,31 +127,16 @@ impl Node {
         let client = wait::until("containerd's CRI socket", Duration::from_secs(20), || {
             Client::connect(&machine.path(CRI_SOCKET)).ok()
         });
-        netns.run(&format!(
-            "ctr -a {CRI_SOCKET} -n k8s.io images import /run/image.tar"
-        ));
+        netns.run(&format!("ctr -a {CRI_SOCKET} -n k8s.io images import /run/image.tar"));
         let containerd = Containerd(containerd);
-        let node = Self {
-            machine,
-            netns,
-            client,
-            containerd,
-            cgroup: Cgroup::named_at_random(),
-        };
-        wait::until("a runtime that is ready", Duration::from_secs(20), || {
-            node.is_ready().then_some(())
-        });
+        let node = Self { machine, netns, client, containerd, cgroup: Cgroup::named_at_random() };
+        wait::until("a runtime that is ready", Duration::from_secs(20), || node.is_ready().then_some(()));
         node
     }
 
     /// Describes a pod on the `ptp` CNI.
     pub fn pod(&self, namespace: &str, name: &str) -> PodSpec<'_> {
-        PodSpec {
-            node: self,
-            namespace: namespace.to_owned(),
-            name: name.to_owned(),
-            cni: "ptp",
-        }
+        PodSpec { node: self, namespace: namespace.to_owned(), name: name.to_owned(), cni: "ptp" }
     }
 
     /// Runs a pod on the node's own network.
@@ -170,9 +146,7 @@ impl Node {
 
     fn is_ready(&self) -> bool {
         let answer: cri::StatusResponse = self.call("Status", cri::StatusRequest {});
-        answer
-            .status
-            .is_some_and(|status| status.conditions.iter().all(|c| c.status))
+        answer.status.is_some_and(|status| status.conditions.iter().all(|c| c.status))
     }
 
     /// Calls the runtime; a refusal is a panic with the end of containerd's log.
@@ -185,25 +159,16 @@ impl Node {
             let log = fs::read_to_string(self.machine.path("/run/containerd.log"));
             let log = log.unwrap_or_default();
             let tail: Vec<_> = log.lines().rev().take(5).collect();
-            panic!(
-                "{method}: {}\ncontainerd's last words: {tail:#?}",
-                status.message()
-            );
+            panic!("{method}: {}\ncontainerd's last words: {tail:#?}", status.message());
         })
     }
 
     /// The PID under `info` in the verbose status of a sandbox or a container.
     fn pid_of(&self, method: &str, id: &str) -> u32 {
-        let request = cri::InfoRequest {
-            id: id.to_owned(),
-            verbose: true,
-        };
+        let request = cri::InfoRequest { id: id.to_owned(), verbose: true };
         let answer: cri::InfoResponse = self.call(method, request);
         let info: Value = serde_json::from_str(&answer.info["info"]).expect("JSON from containerd");
-        info["pid"]
-            .as_u64()
-            .and_then(|pid| pid.try_into().ok())
-            .expect("a PID in the status")
+        info["pid"].as_u64().and_then(|pid| pid.try_into().ok()).expect("a PID in the status")
     }
 }
 
@@ -216,35 +181,18 @@ impl<'a> PodSpec<'a> {
     /// Runs the pod and waits until its addresses can be used.
     pub fn start(self) -> Pod<'a> {
         let (node, cni) = (self.node, self.cni);
-        let net = CNIS
-            .iter()
-            .find(|known| known.name == cni)
-            .expect("ptp or bridge")
-            .net;
+        let net = CNIS.iter().find(|known| known.name == cni).expect("ptp or bridge").net;
         let sandbox = self.run(0);
-        let netns = node
-            .machine
-            .netns_at(&format!("/proc/{}/ns/net", sandbox.pid));
+        let netns = node.machine.netns_at(&format!("/proc/{}/ns/net", sandbox.pid));
         netns.settle();
         node.netns.settle();
         let eth0 = netns.link("eth0");
         let of_net = |address: &Ipv6Addr| address.segments()[0] == network6(net).segments()[0];
         let host = |link: &&Link| Some(link.index) == eth0.peer;
         Pod {
-            veth: node
-                .netns
-                .links()
-                .iter()
-                .find(host)
-                .expect("the host's end")
-                .clone(),
+            veth: node.netns.links().iter().find(host).expect("the host's end").clone(),
             ipv4: eth0.ipv4.first().expect("an IPv4 address").0,
-            ipv6: eth0
-                .ipv6
-                .iter()
-                .map(|a| a.0)
-                .find(of_net)
-                .expect("an IPv6 address"),
+            ipv6: eth0.ipv6.iter().map(|a| a.0).find(of_net).expect("an IPv6 address"),
             gateway4: Ipv4Addr::new(10, net, 0, 1),
             gateway6: Ipv6Addr::from(u128::from(network6(net)) + 1),
             sandbox,
@@ -254,51 +202,25 @@ impl<'a> PodSpec<'a> {
     }
 
     fn run(self, network: i32) -> Sandbox<'a> {
-        let Self {
-            node,
-            namespace,
-            name,
-            cni,
-        } = self;
+        let Self { node, namespace, name, cni } = self;
         let uid = random_uuid();
         let label = |key: &str, value: &str| (format!("io.kubernetes.pod.{key}"), value.to_owned());
         let config = cri::PodSandboxConfig {
-            hostname: if network == cri::NODE {
-                String::new()
-            } else {
-                name.clone()
-            },
-            labels: HashMap::from([
-                label("namespace", &namespace),
-                label("name", &name),
-                label("uid", &uid),
-            ]),
+            hostname: if network == cri::NODE { String::new() } else { name.clone() },
+            labels: HashMap::from([label("namespace", &namespace), label("name", &name), label("uid", &uid)]),
             linux: Some(cri::LinuxPodSandboxConfig {
                 cgroup_parent: format!("/{}/kubepods/besteffort/pod{uid}", node.cgroup.name),
                 security_context: Some(cri::LinuxSandboxSecurityContext {
                     namespace_options: Some(cri::NamespaceOption { network }),
                 }),
             }),
-            metadata: Some(cri::PodSandboxMetadata {
-                name,
-                uid: uid.clone(),
-                namespace,
-                attempt: 0,
-            }),
+            metadata: Some(cri::PodSandboxMetadata { name, uid: uid.clone(), namespace, attempt: 0 }),
         };
-        let request = cri::RunPodSandboxRequest {
-            config: Some(config.clone()),
-            runtime_handler: cni.to_owned(),
-        };
+        let request =
+            cri::RunPodSandboxRequest { config: Some(config.clone()), runtime_handler: cni.to_owned() };
         let cri::SandboxId { id } = node.call("RunPodSandbox", request);
         let pid = node.pid_of("PodSandboxStatus", &id);
-        Sandbox {
-            node,
-            config,
-            id,
-            uid,
-            pid,
-        }
+        Sandbox { node, config, id, uid, pid }
     }
 }
 
@@ -310,12 +232,8 @@ impl Sandbox<'_> {
         let request = cri::CreateContainerRequest {
             pod_sandbox_id: self.id.clone(),
             config: Some(cri::ContainerConfig {
-                metadata: Some(cri::ContainerMetadata {
-                    name: name.to_owned(),
-                }),
-                image: Some(cri::ImageSpec {
-                    image: IMAGE.to_owned(),
-                }),
+                metadata: Some(cri::ContainerMetadata { name: name.to_owned() }),
+                image: Some(cri::ImageSpec { image: IMAGE.to_owned() }),
                 command: vec!["/bin/sleep".to_owned(), "1000000".to_owned()],
                 labels,
             }),
@@ -324,10 +242,7 @@ impl Sandbox<'_> {
         let container: cri::ContainerId = self.node.call("CreateContainer", request);
         let _: cri::Done = self.node.call("StartContainer", container.clone());
         let pid = self.node.pid_of("ContainerStatus", &container.id);
-        Container {
-            id: container.id,
-            pid,
-        }
+        Container { id: container.id, pid }
     }
 
     /// Runs a command in a container of the pod and returns its stdout.
@@ -345,12 +260,7 @@ impl Sandbox<'_> {
 
     /// Stops the pod: its processes and its network go, its entry in the runtime stays.
     pub fn stop(&self) {
-        let _: cri::Done = self.node.call(
-            "StopPodSandbox",
-            cri::SandboxId {
-                id: self.id.clone(),
-            },
-        );
+        let _: cri::Done = self.node.call("StopPodSandbox", cri::SandboxId { id: self.id.clone() });
     }
 }
 
@@ -365,9 +275,7 @@ impl Drop for Sandbox<'_> {
     fn drop(&mut self) {
         // The machine takes everything with it when this fails.
         for method in ["StopPodSandbox", "RemovePodSandbox"] {
-            let id = cri::SandboxId {
-                id: self.id.clone(),
-            };
+            let id = cri::SandboxId { id: self.id.clone() };
             let _: Result<cri::Done, _> = self.node.client.call(method, id);
         }
     }
@@ -389,9 +297,7 @@ fn configure(machine: &Machine) {
 }
 
 fn containerd_config() -> String {
-    let bin_dir = CNI_BIN_DIRS
-        .iter()
-        .find(|dir| Path::new(dir).join("ptp").exists());
+    let bin_dir = CNI_BIN_DIRS.iter().find(|dir| Path::new(dir).join("ptp").exists());
     let bin_dir = bin_dir.unwrap_or_else(|| panic!("no CNI plugins in {CNI_BIN_DIRS:?}"));
     let cri = r#"plugins."io.containerd.grpc.v1.cri""#;
     let runtimes: String = CNIS
@@ -450,9 +356,7 @@ fn network6(net: u8) -> Ipv6Addr {
 
 /// The image as a docker-archive: one layer with busybox and the links to it.
 fn image() -> Vec<u8> {
-    let busybox = ["/usr/bin/busybox", "/bin/busybox"]
-        .iter()
-        .find_map(|path| fs::read(path).ok());
+    let busybox = ["/usr/bin/busybox", "/bin/busybox"].iter().find_map(|path| fs::read(path).ok());
     let busybox = busybox.expect("busybox (package busybox-static)");
     let mut layer = tar::Builder::new(Vec::new());
     add(&mut layer, "bin/busybox", 0o755, &busybox);
@@ -460,16 +364,11 @@ fn image() -> Vec<u8> {
         let mut header = tar::Header::new_gnu();
         header.set_entry_type(tar::EntryType::Symlink);
         header.set_size(0);
-        layer
-            .append_link(&mut header, format!("bin/{name}"), "busybox")
-            .expect("a link");
+        layer.append_link(&mut header, format!("bin/{name}"), "busybox").expect("a link");
     }
     let layer = layer.into_inner().expect("a layer");
 
-    let digest: String = Sha256::digest(&layer)
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect();
+    let digest: String = Sha256::digest(&layer).iter().map(|byte| format!("{byte:02x}")).collect();
     let arch = match std::env::consts::ARCH {
         "x86_64" => "amd64",
         "aarch64" => "arm64",
@@ -481,23 +380,12 @@ fn image() -> Vec<u8> {
         "config": { "Entrypoint": ["/bin/sleep", "1000000"] },
         "rootfs": { "type": "layers", "diff_ids": [format!("sha256:{digest}")] },
     });
-    let manifest =
-        json!([{ "Config": "config.json", "RepoTags": [IMAGE], "Layers": ["layer.tar"] }]);
+    let manifest = json!([{ "Config": "config.json", "RepoTags": [IMAGE], "Layers": ["layer.tar"] }]);
 
     let mut archive = tar::Builder::new(Vec::new());
     add(&mut archive, "layer.tar", 0o644, &layer);
-    add(
-        &mut archive,
-        "config.json",
-        0o644,
-        config.to_string().as_bytes(),
-    );
-    add(
-        &mut archive,
-        "manifest.json",
-        0o644,
-        manifest.to_string().as_bytes(),
-    );
+    add(&mut archive, "config.json", 0o644, config.to_string().as_bytes());
+    add(&mut archive, "manifest.json", 0o644, manifest.to_string().as_bytes());
     archive.into_inner().expect("an archive")
 }
 
@@ -505,9 +393,7 @@ fn add(archive: &mut tar::Builder<Vec<u8>>, path: &str, mode: u32, data: &[u8]) 
     let mut header = tar::Header::new_gnu();
     header.set_mode(mode);
     header.set_size(data.len().try_into().expect("a size"));
-    archive
-        .append_data(&mut header, path, data)
-        .expect("a file in an archive");
+    archive.append_data(&mut header, path, data).expect("a file in an archive");
     archive.get_mut().flush().expect("writing to memory");
 }
 
@@ -527,20 +413,14 @@ struct Cgroup {
 
 impl Cgroup {
     fn named_at_random() -> Self {
-        Self {
-            name: format!("sniff-test-{}", &random_uuid()[..8]),
-        }
+        Self { name: format!("sniff-test-{}", &random_uuid()[..8]) }
     }
 }
 
 impl Drop for Cgroup {
     fn drop(&mut self) {
         let root = Path::new("/sys/fs/cgroup");
-        let hierarchies = fs::read_dir(root)
-            .into_iter()
-            .flatten()
-            .flatten()
-            .map(|e| e.path());
+        let hierarchies = fs::read_dir(root).into_iter().flatten().flatten().map(|e| e.path());
         for hierarchy in hierarchies.chain([root.to_owned()]) {
             remove_tree(&hierarchy.join(&self.name));
         }
@@ -579,13 +459,7 @@ mod tests {
             traffic::ping(&pod.netns, pod.gateway6.into(), 1, 56);
             assert_eq!(pod.sandbox.uid.len(), 36);
         }
-        assert!(
-            node.netns
-                .links()
-                .iter()
-                .all(|link| !link.name.starts_with("veth")),
-            "removed"
-        );
+        assert!(node.netns.links().iter().all(|link| !link.name.starts_with("veth")), "removed");
     }
 
     #[test]
@@ -595,9 +469,7 @@ mod tests {
         let container = pod.sandbox.container("main");
         let route = pod.sandbox.exec(&container, &["/bin/cat", "/proc/net/dev"]);
         assert!(route.contains("eth0"), "{route}");
-        let cgroups = node
-            .netns
-            .run(&format!("cat /proc/{}/cgroup", container.pid));
+        let cgroups = node.netns.run(&format!("cat /proc/{}/cgroup", container.pid));
         assert!(cgroups.contains(&format!("kubepods/besteffort/pod{}", pod.sandbox.uid)));
         let host = node.host_network_pod("kube-system", "proxy");
         let name = |pid| node.netns.run(&format!("readlink /proc/{pid}/ns/net"));

@@ -9,8 +9,8 @@ use std::{
 };
 
 use pcap_parser::{
-    Block, EnhancedPacketBlock, InterfaceDescriptionBlock, InterfaceStatisticsBlock, OptionCode,
-    PcapCapture, SectionHeaderBlock, nom, parse_block_le,
+    Block, EnhancedPacketBlock, InterfaceDescriptionBlock, InterfaceStatisticsBlock, OptionCode, PcapCapture,
+    SectionHeaderBlock, nom, parse_block_le,
 };
 
 /// How many differences a failed comparison shows.
@@ -122,12 +122,7 @@ pub fn read_pcapng(file: &Path) -> PcapNg {
 /// Parses pcapng; see [`read_pcapng`].
 pub fn parse_pcapng(bytes: &[u8]) -> PcapNg {
     let (parsed, rest) = parse_blocks(bytes);
-    assert!(
-        rest.is_empty(),
-        "cut or garbled: {} of {} bytes left",
-        rest.len(),
-        bytes.len()
-    );
+    assert!(rest.is_empty(), "cut or garbled: {} of {} bytes left", rest.len(), bytes.len());
     parsed
 }
 
@@ -141,11 +136,7 @@ pub fn read_cut_pcapng(file: &Path) -> PcapNg {
 pub fn read_pcap(file: &Path) -> Vec<Packet> {
     let bytes = fs::read(file).expect("a capture file");
     let capture = PcapCapture::from_file(&bytes).expect("a classic pcap file");
-    let unit = if capture.header.is_nanosecond_precision() {
-        1
-    } else {
-        1000
-    };
+    let unit = if capture.header.is_nanosecond_precision() { 1 } else { 1000 };
     let packet = |block: &pcap_parser::LegacyPcapBlock<'_>| Packet {
         interface: 0,
         timestamp_ns: u64::from(block.ts_sec) * 1_000_000_000 + u64::from(block.ts_usec) * unit,
@@ -189,10 +180,7 @@ pub fn assert_same<'a>(
             writeln!(report, "only {name} ({} in all): {packet:?}", packets.len()).expect("memory");
         }
     }
-    assert!(
-        report.is_empty(),
-        "{left_name} and {right_name} differ\n{report}"
-    );
+    assert!(report.is_empty(), "{left_name} and {right_name} differ\n{report}");
     pairs
 }
 
@@ -203,10 +191,7 @@ impl PcapNg {
     ///
     /// When there is no such interface.
     pub fn packets_of(&self, name: &str) -> Vec<Packet> {
-        let id = self
-            .interfaces
-            .iter()
-            .position(|i| i.name.as_deref() == Some(name));
+        let id = self.interfaces.iter().position(|i| i.name.as_deref() == Some(name));
         let id = id.unwrap_or_else(|| panic!("no interface {name} in {:?}", self.interfaces));
         let of_interface = |packet: &&Packet| packet.interface as usize == id;
         self.packets.iter().filter(of_interface).cloned().collect()
@@ -221,26 +206,13 @@ impl Packet {
 
 impl fmt::Debug for Packet {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self {
-            interface,
-            timestamp_ns,
-            original_len,
-            data,
-            direction,
-            dropcount,
-        } = self;
-        write!(
-            f,
-            "{timestamp_ns} if{interface} {direction:?} {}/{original_len}",
-            data.len()
-        )?;
+        let Self { interface, timestamp_ns, original_len, data, direction, dropcount } = self;
+        write!(f, "{timestamp_ns} if{interface} {direction:?} {}/{original_len}", data.len())?;
         if let Some(count) = dropcount {
             write!(f, " dropcount {count}")?;
         }
         write!(f, " ")?;
-        data.iter()
-            .take(64)
-            .try_for_each(|byte| write!(f, "{byte:02x}"))
+        data.iter().take(64).try_for_each(|byte| write!(f, "{byte:02x}"))
     }
 }
 
@@ -273,15 +245,7 @@ fn parse_blocks(mut rest: &[u8]) -> (PcapNg, &[u8]) {
         rest = after;
     }
     let section = section.expect("a section header first");
-    (
-        PcapNg {
-            section,
-            interfaces,
-            packets,
-            statistics,
-        },
-        rest,
-    )
+    (PcapNg { section, interfaces, packets, statistics }, rest)
 }
 
 fn read_section(block: &SectionHeaderBlock<'_>) -> Section {
@@ -301,13 +265,8 @@ fn read_interface(block: &InterfaceDescriptionBlock<'_>) -> Interface {
         name: text(block.if_name()),
         description: text(block.if_description()),
         os: text(block.if_os()),
-        mac: block
-            .if_macaddr()
-            .map(|mac| mac.expect("a MAC address").to_vec()),
-        ipv4: block
-            .if_ipv4addr()
-            .map(|all| all.expect("IPv4 addresses"))
-            .unwrap_or_default(),
+        mac: block.if_macaddr().map(|mac| mac.expect("a MAC address").to_vec()),
+        ipv4: block.if_ipv4addr().map(|all| all.expect("IPv4 addresses")).unwrap_or_default(),
         // Not by if_ipv6addr(), which in pcap-parser 0.17 looks for if_IPv4addr.
         ipv6: block
             .options
@@ -315,9 +274,7 @@ fn read_interface(block: &InterfaceDescriptionBlock<'_>) -> Interface {
             .filter(|option| option.code == OptionCode(5))
             .map(|option| read_ipv6(option.as_bytes().expect("an option")))
             .collect(),
-        tsresol: block
-            .if_tsresol()
-            .map(|resolution| resolution.expect("a resolution")),
+        tsresol: block.if_tsresol().map(|resolution| resolution.expect("a resolution")),
     }
 }
 
@@ -329,18 +286,9 @@ fn read_ipv6(octets: &[u8]) -> (Ipv6Addr, u8) {
 }
 
 fn read_packet(block: &EnhancedPacketBlock<'_>, interfaces: usize) -> Packet {
-    assert!(
-        (block.if_id as usize) < interfaces,
-        "a packet of interface {}",
-        block.if_id
-    );
+    assert!((block.if_id as usize) < interfaces, "a packet of interface {}", block.if_id);
     // Options of an enhanced packet block: epb_flags is 2, epb_dropcount is 4.
-    let option = |code| {
-        block
-            .options
-            .iter()
-            .find(|option| option.code == OptionCode(code))
-    };
+    let option = |code| block.options.iter().find(|option| option.code == OptionCode(code));
     let flags = option(2).map(|flags| flags.as_u32_le().expect("32 bits of flags"));
     Packet {
         interface: block.if_id,
@@ -383,14 +331,7 @@ mod tests {
     fn packet(timestamp_ns: u64, data: &[u8]) -> Packet {
         let original_len = data.len().try_into().expect("short");
         let data = data.to_vec();
-        Packet {
-            interface: 0,
-            timestamp_ns,
-            original_len,
-            data,
-            direction: None,
-            dropcount: None,
-        }
+        Packet { interface: 0, timestamp_ns, original_len, data, direction: None, dropcount: None }
     }
 
     #[test]
@@ -398,20 +339,14 @@ mod tests {
         let left = [packet(3, b"a"), packet(1, b"a"), packet(2, b"b")];
         let right = [packet(10, b"a"), packet(20, b"b"), packet(30, b"a")];
         let pairs = assert_same(("left", &left), ("right", &right));
-        let times: Vec<_> = pairs
-            .iter()
-            .map(|(l, r)| (l.timestamp_ns, r.timestamp_ns))
-            .collect();
+        let times: Vec<_> = pairs.iter().map(|(l, r)| (l.timestamp_ns, r.timestamp_ns)).collect();
         assert_eq!(times, [(1, 10), (2, 20), (3, 30)]);
     }
 
     #[test]
     #[should_panic(expected = "only right (1 in all): 2 if0 None 1/1 61")]
     fn a_packet_that_one_side_has_once_more_is_shown() {
-        assert_same(
-            ("left", &[packet(1, b"a")]),
-            ("right", &[packet(1, b"a"), packet(2, b"a")]),
-        );
+        assert_same(("left", &[packet(1, b"a")]), ("right", &[packet(1, b"a"), packet(2, b"a")]));
     }
 
     /// Wireshark writes the same packets as pcapng, with an interface and statistics of its own.
@@ -429,19 +364,14 @@ mod tests {
                 .stderr(std::process::Stdio::null()),
         );
         crate::wait::until("dumpcap's file", std::time::Duration::from_secs(5), || {
-            fs::metadata(&file)
-                .is_ok_and(|file| file.len() > 0)
-                .then_some(())
+            fs::metadata(&file).is_ok_and(|file| file.len() > 0).then_some(())
         });
         traffic::ping(&machine.netns(), pod.ipv4.into(), 3, 56);
         assert!(dumpcap.wait().expect("dumpcap").success());
         wireshark::assert_clean(&file);
         assert_eq!(wireshark::count(&file, "icmp.type == 8"), 3);
         let parsed = read_pcapng(&file);
-        assert_eq!(
-            parsed.interfaces[0].name.as_deref(),
-            Some(pod.veth.name.as_str())
-        );
+        assert_eq!(parsed.interfaces[0].name.as_deref(), Some(pod.veth.name.as_str()));
         assert_eq!(parsed.statistics[0].ifdrop, Some(0));
         assert_same(("tcpdump", &tcpdump.stop()), ("dumpcap", &parsed.packets));
     }

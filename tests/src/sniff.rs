@@ -84,21 +84,12 @@ pub struct Counts {
 impl<'a> Sniff<'a> {
     /// A sniff that will run in `netns`, with all of that namespace's machine in view.
     pub fn in_netns(netns: &'a Netns) -> Self {
-        Self {
-            netns,
-            program: binary(),
-            args: Vec::new(),
-            stdout: None,
-            user: None,
-        }
+        Self { netns, program: binary(), args: Vec::new(), stdout: None, user: None }
     }
 
     /// Runs this copy, a path on the machine.
     pub fn program(self, path: &str) -> Self {
-        Self {
-            program: path.into(),
-            ..self
-        }
+        Self { program: path.into(), ..self }
     }
 
     /// Adds arguments.
@@ -112,18 +103,12 @@ impl<'a> Sniff<'a> {
 
     /// Gives it this stdout instead of a pipe that is read to its end.
     pub fn stdout(self, stdout: Stdio) -> Self {
-        Self {
-            stdout: Some(stdout),
-            ..self
-        }
+        Self { stdout: Some(stdout), ..self }
     }
 
     /// Runs it as another user, without capabilities.
     pub fn user(self, uid: u32) -> Self {
-        Self {
-            user: Some(uid),
-            ..self
-        }
+        Self { user: Some(uid), ..self }
     }
 
     /// Starts it and waits until it listens.
@@ -148,18 +133,9 @@ impl<'a> Sniff<'a> {
 
     /// Starts it and waits for nothing.
     pub fn launch(self) -> Running {
-        let Self {
-            netns,
-            program,
-            args,
-            stdout,
-            user,
-        } = self;
+        let Self { netns, program, args, stdout, user } = self;
         let mut command = tool(program);
-        command
-            .args(args)
-            .stdin(Stdio::null())
-            .stderr(Stdio::piped());
+        command.args(args).stdin(Stdio::null()).stderr(Stdio::piped());
         let collect = stdout.is_none();
         command.stdout(stdout.unwrap_or_else(Stdio::piped));
         if let Some(user) = user {
@@ -169,8 +145,7 @@ impl<'a> Sniff<'a> {
         let stdout = child.stdout.take_if(|_| collect).map(|mut pipe| {
             thread::spawn(move || {
                 let mut bytes = Vec::new();
-                pipe.read_to_end(&mut bytes)
-                    .expect("reading sniff's stdout");
+                pipe.read_to_end(&mut bytes).expect("reading sniff's stdout");
                 bytes
             })
         });
@@ -178,16 +153,9 @@ impl<'a> Sniff<'a> {
         let (sender, stderr) = channel();
         thread::spawn(move || {
             // The test may have stopped listening.
-            pipe.lines()
-                .map_while(Result::ok)
-                .try_for_each(|line| sender.send(line))
+            pipe.lines().map_while(Result::ok).try_for_each(|line| sender.send(line))
         });
-        Running {
-            child,
-            stderr,
-            said: Vec::new(),
-            stdout,
-        }
+        Running { child, stderr, said: Vec::new(), stdout }
     }
 }
 
@@ -240,16 +208,9 @@ impl Running {
             panic!("sniff has not ended after {END:?}: {:#?}", self.said)
         };
         self.said.extend(self.stderr.iter());
-        let stdout = self
-            .stdout
-            .take()
-            .map(|reader| reader.join().expect("a reader"));
+        let stdout = self.stdout.take().map(|reader| reader.join().expect("a reader"));
         let stderr = std::mem::take(&mut self.said);
-        Outcome {
-            status,
-            stdout: stdout.unwrap_or_default(),
-            stderr,
-        }
+        Outcome { status, stdout: stdout.unwrap_or_default(), stderr }
     }
 }
 
@@ -272,10 +233,7 @@ impl Outcome {
     /// The counts at the end.
     pub fn counts(&self) -> Counts {
         let number = |what: &str| -> u64 {
-            let mut numbers = self
-                .stderr
-                .iter()
-                .filter_map(|line| line.strip_suffix(what));
+            let mut numbers = self.stderr.iter().filter_map(|line| line.strip_suffix(what));
             match (numbers.next().map(str::parse), numbers.next()) {
                 (Some(Ok(number)), None) => number,
                 _ => panic!("not one line with a number and {what:?}: {self:#?}"),
@@ -291,10 +249,7 @@ impl Outcome {
     /// Checks that it refused with `code` and exactly one line, and returns the line.
     pub fn refusal(&self, code: i32) -> &str {
         assert_eq!(self.status.code(), Some(code), "{self:#?}");
-        assert!(
-            self.stdout.is_empty(),
-            "only packets belong on stdout: {self:#?}"
-        );
+        assert!(self.stdout.is_empty(), "only packets belong on stdout: {self:#?}");
         match self.stderr.as_slice() {
             [line] if line.starts_with("sniff: ") => line,
             _ => panic!("not one line that starts with `sniff: `: {self:#?}"),

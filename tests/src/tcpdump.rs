@@ -33,16 +33,7 @@ impl Tcpdump {
         let directory = tempfile::tempdir().expect("a directory");
         let mut child = netns.spawn(
             tool("tcpdump")
-                .args([
-                    "-i",
-                    interface,
-                    "--immediate-mode",
-                    "-U",
-                    "-B",
-                    "65536",
-                    "-s",
-                    "0",
-                ])
+                .args(["-i", interface, "--immediate-mode", "-U", "-B", "65536", "-s", "0"])
                 .args(["--time-stamp-precision=nano", "-Z", "root", "-w"])
                 .arg(directory.path().join("tcpdump.pcap"))
                 .args(rest)
@@ -55,11 +46,7 @@ impl Tcpdump {
             let length = stderr.read_line(&mut said).expect("reading from tcpdump");
             assert!(length > 0, "tcpdump ended: {said}");
         }
-        Self {
-            child,
-            stderr,
-            directory,
-        }
+        Self { child, stderr, directory }
     }
 
     /// Stops it and returns what it saw.
@@ -70,19 +57,10 @@ impl Tcpdump {
     pub fn stop(mut self) -> Vec<Packet> {
         self.signal(Signal::SIGINT);
         let mut said = String::new();
-        self.stderr
-            .read_to_string(&mut said)
-            .expect("reading from tcpdump");
+        self.stderr.read_to_string(&mut said).expect("reading from tcpdump");
         let ended = wait::exit_within(&mut self.child, Duration::from_secs(10));
-        assert!(
-            ended.is_some_and(|status| status.success()),
-            "tcpdump failed: {said}"
-        );
-        assert!(
-            said.lines()
-                .any(|line| line == "0 packets dropped by kernel"),
-            "tcpdump: {said}"
-        );
+        assert!(ended.is_some_and(|status| status.success()), "tcpdump failed: {said}");
+        assert!(said.lines().any(|line| line == "0 packets dropped by kernel"), "tcpdump: {said}");
         pcap::read_pcap(&self.directory.path().join("tcpdump.pcap"))
     }
 

@@ -30,16 +30,10 @@ impl UdpFlow {
     /// Opens both sockets; `to` is an address of `receiver`.
     pub fn open(sender: &Netns, receiver: &Netns, to: SocketAddr) -> Self {
         let bind = |netns: &Netns, address: SocketAddr| {
-            netns
-                .enter(|| UdpSocket::bind(address))
-                .expect("a UDP socket")
+            netns.enter(|| UdpSocket::bind(address)).expect("a UDP socket")
         };
         let any = SocketAddr::new(unspecified(to.ip()), 0);
-        Self {
-            sender: bind(sender, any),
-            receiver: bind(receiver, to),
-            to,
-        }
+        Self { sender: bind(sender, any), receiver: bind(receiver, to), to }
     }
 
     /// Sends `count` numbered datagrams of `size` bytes; the number takes 4.
@@ -53,35 +47,24 @@ impl UdpFlow {
 
     /// Sends one datagram.
     pub fn send_payload(&self, payload: &[u8]) {
-        let sent = self
-            .sender
-            .send_to(payload, self.to)
-            .expect("sending a datagram");
+        let sent = self.sender.send_to(payload, self.to).expect("sending a datagram");
         assert_eq!(sent, payload.len());
     }
 }
 
 /// Sends `count` echo requests of `size` bytes each and checks that all are answered.
 pub fn ping(from: &Netns, to: IpAddr, count: u32, size: u32) {
-    from.run(&format!(
-        "ping -n -q -c {count} -i 0.01 -W 5 -s {size} {to}"
-    ));
+    from.run(&format!("ping -n -q -c {count} -i 0.01 -W 5 -s {size} {to}"));
 }
 
 /// Moves 20 MB over TCP from `client` to `server`, whose address is `address`, and back.
 pub fn iperf3(server: &Netns, client: &Netns, address: IpAddr) {
     for direction in ["", "--reverse"] {
-        let mut daemon = server.spawn(
-            tool("iperf3")
-                .args(["-s", "-1", "--forceflush"])
-                .stdout(Stdio::piped()),
-        );
+        let mut daemon =
+            server.spawn(tool("iperf3").args(["-s", "-1", "--forceflush"]).stdout(Stdio::piped()));
         let lines = BufReader::new(daemon.stdout.take().expect("a piped stdout")).lines();
         let listening = |line: String| line.contains("listening");
-        assert!(
-            lines.map_while(Result::ok).any(listening),
-            "iperf3 does not listen"
-        );
+        assert!(lines.map_while(Result::ok).any(listening), "iperf3 does not listen");
         client.run(&format!("iperf3 -c {address} -n 20M -b 400M {direction}"));
         let status = wait::exit_within(&mut daemon, PATIENCE).expect("the end of iperf3 -s -1");
         assert!(status.success(), "iperf3 -s: {status}");
@@ -90,11 +73,7 @@ pub fn iperf3(server: &Netns, client: &Netns, address: IpAddr) {
 
 /// Asks `server` for the A record of `name` on port 53, and has it answered with 192.0.2.1.
 pub fn dns(server: &Netns, client: &Netns, address: IpAddr, name: &str) {
-    let UdpFlow {
-        sender,
-        receiver,
-        to,
-    } = UdpFlow::open(client, server, SocketAddr::new(address, 53));
+    let UdpFlow { sender, receiver, to } = UdpFlow::open(client, server, SocketAddr::new(address, 53));
     for socket in [&sender, &receiver] {
         socket.set_read_timeout(Some(PATIENCE)).expect("a time-out");
     }
@@ -103,9 +82,7 @@ pub fn dns(server: &Netns, client: &Netns, address: IpAddr, name: &str) {
     sender.send_to(&query, to).expect("asking");
     let (length, asker) = receiver.recv_from(&mut buffer).expect("the question");
     assert_eq!(buffer[..length], query);
-    receiver
-        .send_to(&dns_answer(&query), asker)
-        .expect("answering");
+    receiver.send_to(&dns_answer(&query), asker).expect("answering");
     let length = sender.recv(&mut buffer).expect("the answer");
     assert_eq!(buffer[..length], dns_answer(&query));
 }
@@ -113,24 +90,16 @@ pub fn dns(server: &Netns, client: &Netns, address: IpAddr, name: &str) {
 /// One HTTP/1.0 request and its answer over TCP port 80.
 pub fn http(server: &Netns, client: &Netns, address: IpAddr) {
     let address = SocketAddr::new(address, 80);
-    let listener = server
-        .enter(|| TcpListener::bind(address))
-        .expect("a listener");
-    let mut asking = client
-        .enter(|| TcpStream::connect(address))
-        .expect("a connection");
+    let listener = server.enter(|| TcpListener::bind(address)).expect("a listener");
+    let mut asking = client.enter(|| TcpStream::connect(address)).expect("a connection");
     let (mut answering, _) = listener.accept().expect("the connection");
     for stream in [&asking, &answering] {
         stream.set_read_timeout(Some(PATIENCE)).expect("a time-out");
     }
     let request = b"GET /hello HTTP/1.0\r\nHost: pod\r\n\r\n";
     asking.write_all(request).expect("asking");
-    answering
-        .read_exact(&mut vec![0; request.len()])
-        .expect("the question");
-    answering
-        .write_all(b"HTTP/1.0 200 OK\r\n\r\nhello\n")
-        .expect("answering");
+    answering.read_exact(&mut vec![0; request.len()]).expect("the question");
+    answering.write_all(b"HTTP/1.0 200 OK\r\n\r\nhello\n").expect("answering");
     drop(answering);
     let mut answer = String::new();
     asking.read_to_string(&mut answer).expect("the answer");
@@ -138,11 +107,7 @@ pub fn http(server: &Netns, client: &Netns, address: IpAddr) {
 }
 
 fn unspecified(like: IpAddr) -> IpAddr {
-    if like.is_ipv4() {
-        Ipv4Addr::UNSPECIFIED.into()
-    } else {
-        std::net::Ipv6Addr::UNSPECIFIED.into()
-    }
+    if like.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { std::net::Ipv6Addr::UNSPECIFIED.into() }
 }
 
 /// A query (RFC 1035, section 4.1) for the A record of `name`, with recursion desired.

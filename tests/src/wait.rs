@@ -20,10 +20,7 @@ pub fn until<T>(what: &str, limit: Duration, mut probe: impl FnMut() -> Option<T
         if let Some(answer) = probe() {
             return answer;
         }
-        assert!(
-            Instant::now() < deadline,
-            "waited {limit:?} in vain: {what}"
-        );
+        assert!(Instant::now() < deadline, "waited {limit:?} in vain: {what}");
         thread::sleep(PAUSE);
     }
 }

@@ -15,24 +15,14 @@ pub fn assert_clean(file: &Path) {
 
 /// Number of packets in `file` that a display filter matches.
 pub fn count(file: &Path, display_filter: &str) -> usize {
-    run(tool("tshark")
-        .arg("-r")
-        .arg(file)
-        .args(["-Y", display_filter]))
-    .lines()
-    .count()
+    run(tool("tshark").arg("-r").arg(file).args(["-Y", display_filter])).lines().count()
 }
 
 /// Runs a command and returns its stdout; a failure or anything on stderr is a panic.
 fn run(command: &mut Command) -> String {
-    let output = command
-        .output()
-        .unwrap_or_else(|error| panic!("{command:?}: {error}"));
+    let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
     let stderr = String::from_utf8_lossy(&output.stderr);
     let complaints: Vec<_> = stderr.lines().filter(|&line| line != ROOT).collect();
-    assert!(
-        output.status.success() && complaints.is_empty(),
-        "{command:?}: {complaints:#?}"
-    );
+    assert!(output.status.success() && complaints.is_empty(), "{command:?}: {complaints:#?}");
     String::from_utf8_lossy(&output.stdout).into_owned()
 }

@@ -22,9 +22,7 @@ fn without_drops_every_packet_sent_is_written() {
     let pod = machine.fake_pod("blue", 1);
     let flow = UdpFlow::open(&node, &pod.netns, SocketAddr::new(pod.ipv4.into(), PORT));
     let capture = Capture::new();
-    let sniff = Sniff::in_netns(&node)
-        .args(["--netns", "blue", "-w", capture.arg()])
-        .start();
+    let sniff = Sniff::in_netns(&node).args(["--netns", "blue", "-w", capture.arg()]).start();
     flow.send(SENT, 100);
     let counts = sniff.stop().success();
     let file = capture.read();
@@ -32,11 +30,7 @@ fn without_drops_every_packet_sent_is_written() {
     assert_eq!(counts.dropped, 0);
     assert_eq!(counts.captured, counts.received);
     assert_eq!(counts.captured, file.packets.len() as u64);
-    assert!(
-        file.packets
-            .iter()
-            .all(|packet| packet.dropcount.is_none_or(|count| count == 0))
-    );
+    assert!(file.packets.iter().all(|packet| packet.dropcount.is_none_or(|count| count == 0)));
 }
 
 #[test]
@@ -53,9 +47,8 @@ fn with_a_small_buffer_and_a_slow_reader_the_rest_is_counted_as_dropped() {
         received + sent
     };
     let before = crossed();
-    let (sniff, mut stdout) = Sniff::in_netns(&node)
-        .args(["--netns", "blue", "-B", "512KiB", "-w", "-"])
-        .start_unread();
+    let (sniff, mut stdout) =
+        Sniff::in_netns(&node).args(["--netns", "blue", "-B", "512KiB", "-w", "-"]).start_unread();
     flow.send(BURST, 1000);
     let reader = thread::spawn(move || {
         let mut bytes = Vec::new();
@@ -75,37 +68,21 @@ fn with_a_small_buffer_and_a_slow_reader_the_rest_is_counted_as_dropped() {
     assert_eq!(counts.received, counts.captured + counts.dropped);
     assert_eq!(counts.captured, file.packets.len() as u64);
     // Nothing else is on the wire, but for a rare router solicitation.
-    assert!(
-        (u64::from(SENT)..=after - before).contains(&counts.received),
-        "{counts:?}"
-    );
+    assert!((u64::from(SENT)..=after - before).contains(&counts.received), "{counts:?}");
     let written = counted(&file.packets) as u64;
-    assert!(
-        written + counts.dropped >= u64::from(SENT),
-        "{written} written, {counts:?}"
-    );
+    assert!(written + counts.dropped >= u64::from(SENT), "{written} written, {counts:?}");
 
-    let [statistics] = file.statistics.as_slice() else {
-        panic!("not one: {file:?}")
-    };
+    let [statistics] = file.statistics.as_slice() else { panic!("not one: {file:?}") };
     assert_eq!(statistics.filteraccept, Some(counts.received));
     assert_eq!(statistics.osdrop, Some(counts.dropped));
     assert_eq!(statistics.usrdeliv, Some(counts.captured));
-    let gaps: u64 = file
-        .packets
-        .iter()
-        .filter_map(|packet| packet.dropcount)
-        .sum();
-    assert!(
-        (1..=counts.dropped).contains(&gaps),
-        "{gaps} dropped between packets, {counts:?}"
-    );
+    let gaps: u64 = file.packets.iter().filter_map(|packet| packet.dropcount).sum();
+    assert!((1..=counts.dropped).contains(&gaps), "{gaps} dropped between packets, {counts:?}");
 }
 
 fn counted(packets: &[Packet]) -> usize {
     const UDP_DESTINATION: usize = 14 + 20 + 2;
-    let to_port = |packet: &&Packet| {
-        packet.data.get(UDP_DESTINATION..UDP_DESTINATION + 2) == Some(&PORT.to_be_bytes())
-    };
+    let to_port =
+        |packet: &&Packet| packet.data.get(UDP_DESTINATION..UDP_DESTINATION + 2) == Some(&PORT.to_be_bytes());
     packets.iter().filter(to_port).count()
 }

@@ -42,48 +42,31 @@ fn captured_as_by_tcpdump(cni: &'static str) {
 
     let begin = nanoseconds_now();
     let tcpdump = |more: &[&str]| Tcpdump::start(&node.netns, &pod.veth.name, more);
-    let [all, veth_in, veth_out] = [
-        tcpdump(&[]),
-        tcpdump(&["-Q", "in"]),
-        tcpdump(&["-Q", "out"]),
-    ];
-    let sniff = Sniff::in_netns(&node.netns)
-        .args(["--pod", "shop/web", "-w", capture.arg()])
-        .start();
+    let [all, veth_in, veth_out] = [tcpdump(&[]), tcpdump(&["-Q", "in"]), tcpdump(&["-Q", "out"])];
+    let sniff = Sniff::in_netns(&node.netns).args(["--pod", "shop/web", "-w", capture.arg()]).start();
     let flow = |from, to, address| UdpFlow::open(from, to, SocketAddr::new(address, 9));
-    let marked = [
-        flow(&node.netns, &pod.netns, pod.ipv4.into()),
-        flow(&pod.netns, &node.netns, pod.gateway4.into()),
-    ];
+    let marked =
+        [flow(&node.netns, &pod.netns, pod.ipv4.into()), flow(&pod.netns, &node.netns, pod.gateway4.into())];
     marked.iter().for_each(|flow| flow.send_payload(BEGIN));
     exchange(&node, &pod);
     marked.iter().for_each(|flow| flow.send_payload(END));
     let counts = sniff.stop().success();
-    let [all, veth_in, veth_out] =
-        [all, veth_in, veth_out].map(|tcpdump| between_markers(tcpdump.stop()));
+    let [all, veth_in, veth_out] = [all, veth_in, veth_out].map(|tcpdump| between_markers(tcpdump.stop()));
     let end = nanoseconds_now();
 
     assert_eq!(counts.dropped, 0, "{counts:?}");
     let packets = capture.read().packets;
     let going = |direction| {
-        let that_way = packets
-            .iter()
-            .filter(|packet| packet.direction == Some(direction));
+        let that_way = packets.iter().filter(|packet| packet.direction == Some(direction));
         between_markers(that_way.cloned().collect())
     };
     // What enters the host's end has left the pod.
     let (out, into) = (going(Direction::Out), going(Direction::In));
     assert_same(("sniff, out of the pod", &out), ("tcpdump -Q in", &veth_in));
-    assert_same(
-        ("sniff, into the pod", &into),
-        ("tcpdump -Q out", &veth_out),
-    );
+    assert_same(("sniff, into the pod", &into), ("tcpdump -Q out", &veth_out));
     let ours = between_markers(packets);
     for (packet, twin) in assert_same(("sniff", &ours), ("tcpdump", &all)) {
-        assert!(
-            (begin..end).contains(&packet.timestamp_ns),
-            "not of this run: {packet:?}"
-        );
+        assert!((begin..end).contains(&packet.timestamp_ns), "not of this run: {packet:?}");
         let apart = packet.timestamp_ns.abs_diff(twin.timestamp_ns);
         assert!(apart < NEAR_NS, "{apart} ns apart:\n{packet:?}\n{twin:?}");
     }
@@ -125,20 +108,12 @@ fn exchange(node: &Node, pod: &Pod<'_>) {
 /// The packets from the first marker to the last: before and after, not all observers were there.
 fn between_markers(mut packets: Vec<Packet>) -> Vec<Packet> {
     packets.sort_by_key(|packet| packet.timestamp_ns);
-    let first = packets
-        .iter()
-        .position(|packet| packet.data.ends_with(BEGIN))
-        .expect("the beginning");
-    let last = packets
-        .iter()
-        .rposition(|packet| packet.data.ends_with(END))
-        .expect("the end");
+    let first = packets.iter().position(|packet| packet.data.ends_with(BEGIN)).expect("the beginning");
+    let last = packets.iter().rposition(|packet| packet.data.ends_with(END)).expect("the end");
     packets[first..=last].to_vec()
 }
 
 fn nanoseconds_now() -> u64 {
-    let now = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .expect("a clock after 1970");
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("a clock after 1970");
     now.as_nanos().try_into().expect("a clock before 2554")
 }

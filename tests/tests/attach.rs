@@ -19,8 +19,7 @@ fn two_pods(machine: &Machine) -> (FakePod, FakePod) {
     machine.netns().sysctl("net/ipv4/ip_forward", "1");
     let (a, b) = (machine.fake_pod("a", 1), machine.fake_pod("b", 2));
     for pod in [&a, &b] {
-        pod.netns
-            .run(&format!("ip route add default via {}", pod.gateway4));
+        pod.netns.run(&format!("ip route add default via {}", pod.gateway4));
     }
     // The neighbours are known from here on.
     traffic::ping(&a.netns, b.ipv4.into(), 1, 16);
@@ -30,10 +29,7 @@ fn two_pods(machine: &Machine) -> (FakePod, FakePod) {
 /// Echoes into and out of the pod.
 fn both_ways(file: &PcapNg, size: u32) -> (usize, usize) {
     let packets = &file.packets;
-    (
-        echoes(packets, Direction::In, size),
-        echoes(packets, Direction::Out, size),
-    )
+    (echoes(packets, Direction::In, size), echoes(packets, Direction::Out, size))
 }
 
 #[test]
@@ -56,18 +52,9 @@ fn both_ends_of_a_veth_pair_carry_the_same_packets() {
         assert_eq!(both_ways(file, 56), (10, 10));
         assert_eq!(both_ways(file, 57), (10, 10));
     }
-    let place = |file: &PcapNg| {
-        file.interfaces[0]
-            .description
-            .clone()
-            .expect("a description")
-    };
+    let place = |file: &PcapNg| file.interfaces[0].description.clone().expect("a description");
     assert!(place(&host).contains(&pod.veth.name), "{}", place(&host));
-    assert!(
-        place(&inside).contains("inside the pod"),
-        "{}",
-        place(&inside)
-    );
+    assert!(place(&inside).contains("inside the pod"), "{}", place(&inside));
     assert_eq!(place(&auto), place(&host));
 }
 
@@ -105,9 +92,7 @@ fn a_redirect_peer_cni_that_comes_later_is_noticed() {
     let node = machine.netns();
     let (a, b) = two_pods(&machine);
     let capture = Capture::new();
-    let mut sniff = Sniff::in_netns(&node)
-        .args(["--netns", "b", "-w", capture.arg()])
-        .start();
+    let mut sniff = Sniff::in_netns(&node).args(["--netns", "b", "-w", capture.arg()]).start();
     traffic::ping(&a.netns, b.ipv4.into(), 5, 56);
     let _there = RedirectPeer::attach(&node, a.veth.index, b.veth.index);
     let _back = RedirectPeer::attach(&node, b.veth.index, a.veth.index);
@@ -121,15 +106,8 @@ fn a_redirect_peer_cni_that_comes_later_is_noticed() {
     // The pod's own packets pass the host's end as before: the move must not lose them. At the
     // seam, one may be seen at both ends.
     let leaving = both_ways(&file, 57).1;
-    assert!(
-        leaving >= 5,
-        "{leaving} of 5 that left the pod during the move"
-    );
-    assert_eq!(
-        both_ways(&file, 58),
-        (20, 20),
-        "each once, at the pod's end"
-    );
+    assert!(leaving >= 5, "{leaving} of 5 that left the pod during the move");
+    assert_eq!(both_ways(&file, 58), (20, 20), "each once, at the pod's end");
 }
 
 #[test]
@@ -150,10 +128,8 @@ fn packets_pass_on_to_the_programs_behind_sniff() {
     assert_eq!(tcpdump.stop(), [], "redirected");
     let at_pod = in_pod.stop();
     let ours = capture.read().packets;
-    let requests: Vec<_> = ours
-        .into_iter()
-        .filter(|packet| at_pod.iter().any(|p| p.data == packet.data))
-        .collect();
+    let requests: Vec<_> =
+        ours.into_iter().filter(|packet| at_pod.iter().any(|p| p.data == packet.data)).collect();
     assert_same(("sniff, out of a", &requests), ("tcpdump in b", &at_pod));
 }
 
@@ -165,25 +141,14 @@ fn through_clsact_the_same_is_captured_and_only_what_is_its_own_is_removed() {
     // Somebody else's qdisc and filter; the filter passes everything.
     let veth = &shared.veth.name;
     node.run(&format!("tc qdisc add dev {veth} clsact"));
-    node.run(&format!(
-        "tc filter add dev {veth} ingress pref 7 protocol all u32 match u32 0 0"
-    ));
+    node.run(&format!("tc filter add dev {veth} ingress pref 7 protocol all u32 match u32 0 0"));
     let filters = || node.run(&format!("tc filter show dev {veth} ingress"));
     let filter = filters();
     let binary = sniff::binary();
     let before = Snapshot::take(&machine, &[&node, &fresh.netns, &shared.netns], &binary);
 
     let capture = Capture::new();
-    let args = [
-        "--netns",
-        "fresh",
-        "--netns",
-        "shared",
-        "--hook",
-        "clsact",
-        "-w",
-        capture.arg(),
-    ];
+    let args = ["--netns", "fresh", "--netns", "shared", "--hook", "clsact", "-w", capture.arg()];
     let sniff = Sniff::in_netns(&node).args(args).start();
     let objects = BpfObjects::held_by(sniff.pid());
     assert_ne!(filters(), filter, "not attached through clsact");

@@ -61,18 +61,12 @@ fn a_target_that_is_not_there_is_named() {
     let FakePod { .. } = machine.fake_pod("blue", 1);
     for (args, names) in [
         (&["-i", "eth7"][..], &["eth7", "veth-blue"][..]),
-        (
-            &["--netns", "blue", "-i", "eth7"],
-            &["eth7", "blue", "eth0"],
-        ),
+        (&["--netns", "blue", "-i", "eth7"], &["eth7", "blue", "eth0"]),
         (&["--netns", "green"], &["green"]),
         (&["--netns", "/etc/passwd"], &["/etc/passwd"]),
         (&["--pid", "99999999"], &["99999999"]),
         (&["--pod", "shop/web"], &["shop/web", "--cri-socket"]),
-        (
-            &["--pod", "a/b", "--cri-socket", "/run/no.sock"],
-            &["/run/no.sock"],
-        ),
+        (&["--pod", "a/b", "--cri-socket", "/run/no.sock"], &["/run/no.sock"]),
     ] {
         assert_refused(&netns, args, FAILURE, names);
     }
@@ -86,27 +80,12 @@ fn a_pod_that_cannot_be_captured_is_named_and_what_to_do_instead() {
     stopped.sandbox.stop();
     let _proxy = node.host_network_pod("kube-system", "proxy");
     for (args, names) in [
-        (
-            &["--pod", "shop/web-7d9g"][..],
-            &["shop/web-7d9g", "shop/web-7d9f"][..],
-        ),
-        (
-            &["--pod", "shpo/web-7d9f"],
-            &["shpo/web-7d9f", "shop/web-7d9f"],
-        ),
+        (&["--pod", "shop/web-7d9g"][..], &["shop/web-7d9g", "shop/web-7d9f"][..]),
+        (&["--pod", "shpo/web-7d9f"], &["shpo/web-7d9f", "shop/web-7d9f"]),
         (&["--pod", "shop/stopped"], &["shop/stopped", "not running"]),
-        (
-            &["--pod", "kube-system/proxy"],
-            &["kube-system/proxy", "host", "-i"],
-        ),
-        (
-            &["--pod", "shop/web-7d9f", "-i", "eth7"],
-            &["shop/web-7d9f", "eth7", "eth0"],
-        ),
-        (
-            &["--container-id", "0123456789abcdef"],
-            &["0123456789abcdef"],
-        ),
+        (&["--pod", "kube-system/proxy"], &["kube-system/proxy", "host", "-i"]),
+        (&["--pod", "shop/web-7d9f", "-i", "eth7"], &["shop/web-7d9f", "eth7", "eth0"]),
+        (&["--container-id", "0123456789abcdef"], &["0123456789abcdef"]),
     ] {
         assert_refused(&node.netns, args, FAILURE, names);
     }
@@ -117,12 +96,7 @@ fn an_output_that_cannot_be_written_is_named() {
     let machine = Machine::boot();
     machine.fake_pod("blue", 1);
     for path in ["/run/nowhere/f.pcapng", "/run", "/proc/version"] {
-        assert_refused(
-            &machine.netns(),
-            &["--netns", "blue", "-w", path],
-            FAILURE,
-            &[path],
-        );
+        assert_refused(&machine.netns(), &["--netns", "blue", "-w", path], FAILURE, &[path]);
     }
 }
 
@@ -152,13 +126,8 @@ fn without_privileges_the_capability_that_lacks_is_named() {
     fs::copy(sniff_tests::sniff::binary(), &copy).expect("a copy of sniff");
     fs::set_permissions(&copy, Permissions::from_mode(0o755)).expect("its permissions");
     let netns = machine.netns();
-    let sniff = Sniff::in_netns(&netns)
-        .program("/run/sniff")
-        .args(["--netns", "blue"]);
+    let sniff = Sniff::in_netns(&netns).program("/run/sniff").args(["--netns", "blue"]);
     let outcome = sniff.user(NOBODY).run();
     let line = outcome.refusal(FAILURE);
-    assert!(
-        line.contains("CAP_NET_ADMIN") && line.contains("root"),
-        "{line}"
-    );
+    assert!(line.contains("CAP_NET_ADMIN") && line.contains("root"), "{line}");
 }

@@ -28,9 +28,7 @@ fn frames_have_their_vlan_tags_and_lengths_wherever_they_are_captured() {
     let two_tags = [0x88, 0xa8, 0x00, 7, 0x81, 0x00, 0x00, 100];
     let machine = Machine::boot();
     let node = machine.netns();
-    let FakePod {
-        netns, eth0, veth, ..
-    } = machine.fake_pod("blue", 1);
+    let FakePod { netns, eth0, veth, .. } = machine.fake_pod("blue", 1);
     let captures = ["host", "pod"].map(|end| {
         let capture = Capture::new();
         let args = ["--netns", "blue", "--attach", end, "-w", capture.arg()];
@@ -61,18 +59,11 @@ fn frames_have_their_vlan_tags_and_lengths_wherever_they_are_captured() {
 fn experiments(packets: &[Packet], direction: Direction) -> Vec<Vec<u8>> {
     let ours = |packet: &&Packet| {
         let tagged = packet.data.iter().take(22).collect::<Vec<_>>();
-        let experiment = tagged
-            .windows(2)
-            .skip(12)
-            .any(|two| [*two[0], *two[1]] == EXPERIMENT);
+        let experiment = tagged.windows(2).skip(12).any(|two| [*two[0], *two[1]] == EXPERIMENT);
         packet.direction == Some(direction) && experiment
     };
     let bytes = |packet: &Packet| {
-        assert_eq!(
-            packet.original_len as usize,
-            packet.data.len(),
-            "{packet:?}"
-        );
+        assert_eq!(packet.original_len as usize, packet.data.len(), "{packet:?}");
         packet.data.clone()
     };
     packets.iter().filter(ours).map(bytes).collect()
@@ -95,10 +86,7 @@ fn the_snapshot_length_cuts_bytes_and_not_lengths() {
         let file = capture.read();
         assert_eq!(file.interfaces[0].snaplen, snaplen);
         let lengths = |original: u32| {
-            let packets = file
-                .packets
-                .iter()
-                .filter(move |packet| packet.original_len == original);
+            let packets = file.packets.iter().filter(move |packet| packet.original_len == original);
             packets.map(|packet| packet.data.len()).collect::<Vec<_>>()
         };
         assert_eq!(lengths(14 + 20 + 8 + 1300), [snaplen as usize; 3]);

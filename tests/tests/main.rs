@@ -27,10 +27,7 @@ struct Capture {
 impl Capture {
     fn new() -> Self {
         let directory = tempfile::tempdir().expect("a directory");
-        Self {
-            file: directory.path().join("sniff.pcapng"),
-            _directory: directory,
-        }
+        Self { file: directory.path().join("sniff.pcapng"), _directory: directory }
     }
 
     /// The file's name, for the command line.

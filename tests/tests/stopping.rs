@@ -27,9 +27,7 @@ fn capture_until(args: &[&str], end: impl FnOnce(Running, &Path) -> Outcome) -> 
     let capture = Capture::new();
     let binary = sniff::binary();
     let before = Snapshot::take(&machine, &[&node, &pod.netns], &binary);
-    let all = ["--netns", "blue", "-w", capture.arg()]
-        .into_iter()
-        .chain(args.iter().copied());
+    let all = ["--netns", "blue", "-w", capture.arg()].into_iter().chain(args.iter().copied());
     let running = Sniff::in_netns(&node).args(all).start();
     let objects = BpfObjects::held_by(running.pid());
     traffic::ping(&node, pod.ipv4.into(), PINGS as u32, 56);
@@ -86,15 +84,9 @@ fn duration_ends_a_capture_by_itself() {
     let file = assert_whole(&capture, &outcome);
     assert_eq!(echoes(&file.packets, Direction::In, 56), PINGS);
     let statistics = &file.statistics[0];
-    let (start, end) = (
-        statistics.start_ns.expect("a start"),
-        statistics.end_ns.expect("an end"),
-    );
+    let (start, end) = (statistics.start_ns.expect("a start"), statistics.end_ns.expect("an end"));
     let lasted = Duration::from_nanos(end - start);
-    assert!(
-        (Duration::from_millis(900)..Duration::from_secs(5)).contains(&lasted),
-        "{lasted:?}"
-    );
+    assert!((Duration::from_millis(900)..Duration::from_secs(5)).contains(&lasted), "{lasted:?}");
 }
 
 #[test]
@@ -119,14 +111,10 @@ fn a_reader_that_closes_the_pipe_ends_a_capture_well() {
     let pod = machine.fake_pod("blue", 1);
     let binary = sniff::binary();
     let before = Snapshot::take(&machine, &[&node, &pod.netns], &binary);
-    let (sniff, mut stdout) = Sniff::in_netns(&node)
-        .args(["--netns", "blue", "-w", "-"])
-        .start_unread();
+    let (sniff, mut stdout) = Sniff::in_netns(&node).args(["--netns", "blue", "-w", "-"]).start_unread();
     let objects = BpfObjects::held_by(sniff.pid());
     traffic::ping(&node, pod.ipv4.into(), 3, 56);
-    stdout
-        .read_exact(&mut [0; 12])
-        .expect("the start of a section header");
+    stdout.read_exact(&mut [0; 12]).expect("the start of a section header");
     drop(stdout);
     traffic::ping(&node, pod.ipv4.into(), 3, 56);
     let outcome = sniff.wait();
@@ -141,18 +129,13 @@ fn a_second_ctrl_c_ends_at_once_though_nobody_reads() {
     let node = machine.netns();
     let pod = machine.fake_pod("blue", 1);
     let flow = UdpFlow::open(&node, &pod.netns, SocketAddr::new(pod.ipv4.into(), 7777));
-    let (sniff, stdout) = Sniff::in_netns(&node)
-        .args(["--netns", "blue", "-w", "-"])
-        .start_unread();
+    let (sniff, stdout) = Sniff::in_netns(&node).args(["--netns", "blue", "-w", "-"]).start_unread();
     let objects = BpfObjects::held_by(sniff.pid());
     // Far more than fits into a pipe, so that the drain after the first one has to wait.
     flow.send(4000, 1000);
     sniff.signal(Signal::SIGINT);
     thread::sleep(Duration::from_millis(500));
-    assert!(
-        Path::new(&format!("/proc/{}/fd/2", sniff.pid())).exists(),
-        "the drain has waited"
-    );
+    assert!(Path::new(&format!("/proc/{}/fd/2", sniff.pid())).exists(), "the drain has waited");
     sniff.signal(Signal::SIGINT);
     let outcome = sniff.wait();
     assert!(outcome.status.code().is_some(), "{outcome:#?}");
@@ -165,9 +148,7 @@ fn a_pod_that_is_deleted_ends_its_capture_well() {
     let node = Node::start();
     let pod = node.pod("shop", "web").start();
     let capture = Capture::new();
-    let sniff = Sniff::in_netns(&node.netns)
-        .args(["--pod", "shop/web", "-w", capture.arg()])
-        .start();
+    let sniff = Sniff::in_netns(&node.netns).args(["--pod", "shop/web", "-w", capture.arg()]).start();
     let objects = BpfObjects::held_by(sniff.pid());
     traffic::ping(&node.netns, pod.ipv4.into(), 3, 56);
     pod.sandbox.stop();
@@ -175,11 +156,7 @@ fn a_pod_that_is_deleted_ends_its_capture_well() {
     let file = assert_whole(&capture, &outcome);
     assert_eq!(echoes(&file.packets, Direction::In, 56), 3);
     objects.assert_gone();
-    let gone = node
-        .netns
-        .links()
-        .iter()
-        .all(|link| link.index != pod.veth.index);
+    let gone = node.netns.links().iter().all(|link| link.index != pod.veth.index);
     assert!(gone, "the pod's veth is still there");
 }
 
@@ -197,14 +174,8 @@ fn a_pod_that_is_deleted_does_not_end_the_capture_of_another() {
     traffic::ping(&node, red.ipv4.into(), 3, 57);
     let outcome = sniff.stop();
     let file = assert_whole(&capture, &outcome);
-    assert_eq!(
-        echoes(&file.packets_of("netns:blue/eth0"), Direction::In, 56),
-        2
-    );
-    assert_eq!(
-        echoes(&file.packets_of("netns:red/eth0"), Direction::In, 57),
-        3
-    );
+    assert_eq!(echoes(&file.packets_of("netns:blue/eth0"), Direction::In, 56), 2);
+    assert_eq!(echoes(&file.packets_of("netns:red/eth0"), Direction::In, 57), 3);
 }
 
 #[test]
@@ -217,27 +188,20 @@ fn a_full_disk_is_a_failure_that_leaves_a_whole_file() {
     node.run("mount -t tmpfs -o size=256k tmpfs /run/small");
     let before = Snapshot::take(&machine, &[&node, &pod.netns], &binary);
     let flow = UdpFlow::open(&node, &pod.netns, SocketAddr::new(pod.ipv4.into(), 7777));
-    let sniff = Sniff::in_netns(&node)
-        .args(["--netns", "blue", "-w", "/run/small/f.pcapng"])
-        .start();
+    let sniff = Sniff::in_netns(&node).args(["--netns", "blue", "-w", "/run/small/f.pcapng"]).start();
     let objects = BpfObjects::held_by(sniff.pid());
     flow.send(2000, 1000);
     let outcome = sniff.wait();
     assert_eq!(outcome.status.code(), Some(1), "{outcome:#?}");
     let explained = |line: &String| {
-        line.starts_with("sniff: ")
-            && line.contains("/run/small/f.pcapng")
-            && line.contains("No space left")
+        line.starts_with("sniff: ") && line.contains("/run/small/f.pcapng") && line.contains("No space left")
     };
     assert!(outcome.stderr.iter().any(explained), "{outcome:#?}");
     let copy = Capture::new();
     std::fs::copy(machine.path("/run/small/f.pcapng"), copy.path()).expect("the file");
     wireshark::assert_clean(copy.path());
     let written = copy.read().packets.len();
-    assert!(
-        (50..2000).contains(&written),
-        "{written} packets in 256 KiB"
-    );
+    assert!((50..2000).contains(&written), "{written} packets in 256 KiB");
     assert_eq!(outcome.counts().captured, written as u64);
     objects.assert_gone();
     before.assert_unchanged(&binary);

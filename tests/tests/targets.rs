@@ -30,10 +30,7 @@ fn capture_each(node: &Netns, targets: &[&[&str]], traffic: impl FnOnce()) -> Ve
 }
 
 fn names(file: &PcapNg) -> Vec<&str> {
-    file.interfaces
-        .iter()
-        .map(|interface| interface.name.as_deref().expect("a name"))
-        .collect()
+    file.interfaces.iter().map(|interface| interface.name.as_deref().expect("a name")).collect()
 }
 
 #[test]
@@ -41,37 +38,17 @@ fn a_pid_and_a_netns_by_name_or_path_and_a_host_interface_can_be_captured() {
     let machine = Machine::boot();
     let node = machine.netns();
     let pod = machine.fake_pod("blue", 1);
-    let mut process = pod
-        .netns
-        .spawn(tool("sleep").arg("1000").stdout(Stdio::null()));
+    let mut process = pod.netns.spawn(tool("sleep").arg("1000").stdout(Stdio::null()));
     let pid = machine.pid_inside(process.id()).to_string();
     let files = capture_each(
         &node,
-        &[
-            &["--pid", &pid],
-            &["--netns", "blue"],
-            &["--netns", "/run/netns/blue"],
-            &["-i", &pod.veth.name],
-        ],
+        &[&["--pid", &pid], &["--netns", "blue"], &["--netns", "/run/netns/blue"], &["-i", &pod.veth.name]],
         || traffic::ping(&node, pod.ipv4.into(), 3, 56),
     );
-    process
-        .kill()
-        .and_then(|()| process.wait())
-        .expect("the end of sleep");
+    process.kill().and_then(|()| process.wait()).expect("the end of sleep");
     for file in &files {
-        assert_eq!(
-            echoes(&file.packets, Direction::In, 56),
-            3,
-            "{:?}",
-            names(file)
-        );
-        assert_eq!(
-            echoes(&file.packets, Direction::Out, 56),
-            3,
-            "{:?}",
-            names(file)
-        );
+        assert_eq!(echoes(&file.packets, Direction::In, 56), 3, "{:?}", names(file));
+        assert_eq!(echoes(&file.packets, Direction::Out, 56), 3, "{:?}", names(file));
     }
     assert_eq!(names(&files[0]), [format!("pid:{pid}/eth0")]);
     assert_eq!(names(&files[1]), ["netns:blue/eth0"]);
@@ -84,13 +61,9 @@ fn on_a_host_interface_in_is_what_the_host_receives() {
     let machine = Machine::boot();
     let node = machine.netns();
     let pod = machine.fake_pod("blue", 1);
-    let files = capture_each(
-        &node,
-        &[&["-i", &pod.veth.name], &["--netns", "blue"]],
-        || {
-            node.run(&format!("ping -n -q -c 1 -s 40 {}", pod.ipv4));
-        },
-    );
+    let files = capture_each(&node, &[&["-i", &pod.veth.name], &["--netns", "blue"]], || {
+        node.run(&format!("ping -n -q -c 1 -s 40 {}", pod.ipv4));
+    });
     let request = |file: &PcapNg| {
         const ICMP_TYPE: usize = 14 + 20;
         let echo = |direction| echoes(&file.packets, direction, 40);
@@ -99,9 +72,7 @@ fn on_a_host_interface_in_is_what_the_host_receives() {
             .packets
             .iter()
             .find(|packet| packet.original_len == 82 && packet.data.get(ICMP_TYPE) == Some(&8));
-        request
-            .and_then(|packet| packet.direction)
-            .expect("a request with a direction")
+        request.and_then(|packet| packet.direction).expect("a request with a direction")
     };
     assert_eq!(request(&files[0]), Direction::Out, "the host has sent it");
     assert_eq!(request(&files[1]), Direction::In, "the pod has received it");
@@ -129,18 +100,8 @@ fn containers_are_found_by_id_prefix_and_url() {
     );
     for file in &files {
         assert_eq!(file.interfaces.len(), 1, "{:?}", names(file));
-        assert_eq!(
-            echoes(&file.packets, Direction::In, 56),
-            3,
-            "{:?}",
-            names(file)
-        );
-        assert_eq!(
-            echoes(&file.packets, Direction::In, 57),
-            0,
-            "{:?}",
-            names(file)
-        );
+        assert_eq!(echoes(&file.packets, Direction::In, 56), 3, "{:?}", names(file));
+        assert_eq!(echoes(&file.packets, Direction::In, 57), 0, "{:?}", names(file));
     }
 }
 
@@ -149,26 +110,14 @@ fn several_pods_are_captured_together_and_a_pod_named_twice_once() {
     let node = Node::start();
     let web = node.pod("shop", "web").start();
     let db = node.pod("shop", "db").cni("bridge").start();
-    let args = [
-        "--pod",
-        "shop/web",
-        "--pod",
-        "shop/db",
-        "--container-id",
-        &web.sandbox.id,
-    ];
+    let args = ["--pod", "shop/web", "--pod", "shop/db", "--container-id", &web.sandbox.id];
     let files = capture_each(&node.netns, &[&args], || {
         traffic::ping(&node.netns, web.ipv4.into(), 3, 56);
         traffic::ping(&node.netns, db.ipv4.into(), 5, 57);
     });
-    let [file] = files.as_slice() else {
-        unreachable!("one capture was started")
-    };
+    let [file] = files.as_slice() else { unreachable!("one capture was started") };
     assert_eq!(names(file), ["shop/web/eth0", "shop/db/eth0"]);
-    let (of_web, of_db) = (
-        file.packets_of("shop/web/eth0"),
-        file.packets_of("shop/db/eth0"),
-    );
+    let (of_web, of_db) = (file.packets_of("shop/web/eth0"), file.packets_of("shop/db/eth0"));
     assert_eq!(echoes(&of_web, Direction::In, 56), 3);
     assert_eq!(echoes(&of_web, Direction::In, 57), 0);
     assert_eq!(echoes(&of_db, Direction::In, 57), 5);
@@ -183,12 +132,8 @@ fn every_interface_of_a_pod_is_captured_or_the_one_that_is_named() {
     // The other end of net1 is on the node, that of net2 is in a third namespace.
     let third = node.machine.add_netns("third");
     let path = pod.netns.path().display();
-    node.netns.run(&format!(
-        "ip link add host1 type veth peer name net1 netns {path}"
-    ));
-    third.run(&format!(
-        "ip link add far2 type veth peer name net2 netns {path}"
-    ));
+    node.netns.run(&format!("ip link add host1 type veth peer name net1 netns {path}"));
+    third.run(&format!("ip link add far2 type veth peer name net2 netns {path}"));
     for (netns, link, address) in [
         (&node.netns, "host1", "10.1.0.1"),
         (&pod.netns, "net1", "10.1.0.2"),
@@ -210,11 +155,7 @@ fn every_interface_of_a_pod_is_captured_or_the_one_that_is_named() {
     for (name, size, count) in [("eth0", 56, 2), ("net1", 57, 3), ("net2", 58, 4)] {
         let packets = files[0].packets_of(&format!("shop/web/{name}"));
         for direction in [Direction::In, Direction::Out] {
-            assert_eq!(
-                echoes(&packets, direction, size),
-                count,
-                "{name} {direction:?}"
-            );
+            assert_eq!(echoes(&packets, direction, size), count, "{name} {direction:?}");
         }
     }
     assert_eq!(names(&files[1]), ["shop/web/net2"]);
@@ -235,9 +176,7 @@ fn an_interface_without_a_host_end_is_captured_inside_the_pod() {
         netns.run("ip link set eth0 up");
     }
     let capture = Capture::new();
-    let mut sniff = Sniff::in_netns(&node)
-        .args(["--netns", "red", "-w", capture.arg()])
-        .launch();
+    let mut sniff = Sniff::in_netns(&node).args(["--netns", "red", "-w", capture.arg()]).launch();
     let reason = sniff.wait_for_line("macvlan");
     assert!(reason.contains("netns:red/eth0"), "{reason}");
     sniff.wait_for_line("listening on 1 interface(s)");
@@ -263,29 +202,16 @@ fn the_list_shows_the_pods_of_the_node_with_their_interfaces() {
                 let words: Vec<_> = line.split_whitespace().collect();
                 words.contains(&namespace) && words.contains(&pod)
             };
-            table
-                .lines()
-                .find(is_row)
-                .unwrap_or_else(|| panic!("no {namespace}/{pod}:\n{table}"))
+            table.lines().find(is_row).unwrap_or_else(|| panic!("no {namespace}/{pod}:\n{table}"))
         };
         for (pod, row) in [(&web, row("shop", "web")), (&db, row("data", "db"))] {
             let mac = pod.eth0.mac.map(|byte| format!("{byte:02x}")).join(":");
             let index = pod.veth.index.to_string();
             let addresses = [pod.ipv4.to_string(), pod.ipv6.to_string()];
-            for cell in [
-                "eth0",
-                &pod.veth.name,
-                &index,
-                &mac,
-                &addresses[0],
-                &addresses[1],
-            ] {
+            for cell in ["eth0", &pod.veth.name, &index, &mac, &addresses[0], &addresses[1]] {
                 assert!(row.contains(cell), "no {cell} in {row:?}");
             }
         }
-        assert!(
-            row("kube-system", "proxy").contains("host network"),
-            "{table}"
-        );
+        assert!(row("kube-system", "proxy").contains("host network"), "{table}");
     }
 }

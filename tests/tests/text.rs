@@ -20,20 +20,13 @@ fn without_a_file_each_packet_is_a_line_on_stdout_and_all_else_is_on_stderr() {
     let counts = outcome.success();
     let lines = String::from_utf8(outcome.stdout).expect("UTF-8");
     assert_eq!(lines.lines().count() as u64, counts.captured, "{lines}");
-    for (direction, from, to) in [
-        ("In", pod.gateway4, pod.ipv4),
-        ("Out", pod.ipv4, pod.gateway4),
-    ] {
+    for (direction, from, to) in [("In", pod.gateway4, pod.ipv4), ("Out", pod.ipv4, pod.gateway4)] {
         let route = format!("{from} > {to}");
         let is_echo = |line: &&str| {
             let whom = line.contains("netns:blue/eth0") && line.contains(&route);
             whom && line.split_whitespace().any(|word| word == direction) && line.contains("echo")
         };
-        assert_eq!(
-            lines.lines().filter(is_echo).count(),
-            3,
-            "{direction}:\n{lines}"
-        );
+        assert_eq!(lines.lines().filter(is_echo).count(), 3, "{direction}:\n{lines}");
     }
 }
 
@@ -58,9 +51,7 @@ fn a_capture_on_stdout_is_pcapng_and_nothing_else() {
     let machine = Machine::boot();
     let node = machine.netns();
     let pod = machine.fake_pod("blue", 1);
-    let sniff = Sniff::in_netns(&node)
-        .args(["--netns", "blue", "-w", "-"])
-        .start();
+    let sniff = Sniff::in_netns(&node).args(["--netns", "blue", "-w", "-"]).start();
     traffic::ping(&node, pod.ipv4.into(), 3, 56);
     let outcome = sniff.stop();
     outcome.success();
@@ -73,9 +64,7 @@ fn quiet_leaves_the_counts() {
     let machine = Machine::boot();
     let node = machine.netns();
     machine.fake_pod("blue", 1);
-    let outcome = Sniff::in_netns(&node)
-        .args(["--netns", "blue", "-q", "--duration", "200ms"])
-        .run();
+    let outcome = Sniff::in_netns(&node).args(["--netns", "blue", "-q", "--duration", "200ms"]).run();
     outcome.success();
     assert_eq!(outcome.stderr.len(), 3, "{outcome:#?}");
 }

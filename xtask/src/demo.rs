@@ -18,14 +18,10 @@ use crate::{netns::Netns, process};
 pub const FILE: &str = "demo.pcapng";
 
 // Addresses that documentation may use (RFC 5737, RFC 3849).
-const NODE: [IpAddr; 2] = [
-    IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)),
-    IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1)),
-];
-const POD: [IpAddr; 2] = [
-    IpAddr::V4(Ipv4Addr::new(192, 0, 2, 2)),
-    IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 2)),
-];
+const NODE: [IpAddr; 2] =
+    [IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)), IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1))];
+const POD: [IpAddr; 2] =
+    [IpAddr::V4(Ipv4Addr::new(192, 0, 2, 2)), IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 2))];
 
 const CAPTURE: &str = "3s";
 const ROUNDS: u32 = 5;
@@ -45,25 +41,16 @@ pub fn demo() -> Result<ExitCode> {
 
     let mut capture = start(&sniff, &node, &pod)?;
     let messages = wait_until_listening(&mut capture);
-    let traffic = if messages.is_some() {
-        exchange(&node, &pod)
-    } else {
-        Ok(())
-    };
+    let traffic = if messages.is_some() { exchange(&node, &pod) } else { Ok(()) };
     let status = capture.wait().context("cannot wait for sniff")?;
     messages.map(JoinHandle::join);
     traffic?;
 
     if status.success() {
-        let size = Path::new(FILE)
-            .metadata()
-            .with_context(|| format!("no {FILE}"))?
-            .len();
+        let size = Path::new(FILE).metadata().with_context(|| format!("no {FILE}"))?.len();
         eprintln!("demo: wrote {FILE} ({size} bytes); open it with `wireshark {FILE}`");
     }
-    Ok(status
-        .code()
-        .map_or(ExitCode::FAILURE, |code| ExitCode::from(code as u8)))
+    Ok(status.code().map_or(ExitCode::FAILURE, |code| ExitCode::from(code as u8)))
 }
 
 /// A veth pair between the two namespaces, as a CNI plugin makes it: `eth0` is the pod's end.
@@ -91,23 +78,15 @@ fn ip(args: &str) -> Result<()> {
 fn start(sniff: &Path, node: &Netns, pod: &Netns) -> Result<Child> {
     let mut command = Command::new(sniff);
     command.arg("--netns").arg(pod.path());
-    command
-        .args(["--write", FILE, "--print", "--duration", CAPTURE])
-        .stderr(Stdio::piped());
-    node.run(|| {
-        command
-            .spawn()
-            .with_context(|| format!("cannot run `{}`", process::line(&command)))
-    })
+    command.args(["--write", FILE, "--print", "--duration", CAPTURE]).stderr(Stdio::piped());
+    node.run(|| command.spawn().with_context(|| format!("cannot run `{}`", process::line(&command))))
 }
 
 /// Waits for the line with which `sniff` says that it captures; until then and after it, passes all
 /// its messages on. `None` when `sniff` ended without that line.
 fn wait_until_listening(capture: &mut Child) -> Option<JoinHandle<()>> {
     let messages = BufReader::new(capture.stderr.take()?).lines();
-    let mut messages = messages
-        .map_while(Result::ok)
-        .inspect(|message| eprintln!("{message}"));
+    let mut messages = messages.map_while(Result::ok).inspect(|message| eprintln!("{message}"));
     messages
         .any(|message| message.contains("listening on"))
         .then(|| thread::spawn(move || messages.for_each(drop)))
@@ -117,12 +96,10 @@ fn wait_until_listening(capture: &mut Child) -> Option<JoinHandle<()>> {
 fn exchange(node: &Netns, pod: &Netns) -> Result<()> {
     for _ in 0..ROUNDS {
         for address in POD {
-            node.run(|| get_page(address))
-                .with_context(|| format!("HTTP with {address}"))?;
+            node.run(|| get_page(address)).with_context(|| format!("HTTP with {address}"))?;
         }
         for address in NODE {
-            pod.run(|| look_up(address))
-                .with_context(|| format!("DNS with {address}"))?;
+            pod.run(|| look_up(address)).with_context(|| format!("DNS with {address}"))?;
         }
         thread::sleep(BETWEEN_ROUNDS);
     }
@@ -158,10 +135,7 @@ fn get_page(address: IpAddr) -> Result<()> {
     stream.write_all(request.as_bytes())?;
     let mut page = String::new();
     stream.read_to_string(&mut page)?;
-    ensure!(
-        page.starts_with("HTTP/1.1 200 "),
-        "unexpected answer {page:?}"
-    );
+    ensure!(page.starts_with("HTTP/1.1 200 "), "unexpected answer {page:?}");
     Ok(())
 }
 
@@ -179,21 +153,14 @@ fn serve_dns(node: &Netns) -> Result<()> {
 }
 
 fn look_up(server: IpAddr) -> Result<()> {
-    let any: IpAddr = if server.is_ipv4() {
-        Ipv4Addr::UNSPECIFIED.into()
-    } else {
-        Ipv6Addr::UNSPECIFIED.into()
-    };
+    let any: IpAddr =
+        if server.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
     let socket = UdpSocket::bind((any, 0))?;
     socket.set_read_timeout(Some(PATIENCE))?;
     socket.send_to(&dns::query(), (server, 53))?;
     let mut answer = [0; 512];
     let (len, _) = socket.recv_from(&mut answer)?;
-    ensure!(
-        answer[..len] == dns::answer(&dns::query()),
-        "unexpected answer {:02x?}",
-        &answer[..len]
-    );
+    ensure!(answer[..len] == dns::answer(&dns::query()), "unexpected answer {:02x?}", &answer[..len]);
     Ok(())
 }
 

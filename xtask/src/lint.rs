@@ -15,13 +15,7 @@ pub fn lint() -> Result<()> {
     tidy::tidy(root())?;
     run(cargo().args(["fmt", "--all", "--check"]))?;
     run(cargo()
-        .args([
-            "clippy",
-            "--workspace",
-            "--exclude",
-            "sniff-ebpf",
-            "--all-targets",
-        ])
+        .args(["clippy", "--workspace", "--exclude", "sniff-ebpf", "--all-targets"])
         .args(["--", "--deny", "warnings"]))?;
     // A crate for another target, with a panic handler of its own, cannot be linted with the rest.
     run(nightly("cargo")

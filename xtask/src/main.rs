@@ -16,11 +16,7 @@ use anyhow::Result;
 use clap::{Parser, Subcommand};
 
 #[derive(Parser)]
-#[command(
-    name = "cargo xtask",
-    bin_name = "cargo xtask",
-    about = "Build, run and test sniff"
-)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", about = "Build, run and test sniff")]
 struct Cli {
     #[command(subcommand)]
     command: Command,

@@ -44,10 +44,5 @@ impl Netns {
 
 /// A thread has its own namespace, and there is nothing to restore when it ends.
 fn on_a_thread<T: Send>(work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
-    thread::scope(|scope| {
-        scope
-            .spawn(work)
-            .join()
-            .unwrap_or_else(|panic| resume_unwind(panic))
-    })
+    thread::scope(|scope| scope.spawn(work).join().unwrap_or_else(|panic| resume_unwind(panic)))
 }

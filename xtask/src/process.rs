@@ -21,23 +21,13 @@ pub fn root() -> &'static Path {
 /// The release build of `sniff`: it lies in the target folder that this program was built in.
 pub fn built_sniff() -> Result<PathBuf> {
     let xtask = env::current_exe().context("cannot tell where xtask is")?;
-    let target = xtask
-        .ancestors()
-        .nth(2)
-        .context("xtask is not in a target folder")?;
+    let target = xtask.ancestors().nth(2).context("xtask is not in a target folder")?;
     Ok(target.join("release/sniff"))
 }
 
 /// Builds what [`built_sniff`] names.
 pub fn build_sniff() -> Result<PathBuf> {
-    run(cargo().args([
-        "build",
-        "--release",
-        "--package",
-        "sniff-user",
-        "--bin",
-        "sniff",
-    ]))?;
+    run(cargo().args(["build", "--release", "--package", "sniff-user", "--bin", "sniff"]))?;
     built_sniff()
 }
 
@@ -76,9 +66,7 @@ pub fn is_root() -> bool {
 /// # Errors
 /// It cannot be started, or does not succeed.
 pub fn run(command: &mut Command) -> Result<()> {
-    let status = command
-        .status()
-        .with_context(|| format!("cannot run `{}`", line(command)))?;
+    let status = command.status().with_context(|| format!("cannot run `{}`", line(command)))?;
     ensure!(status.success(), "`{}` failed: {status}", line(command));
     Ok(())
 }
@@ -88,19 +76,11 @@ pub fn run(command: &mut Command) -> Result<()> {
 /// # Errors
 /// It cannot be started, does not succeed, or prints what is not UTF-8.
 pub fn output(command: &mut Command) -> Result<String> {
-    let output = command
-        .stdin(Stdio::null())
-        .output()
-        .with_context(|| format!("cannot run `{}`", line(command)))?;
+    let output =
+        command.stdin(Stdio::null()).output().with_context(|| format!("cannot run `{}`", line(command)))?;
     let complaints = String::from_utf8_lossy(&output.stderr);
-    ensure!(
-        output.status.success(),
-        "`{}` failed: {}",
-        line(command),
-        complaints.trim()
-    );
-    String::from_utf8(output.stdout)
-        .with_context(|| format!("`{}` printed other than text", line(command)))
+    ensure!(output.status.success(), "`{}` failed: {}", line(command), complaints.trim());
+    String::from_utf8(output.stdout).with_context(|| format!("`{}` printed other than text", line(command)))
 }
 
 /// Says what is about to run, and runs it with stdout kept free for packets.
@@ -114,18 +94,9 @@ pub fn step(command: &mut Command) -> Result<()> {
 
 /// The command as a person would type it.
 pub fn line(command: &Command) -> String {
-    let variables = command.get_envs().filter_map(|(key, value)| {
-        Some(format!(
-            "{}={}",
-            key.to_string_lossy(),
-            value?.to_string_lossy()
-        ))
-    });
-    let words = [command.get_program()]
-        .into_iter()
-        .chain(command.get_args());
-    variables
-        .chain(words.map(|word| word.to_string_lossy().into_owned()))
-        .collect::<Vec<_>>()
-        .join(" ")
+    let variables = command
+        .get_envs()
+        .filter_map(|(key, value)| Some(format!("{}={}", key.to_string_lossy(), value?.to_string_lossy())));
+    let words = [command.get_program()].into_iter().chain(command.get_args());
+    variables.chain(words.map(|word| word.to_string_lossy().into_owned())).collect::<Vec<_>>().join(" ")
 }

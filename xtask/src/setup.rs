@@ -50,14 +50,7 @@ pub fn setup(tests: bool) -> Result<bool> {
 /// Returns whether anything was installed.
 fn ensure_toolchain() -> Result<bool> {
     let Ok(sysroot) = process::output(nightly("rustc").args(["--print", "sysroot"])) else {
-        let install = [
-            "toolchain",
-            "install",
-            NIGHTLY,
-            "--profile",
-            "minimal",
-            "--no-self-update",
-        ];
+        let install = ["toolchain", "install", NIGHTLY, "--profile", "minimal", "--no-self-update"];
         let components = ["--component", "rust-src", "--component", "clippy"];
         step(Command::new("rustup").args(install).args(components))
             .context("no nightly toolchain; rustup (https://rustup.rs) installs it")?;
@@ -78,9 +71,7 @@ fn nightly_llvm() -> Result<u32> {
 }
 
 fn parse_llvm(version: &str) -> Option<u32> {
-    let llvm = version
-        .lines()
-        .find_map(|line| line.strip_prefix("LLVM version: "))?;
+    let llvm = version.lines().find_map(|line| line.strip_prefix("LLVM version: "))?;
     llvm.split('.').next()?.parse().ok()
 }
 
@@ -94,35 +85,18 @@ fn check_bpf_linker(llvm: u32) -> Result<()> {
     let linked = link_a_crate(&folder);
     fs::remove_dir_all(&folder).with_context(|| format!("cannot remove {}", folder.display()))?;
     let version = format!("{llvm}.");
-    ensure!(
-        contains(&linked?, version.as_bytes()),
-        "it is not built on LLVM {llvm}"
-    );
+    ensure!(contains(&linked?, version.as_bytes()), "it is not built on LLVM {llvm}");
     Ok(())
 }
 
 /// Compiles a crate for the host, whose `core` is there already, and links it as bitcode for BPF.
 fn link_a_crate(folder: &Path) -> Result<Vec<u8>> {
-    let [source, bitcode, linked] =
-        ["crate.rs", "crate.bc", "linked.bc"].map(|name| folder.join(name));
-    fs::write(
-        &source,
-        "#![no_std]\n#[unsafe(no_mangle)]\npub extern \"C\" fn f(x: &u64) -> u64 { *x }\n",
-    )?;
+    let [source, bitcode, linked] = ["crate.rs", "crate.bc", "linked.bc"].map(|name| folder.join(name));
+    fs::write(&source, "#![no_std]\n#[unsafe(no_mangle)]\npub extern \"C\" fn f(x: &u64) -> u64 { *x }\n")?;
     let rustc = ["--crate-type=lib", "--emit=llvm-bc", "-Cpanic=abort", "-o"];
     process::output(nightly("rustc").args(rustc).arg(&bitcode).arg(&source))?;
-    let linker = [
-        "--target=bpfel-unknown-none",
-        "--emit=llvm-bc",
-        "--export=f",
-        "-o",
-    ];
-    process::output(
-        Command::new("bpf-linker")
-            .args(linker)
-            .arg(&linked)
-            .arg(&bitcode),
-    )?;
+    let linker = ["--target=bpfel-unknown-none", "--emit=llvm-bc", "--export=f", "-o"];
+    process::output(Command::new("bpf-linker").args(linker).arg(&linked).arg(&bitcode))?;
     fs::read(&linked).context("bpf-linker wrote nothing")
 }
 
@@ -133,20 +107,12 @@ fn contains(bytes: &[u8], part: &[u8]) -> bool {
 /// Builds bpf-linker with Debian's LLVM.
 fn install_bpf_linker(llvm: u32) -> Result<()> {
     let feature = format!("llvm-{llvm}");
-    let install = [
-        "install",
-        "bpf-linker",
-        "--version",
-        BPF_LINKER,
-        "--locked",
-        "--force",
-    ];
-    step(
-        cargo()
-            .env("LLVM_PREFIX", llvm_folder(llvm))
-            .args(install)
-            .args(["--no-default-features", "--features", &feature]),
-    )?;
+    let install = ["install", "bpf-linker", "--version", BPF_LINKER, "--locked", "--force"];
+    step(cargo().env("LLVM_PREFIX", llvm_folder(llvm)).args(install).args([
+        "--no-default-features",
+        "--features",
+        &feature,
+    ]))?;
     check_bpf_linker(llvm).context("the bpf-linker on the PATH is not the one just installed")
 }
 
@@ -174,40 +140,25 @@ struct Need {
 impl Need {
     /// A command on the PATH, or in the folders that only root's PATH has.
     fn command(name: &str, package: &str) -> Self {
-        Self {
-            name: name.into(),
-            package: package.into(),
-            met: find_command(name).is_some(),
-        }
+        Self { name: name.into(), package: package.into(), met: find_command(name).is_some() }
     }
 
     /// A file that is at one of these places.
     fn file(places: &[&str], package: &str) -> Self {
         let met = places.iter().any(|place| Path::new(place).exists());
-        Self {
-            name: places.join(" or "),
-            package: package.into(),
-            met,
-        }
+        Self { name: places.join(" or "), package: package.into(), met }
     }
 }
 
 fn needs_of_sniff() -> Vec<Need> {
     vec![
         Need::command("ip", "iproute2"),
-        Need::file(
-            &["/usr/include/pcap.h", "/usr/local/include/pcap.h"],
-            "libpcap-dev",
-        ),
+        Need::file(&["/usr/include/pcap.h", "/usr/local/include/pcap.h"], "libpcap-dev"),
     ]
 }
 
 fn needs_of_tests() -> Vec<Need> {
-    let cni = [
-        "/usr/lib/cni/ptp",
-        "/opt/cni/bin/ptp",
-        "/usr/libexec/cni/ptp",
-    ];
+    let cni = ["/usr/lib/cni/ptp", "/opt/cni/bin/ptp", "/usr/libexec/cni/ptp"];
     vec![
         Need::command("containerd", "containerd"),
         Need::command("ctr", "containerd"),
@@ -219,18 +170,13 @@ fn needs_of_tests() -> Vec<Need> {
         Need::command("iperf3", "iperf3"),
         Need::command("bpftool", "bpftool"),
         Need::command("ping", "iputils-ping"),
-        Need {
-            name: "a static busybox".into(),
-            package: "busybox-static".into(),
-            met: has_static_busybox(),
-        },
+        Need { name: "a static busybox".into(), package: "busybox-static".into(), met: has_static_busybox() },
     ]
 }
 
 fn needs_of_bpf_linker(llvm: u32) -> Vec<Need> {
     let folder = llvm_folder(llvm);
-    let in_llvm =
-        |file: &str, package: String| Need::file(&[&folder.join(file).to_string_lossy()], &package);
+    let in_llvm = |file: &str, package: String| Need::file(&[&folder.join(file).to_string_lossy()], &package);
     vec![
         in_llvm("lib/libLLVM.so", format!("llvm-{llvm}-dev")),
         in_llvm("lib/libPolly.a", format!("libpolly-{llvm}-dev")),
@@ -248,9 +194,7 @@ fn has_static_busybox() -> bool {
 fn find_command(name: &str) -> Option<PathBuf> {
     let path = env::var_os("PATH").unwrap_or_default();
     let folders = env::split_paths(&path).chain(["/usr/sbin".into(), "/sbin".into()]);
-    folders
-        .map(|folder: PathBuf| folder.join(name))
-        .find(|file| file.is_file())
+    folders.map(|folder: PathBuf| folder.join(name)).find(|file| file.is_file())
 }
 
 /// Installs the packages of `missing` with apt.
@@ -259,10 +203,7 @@ fn install_packages(missing: &[Need]) -> Result<()> {
         return Ok(());
     }
     if find_command("apt-get").is_none() {
-        bail!(
-            "missing, and no apt to install it with: {}",
-            describe(missing)
-        );
+        bail!("missing, and no apt to install it with: {}", describe(missing));
     }
     let mut packages: Vec<_> = missing.iter().map(|need| need.package.as_str()).collect();
     packages.dedup();
@@ -289,31 +230,15 @@ mod tests {
     fn llvm_is_known_by_its_major_version() {
         let version = "rustc 1.97.0-nightly\nbinary: rustc\nLLVM version: 22.1.4\n";
         assert_eq!(parse_llvm(version), Some(22));
-        assert_eq!(
-            parse_llvm("rustc 1.97.0-nightly\nLLVM version: unknown\n"),
-            None
-        );
+        assert_eq!(parse_llvm("rustc 1.97.0-nightly\nLLVM version: unknown\n"), None);
         assert_eq!(parse_llvm("rustc 1.97.0-nightly\n"), None);
     }
 
     #[test]
     fn what_is_missing_is_named_with_its_package() {
-        let commands = [
-            Need::command("sh", "dash"),
-            Need::command("no-such-command", "nothing"),
-        ];
-        let files = [
-            Need::file(&["/none", "/proc/self"], "proc"),
-            Need::file(&["/none"], "nothing"),
-        ];
-        let missing: Vec<_> = commands
-            .into_iter()
-            .chain(files)
-            .filter(|need| !need.met)
-            .collect();
-        assert_eq!(
-            describe(&missing),
-            "no-such-command (in Debian's nothing), /none (in Debian's nothing)"
-        );
+        let commands = [Need::command("sh", "dash"), Need::command("no-such-command", "nothing")];
+        let files = [Need::file(&["/none", "/proc/self"], "proc"), Need::file(&["/none"], "nothing")];
+        let missing: Vec<_> = commands.into_iter().chain(files).filter(|need| !need.met).collect();
+        assert_eq!(describe(&missing), "no-such-command (in Debian's nothing), /none (in Debian's nothing)");
     }
 }

@@ -21,16 +21,7 @@ pub fn test(args: &[OsString]) -> Result<()> {
     setup::setup(true)?;
     run(cargo().arg("test").arg("--").args(args))?;
     // Those that make network namespaces.
-    run(as_root()?
-        .args([
-            "test",
-            "--package",
-            "sniff-user",
-            "--lib",
-            "--",
-            "--ignored",
-        ])
-        .args(args))?;
+    run(as_root()?.args(["test", "--package", "sniff-user", "--lib", "--", "--ignored"]).args(args))?;
 
     let sniff = process::build_sniff()?;
     run(as_root()?
@@ -54,8 +45,5 @@ fn runner_variable() -> Result<String> {
     let version = process::output(Command::new("rustc").arg("-vV"))?;
     let host = version.lines().find_map(|line| line.strip_prefix("host: "));
     let host = host.with_context(|| format!("no host in {version:?}"))?;
-    Ok(format!(
-        "CARGO_TARGET_{}_RUNNER",
-        host.replace('-', "_").to_uppercase()
-    ))
+    Ok(format!("CARGO_TARGET_{}_RUNNER", host.replace('-', "_").to_uppercase()))
 }

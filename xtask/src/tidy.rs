@@ -33,12 +33,7 @@ const RULES: &[Rule] = &[
     Rule {
         forbids: |word| matches!(word, "tonic" | "prost"),
         within: "",
-        except: &[
-            "sniff-user/src/cri.rs",
-            "sniff-user/src/cri/",
-            "tests/src/cri.rs",
-            "tests/src/cri/",
-        ],
+        except: &["sniff-user/src/cri.rs", "sniff-user/src/cri/", "tests/src/cri.rs", "tests/src/cri/"],
         reason: "only the cri modules speak gRPC",
     },
     Rule {
@@ -60,9 +55,7 @@ const RULES: &[Rule] = &[
         reason: "unsafe code stays in the files that xtask/src/tidy.rs names",
     },
     Rule {
-        forbids: |word| {
-            word.starts_with("TCX_") || word.starts_with("TC_ACT_") && word != "TC_ACT_UNSPEC"
-        },
+        forbids: |word| word.starts_with("TCX_") || word.starts_with("TC_ACT_") && word != "TC_ACT_UNSPEC",
         within: "sniff-ebpf/",
         except: &[],
         reason: "a capture must not decide about packets: TC_ACT_UNSPEC is the only verdict",
@@ -78,8 +71,7 @@ pub fn tidy(root: &Path) -> Result<()> {
     let files = rust_files(root)?;
     ensure!(!files.is_empty(), "no Rust files in {}", root.display());
     for file in files {
-        let text =
-            fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))?;
+        let text = fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))?;
         let path = file.strip_prefix(root)?.to_string_lossy();
         breaches.extend(check(&path, &text));
     }
@@ -91,9 +83,7 @@ pub fn tidy(root: &Path) -> Result<()> {
 fn check(path: &str, text: &str) -> Vec<String> {
     let mut breaches = Vec::new();
     if !text.starts_with("//!") {
-        breaches.push(format!(
-            "{path}:1: a file opens with a //! paragraph that says what it is for"
-        ));
+        breaches.push(format!("{path}:1: a file opens with a //! paragraph that says what it is for"));
     }
     let rules: Vec<_> = RULES.iter().filter(|rule| rule.is_for(path)).collect();
     for (number, line) in (1..).zip(text.lines()) {
@@ -107,11 +97,7 @@ fn check(path: &str, text: &str) -> Vec<String> {
 impl Rule {
     fn is_for(&self, path: &str) -> bool {
         let excepts = |place: &&str| {
-            if place.ends_with('/') {
-                path.starts_with(*place)
-            } else {
-                path == *place
-            }
+            if place.ends_with('/') { path.starts_with(*place) } else { path == *place }
         };
         path.starts_with(self.within) && !self.except.iter().any(excepts)
     }
@@ -143,8 +129,7 @@ fn words(code: &str) -> impl Iterator<Item = &str> {
 /// The Rust files below `folder`, but for build output and hidden folders.
 fn rust_files(folder: &Path) -> Result<Vec<PathBuf>> {
     let mut files = Vec::new();
-    let entries =
-        fs::read_dir(folder).with_context(|| format!("cannot list {}", folder.display()))?;
+    let entries = fs::read_dir(folder).with_context(|| format!("cannot list {}", folder.display()))?;
     for entry in entries {
         let entry = entry?;
         let (path, name) = (entry.path(), entry.file_name());
@@ -171,10 +156,7 @@ mod tests {
     fn assert_breaks(path: &str, code: &str, reason: &str) {
         let breaches = check(path, &format!("//! Purpose.\n{code}\n"));
         assert_eq!(breaches.len(), 1, "{breaches:?}");
-        assert!(
-            breaches[0].starts_with(&format!("{path}:2: ")),
-            "{breaches:?}"
-        );
+        assert!(breaches[0].starts_with(&format!("{path}:2: ")), "{breaches:?}");
         assert!(breaches[0].contains(reason), "{breaches:?}");
     }
 
@@ -193,63 +175,33 @@ mod tests {
     #[test]
     fn each_library_has_its_place() {
         assert_breaks("sniff-user/src/attach.rs", "use aya::Ebpf;", "aya");
-        assert_breaks(
-            "sniff-user/src/bpf.rs",
-            "let log = aya_log::EbpfLogger::init();",
-            "aya",
-        );
+        assert_breaks("sniff-user/src/bpf.rs", "let log = aya_log::EbpfLogger::init();", "aya");
         assert_fine("sniff-user/src/bpf/mod.rs", "use aya::Ebpf;");
         assert_fine("sniff-user/build.rs", "use aya_build::Package;");
 
-        assert_breaks(
-            "sniff-user/src/target.rs",
-            "use kube::Client;",
-            "Kubernetes",
-        );
+        assert_breaks("sniff-user/src/target.rs", "use kube::Client;", "Kubernetes");
         assert_fine("sniff-user/src/kubernetes.rs", "use kube::Client;");
 
-        assert_breaks(
-            "sniff-user/src/target.rs",
-            "use {std::fs, prost::Message};",
-            "gRPC",
-        );
+        assert_breaks("sniff-user/src/target.rs", "use {std::fs, prost::Message};", "gRPC");
         assert_breaks("sniff-user/src/crib.rs", "use tonic::Status;", "gRPC");
         assert_fine("sniff-user/src/cri.rs", "use tonic::Status;");
         assert_fine("sniff-user/src/cri/client.rs", "use tonic::Status;");
 
-        assert_breaks(
-            "sniff-user/src/target.rs",
-            "let handle = rtnetlink::new_connection();",
-            "netlink",
-        );
-        assert_fine(
-            "sniff-user/src/link.rs",
-            "let handle = rtnetlink::new_connection();",
-        );
+        assert_breaks("sniff-user/src/target.rs", "let handle = rtnetlink::new_connection();", "netlink");
+        assert_fine("sniff-user/src/link.rs", "let handle = rtnetlink::new_connection();");
     }
 
     #[test]
     fn unsafe_code_has_its_place() {
-        assert_breaks(
-            "sniff-user/src/main.rs",
-            "let byte = unsafe { *pointer };",
-            "unsafe",
-        );
+        assert_breaks("sniff-user/src/main.rs", "let byte = unsafe { *pointer };", "unsafe");
         assert_fine("sniff-user/src/main.rs", "#![deny(unsafe_code)]");
-        assert_fine(
-            "sniff-ebpf/src/packet.rs",
-            "let byte = unsafe { *pointer };",
-        );
+        assert_fine("sniff-ebpf/src/packet.rs", "let byte = unsafe { *pointer };");
     }
 
     #[test]
     fn the_kernel_side_gives_no_verdict() {
         for verdict in ["TC_ACT_OK", "TC_ACT_SHOT", "TCX_PASS"] {
-            assert_breaks(
-                "sniff-ebpf/src/main.rs",
-                &format!("return {verdict};"),
-                "verdict",
-            );
+            assert_breaks("sniff-ebpf/src/main.rs", &format!("return {verdict};"), "verdict");
         }
         assert_fine("sniff-ebpf/src/main.rs", "TC_ACT_UNSPEC");
         assert_fine("tests/src/redirect.rs", "TC_ACT_OK");
@@ -257,21 +209,13 @@ mod tests {
 
     #[test]
     fn only_code_counts() {
-        assert_eq!(
-            code("a(\"unsafe // \\\" b\", '\"', \"c\") + d; // unsafe"),
-            "a(, , ) + d; "
-        );
+        assert_eq!(code("a(\"unsafe // \\\" b\", '\"', \"c\") + d; // unsafe"), "a(, , ) + d; ");
     }
 
     #[test]
     fn all_folders_are_searched_and_all_breaches_listed() -> Result<()> {
         let root = env::temp_dir().join(format!("sniff-tidy-{}", process::id()));
-        for file in [
-            "sniff-ebpf/src/deep/a.rs",
-            "b.rs",
-            "target/c.rs",
-            ".git/d.rs",
-        ] {
+        for file in ["sniff-ebpf/src/deep/a.rs", "b.rs", "target/c.rs", ".git/d.rs"] {
             let file = root.join(file);
             fs::create_dir_all(file.with_file_name(""))?;
             fs::write(file, "fn f() {}\n")?;
@@ -281,10 +225,7 @@ mod tests {
 
         let error = result.expect_err("two files break a rule").to_string();
         assert_eq!(error.lines().count(), 3, "{error}");
-        assert!(
-            error.contains("deep/a.rs:1: ") && error.contains("b.rs:1: "),
-            "{error}"
-        );
+        assert!(error.contains("deep/a.rs:1: ") && error.contains("b.rs:1: "), "{error}");
         Ok(())
     }
 }

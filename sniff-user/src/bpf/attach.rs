@@ -70,9 +70,8 @@ pub struct Attachment {
 struct Hooked {
     hook: Hook,
     program_id: u32,
+    /// Keeps the program loaded.
     link: SchedClassifierLink,
-    /// Keeps the program loaded; the link alone would do so as well, but aya's type owns both.
-    _program: SchedClassifier,
 }
 
 impl Attachment {
@@ -91,11 +90,7 @@ impl Attachment {
         let attach = || {
             // aya attaches by name; the name must still be that of the interface that was found.
             side.ensure_there()?;
-            let mut attachment = Self {
-                side: side.clone(),
-                hooked: Vec::new(),
-                qdisc: None,
-            };
+            let mut attachment = Self { side: side.clone(), hooked: Vec::new(), qdisc: None };
             if mechanism == Some(Mechanism::Clsact) {
                 attachment.qdisc = Some(Qdisc::ensure(side)?);
             }
@@ -104,42 +99,22 @@ impl Attachment {
             }
             Ok(attachment)
         };
-        side.netns
-            .run(attach)
-            .with_context(|| format!("cannot attach to {side}"))
+        side.netns.run(attach).with_context(|| format!("cannot attach to {side}"))
     }
 
-    fn attach(
-        &mut self,
-        hook: Hook,
-        classifier: Classifier,
-        mechanism: Option<Mechanism>,
-    ) -> Result<()> {
-        let Classifier {
-            mut program,
-            id: program_id,
-        } = classifier;
+    fn attach(&mut self, hook: Hook, classifier: Classifier, mechanism: Option<Mechanism>) -> Result<()> {
+        let Classifier { mut program, id: program_id } = classifier;
         let link = match &self.qdisc {
             Some(qdisc) => qdisc.attach(&mut program, hook)?,
             None => match attach_tcx(&mut program, &self.side, hook) {
                 Err(error) if mechanism.is_none() && is_unknown_to_kernel(&error) => {
-                    debug!(
-                        "{}: no TCX in this kernel ({error}); using clsact",
-                        self.side
-                    );
-                    self.qdisc
-                        .insert(Qdisc::ensure(&self.side)?)
-                        .attach(&mut program, hook)?
+                    debug!("{}: no TCX in this kernel ({error}); using clsact", self.side);
+                    self.qdisc.insert(Qdisc::ensure(&self.side)?).attach(&mut program, hook)?
                 }
                 link => link?,
             },
         };
-        self.hooked.push(Hooked {
-            hook,
-            program_id,
-            link,
-            _program: program,
-        });
+        self.hooked.push(Hooked { hook, program_id, link });
         Ok(())
     }
 
@@ -152,12 +127,7 @@ impl Attachment {
     }
 
     fn detach(&self, hooked: Hooked) {
-        let Hooked {
-            hook,
-            program_id,
-            link,
-            _program,
-        } = hooked;
+        let Hooked { hook, program_id, link } = hooked;
         let detached = match &self.qdisc {
             Some(qdisc) => qdisc.detach(link, program_id, hook),
             None => link.detach().map_err(Into::into),
@@ -172,29 +142,22 @@ impl Attachment {
 
     /// How they are attached.
     pub fn mechanism(&self) -> Mechanism {
-        if self.qdisc.is_some() {
-            Mechanism::Clsact
-        } else {
-            Mechanism::Tcx
-        }
+        if self.qdisc.is_some() { Mechanism::Clsact } else { Mechanism::Tcx }
     }
 
     /// Whether the interface still is there. A link whose interface went away stays, bound to nothing
     /// (`tcx_link_fdinfo`, kernel/bpf/tcx.c), which is cheaper to ask than netlink.
     pub fn is_alive(&self) -> bool {
-        if self.qdisc.is_some() {
-            return self.side.is_there();
+        if let Some(qdisc) = &self.qdisc {
+            return qdisc.side().is_there();
         }
         let is_bound = |hooked: &Hooked| {
-            hooked
-                .link
-                .fd()
-                .is_ok_and(|fd| !matches!(fdinfo(fd.as_raw_fd(), "ifindex:"), Ok(Some(0))))
+            hooked.link.fd().is_ok_and(|fd| !matches!(fdinfo(fd.as_raw_fd(), "ifindex:"), Ok(Some(0))))
         };
         self.hooked.iter().all(is_bound)
     }
 
-    /// Ids of the TCX programs that run before ours, because somebody put them there after we attached. What they do
+    /// Ids of others' TCX programs that run before ours, because somebody put them there after we attached. What they do
     /// not pass on, we do not see.
     ///
     /// # Errors
@@ -203,17 +166,10 @@ impl Attachment {
     pub fn programs_ahead(&self) -> Result<Vec<u32>> {
         let mut ahead = Vec::new();
         if self.qdisc.is_none() {
-            for Hooked {
-                hook, program_id, ..
-            } in &self.hooked
-            {
+            for Hooked { hook, program_id, .. } in &self.hooked {
                 let programs = tcx_programs(&self.side, *hook)?;
-                ahead.extend(
-                    programs
-                        .iter()
-                        .map(ProgramInfo::id)
-                        .take_while(|id| id != program_id),
-                );
+                let before = programs.iter().take_while(|program| program.id() != *program_id);
+                ahead.extend(before.filter(|program| is_foreign(program)).map(ProgramInfo::id));
             }
         }
         Ok(ahead)
@@ -238,7 +194,7 @@ pub fn has_foreign_programs(side: &Side) -> Result<bool> {
         // A kernel without TCX has no such programs.
         let by_tcx = tcx_programs(side, hook).is_ok_and(|programs| programs.iter().any(is_foreign));
         let filters = tc::filters(&side.netns, side.ifindex, hook)?;
-        if by_tcx || filters.iter().any(|filter| filter.program.is_some()) {
+        if by_tcx || filters.iter().any(|filter| filter.is_foreign(classifier::NAME)) {
             return Ok(true);
         }
     }

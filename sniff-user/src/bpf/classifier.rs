@@ -45,19 +45,12 @@ pub struct Classifier {
 ///
 /// When the kernel refuses one. What the verifier said is logged at debug level: a refusal is our bug.
 pub fn load(kernel: &Kernel, arguments: &[Arguments]) -> Result<Vec<Classifier>> {
-    let programs = arguments
-        .iter()
-        .map(|arguments| load_one(kernel, arguments))
-        .collect::<Result<Vec<_>>>()?;
-    let ids = programs
-        .iter()
-        .map(program_id)
-        .collect::<Result<Vec<_>>>()?;
+    let programs =
+        arguments.iter().map(|arguments| load_one(kernel, arguments)).collect::<Result<Vec<_>>>()?;
+    let ids = programs.iter().map(program_id).collect::<Result<Vec<_>>>()?;
     // aya takes over a program only by the kernel's list of all programs: read it once.
-    let mut known: Vec<ProgramInfo> = loaded_programs()
-        .filter_map(Result::ok)
-        .filter(|info| ids.contains(&info.id()))
-        .collect();
+    let mut known: Vec<ProgramInfo> =
+        loaded_programs().filter_map(Result::ok).filter(|info| ids.contains(&info.id())).collect();
     ids.into_iter()
         .map(|id| {
             let at = known
@@ -86,20 +79,9 @@ fn load_one(kernel: &Kernel, arguments: &Arguments) -> Result<OwnedFd> {
 
 /// Sets r2 to r5; r1 is the packet already.
 fn prologue(arguments: &Arguments) -> Vec<bpf_insn> {
-    let Arguments {
-        interface,
-        direction,
-        snaplen,
-        clock_offset,
-    } = *arguments;
+    let Arguments { interface, direction, snaplen, clock_offset } = *arguments;
     let [low, high] = load_u64(5, clock_offset);
-    vec![
-        load_u32(2, interface),
-        load_u32(3, direction as u32),
-        load_u32(4, snaplen),
-        low,
-        high,
-    ]
+    vec![load_u32(2, interface), load_u32(3, direction as u32), load_u32(4, snaplen), low, high]
 }
 
 /// `register = value`; values here are below 2^31, so that the sign extension of BPF_K does nothing.
@@ -110,23 +92,13 @@ fn load_u32(register: u8, value: u32) -> bpf_insn {
 /// `register = value`, which takes the room of two instructions.
 fn load_u64(register: u8, value: u64) -> [bpf_insn; 2] {
     [
-        instruction(
-            (BPF_LD | BPF_IMM | BPF_DW) as u8,
-            register,
-            value as u32 as i32,
-        ),
+        instruction((BPF_LD | BPF_IMM | BPF_DW) as u8, register, value as u32 as i32),
         instruction(0, 0, (value >> 32) as u32 as i32),
     ]
 }
 
 fn instruction(code: u8, register: u8, imm: i32) -> bpf_insn {
-    bpf_insn {
-        code,
-        _bitfield_align_1: [],
-        _bitfield_1: bpf_insn::new_bitfield_1(register, 0),
-        off: 0,
-        imm,
-    }
+    bpf_insn { code, _bitfield_align_1: [], _bitfield_1: bpf_insn::new_bitfield_1(register, 0), off: 0, imm }
 }
 
 /// A program's id, from what the kernel shows of its descriptor (`bpf_prog_show_fdinfo`, kernel/bpf/syscall.c).
@@ -139,14 +111,7 @@ pub(super) fn fdinfo(fd: i32, key: &str) -> Result<Option<u32>> {
     let path = format!("/proc/self/fdinfo/{fd}");
     let text = fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?;
     let value = text.lines().find_map(|line| line.strip_prefix(key));
-    value
-        .map(|value| {
-            value
-                .trim()
-                .parse()
-                .with_context(|| format!("{path}: odd {key}"))
-        })
-        .transpose()
+    value.map(|value| value.trim().parse().with_context(|| format!("{path}: odd {key}"))).transpose()
 }
 
 #[cfg(test)]
@@ -161,19 +126,8 @@ mod tests {
             snaplen: 96,
             clock_offset: 0x0102_0304_f5f6_f7f8,
         };
-        let set: Vec<(u8, i32)> = prologue(&arguments)
-            .iter()
-            .map(|insn| (insn.dst_reg(), insn.imm))
-            .collect();
-        assert_eq!(
-            set,
-            [
-                (2, 3),
-                (3, 2),
-                (4, 96),
-                (5, 0xf5f6_f7f8_u32 as i32),
-                (0, 0x0102_0304)
-            ]
-        );
+        let set: Vec<(u8, i32)> =
+            prologue(&arguments).iter().map(|insn| (insn.dst_reg(), insn.imm)).collect();
+        assert_eq!(set, [(2, 3), (3, 2), (4, 96), (5, 0xf5f6_f7f8_u32 as i32), (0, 0x0102_0304)]);
     }
 }

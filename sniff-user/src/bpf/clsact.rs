@@ -3,6 +3,8 @@
 //! A filter outlives a killed process, and others keep theirs on the same qdisc. So a filter is deleted only while it
 //! still holds our program, and the qdisc only if we made it and nothing is left on it.
 
+use std::{fs::File, os::fd::AsRawFd as _};
+
 use anyhow::{Context as _, Result};
 use aya::programs::{
     SchedClassifier,
@@ -13,6 +15,7 @@ use log::{debug, warn};
 
 use super::attach::Hook;
 use crate::{
+    netns::Netns,
     target::Side,
     tc::{self, Filter},
 };
@@ -24,11 +27,19 @@ const PRIORITY: u16 = 10;
 
 /// The clsact qdisc of an interface. Dropping it removes the qdisc, if we made it and it is empty.
 pub struct Qdisc {
+    /// By a path that leads to the network namespace as long as `_netns` is open: what was found by a process may
+    /// outlive that process, and the filters must be deleted all the same.
     side: Side,
     made: bool,
+    _netns: File,
 }
 
 impl Qdisc {
+    /// The interface that it is on.
+    pub fn side(&self) -> &Side {
+        &self.side
+    }
+
     /// Makes sure of the qdisc. To be called inside the interface's network namespace.
     ///
     /// # Errors
@@ -37,15 +48,12 @@ impl Qdisc {
     pub fn ensure(side: &Side) -> Result<Self> {
         let made = match qdisc_add_clsact(&side.ifname) {
             Ok(()) => true,
-            Err(TcError::NetlinkError(error)) if error.raw_os_error() == Some(libc::EEXIST) => {
-                false
-            }
+            Err(TcError::NetlinkError(error)) if error.raw_os_error() == Some(libc::EEXIST) => false,
             Err(error) => return Err(error).context("cannot add the clsact qdisc"),
         };
-        Ok(Self {
-            side: side.clone(),
-            made,
-        })
+        let held = side.netns.open()?.with_context(|| format!("{side} is gone"))?;
+        let netns = Netns::at(format!("/proc/self/fd/{}", held.as_raw_fd()))?;
+        Ok(Self { side: Side { netns, ..side.clone() }, made, _netns: held })
     }
 
     /// Attaches a program in front of the filters that are there. To be called inside the namespace.
@@ -54,17 +62,9 @@ impl Qdisc {
     ///
     /// When the kernel refuses.
     pub fn attach(&self, program: &mut SchedClassifier, hook: Hook) -> Result<SchedClassifierLink> {
-        let Side {
-            netns,
-            ifindex,
-            ifname,
-        } = &self.side;
+        let Side { netns, ifindex, ifname } = &self.side;
         let priority = priority_in_front(&tc::filters(netns, *ifindex, hook)?);
-        let options = NlOptions {
-            priority,
-            handle: HANDLE,
-            classid: None,
-        };
+        let options = NlOptions { priority, handle: HANDLE, classid: None };
         let id = program
             .attach_with_options(ifname, hook.into(), TcAttachOptions::Netlink(options))
             .context("cannot add a filter to the clsact qdisc")?;
@@ -79,12 +79,10 @@ impl Qdisc {
     /// When the kernel refuses.
     pub fn detach(&self, filter: SchedClassifierLink, program_id: u32, hook: Hook) -> Result<()> {
         let Side { netns, ifindex, .. } = &self.side;
-        let ours = Filter {
-            priority: filter.priority()?,
-            handle: filter.handle()?.into(),
-            program: Some(program_id),
-        };
-        if tc::filters(netns, *ifindex, hook).is_ok_and(|filters| filters.contains(&ours)) {
+        let (priority, handle) = (filter.priority()?, u32::from(filter.handle()?));
+        let is_ours =
+            |it: &Filter| (it.priority, it.handle, it.program) == (priority, handle, Some(program_id));
+        if tc::filters(netns, *ifindex, hook).is_ok_and(|filters| filters.iter().any(is_ours)) {
             return netns.run(|| Ok(filter.detach()?));
         }
         debug!("{}: our filter is gone already", self.side);
@@ -118,11 +116,7 @@ mod tests {
     use super::*;
 
     fn at(priority: u16) -> Filter {
-        Filter {
-            priority,
-            handle: 1,
-            program: Some(7),
-        }
+        Filter { priority, handle: 1, program: Some(7), name: None }
     }
 
     #[test]

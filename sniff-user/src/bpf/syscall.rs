@@ -24,29 +24,21 @@ pub struct Refused {
 /// Loads a TC classifier (`BPF_PROG_LOAD`, kernel/bpf/syscall.c).
 ///
 /// The verifier writes its log only on a second try, since it is slower with one.
-pub fn load_classifier(
-    instructions: &[bpf_insn],
-    name: &CStr,
-    license: &CStr,
-) -> Result<OwnedFd, Refused> {
+///
+/// # Errors
+///
+/// When the kernel refuses, by the verifier's decision or for lack of privileges or memory.
+pub fn load_classifier(instructions: &[bpf_insn], name: &CStr, license: &CStr) -> Result<OwnedFd, Refused> {
     load(instructions, name, license, &mut []).or_else(|error| {
         // Anything else was not the verifier's decision.
-        if !matches!(
-            error.raw_os_error(),
-            Some(libc::EACCES | libc::EINVAL | libc::E2BIG)
-        ) {
-            return Err(Refused {
-                error,
-                log: String::new(),
-            });
+        if !matches!(error.raw_os_error(), Some(libc::EACCES | libc::EINVAL | libc::E2BIG)) {
+            return Err(Refused { error, log: String::new() });
         }
         let mut log = vec![0; LOG_SIZE];
-        load(instructions, name, license, &mut log).map_err(|error| {
+        // The second error may be another: that the log did not fit.
+        load(instructions, name, license, &mut log).or_else(|_| {
             let end = log.iter().position(|&byte| byte == 0).unwrap_or(log.len());
-            Refused {
-                error,
-                log: String::from_utf8_lossy(&log[..end]).into_owned(),
-            }
+            Err(Refused { error, log: String::from_utf8_lossy(&log[..end]).into_owned() })
         })
     })
 }
@@ -61,12 +53,7 @@ pub fn wait_for_running_programs() {
     unsafe { libc::syscall(libc::SYS_membarrier, libc::MEMBARRIER_CMD_GLOBAL, 0, 0) };
 }
 
-fn load(
-    instructions: &[bpf_insn],
-    name: &CStr,
-    license: &CStr,
-    log: &mut [u8],
-) -> io::Result<OwnedFd> {
+fn load(instructions: &[bpf_insn], name: &CStr, license: &CStr, log: &mut [u8]) -> io::Result<OwnedFd> {
     // SAFETY: bpf_attr is plain data for which all zeroes is "not given".
     let mut attr: bpf_attr = unsafe { std::mem::zeroed() };
     // SAFETY: BPF_PROG_LOAD uses this variant of the union.
@@ -75,11 +62,7 @@ fn load(
     program.insn_cnt = instructions.len() as u32;
     program.insns = instructions.as_ptr() as u64;
     program.license = license.as_ptr() as u64;
-    for (to, &from) in program
-        .prog_name
-        .iter_mut()
-        .zip(name.to_bytes().iter().take(15))
-    {
+    for (to, &from) in program.prog_name.iter_mut().zip(name.to_bytes().iter().take(15)) {
         *to = from as _;
     }
     if !log.is_empty() {
@@ -87,18 +70,30 @@ fn load(
         program.log_size = log.len() as u32;
         program.log_buf = log.as_mut_ptr() as u64;
     }
-    // SAFETY: all pointers in attr live until the call returns, and their lengths are right.
-    let fd = unsafe {
-        libc::syscall(
-            libc::SYS_bpf,
-            bpf_cmd::BPF_PROG_LOAD,
-            &raw const attr,
-            size_of::<bpf_attr>(),
-        )
-    };
+    let fd = retry_when_interrupted(|| {
+        // SAFETY: all pointers in attr live until the call returns, and their lengths are right.
+        unsafe {
+            libc::syscall(libc::SYS_bpf, bpf_cmd::BPF_PROG_LOAD, &raw const attr, size_of::<bpf_attr>())
+        }
+    });
     if fd < 0 {
         return Err(io::Error::last_os_error());
     }
     // SAFETY: the kernel has just given us this descriptor.
     Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
+}
+
+/// The verifier gives up with EAGAIN when a signal comes (`do_check`, kernel/bpf/verifier.c).
+fn retry_when_interrupted(call: impl Fn() -> libc::c_long) -> libc::c_long {
+    const TRIES: usize = 8;
+    let is_interrupted = |&result: &libc::c_long| {
+        result < 0 && io::Error::last_os_error().raw_os_error() == Some(libc::EAGAIN)
+    };
+    for _ in 1..TRIES {
+        let result = call();
+        if !is_interrupted(&result) {
+            return result;
+        }
+    }
+    call()
 }

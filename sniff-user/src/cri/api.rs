@@ -131,34 +131,15 @@ pub(super) struct ContainerEntry {
 impl From<PodSandbox> for Sandbox {
     fn from(sandbox: PodSandbox) -> Self {
         let ready = sandbox.state() == PodSandboxState::Ready;
-        let PodSandbox {
-            id,
-            metadata,
-            state: _,
-            created_at,
-        } = sandbox;
-        let PodSandboxMetadata {
-            name,
-            uid,
-            namespace,
-        } = metadata.unwrap_or_default();
-        Self {
-            id,
-            namespace,
-            name,
-            uid,
-            ready,
-            created_at,
-        }
+        let PodSandbox { id, metadata, state: _, created_at } = sandbox;
+        let PodSandboxMetadata { name, uid, namespace } = metadata.unwrap_or_default();
+        Self { id, namespace, name, uid, ready, created_at }
     }
 }
 
 impl From<ContainerEntry> for Container {
     fn from(ContainerEntry { id, pod_sandbox_id }: ContainerEntry) -> Self {
-        Self {
-            id,
-            sandbox_id: pod_sandbox_id,
-        }
+        Self { id, sandbox_id: pod_sandbox_id }
     }
 }
 
@@ -170,15 +151,9 @@ impl From<PodSandboxStatusResponse> for SandboxNetwork {
             .and_then(|namespaces| namespaces.options);
         let host = options.is_some_and(|options| options.network() == NamespaceMode::Node);
         // Only containerd and CRI-O fill it, each in its own way.
-        let info = info
-            .get("info")
-            .and_then(|json| serde_json::from_str::<Value>(json).ok());
+        let info = info.get("info").and_then(|json| serde_json::from_str::<Value>(json).ok());
         let info = info.unwrap_or_default();
-        Self {
-            host,
-            pid: pid_in(&info),
-            netns: netns_in(&info),
-        }
+        Self { host, pid: pid_in(&info), netns: netns_in(&info) }
     }
 }
 
@@ -191,9 +166,7 @@ fn pid_in(info: &Value) -> Option<u32> {
 /// The path of the network namespace in the sandbox's OCI configuration.
 fn netns_in(info: &Value) -> Option<std::path::PathBuf> {
     let namespaces = info["runtimeSpec"]["linux"]["namespaces"].as_array()?;
-    let network = namespaces
-        .iter()
-        .find(|namespace| namespace["type"] == "network")?;
+    let network = namespaces.iter().find(|namespace| namespace["type"] == "network")?;
     let path = network["path"].as_str()?;
     (!path.is_empty()).then(|| path.into())
 }
@@ -219,13 +192,10 @@ mod tests {
 
     #[test]
     fn pid_and_netns_come_from_the_verbose_part() {
-        let spec = r#""runtimeSpec":{"linux":{"namespaces":[{"type":"pid"},{"type":"network","path":"/n"}]}}"#;
+        let spec =
+            r#""runtimeSpec":{"linux":{"namespaces":[{"type":"pid"},{"type":"network","path":"/n"}]}}"#;
         let network = status(0, &format!(r#"{{"pid":12,{spec}}}"#));
-        let expected = SandboxNetwork {
-            host: false,
-            pid: Some(12),
-            netns: Some("/n".into()),
-        };
+        let expected = SandboxNetwork { host: false, pid: Some(12), netns: Some("/n".into()) };
         assert_eq!(network, expected);
         // CRI-O without an infra container.
         assert_eq!(status(0, &format!("{{{spec}}}")).pid, None);

@@ -31,8 +31,7 @@ impl<'a> Block<'a> {
 
     /// Appends an option; its value has at most [`MAX_OPTION_LEN`] bytes.
     pub(super) fn option(&mut self, code: u16, value: &[u8]) {
-        let len =
-            u16::try_from(value.len()).expect("values are fixed in size, or cut by their writer");
+        let len = u16::try_from(value.len()).expect("values are fixed in size, or cut by their writer");
         self.out.extend(code.to_ne_bytes());
         self.out.extend(len.to_ne_bytes());
         self.out.extend(value);

@@ -71,19 +71,8 @@ pub struct InterfaceDescription {
 impl InterfaceDescription {
     /// Appends the block to `out`. Strings are cut to 65535 bytes; timestamps are declared to be nanoseconds.
     pub fn write(&self, out: &mut Vec<u8>) {
-        let Self {
-            link_type,
-            snaplen,
-            name,
-            description,
-            comment,
-            ipv4,
-            ipv6,
-            mac,
-            filter,
-            os,
-            hardware,
-        } = self;
+        let Self { link_type, snaplen, name, description, comment, ipv4, ipv6, mac, filter, os, hardware } =
+            self;
         let mut block = Block::begin(out, DESCRIPTION_TYPE);
         block.field((*link_type as u16).to_ne_bytes());
         block.field([0; 2]); // Reserved.

@@ -50,12 +50,9 @@ impl<'a> EnhancedPacket<'a> {
             total_len >= MIN_LEN && total_len.is_multiple_of(4),
             "block length {total_len} is not that of an Enhanced Packet Block"
         );
-        let block = bytes.get(..total_len).with_context(|| {
-            format!(
-                "block of {total_len} bytes is cut off after {}",
-                bytes.len()
-            )
-        })?;
+        let block = bytes
+            .get(..total_len)
+            .with_context(|| format!("block of {total_len} bytes is cut off after {}", bytes.len()))?;
         let (body, trailer) = block.split_at(total_len - 4);
         ensure!(
             word(trailer, 0)? as usize == total_len,
@@ -90,9 +87,7 @@ impl<'a> EnhancedPacket<'a> {
 
     /// Where the packet went, seen from the pod; `None` when the flags do not tell.
     pub fn direction(&self) -> Option<Direction> {
-        Direction::BOTH
-            .into_iter()
-            .find(|direction| self.flags & FLAGS_DIRECTION == *direction as u32)
+        Direction::BOTH.into_iter().find(|direction| self.flags & FLAGS_DIRECTION == *direction as u32)
     }
 }
 
@@ -114,16 +109,12 @@ fn take_option<'a>(list: &mut &'a [u8]) -> Result<Option<(u16, &'a [u8])>> {
         return Ok(None);
     }
     let len = usize::from(u16::from_ne_bytes([len0, len1]));
-    let value = rest
-        .get(..len)
-        .with_context(|| format!("option {code} of {len} bytes exceeds its block"))?;
+    let value = rest.get(..len).with_context(|| format!("option {code} of {len} bytes exceeds its block"))?;
     *list = &rest[len.next_multiple_of(4)..];
     Ok(Some((code, value)))
 }
 
 /// The value of an option of fixed length.
 fn fixed<const N: usize>(code: u16, value: &[u8]) -> Result<[u8; N]> {
-    value
-        .try_into()
-        .with_context(|| format!("option {code} has {} bytes, not {N}", value.len()))
+    value.try_into().with_context(|| format!("option {code} has {} bytes, not {N}", value.len()))
 }

@@ -28,12 +28,7 @@ pub struct SectionHeader {
 impl SectionHeader {
     /// Appends the block to `out`. Strings are cut to 65535 bytes.
     pub fn write(&self, out: &mut Vec<u8>) {
-        let Self {
-            hardware,
-            os,
-            application,
-            comment,
-        } = self;
+        let Self { hardware, os, application, comment } = self;
         let mut block = Block::begin(out, BLOCK_TYPE);
         block.field(BYTE_ORDER_MAGIC.to_ne_bytes());
         block.field(VERSION[0].to_ne_bytes());

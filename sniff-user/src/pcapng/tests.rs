@@ -31,10 +31,7 @@ fn interface() -> InterfaceDescription {
         name: "shop/cart-0/eth0".to_owned(),
         description: Some("node a, veth0123 (index 7), host side".to_owned()),
         comment: Some("erste Zeile\nzweite: größer".to_owned()),
-        ipv4: vec![
-            (Ipv4Addr::new(10, 1, 2, 3), 24),
-            (Ipv4Addr::new(192, 168, 7, 9), 30),
-        ],
+        ipv4: vec![(Ipv4Addr::new(10, 1, 2, 3), 24), (Ipv4Addr::new(192, 168, 7, 9), 30)],
         ipv6: vec![
             (Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 3), 64),
             (Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1), 10),
@@ -87,15 +84,7 @@ fn written(write: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
 fn packet_block(data: &[u8], original_len: u32, options: &[u8]) -> Vec<u8> {
     let padded = data.len().next_multiple_of(4);
     let total_len = (epb::DATA_OFFSET + padded + options.len() + 4) as u32;
-    let mut block = words(&[
-        6,
-        total_len,
-        1,
-        0x0102_0304,
-        0x0506_0708,
-        data.len() as u32,
-        original_len,
-    ]);
+    let mut block = words(&[6, total_len, 1, 0x0102_0304, 0x0506_0708, data.len() as u32, original_len]);
     block.extend(data);
     block.resize(epb::DATA_OFFSET + padded, 0);
     block.extend(options);
@@ -104,45 +93,27 @@ fn packet_block(data: &[u8], original_len: u32, options: &[u8]) -> Vec<u8> {
 }
 
 fn flags_and_dropcount(flags: u32, dropcount: u64) -> Vec<u8> {
-    [
-        &shorts(2, 4)[..],
-        &flags.to_ne_bytes(),
-        &shorts(4, 8),
-        &dropcount.to_ne_bytes(),
-        &shorts(0, 0),
-    ]
-    .concat()
+    [&shorts(2, 4)[..], &flags.to_ne_bytes(), &shorts(4, 8), &dropcount.to_ne_bytes(), &shorts(0, 0)].concat()
 }
 
 fn foreign(bytes: &[u8]) -> (&[u8], Block<'_>) {
-    let parse = if cfg!(target_endian = "little") {
-        parse_block_le
-    } else {
-        parse_block_be
-    };
+    let parse = if cfg!(target_endian = "little") { parse_block_le } else { parse_block_be };
     parse(bytes).unwrap()
 }
 
 /// What pcap-parser sees of an option, without the padding.
 fn values(options: &[PcapNGOption<'_>], code: u16) -> Vec<Vec<u8>> {
     let chosen = options.iter().filter(|option| option.code.0 == code);
-    chosen
-        .map(|option| option.as_bytes().unwrap().to_vec())
-        .collect()
+    chosen.map(|option| option.as_bytes().unwrap().to_vec()).collect()
 }
 
 fn ends_with_endofopt(options: &[PcapNGOption<'_>]) -> bool {
-    options
-        .last()
-        .is_some_and(|option| option.code.0 == 0 && option.len == 0)
+    options.last().is_some_and(|option| option.code.0 == 0 && option.len == 0)
 }
 
 #[test]
 fn section_header_follows_section_4_1() {
-    let header = SectionHeader {
-        application: "sniff".to_owned(),
-        ..SectionHeader::default()
-    };
+    let header = SectionHeader { application: "sniff".to_owned(), ..SectionHeader::default() };
     let expected = [
         &words(&[0x0A0D_0D0A, 44, 0x1A2B_3C4D])[..],
         &1u16.to_ne_bytes(),
@@ -162,12 +133,7 @@ fn interface_description_follows_section_4_2() {
     let description = InterfaceDescription {
         name: "eth0".to_owned(),
         ipv4: vec![(Ipv4Addr::new(10, 1, 2, 3), 20)],
-        ipv6: vec![(
-            Ipv6Addr::new(
-                0x2001, 0xdb8, 0x85a3, 0x08d3, 0x1319, 0x8a2e, 0x0370, 0x7344,
-            ),
-            64,
-        )],
+        ipv6: vec![(Ipv6Addr::new(0x2001, 0xdb8, 0x85a3, 0x08d3, 0x1319, 0x8a2e, 0x0370, 0x7344), 64)],
         mac: Some([0, 1, 2, 3, 4, 5]),
         filter: Some("tcp".to_owned()),
         ..bare_interface()
@@ -224,16 +190,8 @@ fn interface_statistics_follow_section_4_6() {
 
 #[test]
 fn unknown_counts_are_left_out() {
-    let statistics = InterfaceStatistics {
-        interface: 3,
-        ..InterfaceStatistics::default()
-    };
-    let expected = [
-        words(&[5, 28, 3, 0, 0]),
-        shorts(0, 0).to_vec(),
-        words(&[28]),
-    ]
-    .concat();
+    let statistics = InterfaceStatistics { interface: 3, ..InterfaceStatistics::default() };
+    let expected = [words(&[5, 28, 3, 0, 0]), shorts(0, 0).to_vec(), words(&[28])].concat();
     assert_eq!(written(|out| statistics.write(out)), expected);
 }
 
@@ -264,23 +222,14 @@ fn another_reader_sees_every_option() {
     assert_eq!(description.snaplen, 262_144);
     assert_eq!(description.ts_resolution(), Some(1_000_000_000));
     let options = &description.options;
-    assert_eq!(
-        values(options, 1),
-        ["erste Zeile\nzweite: größer".as_bytes()]
-    );
+    assert_eq!(values(options, 1), ["erste Zeile\nzweite: größer".as_bytes()]);
     assert_eq!(values(options, 2), [b"shop/cart-0/eth0"]);
-    assert_eq!(
-        values(options, 3),
-        [b"node a, veth0123 (index 7), host side"]
-    );
+    assert_eq!(values(options, 3), [b"node a, veth0123 (index 7), host side"]);
     assert_eq!(
         description.if_ipv4addr().unwrap().unwrap(),
         [
             (Ipv4Addr::new(10, 1, 2, 3), Ipv4Addr::new(255, 255, 255, 0)),
-            (
-                Ipv4Addr::new(192, 168, 7, 9),
-                Ipv4Addr::new(255, 255, 255, 252)
-            ),
+            (Ipv4Addr::new(192, 168, 7, 9), Ipv4Addr::new(255, 255, 255, 252)),
         ]
     );
     let ipv6 = values(options, 5);
@@ -312,10 +261,7 @@ fn another_reader_sees_every_option() {
     };
     assert!(rest.is_empty());
     assert_eq!(statistics.if_id, 1);
-    assert_eq!(
-        (statistics.ts_high, statistics.ts_low),
-        (0x0102_0304, 0x0506_0708)
-    );
+    assert_eq!((statistics.ts_high, statistics.ts_low), (0x0102_0304, 0x0506_0708));
     assert_eq!(statistics.isb_starttime(), Some(Ok((0x0102_0304, 0))));
     assert_eq!(statistics.isb_endtime(), Some(Ok((0x0102_0304, 1))));
     assert_eq!(statistics.isb_ifrecv(), Some(Ok(12)));
@@ -329,11 +275,8 @@ fn another_reader_sees_every_option() {
 fn long_strings_are_cut_between_characters() {
     // Two bytes a character, so that 65535 falls inside one.
     let long = "ß".repeat(40_000);
-    let description = InterfaceDescription {
-        name: long.clone(),
-        filter: Some(long.clone()),
-        ..bare_interface()
-    };
+    let description =
+        InterfaceDescription { name: long.clone(), filter: Some(long.clone()), ..bare_interface() };
     let block = written(|out| description.write(out));
     assert!(block.len().is_multiple_of(4));
     let (rest, Block::InterfaceDescription(read)) = foreign(&block) else {
@@ -350,10 +293,8 @@ fn long_strings_are_cut_between_characters() {
 fn netmask_of_every_prefix() {
     let masks: Vec<Ipv4Addr> = [0, 1, 24, 32, 33, 255]
         .map(|prefix| {
-            let description = InterfaceDescription {
-                ipv4: vec![(Ipv4Addr::LOCALHOST, prefix)],
-                ..bare_interface()
-            };
+            let description =
+                InterfaceDescription { ipv4: vec![(Ipv4Addr::LOCALHOST, prefix)], ..bare_interface() };
             let block = written(|out| description.write(out));
             let (_, Block::InterfaceDescription(read)) = foreign(&block) else {
                 panic!("no interface description");
@@ -364,14 +305,7 @@ fn netmask_of_every_prefix() {
     let all = Ipv4Addr::BROADCAST;
     assert_eq!(
         masks,
-        [
-            Ipv4Addr::UNSPECIFIED,
-            Ipv4Addr::new(128, 0, 0, 0),
-            Ipv4Addr::new(255, 255, 255, 0),
-            all,
-            all,
-            all
-        ]
+        [Ipv4Addr::UNSPECIFIED, Ipv4Addr::new(128, 0, 0, 0), Ipv4Addr::new(255, 255, 255, 0), all, all, all]
     );
 }
 
@@ -410,14 +344,8 @@ fn packet_without_options_has_no_direction() {
 
 #[test]
 fn unknown_options_are_passed_over() {
-    let options = [
-        &shorts(1, 5)[..],
-        b"hello\0\0\0",
-        &flags_and_dropcount(1, 2),
-        b"after the end",
-        &[0; 3],
-    ]
-    .concat();
+    let options =
+        [&shorts(1, 5)[..], b"hello\0\0\0", &flags_and_dropcount(1, 2), b"after the end", &[0; 3]].concat();
     let block = packet_block(b"abcd", 4, &options);
     let packet = EnhancedPacket::parse(&block).unwrap();
     assert_eq!(packet.direction(), Some(Direction::In));
@@ -451,10 +379,7 @@ fn lying_blocks_are_refused() {
     odd.extend(33u32.to_ne_bytes());
     refused(&odd, "block length 33");
     let options_at = epb::DATA_OFFSET + 8;
-    refused(
-        &with_word(options_at, epb::option_header(9, 0xffff)),
-        "exceeds",
-    );
+    refused(&with_word(options_at, epb::option_header(9, 0xffff)), "exceeds");
     refused(&with_word(options_at, epb::option_header(2, 3)), "option 2");
     refused(&with_word(options_at, epb::option_header(4, 4)), "option 4");
 }

@@ -56,10 +56,7 @@ pub(super) fn of(place: &Place, wanted: &[String], hosts: &[Netns]) -> Result<Ve
         }
         all_up(label, &links)?
     } else {
-        wanted
-            .iter()
-            .map(|name| by_name(label, &links, name))
-            .collect::<Result<_>>()?
+        wanted.iter().map(|name| by_name(label, &links, name)).collect::<Result<_>>()?
     };
     let describe = |(link, link_layer): (&Link, LinkLayer)| {
         let host_side = host_side(link, netns, hosts);
@@ -112,14 +109,9 @@ fn all_up<'a>(label: &str, links: &'a [Link]) -> Result<Vec<(&'a Link, LinkLayer
     // Some kernel modules put a device into every namespace, tunl0 and sit0 among them; it
     // stays down.
     let up = links.iter().filter(|link| link.up && !link.is_loopback());
-    let picked: Vec<_> = up
-        .filter_map(|link| Some((link, link.link_layer()?)))
-        .collect();
+    let picked: Vec<_> = up.filter_map(|link| Some((link, link.link_layer()?))).collect();
     if picked.is_empty() {
-        bail!(
-            "{label} has no interface that is up, besides lo; it has {}",
-            names(links)
-        );
+        bail!("{label} has no interface that is up, besides lo; it has {}", names(links));
     }
     Ok(picked)
 }
@@ -129,10 +121,7 @@ fn by_name<'a>(label: &str, links: &'a [Link], name: &str) -> Result<(&'a Link, 
         bail!("{label} has no interface {name:?}; it has {}", names(links));
     };
     let Some(link_layer) = link.link_layer() else {
-        bail!(
-            "{label}: {name} has link-layer type {}, which sniff cannot capture",
-            link.arphrd
-        );
+        bail!("{label}: {name} has link-layer type {}, which sniff cannot capture", link.arphrd);
     };
     Ok((link, link_layer))
 }
@@ -154,30 +143,18 @@ fn host_side(link: &Link, netns: &Netns, hosts: &[Netns]) -> Result<Side> {
         if link::nsid_of(netns, host)? == netnsid {
             let peer = link::by_index(host, index)?;
             let peer = peer.with_context(|| format!("the peer of {name} is gone"))?;
-            let back = Peer {
-                index: link.index,
-                netnsid: link::nsid_of(host, netns)?,
-            };
+            let back = Peer { index: link.index, netnsid: link::nsid_of(host, netns)? };
             if peer.peer != Some(back) {
-                bail!(
-                    "the peer of {name}, {}, does not point back to it",
-                    shown(&peer.name)
-                );
+                bail!("the peer of {name}, {}, does not point back to it", shown(&peer.name));
             }
             return Ok(side(&peer, host));
         }
     }
-    Err(anyhow!(
-        "the peer of {name}, index {index}, is in a network namespace that is not the host's"
-    ))
+    Err(anyhow!("the peer of {name}, index {index}, is in a network namespace that is not the host's"))
 }
 
 fn side(link: &Link, netns: &Netns) -> Side {
-    Side {
-        netns: netns.clone(),
-        ifindex: link.index,
-        ifname: link.name.clone(),
-    }
+    Side { netns: netns.clone(), ifindex: link.index, ifname: link.name.clone() }
 }
 
 /// A name as it may be printed: the kernel lets control characters through.
@@ -186,17 +163,9 @@ pub(super) fn shown(name: &str) -> String {
 }
 
 fn names(links: &[Link]) -> String {
-    let is_pair = |link: &&Link| {
-        link.kind
-            .as_deref()
-            .is_some_and(|kind| PAIRED.contains(&kind))
-    };
+    let is_pair = |link: &&Link| link.kind.as_deref().is_some_and(|kind| PAIRED.contains(&kind));
     let (pairs, others): (Vec<_>, Vec<_>) = links.iter().partition(is_pair);
-    let mut texts: Vec<String> = others
-        .into_iter()
-        .chain(pairs)
-        .map(name_and_state)
-        .collect();
+    let mut texts: Vec<String> = others.into_iter().chain(pairs).map(name_and_state).collect();
     if texts.len() > NAMES_SHOWN {
         let more = texts.split_off(NAMES_SHOWN).len();
         texts.push(format!("{more} more"));
@@ -217,11 +186,7 @@ mod tests {
     use crate::netns::testing::TestNetns;
 
     fn place(netns: &Netns) -> Place {
-        Place {
-            label: "ns/pod".into(),
-            pod: None,
-            netns: netns.clone(),
-        }
+        Place { label: "ns/pod".into(), pod: None, netns: netns.clone() }
     }
 
     fn all(netns: &Netns, hosts: &[Netns]) -> Vec<Interface> {
@@ -243,9 +208,7 @@ mod tests {
 
         // The host is the second candidate here.
         let hosts = [other.clone(), host.clone()];
-        let [eth0] = &all(&pod, &hosts)[..] else {
-            panic!("one interface")
-        };
+        let [eth0] = &all(&pod, &hosts)[..] else { panic!("one interface") };
         assert_eq!(eth0.name, "ns/pod/eth0");
         assert_eq!(eth0.kind.as_deref(), Some("veth"));
         assert_eq!(eth0.ipv4, [([10, 1, 2, 3].into(), 24)]);
@@ -253,13 +216,7 @@ mod tests {
         let [inside, outside] = [&eth0.pod_side, &eth0.host_side].map(|side| side.clone().unwrap());
         assert_eq!((&inside.netns, inside.ifname.as_str()), (&*pod, "eth0"));
         assert_eq!((&outside.netns, outside.ifname.as_str()), (&*host, "veth0"));
-        assert_eq!(
-            link::by_index(&host, outside.ifindex)
-                .unwrap()
-                .unwrap()
-                .name,
-            "veth0"
-        );
+        assert_eq!(link::by_index(&host, outside.ifindex).unwrap().unwrap().name, "veth0");
     }
 
     #[test]
@@ -267,21 +224,14 @@ mod tests {
     fn an_equal_index_on_the_host_is_not_taken_for_the_peer() {
         let [host, elsewhere, pod] = [TestNetns::new(), TestNetns::new(), TestNetns::new()];
         let path = pod.path().display();
-        elsewhere.ip(&format!(
-            "link add veth0 index 42 type veth peer name eth0 index 42 netns {path}"
-        ));
+        elsewhere.ip(&format!("link add veth0 index 42 type veth peer name eth0 index 42 netns {path}"));
         pod.ip("link set eth0 up");
         // The host has another pair to the same pod, and an unrelated interface 42.
         host.veth("veth1", &pod, "eth1");
         host.ip("link add veth2 index 42 type veth peer name veth3");
 
         let found = all(&pod, slice::from_ref(&*host));
-        let by_name = |name: &str| {
-            found
-                .iter()
-                .find(|found| found.name.ends_with(name))
-                .unwrap()
-        };
+        let by_name = |name: &str| found.iter().find(|found| found.name.ends_with(name)).unwrap();
         let eth0 = by_name("eth0");
         assert_eq!(eth0.host_side, None);
         assert_eq!(
@@ -298,9 +248,7 @@ mod tests {
         let path = pod.path().display();
         host.ip("link add veth0 type veth peer name veth1");
         host.ip("link set veth0 up");
-        host.ip(&format!(
-            "link add link veth0 name net1 netns {path} type macvlan"
-        ));
+        host.ip(&format!("link add link veth0 name net1 netns {path} type macvlan"));
         pod.ip("link add net2 type veth peer name net3");
         pod.ip("tuntap add tun0 mode tun");
         for name in ["net1", "net2", "net3", "tun0"] {
@@ -308,18 +256,12 @@ mod tests {
         }
         let found = all(&pod, slice::from_ref(&*host));
         let why = |name: &str| {
-            let found = found
-                .iter()
-                .find(|found| found.name.ends_with(name))
-                .unwrap();
+            let found = found.iter().find(|found| found.name.ends_with(name)).unwrap();
             assert!(found.host_side.is_none() && found.pod_side.is_some());
             found.host_side_missing.clone().unwrap()
         };
         assert_eq!(why("net1"), "net1 is a macvlan");
-        assert_eq!(
-            why("net2"),
-            "the peer of net2 is in the same network namespace"
-        );
+        assert_eq!(why("net2"), "the peer of net2 is in the same network namespace");
         assert_eq!(why("tun0"), "tun0 is a tun");
         assert_eq!(found.len(), 4);
     }
@@ -335,10 +277,7 @@ mod tests {
             panic!("one interface")
         };
         assert_eq!(eth1.name, "ns/pod/eth1");
-        assert_eq!(
-            of(&place(&pod), &["lo".into()], &hosts).unwrap()[0].name,
-            "ns/pod/lo"
-        );
+        assert_eq!(of(&place(&pod), &["lo".into()], &hosts).unwrap()[0].name, "ns/pod/lo");
         assert_eq!(
             refusal(&pod, &["eth1", "eth9"], &hosts),
             "ns/pod has no interface \"eth9\"; it has lo (down), eth0, eth1"

@@ -9,15 +9,7 @@ use super::{
 };
 
 /// The heading of the table.
-const COLUMNS: [&str; 7] = [
-    "NAMESPACE",
-    "POD",
-    "INTERFACE",
-    "HOST-INTERFACE",
-    "INDEX",
-    "MAC",
-    "ADDRESSES",
-];
+const COLUMNS: [&str; 7] = ["NAMESPACE", "POD", "INTERFACE", "HOST-INTERFACE", "INDEX", "MAC", "ADDRESSES"];
 /// Stands for what does not exist.
 const NONE: &str = "-";
 
@@ -57,10 +49,7 @@ pub async fn list(options: &Options) -> Result<Vec<Row>> {
         let details = match place {
             Ok(None) => vec![Detail::HostNetwork],
             Ok(Some(place)) => match interfaces::of(&place, &[], &hosts) {
-                Ok(found) => found
-                    .into_iter()
-                    .map(|i| Detail::Interface(i.into()))
-                    .collect(),
+                Ok(found) => found.into_iter().map(|i| Detail::Interface(i.into())).collect(),
                 Err(e) => vec![Detail::Unknown(format!("{e:#}"))],
             },
             Err(e) => vec![Detail::Unknown(format!("{e:#}"))],
@@ -80,19 +69,13 @@ pub fn table(rows: &[Row]) -> String {
     lines.extend(rows.iter().map(cells));
     let width = |column: usize| {
         // A remark in place of an interface goes to the end of the line, over all columns.
-        let cells = lines
-            .iter()
-            .filter(|line| line.len() > column + 1)
-            .map(|line| &line[column]);
+        let cells = lines.iter().filter(|line| line.len() > column + 1).map(|line| &line[column]);
         cells.map(|cell| cell.chars().count()).max().unwrap_or(0)
     };
     let widths: Vec<usize> = (0..COLUMNS.len()).map(width).collect();
     let mut text = String::new();
     for line in &lines {
-        let padded = line
-            .iter()
-            .zip(&widths)
-            .map(|(cell, &width)| format!("{cell:width$}  "));
+        let padded = line.iter().zip(&widths).map(|(cell, &width)| format!("{cell:width$}  "));
         text.push_str(padded.collect::<String>().trim_end());
         text.push('\n');
     }
@@ -110,23 +93,13 @@ fn cells(row: &Row) -> Vec<String> {
 }
 
 fn interface_cells(interface: &Interface) -> [String; 5] {
-    let Interface {
-        pod_side,
-        host_side,
-        host_side_missing,
-        mac,
-        ipv4,
-        ipv6,
-        ..
-    } = interface;
+    let Interface { pod_side, host_side, host_side_missing, mac, ipv4, ipv6, .. } = interface;
     let or_none = |text: Option<String>| text.unwrap_or_else(|| NONE.into());
     let ipv4 = ipv4.iter().map(|(address, _)| address.to_string());
     let ipv6 = ipv6.iter().map(|(address, _)| address.to_string());
     let addresses: Vec<String> = ipv4.chain(ipv6).collect();
     let host_name = host_side.as_ref().map(|side| shown(&side.ifname));
-    let missing = host_side_missing
-        .as_ref()
-        .map(|why| format!("{NONE} ({why})"));
+    let missing = host_side_missing.as_ref().map(|why| format!("{NONE} ({why})"));
     [
         or_none(pod_side.as_ref().map(|side| shown(&side.ifname))),
         or_none(host_name.or(missing)),
@@ -142,20 +115,12 @@ mod tests {
     use crate::{link::LinkLayer, netns::Netns, target::Side};
 
     fn row(pod: &str, detail: Detail) -> Row {
-        Row {
-            namespace: "web".into(),
-            pod: pod.into(),
-            detail,
-        }
+        Row { namespace: "web".into(), pod: pod.into(), detail }
     }
 
     fn interface() -> Interface {
         let side = |ifindex, ifname: &str| {
-            Some(Side {
-                netns: Netns::current().unwrap(),
-                ifindex,
-                ifname: ifname.into(),
-            })
+            Some(Side { netns: Netns::current().unwrap(), ifindex, ifname: ifname.into() })
         };
         Interface {
             name: "web/front/eth0".into(),
@@ -185,10 +150,7 @@ mod tests {
             row("front", Detail::Interface(interface().into())),
             row("b", Detail::Interface(macvlan.into())),
             row("proxy", Detail::HostNetwork),
-            row(
-                "lost",
-                Detail::Unknown("a reason that is longer than the column is wide".into()),
-            ),
+            row("lost", Detail::Unknown("a reason that is longer than the column is wide".into())),
         ];
         let expected = "\
 NAMESPACE  POD    INTERFACE  HOST-INTERFACE         INDEX  MAC                ADDRESSES

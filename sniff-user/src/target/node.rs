@@ -67,14 +67,11 @@ impl Node {
             Some((cri, sandbox)) if sandbox.ready => return self.of_sandbox(cri, &sandbox).await,
             stopped => stopped.is_some(),
         };
-        match self
-            .ask_api(async |api| api.pod(namespace, name).await)
-            .await
-        {
+        match self.ask_api(async |api| api.pod(namespace, name).await).await {
             Ok(Some(pod)) => self.of_api_pod(&pod),
-            Err(e) if self.runtimes.answering.is_empty() => Err(self
-                .nobody_to_ask(&e)
-                .context(format!("cannot look up pod {namespace}/{name}"))),
+            Err(e) if self.runtimes.answering.is_empty() => {
+                Err(self.nobody_to_ask(&e).context(format!("cannot look up pod {namespace}/{name}")))
+            }
             _ if stopped => bail!("pod {namespace}/{name} is not running: its sandbox has stopped"),
             Ok(_) => {
                 let near = self.did_you_mean(namespace, name).await;
@@ -95,11 +92,7 @@ impl Node {
         let mut found = BTreeMap::new();
         for cri in &self.runtimes.answering {
             let sandboxes = cri.sandboxes().await?;
-            let of_containers = cri
-                .containers()
-                .await?
-                .into_iter()
-                .map(|c| (c.id, c.sandbox_id));
+            let of_containers = cri.containers().await?.into_iter().map(|c| (c.id, c.sandbox_id));
             let of_sandboxes = sandboxes.iter().map(|s| (s.id.clone(), s.id.clone()));
             for (id, sandbox_id) in of_containers.chain(of_sandboxes) {
                 if id.starts_with(prefix)
@@ -113,18 +106,11 @@ impl Node {
             return self.container_by_processes(prefix);
         };
         if !sandbox.ready {
-            let Sandbox {
-                namespace, name, ..
-            } = sandbox;
-            bail!(
-                "container {id} is not running: the sandbox of pod {namespace}/{name} has stopped"
-            );
+            let Sandbox { namespace, name, .. } = sandbox;
+            bail!("container {id} is not running: the sandbox of pod {namespace}/{name} has stopped");
         }
         let place = self.of_sandbox(cri, &sandbox).await?;
-        Ok(Place {
-            label: short(&id),
-            ..place
-        })
+        Ok(Place { label: short(&id), ..place })
     }
 
     /// The pods that run on this node, in order, with where their interfaces are: `None` for
@@ -134,9 +120,7 @@ impl Node {
     /// When neither a runtime nor the API can be asked.
     pub(super) async fn pods(&self) -> Result<BTreeMap<PodName, Result<Option<Place>>>> {
         if self.runtimes.answering.is_empty() {
-            let pods = self
-                .ask_api(async |api| api.pods_on(&self.name).await)
-                .await;
+            let pods = self.ask_api(async |api| api.pods_on(&self.name).await).await;
             let pods = pods.map_err(|e| self.nobody_to_ask(&e).context("cannot list pods"))?;
             return Ok(self.places_of_api_pods(pods));
         }
@@ -158,16 +142,9 @@ impl Node {
         Ok(places)
     }
 
-    fn places_of_api_pods(
-        &self,
-        pods: Vec<kubernetes::Pod>,
-    ) -> BTreeMap<PodName, Result<Option<Place>>> {
+    fn places_of_api_pods(&self, pods: Vec<kubernetes::Pod>) -> BTreeMap<PodName, Result<Option<Place>>> {
         let place = |pod: &kubernetes::Pod| {
-            if pod.host_network {
-                Ok(None)
-            } else {
-                self.of_api_pod(pod).map(Some)
-            }
+            if pod.host_network { Ok(None) } else { self.of_api_pod(pod).map(Some) }
         };
         let running = pods.into_iter().filter(|pod| pod.phase == "Running");
         running
@@ -180,27 +157,17 @@ impl Node {
 
     async fn of_sandbox(&self, cri: &Cri, sandbox: &Sandbox) -> Result<Place> {
         let place = self.place_of_sandbox(cri, sandbox).await?;
-        place.ok_or_else(|| {
-            self.uses_host_network(&format!("pod {}/{}", sandbox.namespace, sandbox.name))
-        })
+        place.ok_or_else(|| self.uses_host_network(&format!("pod {}/{}", sandbox.namespace, sandbox.name)))
     }
 
     /// `None` for a pod that uses the node's network.
     async fn place_of_sandbox(&self, cri: &Cri, sandbox: &Sandbox) -> Result<Option<Place>> {
-        let Sandbox {
-            id,
-            namespace,
-            name,
-            uid,
-            ..
-        } = sandbox;
+        let Sandbox { id, namespace, name, uid, .. } = sandbox;
         let network = cri.network_of(id).await?;
         if network.host {
             return Ok(None);
         }
-        let by_pid = network
-            .pid
-            .map(|pid| self.netns_of_sandbox_process(pid, uid, id));
+        let by_pid = network.pid.map(|pid| self.netns_of_sandbox_process(pid, uid, id));
         let by_path = network.netns.map(Netns::at);
         let by_cgroup = || self.first_own(self.proc.of_pod(uid)?.into_iter().map(Netns::of_pid));
         let netns = self
@@ -222,33 +189,18 @@ impl Node {
 
     /// Where the interfaces are of a pod that no runtime knows.
     fn of_api_pod(&self, pod: &kubernetes::Pod) -> Result<Place> {
-        let kubernetes::Pod {
-            namespace,
-            name,
-            uid,
-            node,
-            phase,
-            host_network,
-            container_ids,
-        } = pod;
+        let kubernetes::Pod { namespace, name, uid, node, phase, host_network, container_ids } = pod;
         let who = format!("pod {namespace}/{name}");
         let mut pids = self.proc.of_pod(uid)?;
         // The kubelet can be told to make no cgroups for pods; containers always have theirs.
         for id in container_ids {
             if pids.is_empty() {
-                pids = self
-                    .proc
-                    .of_container(id)?
-                    .map(|found| found.pids)
-                    .unwrap_or_default();
+                pids = self.proc.of_container(id)?.map(|found| found.pids).unwrap_or_default();
             }
         }
         match node {
             Some(node) if pids.is_empty() && *node != self.name => {
-                bail!(
-                    "{who} runs on node {node}, and this is node {}: run sniff there",
-                    self.name
-                )
+                bail!("{who} runs on node {node}, and this is node {}: run sniff there", self.name)
             }
             _ if phase != "Running" && pids.is_empty() => {
                 bail!("{who} is not running: its phase is {phase}")
@@ -271,11 +223,7 @@ impl Node {
         let found = found.with_context(|| format!("no container {prefix} runs on this node"))?;
         let netns = self.first_own(found.pids.into_iter().map(Netns::of_pid));
         let netns = netns.with_context(|| format!("container {}", short(&found.id)))?;
-        Ok(Place {
-            label: short(&found.id),
-            pod: None,
-            netns,
-        })
+        Ok(Place { label: short(&found.id), pod: None, netns })
     }
 
     /// The first namespace that is not the host's: among a pod's processes there may be the
@@ -297,11 +245,7 @@ impl Node {
     }
 
     async fn ask_api<T>(&self, question: impl AsyncFnOnce(&Kubernetes) -> Result<T>) -> Result<T> {
-        match self
-            .kubernetes
-            .get_or_try_init(Kubernetes::configured)
-            .await?
-        {
+        match self.kubernetes.get_or_try_init(Kubernetes::configured).await? {
             Some(kubernetes) => question(kubernetes).await,
             None => bail!("no Kubernetes API is configured"),
         }
@@ -314,9 +258,7 @@ impl Node {
             let sandboxes = cri.sandboxes().await.unwrap_or_default();
             pods.extend(sandboxes.into_iter().map(|s| (s.namespace, s.name)));
         }
-        let names = self
-            .ask_api(async |api| api.pod_names(namespace).await)
-            .await;
+        let names = self.ask_api(async |api| api.pod_names(namespace).await).await;
         let names = names.unwrap_or_default().into_iter();
         pods.extend(names.map(|name| (namespace.to_owned(), name)));
         did_you_mean(namespace, name, pods)
@@ -326,8 +268,7 @@ impl Node {
     fn nobody_to_ask(&self, api_error: &anyhow::Error) -> anyhow::Error {
         let failures = &self.runtimes.failures;
         let runtimes = if failures.is_empty() {
-            "no container runtime has its socket at a usual place (name it with --cri-socket)"
-                .into()
+            "no container runtime has its socket at a usual place (name it with --cri-socket)".into()
         } else {
             failures.join("; ")
         };
@@ -346,22 +287,12 @@ impl Node {
 
 /// The newest of a pod's sandboxes, a ready one if there is any.
 fn newest<C>(sandboxes: Vec<(C, Sandbox)>) -> Option<(C, Sandbox)> {
-    sandboxes
-        .into_iter()
-        .max_by_key(|(_, sandbox)| (sandbox.ready, sandbox.created_at))
+    sandboxes.into_iter().max_by_key(|(_, sandbox)| (sandbox.ready, sandbox.created_at))
 }
 
 fn place(namespace: &str, name: &str, uid: &str, netns: Netns) -> Place {
-    let pod = PodRef {
-        namespace: namespace.into(),
-        name: name.into(),
-        uid: uid.into(),
-    };
-    Place {
-        label: format!("{namespace}/{name}"),
-        pod: Some(pod),
-        netns,
-    }
+    let pod = PodRef { namespace: namespace.into(), name: name.into(), uid: uid.into() };
+    Place { label: format!("{namespace}/{name}"), pod: Some(pod), netns }
 }
 
 fn short(id: &str) -> String {
@@ -434,10 +365,7 @@ mod tests {
     async fn a_pod_on_the_nodes_network_leads_to_the_nodes_interfaces() {
         let (_dir, node) = node(Some(&pod("here", "Running", true)), &[]).await;
         let error = refusal(&node, "front").await;
-        assert!(
-            error.starts_with("pod web/front uses the node's network"),
-            "{error}"
-        );
+        assert!(error.starts_with("pod web/front uses the node's network"), "{error}");
         assert!(error.contains("with -i (lo"), "{error}");
     }
 
@@ -450,10 +378,7 @@ mod tests {
     #[tokio::test]
     async fn no_such_pod_suggests_others() {
         let (_dir, node) = node(None, &[]).await;
-        assert_eq!(
-            refusal(&node, "frnot").await,
-            "no pod web/frnot; did you mean web/front?"
-        );
+        assert_eq!(refusal(&node, "frnot").await, "no pod web/frnot; did you mean web/front?");
     }
 
     #[tokio::test]
@@ -461,11 +386,7 @@ mod tests {
         let own = std::process::id();
         let cgroup = format!("0::/kubepods/pod{UID}/crio-conmon");
         let (_dir, node) = node(Some(&pod("here", "Running", false)), &[(own, cgroup)]).await;
-        assert!(
-            refusal(&node, "front")
-                .await
-                .contains("uses the node's network")
-        );
+        assert!(refusal(&node, "front").await.contains("uses the node's network"));
     }
 
     #[tokio::test]
@@ -473,9 +394,7 @@ mod tests {
     async fn a_pod_is_found_by_its_uid_in_the_cgroups() {
         let netns = TestNetns::new();
         // A process inside, after one of the host's that is older.
-        let mut process = netns
-            .run(|| Ok(std::process::Command::new("sleep").arg("60").spawn()?))
-            .unwrap();
+        let mut process = netns.run(|| Ok(std::process::Command::new("sleep").arg("60").spawn()?)).unwrap();
         let cgroup = format!("0::/kubepods/pod{UID}/x");
         let processes = [(std::process::id(), cgroup.clone()), (process.id(), cgroup)];
         // Its name differs from the node's own: the processes are proof enough.
@@ -506,23 +425,9 @@ mod tests {
     fn the_newest_ready_sandbox_is_taken() {
         let sandbox = |id: &str, ready, created_at| {
             let [namespace, name, uid] = [(); 3].map(|()| String::new());
-            (
-                (),
-                Sandbox {
-                    id: id.into(),
-                    namespace,
-                    name,
-                    uid,
-                    ready,
-                    created_at,
-                },
-            )
+            ((), Sandbox { id: id.into(), namespace, name, uid, ready, created_at })
         };
-        let all = vec![
-            sandbox("a", true, 1),
-            sandbox("b", true, 2),
-            sandbox("c", false, 3),
-        ];
+        let all = vec![sandbox("a", true, 1), sandbox("b", true, 2), sandbox("c", false, 3)];
         assert_eq!(newest(all).unwrap().1.id, "b");
         assert_eq!(newest(vec![sandbox("c", false, 3)]).unwrap().1.id, "c");
         assert!(newest::<()>(Vec::new()).is_none());

@@ -23,11 +23,7 @@ pub(super) fn did_you_mean(
     near.dedup();
     near.truncate(SHOWN);
     let near: Vec<String> = near.into_iter().map(|(_, pod)| pod).collect();
-    if near.is_empty() {
-        String::new()
-    } else {
-        format!("; did you mean {}?", near.join(" or "))
-    }
+    if near.is_empty() { String::new() } else { format!("; did you mean {}?", near.join(" or ")) }
 }
 
 /// How far a pod is from the one asked for, when it is near.
@@ -56,29 +52,16 @@ mod tests {
             ("default", "database-0"),
             ("kube-system", "coredns"),
         ];
-        did_you_mean(
-            namespace,
-            name,
-            pods.map(|(ns, name)| (ns.into(), name.into())),
-        )
+        did_you_mean(namespace, name, pods.map(|(ns, name)| (ns.into(), name.into())))
     }
 
     #[test]
     fn near_names_are_suggested_the_nearest_first() {
         let both = "; did you mean default/web-6d5f8-b7kqp or default/web-6d5f8-x2x4z?";
         assert_eq!(suggestion("default", "web"), both);
-        assert_eq!(
-            suggestion("default", "coredns"),
-            "; did you mean kube-system/coredns?"
-        );
-        assert_eq!(
-            suggestion("default", "databsae-0"),
-            "; did you mean default/database-0?"
-        );
-        assert_eq!(
-            suggestion("kube-systen", "coredn"),
-            "; did you mean kube-system/coredns?"
-        );
+        assert_eq!(suggestion("default", "coredns"), "; did you mean kube-system/coredns?");
+        assert_eq!(suggestion("default", "databsae-0"), "; did you mean default/database-0?");
+        assert_eq!(suggestion("kube-systen", "coredn"), "; did you mean kube-system/coredns?");
     }
 
     #[test]

@@ -73,20 +73,10 @@ impl Header {
     }
 
     fn describe_response(&self, text: &mut String, reader: &mut Reader<'_>) -> fmt::Result {
-        let Self {
-            id,
-            flags,
-            answers,
-            authorities,
-            additional,
-            ..
-        } = self;
+        let Self { id, flags, answers, authorities, additional, .. } = self;
         write!(text, "{id}{}{}", Opcode(*flags), ResponseCode(*flags))?;
-        let marks = [
-            (self.is(AUTHORITATIVE), '*'),
-            (!self.is(RECURSION_AVAILABLE), '-'),
-            (self.is(TRUNCATED), '|'),
-        ];
+        let marks =
+            [(self.is(AUTHORITATIVE), '*'), (!self.is(RECURSION_AVAILABLE), '-'), (self.is(TRUNCATED), '|')];
         for (_, mark) in marks.into_iter().filter(|(set, _)| *set) {
             write!(text, "{mark}")?;
         }

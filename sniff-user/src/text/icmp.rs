@@ -33,10 +33,7 @@ pub(super) fn write_v4(out: &mut impl Write, bytes: &[u8], len: usize) -> io::Re
             DestUnreachableHeader::Network => write!(out, "net {quoted} unreachable")?,
             DestUnreachableHeader::Host => write!(out, "host {quoted} unreachable")?,
             DestUnreachableHeader::FragmentationNeeded { next_hop_mtu } => {
-                write!(
-                    out,
-                    "{quoted} unreachable - need to frag (mtu {next_hop_mtu})"
-                )?;
+                write!(out, "{quoted} unreachable - need to frag (mtu {next_hop_mtu})")?;
             }
             DestUnreachableHeader::NetworkProhibited => {
                 write!(out, "net {quoted} unreachable - admin prohibited")?;
@@ -67,9 +64,7 @@ pub(super) fn write_v4(out: &mut impl Write, bytes: &[u8], len: usize) -> io::Re
         Icmpv4Type::TimestampReply(stamp) => {
             write!(out, "time stamp reply id {} seq {}", stamp.id, stamp.seq)?;
         }
-        Icmpv4Type::Unknown {
-            type_u8, code_u8, ..
-        } => {
+        Icmpv4Type::Unknown { type_u8, code_u8, .. } => {
             write!(out, "type {type_u8}, code {code_u8}")?;
         }
     }
@@ -113,23 +108,13 @@ pub(super) fn write_v6(out: &mut impl Write, bytes: &[u8], len: usize) -> io::Re
         Icmpv6Type::RouterSolicitation => write!(out, "router solicitation")?,
         Icmpv6Type::RouterAdvertisement(_) => write!(out, "router advertisement")?,
         Icmpv6Type::NeighborSolicitation => {
-            write!(
-                out,
-                "neighbor solicitation, who has {}",
-                Target(icmp.payload())
-            )?;
+            write!(out, "neighbor solicitation, who has {}", Target(icmp.payload()))?;
         }
         Icmpv6Type::NeighborAdvertisement(_) => {
-            write!(
-                out,
-                "neighbor advertisement, tgt is {}",
-                Target(icmp.payload())
-            )?;
+            write!(out, "neighbor advertisement, tgt is {}", Target(icmp.payload()))?;
         }
         Icmpv6Type::Redirect => write!(out, "redirect")?,
-        Icmpv6Type::Unknown {
-            type_u8, code_u8, ..
-        } => match type_u8 {
+        Icmpv6Type::Unknown { type_u8, code_u8, .. } => match type_u8 {
             130 => write!(out, "multicast listener query")?,
             131 => write!(out, "multicast listener report")?,
             132 => write!(out, "multicast listener done")?,

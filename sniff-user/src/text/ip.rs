@@ -7,8 +7,8 @@ use std::{
 };
 
 use etherparse::{
-    IpNumber, Ipv4HeaderSlice, Ipv6FragmentHeaderSlice, Ipv6HeaderSlice, Ipv6RawExtHeaderSlice,
-    err, ip_number,
+    IpNumber, Ipv4HeaderSlice, Ipv6FragmentHeaderSlice, Ipv6HeaderSlice, Ipv6RawExtHeaderSlice, err,
+    ip_number,
 };
 
 use super::{icmp, transport};
@@ -112,10 +112,7 @@ impl<'a> Packet<'a> {
 
     /// Source and destination port, of protocols that begin with them, at the packet's beginning.
     pub(super) fn ports(&self) -> Option<(u16, u16)> {
-        let has_ports = matches!(
-            self.protocol,
-            ip_number::TCP | ip_number::UDP | ip_number::SCTP
-        );
+        let has_ports = matches!(self.protocol, ip_number::TCP | ip_number::UDP | ip_number::SCTP);
         if !has_ports || self.fragment.as_ref().is_some_and(|at| at.offset != 0) {
             return None;
         }
@@ -135,9 +132,7 @@ impl<'a> Packet<'a> {
     fn behind_extensions(mut self) -> Self {
         loop {
             let (next, header_len) = match self.protocol {
-                ip_number::IPV6_HOP_BY_HOP
-                | ip_number::IPV6_ROUTE
-                | ip_number::IPV6_DEST_OPTIONS => {
+                ip_number::IPV6_HOP_BY_HOP | ip_number::IPV6_ROUTE | ip_number::IPV6_DEST_OPTIONS => {
                     let Ok(header) = Ipv6RawExtHeaderSlice::from_slice(self.payload) else {
                         return self;
                     };
@@ -165,12 +160,7 @@ impl<'a> Packet<'a> {
     }
 
     fn write(&self, out: &mut impl Write) -> io::Result<()> {
-        let Self {
-            version,
-            source,
-            destination,
-            ..
-        } = self;
+        let Self { version, source, destination, .. } = self;
         match self.ports() {
             Some((from, to)) => write!(out, "{version} {source}.{from} > {destination}.{to}: ")?,
             None => write!(out, "{version} {source} > {destination}: ")?,
@@ -222,9 +212,5 @@ fn write_protocol(out: &mut impl Write, protocol: IpNumber) -> io::Result<()> {
 /// Length of a packet: that of the frame, and not the one in the header, which is 0 in large super-packets and which
 /// nobody checked. Only in the smallest frames the header is asked, to tell the packet from padding.
 fn packet_len(claimed: usize, header_len: usize, on_wire: usize) -> usize {
-    if on_wire <= LEAST_PAYLOAD && claimed >= header_len {
-        claimed.min(on_wire)
-    } else {
-        on_wire
-    }
+    if on_wire <= LEAST_PAYLOAD && claimed >= header_len { claimed.min(on_wire) } else { on_wire }
 }

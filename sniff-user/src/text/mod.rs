@@ -22,9 +22,7 @@ use std::{
     net::Ipv4Addr,
 };
 
-use etherparse::{
-    ArpOperation, ArpPacketSlice, EtherType, Ethernet2Slice, SingleVlanSlice, ether_type,
-};
+use etherparse::{ArpOperation, ArpPacketSlice, EtherType, Ethernet2Slice, SingleVlanSlice, ether_type};
 use sniff_common::Direction;
 
 use crate::pcapng::{EnhancedPacket, LinkType};
@@ -69,10 +67,7 @@ fn write_ethernet(out: &mut impl Write, packet: &EnhancedPacket<'_>) -> io::Resu
     };
     let (mut ether_type, mut payload) = (frame.ether_type(), frame.payload_slice());
     for _ in 0..MAX_TAGS {
-        if !matches!(
-            ether_type,
-            ether_type::VLAN_TAGGED_FRAME | ether_type::PROVIDER_BRIDGING
-        ) {
+        if !matches!(ether_type, ether_type::VLAN_TAGGED_FRAME | ether_type::PROVIDER_BRIDGING) {
             break;
         }
         let Ok(tag) = SingleVlanSlice::from_slice(payload) else {
@@ -100,11 +95,7 @@ fn write_ethernet(out: &mut impl Write, packet: &EnhancedPacket<'_>) -> io::Resu
 
 fn write_raw(out: &mut impl Write, packet: &EnhancedPacket<'_>) -> io::Result<()> {
     let on_wire = len_on_wire(packet);
-    ip::write(
-        out,
-        ip::Packet::of_any_version(packet.data, on_wire),
-        on_wire,
-    )
+    ip::write(out, ip::Packet::of_any_version(packet.data, on_wire), on_wire)
 }
 
 fn write_arp(out: &mut impl Write, payload: &[u8], on_wire: usize) -> io::Result<()> {
@@ -113,12 +104,8 @@ fn write_arp(out: &mut impl Write, payload: &[u8], on_wire: usize) -> io::Result
     };
     let addresses = (
         arp.sender_hw_addr().try_into().map(Mac),
-        arp.sender_protocol_addr()
-            .try_into()
-            .map(|octets: [u8; 4]| Ipv4Addr::from(octets)),
-        arp.target_protocol_addr()
-            .try_into()
-            .map(|octets: [u8; 4]| Ipv4Addr::from(octets)),
+        arp.sender_protocol_addr().try_into().map(|octets: [u8; 4]| Ipv4Addr::from(octets)),
+        arp.target_protocol_addr().try_into().map(|octets: [u8; 4]| Ipv4Addr::from(octets)),
     );
     match (arp.operation(), addresses) {
         (ArpOperation::REQUEST, (Ok(_), Ok(sender), Ok(target))) => {

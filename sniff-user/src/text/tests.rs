@@ -1,8 +1,7 @@
 //! The lines of common packets, and packets that lie.
 
 use etherparse::{
-    ArpHardwareId, ArpOperation, ArpPacket, EtherType, Icmpv4Type, Icmpv6Type, PacketBuilder,
-    VlanId,
+    ArpHardwareId, ArpOperation, ArpPacket, EtherType, Icmpv4Type, Icmpv6Type, PacketBuilder, VlanId,
     icmpv4::{DestUnreachableHeader, TimeExceededCode},
     icmpv6,
 };
@@ -120,15 +119,8 @@ fn line_begins_with_time_interface_and_direction() {
 #[test]
 fn arp() {
     let arp = |operation, target_mac| {
-        let packet = ArpPacket::new(
-            ArpHardwareId::ETHERNET,
-            EtherType::IPV4,
-            operation,
-            &MAC_A,
-            &A,
-            target_mac,
-            &B,
-        );
+        let packet =
+            ArpPacket::new(ArpHardwareId::ETHERNET, EtherType::IPV4, operation, &MAC_A, &A, target_mac, &B);
         {
             let mut frame = Vec::new();
             ethernet().arp(packet.unwrap()).write(&mut frame).unwrap();
@@ -143,10 +135,7 @@ fn arp() {
         summary(&arp(ArpOperation::REPLY, &MAC_B)),
         "ARP, Reply 10.1.2.3 is-at 02:00:00:00:00:0a, length 28"
     );
-    assert_eq!(
-        summary(&arp(ArpOperation(9), &MAC_B)),
-        "ARP, operation 9, length 28"
-    );
+    assert_eq!(summary(&arp(ArpOperation(9), &MAC_B)), "ARP, operation 9, length 28");
     // Addresses that are not IPv4's.
     let mut odd = arp(ArpOperation::REQUEST, &[0; 6]);
     odd[IP + 5] = 3;
@@ -158,35 +147,24 @@ fn tcp_flags_and_numbers() {
     let ip = || ethernet().ipv4(A, B, 64);
     let tcp_v4 = || ip().tcp(40312, 80, u32::MAX, 64_240);
     let start = "IP 10.1.2.3.40312 > 10.1.2.9.80: Flags";
-    assert_eq!(
-        summary(&frame!(tcp_v4().syn())),
-        format!("{start} [S], seq 4294967295, win 64240, length 0")
-    );
+    assert_eq!(summary(&frame!(tcp_v4().syn())), format!("{start} [S], seq 4294967295, win 64240, length 0"));
     assert_eq!(
         summary(&frame!(tcp_v4().syn().ack(5))),
         format!("{start} [S.], seq 4294967295, ack 5, win 64240, length 0")
     );
-    assert_eq!(
-        summary(&frame!(tcp_v4().ack(5))),
-        format!("{start} [.], ack 5, win 64240, length 0")
-    );
+    assert_eq!(summary(&frame!(tcp_v4().ack(5))), format!("{start} [.], ack 5, win 64240, length 0"));
     assert_eq!(
         summary(&frame!(tcp_v4().ack(5).psh(), b"abc")),
         format!("{start} [P.], seq 4294967295:2, ack 5, win 64240, length 3")
     );
-    assert_eq!(
-        summary(&frame!(tcp_v4())),
-        format!("{start} [none], win 64240, length 0")
-    );
+    assert_eq!(summary(&frame!(tcp_v4())), format!("{start} [none], win 64240, length 0"));
     let all = tcp_v4().fin().syn().rst().psh().ack(1).urg(9).ece().cwr();
     assert_eq!(
         summary(&frame!(all)),
         format!("{start} [FSRP.UEW], seq 4294967295, ack 1, win 64240, urg 9, length 0")
     );
     assert_eq!(
-        summary(&frame!(
-            ethernet().ipv6(A6, B6, 64).tcp(1, 2, 3, 4).fin().ack(5)
-        )),
+        summary(&frame!(ethernet().ipv6(A6, B6, 64).tcp(1, 2, 3, 4).fin().ack(5))),
         "IP6 fd00::a.1 > fd00::b.2: Flags [F.], seq 3, ack 5, win 4, length 0"
     );
 }
@@ -196,17 +174,10 @@ fn http_first_line() {
     let start = "IP 10.1.2.3.40312 > 10.1.2.9.8080: Flags [P.], seq 1000:";
     let of = |payload: &[u8]| {
         let summary = summary(&tcp(40312, 8080, payload));
-        let (_, tail) = summary
-            .strip_prefix(start)
-            .unwrap()
-            .split_once(", length ")
-            .unwrap();
+        let (_, tail) = summary.strip_prefix(start).unwrap().split_once(", length ").unwrap();
         tail.to_owned()
     };
-    assert_eq!(
-        of(b"GET /a?b=c HTTP/1.1\r\nHost: x\r\n\r\n"),
-        "32: HTTP: GET /a?b=c HTTP/1.1"
-    );
+    assert_eq!(of(b"GET /a?b=c HTTP/1.1\r\nHost: x\r\n\r\n"), "32: HTTP: GET /a?b=c HTTP/1.1");
     assert_eq!(of(b"HTTP/1.0 200 OK\n"), "16: HTTP: HTTP/1.0 200 OK");
     assert_eq!(of(b"PRI * HTTP/2.0\r\n\r\nSM"), "20: HTTP: PRI * HTTP/2.0");
     assert_eq!(of(b"GETTING "), "8");
@@ -220,10 +191,7 @@ fn dns_queries() {
     let name = question(&[b"cart", b"shop"], 1);
     let of = |message: &[u8]| {
         let summary = summary(&udp(1234, 53, message));
-        summary
-            .strip_prefix("IP 10.1.2.3.1234 > 10.1.2.9.53: ")
-            .unwrap()
-            .to_owned()
+        summary.strip_prefix("IP 10.1.2.3.1234 > 10.1.2.9.53: ").unwrap().to_owned()
     };
     let query = dns(0x100, [1, 0, 0, 0], &[&name]);
     assert_eq!(of(&query), "4711+ A? cart.shop. (27)");
@@ -231,14 +199,8 @@ fn dns_queries() {
     assert_eq!(of(&no_recursion), "4711 [1au] NS? . (28)");
     let update = dns(0x2800, [1, 1, 2, 0], &[&question(&[b"x"], 65)]);
     assert_eq!(of(&update), "4711 update [1a] [2n] HTTPS? x. (19)");
-    assert_eq!(
-        of(&dns(0x100, [1, 0, 0, 0], &[&name[..4]])),
-        "4711+ [|domain] (16)"
-    );
-    assert_eq!(
-        of(&dns(0x100, [1, 0, 0, 0], &[&[0xc0, 12, 0, 1, 0, 1]])),
-        "4711+ [|domain] (18)"
-    );
+    assert_eq!(of(&dns(0x100, [1, 0, 0, 0], &[&name[..4]])), "4711+ [|domain] (16)");
+    assert_eq!(of(&dns(0x100, [1, 0, 0, 0], &[&[0xc0, 12, 0, 1, 0, 1]])), "4711+ [|domain] (18)");
     assert_eq!(of(b"short"), "UDP, length 5");
     let long = question(&[&[b'y'; 63][..]; 5], 1);
     assert_eq!(of(&dns(0, [1, 0, 0, 0], &[&long])), "4711 [|domain] (337)");
@@ -249,38 +211,18 @@ fn dns_responses() {
     let name = question(&[b"cart", b"shop"], 1);
     let of = |message: &[u8]| {
         let summary = summary(&udp(53, 1234, message));
-        summary
-            .strip_prefix("IP 10.1.2.3.53 > 10.1.2.9.1234: ")
-            .unwrap()
-            .to_owned()
+        summary.strip_prefix("IP 10.1.2.3.53 > 10.1.2.9.1234: ").unwrap().to_owned()
     };
-    let records = [
-        record(5, b"\xc0\x0c"),
-        record(1, &B),
-        record(28, &B6),
-        record(99, b"?"),
-    ];
+    let records = [record(5, b"\xc0\x0c"), record(1, &B), record(28, &B6), record(99, b"?")];
     let answers: Vec<&[u8]> = records.iter().map(Vec::as_slice).collect();
     let message = dns(0x8180, [1, 4, 0, 0], &[&name, &answers.concat()]);
-    assert_eq!(
-        of(&message),
-        "4711 q: A? cart.shop. 4/0/0 CNAME, A 10.1.2.9, AAAA fd00::b, TYPE99 (98)"
-    );
-    assert_eq!(
-        of(&dns(0x8583, [1, 0, 1, 2], &[&name])),
-        "4711 NXDomain* q: A? cart.shop. 0/1/2 (27)"
-    );
-    assert_eq!(
-        of(&dns(0x8605, [0, 0, 0, 0], &[])),
-        "4711 Refused*-| 0/0/0 (12)"
-    );
+    assert_eq!(of(&message), "4711 q: A? cart.shop. 4/0/0 CNAME, A 10.1.2.9, AAAA fd00::b, TYPE99 (98)");
+    assert_eq!(of(&dns(0x8583, [1, 0, 1, 2], &[&name])), "4711 NXDomain* q: A? cart.shop. 0/1/2 (27)");
+    assert_eq!(of(&dns(0x8605, [0, 0, 0, 0], &[])), "4711 Refused*-| 0/0/0 (12)");
     // A record that ends early, an address of the wrong length, and a name of a kind that does not exist.
     for bad in [&record(1, &B)[..13], &record(1, &B6), &[0x80; 16]] {
         let text = of(&dns(0x8180, [1, 2, 0, 0], &[&name, bad]));
-        assert!(
-            text.starts_with("4711 q: A? cart.shop. 2/0/0 [|domain] ("),
-            "{text}"
-        );
+        assert!(text.starts_with("4711 q: A? cart.shop. 2/0/0 [|domain] ("), "{text}");
     }
     let many = dns(0x8180, [1, 500, 0, 0], &[&name, &record(1, &B).repeat(500)]);
     assert_eq!(of(&many).matches("A 10.1.2.9").count(), 8);
@@ -311,12 +253,8 @@ fn icmp_echo_and_errors() {
 
     let quoted_frame = udp(5, 33434, b"");
     let quoted = &quoted_frame[IP..];
-    let unreachable = |why, quoted: &[u8]| {
-        summary(&frame!(
-            ip().icmpv4(Icmpv4Type::DestinationUnreachable(why)),
-            quoted
-        ))
-    };
+    let unreachable =
+        |why, quoted: &[u8]| summary(&frame!(ip().icmpv4(Icmpv4Type::DestinationUnreachable(why)), quoted));
     assert_eq!(
         unreachable(DestUnreachableHeader::Port, quoted),
         format!("{start} 10.1.2.9 udp port 33434 unreachable, length 36")
@@ -330,10 +268,7 @@ fn icmp_echo_and_errors() {
         format!("{start} host [|ip] unreachable, length 27")
     );
     assert_eq!(
-        unreachable(
-            DestUnreachableHeader::FragmentationNeeded { next_hop_mtu: 1400 },
-            quoted
-        ),
+        unreachable(DestUnreachableHeader::FragmentationNeeded { next_hop_mtu: 1400 }, quoted),
         format!("{start} 10.1.2.9 udp port 33434 unreachable - need to frag (mtu 1400), length 36")
     );
     assert_eq!(
@@ -364,10 +299,7 @@ fn icmpv6_echo_neighbours_and_errors() {
         format!("{start} neighbor solicitation, who has fd00::b, length 24")
     );
     assert_eq!(
-        summary(&frame!(
-            ip().icmpv6(Icmpv6Type::NeighborSolicitation),
-            &B6[..15]
-        )),
+        summary(&frame!(ip().icmpv6(Icmpv6Type::NeighborSolicitation), &B6[..15])),
         format!("{start} neighbor solicitation, who has [|icmp6], length 23")
     );
     let quoted_frame = frame!(ip().udp(5, 9));
@@ -391,10 +323,7 @@ fn fragments() {
     let mut first = udp(5, 9, &[0; 24]);
     first[FRAGMENT] = 0x20;
     first[FRAGMENT - 1] = 77;
-    assert_eq!(
-        summary(&first),
-        "IP 10.1.2.3.5 > 10.1.2.9.9: UDP, frag 77:32@0+"
-    );
+    assert_eq!(summary(&first), "IP 10.1.2.3.5 > 10.1.2.9.9: UDP, frag 77:32@0+");
     let mut last = first;
     last[FRAGMENT..FRAGMENT + 2].copy_from_slice(&[0, 4]);
     assert_eq!(summary(&last), "IP 10.1.2.3 > 10.1.2.9: UDP, frag 77:32@32");
@@ -410,34 +339,22 @@ fn fragments() {
     // What is in the middle of a packet is no extension header.
     v6[IP + 40] = 60;
     v6[IP + 48..IP + 50].copy_from_slice(&[17, 0]);
-    assert_eq!(
-        summary(&v6),
-        "IP6 fd00::a > fd00::b: IPv6-Opts, frag 78:16@64+"
-    );
+    assert_eq!(summary(&v6), "IP6 fd00::a > fd00::b: IPv6-Opts, frag 78:16@64+");
 }
 
 #[test]
 fn other_protocols_and_frames() {
     let mut frame = udp(5, 9, b"hello");
     frame[IP + 9] = 132;
-    assert_eq!(
-        summary(&frame),
-        "IP 10.1.2.3.5 > 10.1.2.9.9: SCTP, length 13"
-    );
+    assert_eq!(summary(&frame), "IP 10.1.2.3.5 > 10.1.2.9.9: SCTP, length 13");
     frame[IP + 9] = 2;
     assert_eq!(summary(&frame), "IP 10.1.2.3 > 10.1.2.9: IGMP, length 13");
     frame[IP + 9] = 200;
-    assert_eq!(
-        summary(&frame),
-        "IP 10.1.2.3 > 10.1.2.9: ip-proto-200, length 13"
-    );
+    assert_eq!(summary(&frame), "IP 10.1.2.3 > 10.1.2.9: ip-proto-200, length 13");
 
     let macs = "02:00:00:00:00:0a > 02:00:00:00:00:0b";
     frame[12..14].copy_from_slice(&[0x88, 0xb5]);
-    assert_eq!(
-        summary(&frame),
-        format!("{macs}, ethertype 0x88b5, length 47")
-    );
+    assert_eq!(summary(&frame), format!("{macs}, ethertype 0x88b5, length 47"));
     frame[12..14].copy_from_slice(&[0, 0x26]);
     assert_eq!(summary(&frame), format!("{macs}, 802.3, length 47"));
     assert_eq!(summary(&frame[..13]), "[|ether], length 13");
@@ -446,43 +363,20 @@ fn other_protocols_and_frames() {
 #[test]
 fn vlan_tags() {
     let id = |id| VlanId::try_new(id).unwrap();
-    let tagged = frame!(
-        ethernet().single_vlan(id(42)).ipv4(A, B, 64).udp(5, 9),
-        b"x"
-    );
-    assert_eq!(
-        summary(&tagged),
-        "vlan 42, IP 10.1.2.3.5 > 10.1.2.9.9: UDP, length 1"
-    );
-    let twice = frame!(
-        ethernet()
-            .double_vlan(id(42), id(7))
-            .ipv6(A6, B6, 64)
-            .udp(5, 9)
-    );
-    assert_eq!(
-        summary(&twice),
-        "vlan 42, vlan 7, IP6 fd00::a.5 > fd00::b.9: UDP, length 0"
-    );
-    assert_eq!(
-        summary(&tagged[..16]),
-        "02:00:00:00:00:0a > 02:00:00:00:00:0b, ethertype 0x8100, length 16"
-    );
+    let tagged = frame!(ethernet().single_vlan(id(42)).ipv4(A, B, 64).udp(5, 9), b"x");
+    assert_eq!(summary(&tagged), "vlan 42, IP 10.1.2.3.5 > 10.1.2.9.9: UDP, length 1");
+    let twice = frame!(ethernet().double_vlan(id(42), id(7)).ipv6(A6, B6, 64).udp(5, 9));
+    assert_eq!(summary(&twice), "vlan 42, vlan 7, IP6 fd00::a.5 > fd00::b.9: UDP, length 0");
+    assert_eq!(summary(&tagged[..16]), "02:00:00:00:00:0a > 02:00:00:00:00:0b, ethertype 0x8100, length 16");
 }
 
 #[test]
 fn raw_link_begins_with_ip() {
     let frame = udp(5, 9, b"hello");
     let raw = |data| summary_of(LinkType::Raw, data, data.len());
-    assert_eq!(
-        raw(&frame[IP..]),
-        "IP 10.1.2.3.5 > 10.1.2.9.9: UDP, length 5"
-    );
+    assert_eq!(raw(&frame[IP..]), "IP 10.1.2.3.5 > 10.1.2.9.9: UDP, length 5");
     let frame = frame!(ethernet().ipv6(A6, B6, 64).udp(5, 9));
-    assert_eq!(
-        raw(&frame[IP..]),
-        "IP6 fd00::a.5 > fd00::b.9: UDP, length 0"
-    );
+    assert_eq!(raw(&frame[IP..]), "IP6 fd00::a.5 > fd00::b.9: UDP, length 0");
     assert_eq!(raw(&frame[IP..IP + 10]), "IP, [|ip], length 10");
     assert_eq!(raw(b""), "IP, [|ip], length 0");
     assert_eq!(raw(&[0xff; 40]), "IP, bad header, length 40");
@@ -509,10 +403,7 @@ fn lengths_are_those_of_the_kernel() {
         format!("{flags}1100, ack 77, win 64240, length 100")
     );
 
-    let mut big6 = frame!(
-        ethernet().ipv6(A6, B6, 64).tcp(5, 9, 1000, 1).ack(7),
-        &[0; 100]
-    );
+    let mut big6 = frame!(ethernet().ipv6(A6, B6, 64).tcp(5, 9, 1000, 1).ack(7), &[0; 100]);
     for payload_len in [0u16, 7, 50, u16::MAX] {
         big6[IP + 4..IP + 6].copy_from_slice(&payload_len.to_be_bytes());
         assert_eq!(
@@ -527,10 +418,7 @@ fn lengths_are_those_of_the_kernel() {
 fn padding_of_small_frames_is_not_payload() {
     let mut frame = tcp(5, 9, b"");
     frame.resize(60, 0);
-    assert_eq!(
-        summary(&frame),
-        "IP 10.1.2.3.5 > 10.1.2.9.9: Flags [P.], ack 77, win 64240, length 0"
-    );
+    assert_eq!(summary(&frame), "IP 10.1.2.3.5 > 10.1.2.9.9: Flags [P.], ack 77, win 64240, length 0");
 }
 
 #[test]
@@ -580,36 +468,14 @@ fn samples() -> Vec<Vec<u8>> {
         tcp(5, 80, b"GET / HTTP/1.1\r\n\r\n"),
         tcp(5, 53, &dns(0x100, [1, 0, 0, 0], &[&name])),
         udp(5, 53, &dns(0x100, [1, 0, 0, 0], &[&name])),
-        udp(
-            53,
-            5,
-            &dns(
-                0x8180,
-                [1, 2, 0, 0],
-                &[&name, &record(1, &B), &record(28, &B6)],
-            ),
-        ),
-        frame!(
-            ip6().tcp(1, 2, 3, 4).options_raw(&[1; 20]).unwrap(),
-            b"HTTP/1.1 200 OK\r\n"
-        ),
+        udp(53, 5, &dns(0x8180, [1, 2, 0, 0], &[&name, &record(1, &B), &record(28, &B6)])),
+        frame!(ip6().tcp(1, 2, 3, 4).options_raw(&[1; 20]).unwrap(), b"HTTP/1.1 200 OK\r\n"),
         frame!(ip().icmpv4(unreachable), &quoted[IP..]),
         frame!(ip6().icmpv6(Icmpv6Type::NeighborSolicitation), &B6),
-        frame!(
-            ethernet()
-                .single_vlan(VlanId::try_new(1).unwrap())
-                .ipv4(A, B, 64)
-                .udp(1, 2)
-        ),
+        frame!(ethernet().single_vlan(VlanId::try_new(1).unwrap()).ipv4(A, B, 64).udp(1, 2)),
         fragment,
         options,
-        [
-            &MAC_B[..],
-            &MAC_A,
-            &[8, 6, 0, 1, 8, 0, 6, 4, 0, 1],
-            &[1; 20],
-        ]
-        .concat(),
+        [&MAC_B[..], &MAC_A, &[8, 6, 0, 1, 8, 0, 6, 4, 0, 1], &[1; 20]].concat(),
         [&MAC_B[..], &MAC_A, &[0x88, 0xe5], &[0x0c; 40]].concat(),
     ]
 }
@@ -618,10 +484,7 @@ fn assert_printable(data: &[u8], original_len: usize) {
     for link_type in [LinkType::Ethernet, LinkType::Raw] {
         let line = line("eth0", link_type, &packet(data, original_len));
         let text = line.strip_suffix('\n').unwrap();
-        assert!(
-            text.bytes().all(|byte| matches!(byte, b' '..=b'~')),
-            "{text:?}"
-        );
+        assert!(text.bytes().all(|byte| matches!(byte, b' '..=b'~')), "{text:?}");
         assert!(text.len() < 2000, "{} bytes: {text}", text.len());
     }
 }

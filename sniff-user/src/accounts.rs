@@ -1,0 +1,105 @@
+//! What became of every packet that the kernel side matched: for the statistics in the file, and for the person.
+
+use std::io::{self, Write as _};
+
+use anyhow::Result;
+use log::warn;
+use sniff_common::Counters;
+
+use crate::{
+    bpf::object::Kernel,
+    clock,
+    output::{Delivery, Output},
+    pcapng::InterfaceStatistics,
+};
+
+/// When an interface was captured, in nanoseconds since the epoch.
+#[derive(Clone, Copy, Debug)]
+pub struct Span {
+    /// When it was described in the output, just before its classifiers were attached.
+    pub start: u64,
+    /// Unknown while it is being captured.
+    pub end: Option<u64>,
+}
+
+/// The accounts of one interface in the file.
+#[derive(Clone, Copy, Debug)]
+struct Account {
+    span: Span,
+    counters: Counters,
+    delivery: Delivery,
+}
+
+/// The accounts of a capture whose classifiers are detached and whose ring is empty, by pcapng interface id.
+pub struct Accounts(Vec<Account>);
+
+impl Accounts {
+    /// Reads the kernel's counters.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel does not give them.
+    pub fn read(kernel: &Kernel, output: &Output, spans: &[Span]) -> Result<Self> {
+        let accounts = (0..).zip(spans).map(|(interface, &span)| {
+            let counters = kernel.counters(interface)?;
+            let delivery = output.delivery(interface);
+            Ok(Account { span, counters, delivery })
+        });
+        Ok(Self(accounts.collect::<Result<_>>()?))
+    }
+
+    /// Writes a statistics block for each interface.
+    ///
+    /// # Errors
+    ///
+    /// When the output fails.
+    pub fn write(&self, output: &mut Output) -> Result<()> {
+        let now = clock::now()?;
+        for (interface, account) in (0..).zip(&self.0) {
+            let Account { span, counters, delivery } = account;
+            let statistics = InterfaceStatistics {
+                interface,
+                timestamp_ns: now,
+                start_ns: Some(span.start),
+                end_ns: Some(span.end.unwrap_or(now)),
+                ifrecv: Some(counters.matched),
+                ifdrop: Some(0),
+                filteraccept: Some(counters.matched),
+                osdrop: Some(counters.lost()),
+                usrdeliv: Some(delivery.delivered),
+                comment: None,
+            };
+            let mut block = Vec::new();
+            statistics.write(&mut block);
+            output.block(&block)?;
+        }
+        Ok(output.flush()?)
+    }
+
+    /// Prints tcpdump's three lines, and a fourth where they leave something out.
+    pub fn print(&self) {
+        let (mut counters, mut delivery) = (Counters::default(), Delivery::default());
+        for account in &self.0 {
+            counters += account.counters;
+            delivery.delivered += account.delivery.delivered;
+            delivery.discarded += account.delivery.discarded;
+        }
+        let (matched, lost) = (counters.matched, counters.lost());
+        let Delivery { delivered, discarded } = delivery;
+        say(&format!("{delivered} packets captured"));
+        say(&format!("{matched} packets received by filter"));
+        say(&format!("{lost} packets dropped by kernel"));
+        if discarded > 0 {
+            say(&format!("{discarded} packets received but not written"));
+        }
+        let told = delivered + discarded + lost;
+        if told != matched {
+            warn!("the counts do not add up ({told} of {matched} packets): that is a bug in sniff");
+        }
+    }
+}
+
+fn say(line: &str) {
+    // A closed stderr is no reason to fail.
+    let _ = writeln!(io::stderr(), "{line}");
+}
