@@ -130,6 +130,8 @@ impl Session {
         let mut block = Vec::new();
         section_header(&plan.system).write(&mut block);
         output.block(&block)?;
+        // An output that takes nothing is found out here, before anything is attached.
+        output.flush()?;
         let (drain, drained) = Drain::start(kernel.take_ring()?, output, plan.count)?;
         let clock_offset = clock::boot_to_epoch()?;
         let spans = Vec::new();

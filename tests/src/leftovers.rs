@@ -31,7 +31,7 @@ impl BpfObjects {
     ///
     /// # Panics
     ///
-    /// When it lacks a program or a map: then there is nothing to prove.
+    /// When it has no map: then there is nothing to prove.
     pub fn held_by(pid: u32) -> Self {
         let mut objects = BTreeSet::new();
         let descriptors = fs::read_dir(format!("/proc/{pid}/fdinfo")).expect("a live process");
@@ -40,9 +40,8 @@ impl BpfObjects {
             let info = fs::read_to_string(descriptor.path()).unwrap_or_default();
             objects.extend(info.lines().filter_map(parse_fdinfo));
         }
-        for kind in ["prog", "map"] {
-            assert!(objects.iter().any(|object| object.0 == kind), "process {pid} holds no {kind}");
-        }
+        // Programs are held through TCX links, or by clsact filters alone.
+        assert!(objects.iter().any(|object| object.0 == "map"), "process {pid} holds no map");
         Self { objects }
     }
 
