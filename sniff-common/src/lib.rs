@@ -14,7 +14,7 @@ pub const ABI_VERSION: u32 = 1;
 
 /// Largest part of a packet that a record holds, in bytes; also pcapng's usual largest snaplen.
 ///
-/// Above the largest packet that Linux hands around: BIG TCP super-packets have up to 192 KiB.
+/// Above what BIG TCP is set to anywhere (192 KiB); a larger super-packet is cut, and its original length told.
 pub const MAX_SNAPLEN: u32 = 256 * 1024;
 
 /// Sizes of the records that the kernel side reserves, in bytes, ascending.

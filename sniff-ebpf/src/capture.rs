@@ -144,9 +144,7 @@ unsafe fn fill<const N: usize>(
         let data = block.add(epb::DATA_OFFSET);
         // Zeroes the padding; the data and the options then overwrite what is theirs.
         data.add((captured & !3) as usize).cast::<u32>().write(0);
-        if opaque(captured) != 0 {
-            packet.copy(data, captured)?;
-        }
+        packet.copy(data, at_least_one(captured))?;
         let options = write_options(data.add(padded as usize).cast(), header);
         let total = epb::block_len(captured as u32, header.dropcount != 0);
         options.write(total);
@@ -186,6 +184,22 @@ unsafe fn write_options(at: *mut u32, header: &Header) -> *mut u32 {
         next.write(0);
         next.add(1)
     }
+}
+
+/// The same value, of which verifiers before Linux 6.3 see that it is not 0: they learn that from `>`, not from `!=`,
+/// which is what the compiler would make of it. (No packet is empty.)
+#[inline(always)]
+fn at_least_one(mut value: u64) -> u64 {
+    // SAFETY: a comparison and a move.
+    unsafe {
+        core::arch::asm!(
+            "if {0} > 0 goto +1",
+            "{0} = 1",
+            inout(reg) value,
+            options(nomem, nostack, preserves_flags),
+        );
+    }
+    value
 }
 
 /// The same value, about which the compiler knows nothing any more.
