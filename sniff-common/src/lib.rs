@@ -10,12 +10,17 @@ pub mod epb;
 /// Version of this contract. The loader refuses an object that carries another one.
 ///
 /// Raise it with every change of a record, of [`Counters`], or of the classifier's arguments.
-pub const ABI_VERSION: u32 = 1;
+pub const ABI_VERSION: u32 = 2;
 
 /// Largest part of a packet that a record holds, in bytes; also pcapng's usual largest snaplen.
 ///
 /// Above what BIG TCP is set to anywhere (192 KiB); a larger super-packet is cut, and its original length told.
 pub const MAX_SNAPLEN: u32 = 256 * 1024;
+
+/// In the classifier's snaplen argument: keep only what belongs to headers.
+pub const SNAP_HEADERS: u64 = 1 << 32;
+/// In the classifier's snaplen argument: packets start with the IP header.
+pub const SNAP_RAW_IP: u64 = 1 << 33;
 
 /// Sizes of the records that the kernel side reserves, in bytes, ascending.
 ///

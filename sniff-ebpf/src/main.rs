@@ -22,7 +22,8 @@ use capture::Place;
 ///
 /// - `interface`: pcapng interface id.
 /// - `direction`: [`sniff_common::Direction`] as a number.
-/// - `snaplen`: 1 to [`sniff_common::MAX_SNAPLEN`] bytes.
+/// - `snaplen`: 1 to [`sniff_common::MAX_SNAPLEN`] bytes, and above them [`sniff_common::SNAP_HEADERS`] and
+///   [`sniff_common::SNAP_RAW_IP`].
 /// - `clock_offset`: nanoseconds from the kernel's boot clock to the Unix epoch.
 #[unsafe(no_mangle)]
 #[unsafe(link_section = "classifier")]

@@ -3,6 +3,7 @@
 
 use aya_ebpf::{EbpfContext as _, helpers::generated::bpf_skb_load_bytes, programs::TcContext};
 use sniff_common::epb;
+use sniff_ebpf::headers::{self, Bytes};
 
 /// The kernel would not give the bytes.
 pub struct Unreadable;
@@ -48,6 +49,13 @@ impl<'a> Packet<'a> {
         // SAFETY: as in `new`.
         let gso_size = unsafe { (*self.ctx.skb.skb).gso_size };
         if gso_size == 0 { 0 } else { epb::FLAGS_CHECKSUM_NOT_READY | epb::FLAGS_SEGMENTATION_OFFLOADED }
+    }
+
+    /// Length of the packet up to the end of its headers, VLAN tag included.
+    #[inline(always)]
+    pub fn headers_len(&self, ethernet: bool) -> u64 {
+        let len = u64::from(headers::len(self, ethernet));
+        if self.vlan.is_some() { len + VLAN_LEN } else { len }
     }
 
     /// Copies the packet's first `len` bytes to `to`, with the VLAN tag back in its place.
@@ -97,5 +105,18 @@ impl<'a> Packet<'a> {
         // SAFETY: the caller's promise, which the verifier checks again.
         let status = unsafe { bpf_skb_load_bytes(self.ctx.as_ptr(), from as u32, to.cast(), len as u32) };
         if status == 0 { Ok(()) } else { Err(Unreadable) }
+    }
+}
+
+/// The packet's bytes without the VLAN tag that the kernel keeps beside them.
+impl Bytes for Packet<'_> {
+    #[inline(always)]
+    fn u8(&self, offset: u32) -> Option<u8> {
+        self.ctx.load(offset as usize).ok()
+    }
+
+    #[inline(always)]
+    fn u16(&self, offset: u32) -> Option<u16> {
+        self.ctx.load(offset as usize).ok().map(u16::from_be)
     }
 }

@@ -20,6 +20,8 @@ pub struct Span {
     pub start: u64,
     /// Unknown while it is being captured.
     pub end: Option<u64>,
+    /// Whether there is a filter; what it does not accept is not counted anywhere.
+    pub filtered: bool,
 }
 
 /// The accounts of one interface in the file.
@@ -62,7 +64,7 @@ impl Accounts {
                 timestamp_ns: now,
                 start_ns: Some(span.start),
                 end_ns: Some(span.end.unwrap_or(now)),
-                ifrecv: Some(counters.matched),
+                ifrecv: (!span.filtered).then_some(counters.matched),
                 ifdrop: Some(0),
                 filteraccept: Some(counters.matched),
                 osdrop: Some(counters.lost()),

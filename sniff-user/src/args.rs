@@ -6,7 +6,11 @@ use bytesize::ByteSize;
 use clap::{ArgAction, Parser, ValueEnum};
 use sniff_common::{Direction, MAX_SNAPLEN, MIN_RING_BYTES};
 
-use crate::{bpf::attach::Mechanism, target::Target};
+use crate::{
+    bpf::attach::Mechanism,
+    filter::Source,
+    target::{Target, Wanted},
+};
 
 /// Captures the packets of Kubernetes pods from the node, and writes pcapng.
 ///
@@ -18,17 +22,17 @@ use crate::{bpf::attach::Mechanism, target::Target};
     something failed, 2 when the command line is wrong."
 )]
 pub struct Args {
-    /// A pod on this node; without a namespace, in `default`
-    #[arg(long = "pod", value_name = "NS/POD", value_parser = Target::pod, help_heading = "Targets")]
-    pub pods: Vec<Target>,
+    /// A pod on this node, with a filter of its own if need be; without a namespace, in `default`
+    #[arg(long = "pod", value_name = "NS/POD[=EXPR]", value_parser = pod, help_heading = "Targets")]
+    pub pods: Vec<Wanted>,
 
     /// A container by id or the start of it, `docker://`, `containerd://` and the like allowed
-    #[arg(long = "container-id", value_name = "ID", value_parser = Target::container, help_heading = "Targets")]
-    pub containers: Vec<Target>,
+    #[arg(long = "container-id", value_name = "ID[=EXPR]", value_parser = container, help_heading = "Targets")]
+    pub containers: Vec<Wanted>,
 
     /// The network namespace of a process
-    #[arg(long = "pid", value_name = "PID", value_parser = Target::pid, help_heading = "Targets")]
-    pub pids: Vec<Target>,
+    #[arg(long = "pid", value_name = "PID[=EXPR]", value_parser = pid, help_heading = "Targets")]
+    pub pids: Vec<Wanted>,
 
     /// A network namespace by its name under /run/netns or by path
     #[arg(long = "netns", value_name = "NAME|PATH", value_parser = Target::netns, help_heading = "Targets")]
@@ -49,6 +53,34 @@ pub struct Args {
     /// List the pods of this node with their interfaces
     #[arg(short = 'D', long = "list", alias = "list-interfaces", help_heading = "Targets")]
     pub list: bool,
+
+    /// Which packets to capture, in tcpdump's language; the words are joined
+    #[arg(value_name = "EXPRESSION", help_heading = "Filter")]
+    pub expression: Vec<String>,
+
+    /// The same as one word
+    #[arg(
+        short,
+        long,
+        alias = "pcap-filter",
+        value_name = "EXPR",
+        conflicts_with = "expression",
+        help_heading = "Filter"
+    )]
+    pub filter: Option<String>,
+
+    /// The same from a file, which is read again on SIGUSR2
+    #[arg(short = 'F', long, value_name = "FILE", conflicts_with_all = ["expression", "filter"],
+        help_heading = "Filter")]
+    pub filter_file: Option<PathBuf>,
+
+    /// Print the compiled filter and end: once as classic BPF, twice as the eBPF that runs
+    #[arg(short, action = ArgAction::Count, help_heading = "Filter")]
+    pub dump: u8,
+
+    /// Do not run libpcap's optimiser
+    #[arg(short = 'O', long, help_heading = "Filter")]
+    pub no_optimize: bool,
 
     /// Where to attach: the host end of the pod's veth, the interface inside the pod, or whichever sees all packets
     #[arg(long, value_enum, default_value_t, value_name = "WHERE", help_heading = "Capture")]
@@ -73,6 +105,10 @@ pub struct Args {
     #[arg(short, long = "snapshot-length", alias = "snaplen", value_name = "BYTES", default_value_t = MAX_SNAPLEN,
         value_parser = snaplen, hide_default_value = true, help_heading = "Capture")]
     pub snaplen: u32,
+
+    /// Keep only headers: each packet is cut behind its transport header
+    #[arg(long, help_heading = "Capture")]
+    pub headers: bool,
 
     /// Stop after this many packets
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..), help_heading = "Capture")]
@@ -110,14 +146,36 @@ pub struct Args {
 
 impl Args {
     /// The targets, in the order of their kinds; host interfaces when nothing else is named.
-    pub fn targets(&self) -> Vec<Target> {
-        let named = [&self.pods, &self.containers, &self.pids, &self.netns].into_iter().flatten();
-        let mut targets: Vec<Target> = named.cloned().collect();
+    pub fn targets(&self) -> Vec<Wanted> {
+        let named = [&self.pods, &self.containers, &self.pids].into_iter().flatten().cloned();
+        let netns = self.netns.iter().cloned().map(Wanted::from);
+        let mut targets: Vec<Wanted> = named.chain(netns).collect();
         if targets.is_empty() {
-            targets.extend(self.interfaces.iter().cloned().map(Target::Interface));
+            targets.extend(self.interfaces.iter().cloned().map(|name| Target::Interface(name).into()));
         }
         targets
     }
+
+    /// Where the general filter comes from.
+    pub fn filter_source(&self) -> Source {
+        match (&self.filter_file, &self.filter) {
+            (Some(path), _) => Source::File(path.clone()),
+            (None, Some(text)) => Source::Text(text.clone()),
+            (None, None) => Source::Text(self.expression.join(" ")),
+        }
+    }
+}
+
+fn pod(text: &str) -> anyhow::Result<Wanted> {
+    Wanted::with_filter(text, Target::pod)
+}
+
+fn container(text: &str) -> anyhow::Result<Wanted> {
+    Wanted::with_filter(text, Target::container)
+}
+
+fn pid(text: &str) -> anyhow::Result<Wanted> {
+    Wanted::with_filter(text, Target::pid)
 }
 
 /// `--attach`.
@@ -207,9 +265,19 @@ mod tests {
     }
 
     #[test]
+    fn a_target_can_have_a_filter_of_its_own() {
+        let args =
+            Args::try_parse_from(["sniff", "--pod", "a/b=tcp[13] = 2", "--pod", "a/c", "port 53"]).unwrap();
+        let filters: Vec<_> = args.targets().into_iter().map(|wanted| wanted.filter).collect();
+        assert_eq!(filters, [Some("tcp[13] = 2".to_owned()), None]);
+        assert_eq!(args.filter_source(), Source::Text("port 53".to_owned()));
+        assert!(Args::try_parse_from(["sniff", "--pod", "a/b= "]).is_err());
+    }
+
+    #[test]
     fn an_interface_is_a_target_only_by_itself() {
         let of = |args: &[&str]| Args::try_parse_from(args).unwrap().targets();
-        assert_eq!(of(&["sniff", "-i", "eth0"]), [Target::Interface("eth0".to_owned())]);
-        assert_eq!(of(&["sniff", "--pid", "7", "-i", "eth0"]), [Target::Pid(7)]);
+        assert_eq!(of(&["sniff", "-i", "eth0"]), [Target::Interface("eth0".to_owned()).into()]);
+        assert_eq!(of(&["sniff", "--pid", "7", "-i", "eth0"]), [Target::Pid(7).into()]);
     }
 }

@@ -9,6 +9,7 @@ pub mod clock;
 pub mod cri;
 pub mod drain;
 pub mod exit;
+pub mod filter;
 pub mod kubernetes;
 pub mod link;
 pub mod logging;

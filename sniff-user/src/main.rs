@@ -9,7 +9,14 @@ use anyhow::{Result, ensure};
 use clap::{CommandFactory as _, Parser as _, error::ErrorKind};
 use sniff_user::{
     args::Args,
-    exit, logging, privileges,
+    exit,
+    filter::{
+        compile::{self, Hook},
+        expression,
+    },
+    logging,
+    pcapng::LinkType,
+    privileges,
     session::{self, Plan},
     system::System,
     target,
@@ -47,6 +54,9 @@ fn usage(error: &clap::Error) -> ExitCode {
 
 #[tokio::main(flavor = "current_thread")]
 async fn run(args: Args) -> Result<()> {
+    if args.dump > 0 {
+        return dump(&args);
+    }
     privileges::check()?;
     privileges::raise_descriptor_limit();
     if args.list {
@@ -60,7 +70,7 @@ async fn run(args: Args) -> Result<()> {
 
 /// What clap cannot tell from a single option.
 fn check_combination(args: &Args) -> Result<(), clap::Error> {
-    let wrong = if args.targets().is_empty() && !args.list {
+    let wrong = if args.targets().is_empty() && !args.list && args.dump == 0 {
         "name a target: --pod NS/POD, --container-id, --pid, --netns or --interface; --list shows the pods of this node"
     } else if args.print && args.write.as_deref().is_some_and(|path| path == "-") {
         "--print and --write - would mix lines into the packets: write to a file"
@@ -68,6 +78,18 @@ fn check_combination(args: &Args) -> Result<(), clap::Error> {
         return Ok(());
     };
     Err(Args::command().error(ErrorKind::ArgumentConflict, wrong))
+}
+
+/// Prints the filter as it is compiled for Ethernet.
+fn dump(args: &Args) -> Result<()> {
+    let text = args.filter_source().read()?.unwrap_or_default();
+    let program = expression::compile(&text, LinkType::Ethernet, !args.no_optimize)?;
+    let shown = if args.dump == 1 {
+        program.to_string()
+    } else {
+        compile::fragment(&program, Hook { link_type: LinkType::Ethernet, outgoing: false })?.to_string()
+    };
+    Ok(writeln!(io::stdout(), "{shown}")?)
 }
 
 fn options(args: &Args) -> target::Options {
@@ -84,6 +106,9 @@ fn plan(args: Args, interfaces: Vec<target::Interface>) -> Result<Plan> {
         attach: args.attach,
         mechanism: args.hook,
         directions: args.direction.each(),
+        filter: args.filter_source(),
+        no_optimize: args.no_optimize,
+        headers: args.headers,
         snaplen: args.snaplen,
         ring_bytes: args.ring_bytes,
         packet_buffered: args.packet_buffered,

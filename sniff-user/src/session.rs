@@ -12,28 +12,33 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use log::{info, warn};
 use sniff_common::{Counters, Direction};
-use tokio::{sync::oneshot, task, time};
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::oneshot,
+    task, time,
+};
 
 use crate::{
     accounts::{Accounts, Span},
     args::AttachAt,
     bpf::{
         attach::{Attachment, Mechanism},
-        classifier::{self, Arguments},
+        classifier::{self, Arguments, Classifier},
         object::{Kernel, Sizes},
         wait_for_running_programs,
     },
     clock,
     drain::{Drain, End},
+    filter::{Filter, Filters, Source},
     logging,
     output::Output,
     pcapng::SectionHeader,
     signals::Signals,
     system::System,
-    tap::Tap,
+    tap::{Tap, link_type},
     target::Interface,
     watch::Watch,
 };
@@ -52,8 +57,14 @@ pub struct Plan {
     pub mechanism: Option<Mechanism>,
     /// Which directions.
     pub directions: &'static [Direction],
+    /// Where the filter comes from that holds for every interface without one of its own.
+    pub filter: Source,
+    /// Whether libpcap's optimiser stays out.
+    pub no_optimize: bool,
     /// Most bytes kept of a packet.
     pub snaplen: u32,
+    /// Whether only headers are kept.
+    pub headers: bool,
     /// Bytes of the ring; a power of two.
     pub ring_bytes: u32,
     /// Whether each packet wakes the reader.
@@ -73,6 +84,9 @@ pub struct Plan {
 /// A running capture.
 pub struct Session {
     plan: Plan,
+    filters: Filters,
+    /// The filter of every interface without one of its own.
+    general: Option<String>,
     kernel: Kernel,
     clock_offset: u64,
     drain: Drain,
@@ -117,9 +131,17 @@ pub async fn run(plan: Plan) -> Result<()> {
 impl Session {
     /// Attaches to as many interfaces as it can before `stop`.
     fn start(mut plan: Plan, stop: &AtomicBool) -> Result<(Self, oneshot::Receiver<()>)> {
+        let mut filters = Filters::new(plan.no_optimize);
+        let general = plan.filter.read()?;
         let mut taps = Vec::new();
         for (id, interface) in (0..).zip(std::mem::take(&mut plan.interfaces)) {
-            taps.push(Tap::new(id, interface, plan.attach, plan.directions)?);
+            let directions = with_filters(&mut filters, &interface, general.as_deref(), plan.directions)?;
+            ensure!(
+                directions.iter().any(|(_, filter)| *filter != Filter::None),
+                "{}: no packet matches the filter",
+                interface.name
+            );
+            taps.push(Tap::new(id, interface, plan.attach, directions)?);
         }
         // Each interface can get a second entry, for its other end.
         let interfaces = taps.len() as u32 * 2;
@@ -135,7 +157,9 @@ impl Session {
         let (drain, drained) = Drain::start(kernel.take_ring()?, output, plan.count)?;
         let clock_offset = clock::boot_to_epoch()?;
         let spans = Vec::new();
-        let mut session = Self { plan, kernel, clock_offset, drain, taps: Vec::new(), spans };
+        let taps_attached = Vec::new();
+        let mut session =
+            Self { plan, filters, general, kernel, clock_offset, drain, taps: taps_attached, spans };
         for tap in &taps {
             session.describe(tap, None)?;
         }
@@ -151,18 +175,21 @@ impl Session {
 
     /// Describes an interface in the output, before its packets come.
     fn describe(&mut self, tap: &Tap, comment: Option<String>) -> Result<()> {
-        self.drain.add_interface(tap.describe(&self.plan.system, self.plan.snaplen, comment))?;
-        self.spans.push(Span { start: clock::now()?, end: None });
+        let filter = tap.interface.filter.clone().or_else(|| self.general.clone());
+        let filtered = filter.is_some() || matches!(self.plan.filter, Source::File(_));
+        let description = tap.describe(&self.plan.system, self.plan.snaplen, filter, comment);
+        self.drain.add_interface(description)?;
+        self.spans.push(Span { start: clock::now()?, end: None, filtered });
         Ok(())
     }
 
     /// Attaches the classifiers of all `taps`.
     fn attach(&mut self, taps: Vec<Tap>) -> Result<()> {
-        let arguments: Vec<Arguments> = taps.iter().flat_map(|tap| self.arguments(tap)).collect();
-        let mut classifiers = classifier::load(&self.kernel, &arguments)?.into_iter();
+        let mut classifiers = self.load(&taps)?.into_iter();
         for mut tap in taps {
-            let hooks = tap.directions.iter().map(|&direction| tap.point.hook(direction));
-            let classifiers = hooks.zip(&mut classifiers).collect();
+            let classifiers: Vec<_> = classifiers.by_ref().take(tap.directions.len()).collect();
+            let hooks = tap.directions.iter().map(|&(direction, _)| tap.point.hook(direction));
+            let classifiers = hooks.zip(classifiers).filter_map(|(hook, it)| Some((hook, it?))).collect();
             let attachment = Attachment::new(&tap.side, classifiers, self.plan.mechanism);
             tap.attachment = Some(attachment.with_context(|| tap.interface.name.clone())?);
             tap.announce();
@@ -171,9 +198,61 @@ impl Session {
         Ok(())
     }
 
-    fn arguments(&self, tap: &Tap) -> impl Iterator<Item = Arguments> {
-        let (interface, snaplen, clock_offset) = (tap.id, self.plan.snaplen, self.clock_offset);
-        tap.directions.iter().map(move |&direction| Arguments { interface, direction, snaplen, clock_offset })
+    /// Loads the classifiers of all directions of all `taps`, in order; none where no packet would match.
+    fn load(&self, taps: &[Tap]) -> Result<Vec<Option<Classifier>>> {
+        let all: Vec<Option<Arguments>> = taps.iter().flat_map(|tap| self.arguments(tap)).collect();
+        let arguments: Vec<Arguments> = all.iter().flatten().cloned().collect();
+        let mut loaded = classifier::load(&self.kernel, &arguments)?.into_iter();
+        Ok(all.iter().map(|arguments| arguments.as_ref().and_then(|_| loaded.next())).collect())
+    }
+
+    fn arguments(&self, tap: &Tap) -> impl Iterator<Item = Option<Arguments>> {
+        let Plan { snaplen, headers, .. } = self.plan;
+        let (interface, clock_offset, link_type) = (tap.id, self.clock_offset, link_type(&tap.interface));
+        tap.directions.iter().map(move |(direction, filter)| {
+            let filter = match filter {
+                Filter::All => None,
+                Filter::Some(fragment) => Some(Arc::clone(fragment)),
+                Filter::None => return None,
+            };
+            let direction = *direction;
+            Some(Arguments { filter, interface, direction, snaplen, headers, link_type, clock_offset })
+        })
+    }
+
+    /// Reads the filter again and changes it at every interface that has none of its own. Whatever is wrong with it is
+    /// found before the first one changes.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be read, compiled or loaded; the old one then goes on.
+    fn change_filter(&mut self) -> Result<()> {
+        let general = self.plan.filter.read()?;
+        let mut changed = Vec::new();
+        for (at, tap) in self.taps.iter().enumerate().filter(|(_, tap)| tap.interface.filter.is_none()) {
+            let wanted: Vec<Direction> = tap.directions.iter().map(|&(direction, _)| direction).collect();
+            changed.push((at, with_filters(&mut self.filters, &tap.interface, general.as_deref(), &wanted)?));
+        }
+        let before: Vec<_> = changed
+            .into_iter()
+            .map(|(at, directions)| std::mem::replace(&mut self.taps[at].directions, directions))
+            .collect();
+        let mut classifiers = match self.load(&self.taps) {
+            Ok(classifiers) => classifiers.into_iter(),
+            Err(error) => {
+                let general = self.taps.iter_mut().filter(|tap| tap.interface.filter.is_none());
+                general.zip(before).for_each(|(tap, directions)| tap.directions = directions);
+                return Err(error);
+            }
+        };
+        for Tap { directions, point, attachment, .. } in &mut self.taps {
+            let Some(attachment) = attachment else { continue };
+            for (&mut (direction, _), classifier) in directions.iter_mut().zip(&mut classifiers) {
+                attachment.set(point.hook(direction), classifier)?;
+            }
+        }
+        self.general = general;
+        Ok(())
     }
 
     /// Whether a capture at the host's end may go on inside the pod: nobody asked for the host's end, and the
@@ -193,11 +272,19 @@ impl Session {
             Ok(logger) => logger,
             Err(error) => return (Err(error), false),
         };
+        let mut change = match signal(SignalKind::user_defined2()) {
+            Ok(change) => change,
+            Err(error) => return (Err(error.into()), false),
+        };
         let deadline = time::sleep(self.plan.duration.unwrap_or(Duration::MAX));
         tokio::pin!(deadline);
         let ended = loop {
             tokio::select! {
                 () = signals.next() => break (Ok(()), true),
+                _ = change.recv() => match self.change_filter() {
+                    Ok(()) => info!("the filter is now: {}", self.general.as_deref().unwrap_or("every packet")),
+                    Err(error) => warn!("the filter stays as it is: {error:#}"),
+                },
                 () = &mut deadline => break (Ok(()), false),
                 _ = &mut drained => break (Ok(()), false),
                 () = watch.tick() => {
@@ -253,7 +340,8 @@ impl Session {
         };
         let interface = self.taps[at].interface.clone();
         let next = self.spans.len() as u32;
-        let tap = Tap::new(next, interface, AttachAt::Pod, &[Direction::In])?;
+        let directions = self.taps[at].directions.iter().filter(|(direction, _)| *direction == Direction::In);
+        let tap = Tap::new(next, interface, AttachAt::Pod, directions.cloned().collect())?;
         self.describe(&tap, Some(comment))?;
         self.attach(vec![tap])?;
         // Last, so that nothing is missed; what passes both ends meanwhile is taken twice.
@@ -262,7 +350,8 @@ impl Session {
         if let Some(attachment) = &mut host_end.attachment {
             attachment.unhook(hook);
         }
-        if host_end.directions == [Direction::In] {
+        host_end.directions.retain(|(direction, _)| *direction != Direction::In);
+        if host_end.directions.is_empty() {
             self.leave(id)?;
         }
         Ok(())
@@ -304,6 +393,18 @@ impl Session {
             }
         }
     }
+}
+
+/// Each direction with the interface's own filter, or the general one.
+fn with_filters(
+    filters: &mut Filters,
+    interface: &Interface,
+    general: Option<&str>,
+    directions: &[Direction],
+) -> Result<Vec<(Direction, Filter)>> {
+    let text = interface.filter.as_deref().or(general);
+    let of = |&direction: &Direction| Ok((direction, filters.of(text, link_type(interface), direction)?));
+    directions.iter().map(of).collect()
 }
 
 fn section_header(system: &System) -> SectionHeader {

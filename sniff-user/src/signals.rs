@@ -8,10 +8,11 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::exit;
 
-/// SIGINT, SIGTERM and SIGHUP, but for those that the parent ignores, as `nohup` and shells in scripts do.
+/// SIGINT, SIGTERM, and SIGHUP unless the parent ignores it, as `nohup` does. SIGINT is taken over even then: shells
+/// ignore it for what a script starts in the background, and `kill -INT` is how such a script ends a capture.
 pub struct Signals {
-    interrupt: Option<Signal>,
-    terminate: Option<Signal>,
+    interrupt: Signal,
+    terminate: Signal,
     hangup: Option<Signal>,
 }
 
@@ -25,23 +26,22 @@ impl Signals {
         let path = "/proc/self/status";
         let status = fs::read_to_string(path).with_context(|| format!("cannot read {path}"))?;
         let ignored = ignored(&status).context("cannot tell which signals are ignored")?;
-        let of = |kind: SignalKind| {
-            let is_ignored = ignored & 1 << (kind.as_raw_value() - 1) != 0;
-            (!is_ignored).then(|| signal(kind).context("cannot listen for signals")).transpose()
-        };
+        let hangup = SignalKind::hangup();
+        let hangup_is_ignored = ignored & 1 << (hangup.as_raw_value() - 1) != 0;
+        let of = |kind| signal(kind).context("cannot listen for signals");
         Ok(Self {
             interrupt: of(SignalKind::interrupt())?,
             terminate: of(SignalKind::terminate())?,
-            hangup: of(SignalKind::hangup())?,
+            hangup: (!hangup_is_ignored).then(|| of(hangup)).transpose()?,
         })
     }
 
     /// Returns when one of them comes.
     pub async fn next(&mut self) {
         tokio::select! {
-            () = one(&mut self.interrupt) => {}
-            () = one(&mut self.terminate) => {}
-            () = one(&mut self.hangup) => {}
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+            () = hung_up(&mut self.hangup) => {}
         }
     }
 
@@ -50,8 +50,8 @@ impl Signals {
     pub async fn end_at_once(mut self, times: u32) {
         for _ in 0..times {
             tokio::select! {
-                () = one(&mut self.interrupt) => {}
-                () = one(&mut self.terminate) => {}
+                _ = self.interrupt.recv() => {}
+                _ = self.terminate.recv() => {}
             }
         }
         warn!("ended at once: packets that were still in the buffer are lost");
@@ -59,9 +59,9 @@ impl Signals {
     }
 }
 
-async fn one(signal: &mut Option<Signal>) {
-    match signal {
-        Some(signal) => drop(signal.recv().await),
+async fn hung_up(hangup: &mut Option<Signal>) {
+    match hangup {
+        Some(hangup) => drop(hangup.recv().await),
         None => future::pending().await,
     }
 }

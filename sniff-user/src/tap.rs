@@ -9,6 +9,7 @@ use sniff_common::Direction;
 use crate::{
     args::AttachAt,
     bpf::attach::{Attachment, Hook, Mechanism, has_foreign_programs},
+    filter::Filter,
     pcapng::{InterfaceDescription, LinkType},
     system::System,
     target::{Interface, LinkLayer, Side},
@@ -59,8 +60,8 @@ pub struct Tap {
     pub point: Point,
     /// The interface that the classifiers sit on.
     pub side: Side,
-    /// Which directions.
-    pub directions: &'static [Direction],
+    /// Which directions, and the filter of each.
+    pub directions: Vec<(Direction, Filter)>,
     /// The classifiers, once they are attached.
     pub attachment: Option<Attachment>,
 }
@@ -75,20 +76,23 @@ impl Tap {
         id: u32,
         interface: Interface,
         wanted: AttachAt,
-        directions: &'static [Direction],
+        directions: Vec<(Direction, Filter)>,
     ) -> Result<Self> {
         let (point, side) = choose(&interface, wanted)?;
         Ok(Self { id, interface, point, side, directions, attachment: None })
     }
 
     /// The block that introduces the interface in the file.
-    pub fn describe(&self, system: &System, snaplen: u32, comment: Option<String>) -> InterfaceDescription {
-        let Interface { name, link_layer, mac, ipv4, ipv6, .. } = &self.interface;
+    pub fn describe(
+        &self,
+        system: &System,
+        snaplen: u32,
+        filter: Option<String>,
+        comment: Option<String>,
+    ) -> InterfaceDescription {
+        let Interface { name, mac, ipv4, ipv6, .. } = &self.interface;
         InterfaceDescription {
-            link_type: match link_layer {
-                LinkLayer::Ethernet => LinkType::Ethernet,
-                LinkLayer::Raw => LinkType::Raw,
-            },
+            link_type: link_type(&self.interface),
             snaplen,
             name: name.clone(),
             description: Some(self.description(system)),
@@ -96,7 +100,7 @@ impl Tap {
             ipv4: ipv4.clone(),
             ipv6: ipv6.clone(),
             mac: *mac,
-            filter: None,
+            filter,
             os: Some(system.os.clone()),
             hardware: None,
         }
@@ -128,6 +132,14 @@ impl Tap {
     /// Whether the interface still is there.
     pub fn is_alive(&self) -> bool {
         self.attachment.as_ref().is_some_and(Attachment::is_alive)
+    }
+}
+
+/// What the packets of an interface begin with.
+pub fn link_type(interface: &Interface) -> LinkType {
+    match interface.link_layer {
+        LinkLayer::Ethernet => LinkType::Ethernet,
+        LinkLayer::Raw => LinkType::Raw,
     }
 }
 

@@ -8,7 +8,7 @@ mod node;
 mod similar;
 
 use std::{
-    collections::HashSet,
+    collections::HashMap,
     fmt,
     net::{Ipv4Addr, Ipv6Addr},
     path::PathBuf,
@@ -46,6 +46,37 @@ pub enum Target {
     Netns(String),
     /// An interface of the network namespace that sniff runs in.
     Interface(String),
+}
+
+/// A target, and the filter that it has of its own.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Wanted {
+    /// Who.
+    pub target: Target,
+    /// A filter for it alone, in place of the general one.
+    pub filter: Option<String>,
+}
+
+impl Wanted {
+    /// Parses `TARGET` or `TARGET=EXPRESSION`, where no target can have a `=` in it.
+    ///
+    /// # Errors
+    ///
+    /// Those of `parse`; when the expression is empty.
+    pub fn with_filter(text: &str, parse: impl Fn(&str) -> Result<Target>) -> Result<Self> {
+        let (target, filter) = match text.split_once('=') {
+            Some((target, filter)) => (target, Some(filter.trim())),
+            None => (text, None),
+        };
+        ensure!(filter != Some(""), "a filter follows the =, as in {target}='tcp port 80'");
+        Ok(Self { target: parse(target)?, filter: filter.map(str::to_owned) })
+    }
+}
+
+impl From<Target> for Wanted {
+    fn from(target: Target) -> Self {
+        Self { target, filter: None }
+    }
 }
 
 /// What to go by besides the targets.
@@ -131,6 +162,8 @@ pub struct Interface {
     pub ipv4: Vec<(Ipv4Addr, u8)>,
     /// IPv6 addresses of the pod's side, with the length of their prefix.
     pub ipv6: Vec<(Ipv6Addr, u8)>,
+    /// The filter that its target has of its own.
+    pub filter: Option<String>,
 }
 
 impl Target {
@@ -189,12 +222,12 @@ impl Target {
 ///
 /// # Errors
 /// When a target, or an interface it should have, is not there; when a capability is missing.
-pub async fn resolve(targets: &[Target], options: &Options) -> Result<Vec<Interface>> {
+pub async fn resolve(wanted: &[Wanted], options: &Options) -> Result<Vec<Interface>> {
     let hosts = interfaces::hosts()?;
     let node = OnceCell::new();
     let node = || node.get_or_try_init(|| Node::find(options, &hosts));
     let mut all = Vec::new();
-    for target in targets {
+    for Wanted { target, filter } in wanted {
         let place = match target {
             Target::Pod { namespace, name } => node().await?.pod(namespace, name).await?,
             Target::ContainerId(id) => node().await?.container(id).await?,
@@ -203,26 +236,34 @@ pub async fn resolve(targets: &[Target], options: &Options) -> Result<Vec<Interf
                 Place { label: format!("netns:{name}"), pod: None, netns: Netns::named(name)? }
             }
             Target::Interface(name) => {
-                all.push(interfaces::of_host(name, &hosts)?);
+                all.push(Interface { filter: filter.clone(), ..interfaces::of_host(name, &hosts)? });
                 continue;
             }
         };
-        all.extend(interfaces::of(&place, &options.interfaces, &hosts)?);
+        let found = interfaces::of(&place, &options.interfaces, &hosts)?;
+        all.extend(found.into_iter().map(|interface| Interface { filter: filter.clone(), ..interface }));
     }
-    Ok(each_once(all))
+    each_once(all)
 }
 
 /// Drops interfaces that an earlier target has named, by either end.
-fn each_once(all: Vec<Interface>) -> Vec<Interface> {
-    let mut seen = HashSet::new();
-    let mut is_new = |interface: &Interface| {
+fn each_once(all: Vec<Interface>) -> Result<Vec<Interface>> {
+    let mut seen = HashMap::new();
+    let mut once = Vec::new();
+    for interface in all {
         let sides = [&interface.pod_side, &interface.host_side].into_iter().flatten();
         let ends: Vec<_> = sides.map(|side| (side.netns.id(), side.ifindex)).collect();
-        let is_new = !ends.iter().any(|end| seen.contains(end));
-        seen.extend(ends);
-        is_new
-    };
-    all.into_iter().filter(|interface| is_new(interface)).collect()
+        match ends.iter().find_map(|end| seen.get(end)) {
+            None => {
+                seen.extend(ends.into_iter().map(|end| (end, interface.filter.clone())));
+                once.push(interface);
+            }
+            Some(filter) => {
+                ensure!(*filter == interface.filter, "{} is named twice, with two filters", interface.name);
+            }
+        }
+    }
+    Ok(once)
 }
 
 /// Whether it is a DNS label as in RFC 1123, but of any length.
@@ -313,7 +354,7 @@ mod tests {
         pod.ip("link set veth0 up");
         pod.ip("link set veth1 up");
         let path = Target::Netns(pod.path().display().to_string());
-        let found = resolve(&[path.clone(), path], &Options::default()).await.unwrap();
+        let found = resolve(&[path.clone().into(), path.into()], &Options::default()).await.unwrap();
         let mut names: Vec<_> = found.iter().map(|found| found.name.rsplit('/').next()).collect();
         names.sort_unstable();
         assert_eq!(names, [Some("veth0"), Some("veth1")]);
@@ -321,7 +362,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_host_interface_needs_nothing_else() {
-        let lo = resolve(&[Target::Interface("lo".into())], &Options::default()).await.unwrap();
+        let lo = resolve(&[Target::Interface("lo".into()).into()], &Options::default()).await.unwrap();
         let [lo] = &lo[..] else { panic!("{lo:?}") };
         assert_eq!((lo.name.as_str(), lo.pod_side.as_ref()), ("lo", None));
         assert_eq!(lo.host_side.as_ref().unwrap().ifindex, 1);

@@ -1,6 +1,8 @@
-//! What the tests ask of `bpf(2)` themselves. First of all an eBPF CNI in eight instructions: a TCX program that hands every IPv4 packet of one pod
-//! straight to another pod's interface with `bpf_redirect_peer()`, so that the receiving pod's
-//! host veth never sees it on egress.
+//! What the tests ask of `bpf(2)` themselves: programs of a few instructions, loaded, run on
+//! packets of a test's making, and attached through TCX. First of all an eBPF CNI in eight
+//! instructions: a program that hands every IPv4 packet of one pod straight to another pod's
+//! interface with `bpf_redirect_peer()`, so that the receiving pod's host veth never sees it on
+//! egress.
 #![expect(unsafe_code, reason = "bpf(2) has no safe wrapper that takes raw instructions")]
 
 use std::{
@@ -11,59 +13,279 @@ use std::{
 use crate::netns::Netns;
 
 // include/uapi/linux/bpf.h
+const BPF_MAP_CREATE: libc::c_long = 0;
+const BPF_MAP_LOOKUP_ELEM: libc::c_long = 1;
 const BPF_PROG_LOAD: libc::c_long = 5;
+const BPF_PROG_TEST_RUN: libc::c_long = 10;
 const BPF_PROG_QUERY: libc::c_long = 16;
 const BPF_LINK_CREATE: libc::c_long = 28;
-const BPF_PROG_TYPE_SCHED_CLS: u32 = 3;
-const BPF_TCX_INGRESS: u32 = 46;
-const BPF_TCX_EGRESS: u32 = 47;
+const BPF_LINK_UPDATE: libc::c_long = 29;
+const BPF_MAP_TYPE_ARRAY: u32 = 2;
+const BPF_PSEUDO_MAP_VALUE: u8 = 2;
 const BPF_FUNC_REDIRECT_PEER: i32 = 155;
 /// Offset of `protocol` in `struct __sk_buff`.
 const SKB_PROTOCOL: i16 = 16;
 const TCX_NEXT: i32 = -1;
 
+/// Room for the verifier's log of one program.
+const LOG_SIZE: usize = 1 << 20;
+
+/// `struct bpf_insn`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Insn {
+    /// Operation, size and mode.
+    pub code: u8,
+    /// Source register in the high half, destination in the low.
+    pub registers: u8,
+    /// Jump distance or displacement.
+    pub offset: i16,
+    /// Immediate operand.
+    pub immediate: i32,
+}
+
+/// What a program is loaded as (`enum bpf_prog_type`), and so where its packets begin.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// `BPF_PROG_TYPE_SCHED_CLS`: at the link-layer header.
+    Classifier = 3,
+    /// `BPF_PROG_TYPE_LWT_IN`: behind the link-layer header.
+    LightweightTunnel = 10,
+}
+
+/// A TCX hook of an interface (`enum bpf_attach_type`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hook {
+    /// Packets that the interface has received.
+    Ingress = 46,
+    /// Packets that it is about to send.
+    Egress = 47,
+}
+
+/// A loaded program.
+#[derive(Debug)]
+pub struct Program(OwnedFd);
+
+/// A program on a TCX hook; detached on drop.
+#[derive(Debug)]
+pub struct Link(OwnedFd);
+
+/// Those numbers of `struct __sk_buff` that a test run lets its caller choose freely.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Marks {
+    /// `mark`.
+    pub mark: u32,
+    /// `priority`.
+    pub priority: u32,
+}
+
+/// Two numbers that programs count with.
+#[derive(Debug)]
+pub struct Counters(OwnedFd);
+
 /// `bpf_redirect_peer()` on a veth's ingress; detached on drop.
 #[derive(Debug)]
 pub struct RedirectPeer {
-    _link: OwnedFd,
+    _link: Link,
+}
+
+impl Insn {
+    /// An instruction from its parts.
+    pub const fn new(code: u8, registers: u8, offset: i16, immediate: i32) -> Self {
+        Self { code, registers, offset, immediate }
+    }
+}
+
+impl Program {
+    /// Loads instructions.
+    ///
+    /// # Errors
+    ///
+    /// The kernel refuses them; the error holds its reason and the verifier's log.
+    pub fn load(kind: Kind, instructions: &[Insn]) -> Result<Self, String> {
+        let mut attr = ProgLoad {
+            prog_type: kind as u32,
+            insn_cnt: instructions.len().try_into().expect("a bounded program"),
+            insns: instructions.as_ptr().expose_provenance() as u64,
+            license: c"GPL".as_ptr().expose_provenance() as u64,
+            ..ProgLoad::default()
+        };
+        if let Ok((fd, _)) = bpf(BPF_PROG_LOAD, attr) {
+            return Ok(Self(descriptor(fd)));
+        }
+        // Once more, for the reason: a log slows loading down too much to ask for it always.
+        let mut log = vec![0_u8; LOG_SIZE];
+        attr.log_level = 1;
+        attr.log_size = LOG_SIZE as u32;
+        attr.log_buf = log.as_mut_ptr().expose_provenance() as u64;
+        let (fd, _) = bpf(BPF_PROG_LOAD, attr).map_err(|error| {
+            let length = log.iter().position(|byte| *byte == 0);
+            log.truncate(length.unwrap_or(LOG_SIZE));
+            format!("{error}\n{}", String::from_utf8_lossy(&log))
+        })?;
+        Ok(Self(descriptor(fd)))
+    }
+
+    /// Runs the program once on an Ethernet frame, and returns its answer.
+    ///
+    /// # Errors
+    ///
+    /// The kernel makes no packet of `frame`: it is shorter than 14 bytes or longer than about 3.5 KiB.
+    pub fn run(&self, frame: &[u8], Marks { mark, priority }: Marks) -> io::Result<i32> {
+        let mut context = [0_u32; SK_BUFF_WORDS];
+        context[SKB_MARK] = mark;
+        context[SKB_PRIORITY] = priority;
+        let attr = TestRun {
+            prog_fd: self.0.as_raw_fd().cast_unsigned(),
+            data_size_in: frame.len().try_into().expect("a packet's length"),
+            data_in: frame.as_ptr().expose_provenance() as u64,
+            repeat: 1,
+            ctx_size_in: size_of_val(&context) as u32,
+            ctx_in: context.as_ptr().expose_provenance() as u64,
+            ..TestRun::default()
+        };
+        let (_, attr) = bpf(BPF_PROG_TEST_RUN, attr)?;
+        Ok(attr.retval.cast_signed())
+    }
+
+    /// Attaches the program to a hook of an interface, behind those that are there.
+    pub fn attach(&self, netns: &Netns, ifindex: u32, hook: Hook) -> Link {
+        let attr = LinkCreate {
+            prog_fd: self.0.as_raw_fd().cast_unsigned(),
+            target_ifindex: ifindex,
+            attach_type: hook as u32,
+            flags: 0,
+        };
+        let (fd, _) = netns.enter(|| bpf(BPF_LINK_CREATE, attr)).expect("attaching through TCX");
+        Link(descriptor(fd))
+    }
+}
+
+impl Link {
+    /// Puts another program in place of the one that is attached.
+    pub fn replace(&self, program: &Program) {
+        let attr = LinkUpdate {
+            link_fd: self.0.as_raw_fd().cast_unsigned(),
+            new_prog_fd: program.0.as_raw_fd().cast_unsigned(),
+            flags: 0,
+            old_prog_fd: 0,
+        };
+        bpf(BPF_LINK_UPDATE, attr).expect("replacing an attached program");
+    }
+}
+
+impl Counters {
+    /// Makes two that are zero.
+    pub fn new() -> Self {
+        let attr = MapCreate { map_type: BPF_MAP_TYPE_ARRAY, key_size: 4, value_size: 16, max_entries: 1 };
+        let (fd, _) = bpf(BPF_MAP_CREATE, attr).expect("an array of one element");
+        Self(descriptor(fd))
+    }
+
+    /// Instructions that add one to a counter (0 or 1); they change `r2` and `r3` only.
+    pub fn add_one(&self, counter: u8) -> [Insn; 4] {
+        let map = self.0.as_raw_fd();
+        [
+            // r2 = &value[counter], an instruction of two words
+            Insn::new(0x18, BPF_PSEUDO_MAP_VALUE << 4 | 2, 0, map),
+            Insn::new(0, 0, 0, i32::from(counter) * 8),
+            Insn::new(0xb7, 0x03, 0, 1), // r3 = 1
+            Insn::new(0xdb, 0x32, 0, 0), // lock *(u64 *)r2 += r3
+        ]
+    }
+
+    /// Their values.
+    pub fn read(&self) -> [u64; 2] {
+        let key = 0_u32;
+        let mut value = [0_u64; 2];
+        let attr = MapElement {
+            map_fd: self.0.as_raw_fd().cast_unsigned().into(),
+            key: (&raw const key).expose_provenance() as u64,
+            value: value.as_mut_ptr().expose_provenance() as u64,
+            flags: 0,
+        };
+        bpf(BPF_MAP_LOOKUP_ELEM, attr).expect("the only element of a map of ours");
+        value
+    }
+}
+
+impl Default for Counters {
+    fn default() -> Self {
+        Self::new()
+    }
 }
 
 impl RedirectPeer {
     /// Hands the IPv4 packets that enter at host veth `from` to the pod behind host veth `to`.
     pub fn attach(node: &Netns, from: u32, to: u32) -> Self {
-        let program = load(&instructions(to)).expect("loading the redirect_peer program");
-        let link = node.enter(|| attach(&program, from)).expect("attaching it through TCX");
-        Self { _link: link }
+        let program =
+            Program::load(Kind::Classifier, &instructions(to)).expect("loading the redirect_peer program");
+        Self { _link: program.attach(node, from, Hook::Ingress) }
     }
 }
 
 /// The ids of the programs on an interface's TCX hooks, ingress first. (bpftool lists them only
 /// since 7.3.)
 pub fn tcx_programs(netns: &Netns, ifindex: u32) -> [Vec<u32>; 2] {
-    [BPF_TCX_INGRESS, BPF_TCX_EGRESS].map(|hook| {
+    [Hook::Ingress, Hook::Egress].map(|hook| {
         let query = netns.enter(|| query(ifindex, hook));
         query.unwrap_or_else(|error| panic!("TCX programs of interface {ifindex}: {error}"))
     })
 }
 
-/// `struct bpf_insn`.
-#[repr(C)]
-#[derive(Clone, Copy)]
-struct Insn {
-    code: u8,
-    /// Source register in the high half, destination in the low.
-    registers: u8,
-    offset: i16,
-    immediate: i32,
-}
-
 /// The start of `union bpf_attr` for `BPF_PROG_LOAD`.
 #[repr(C)]
+#[derive(Clone, Copy, Default)]
 struct ProgLoad {
     prog_type: u32,
     insn_cnt: u32,
     insns: u64,
     license: u64,
+    log_level: u32,
+    log_size: u32,
+    log_buf: u64,
+}
+
+/// The start of `union bpf_attr` for `BPF_PROG_TEST_RUN`; the kernel writes to it.
+#[repr(C)]
+#[derive(Default)]
+struct TestRun {
+    prog_fd: u32,
+    retval: u32,
+    data_size_in: u32,
+    data_size_out: u32,
+    data_in: u64,
+    data_out: u64,
+    repeat: u32,
+    duration: u32,
+    ctx_size_in: u32,
+    ctx_size_out: u32,
+    ctx_in: u64,
+    ctx_out: u64,
+}
+
+/// Words of `struct __sk_buff` up to the end of `priority`; a shorter context than the kernel's
+/// is taken for one with zeros at its end.
+const SK_BUFF_WORDS: usize = 9;
+const SKB_MARK: usize = 2;
+const SKB_PRIORITY: usize = 8;
+
+/// The start of `union bpf_attr` for `BPF_MAP_CREATE`.
+#[repr(C)]
+struct MapCreate {
+    map_type: u32,
+    key_size: u32,
+    value_size: u32,
+    max_entries: u32,
+}
+
+/// The start of `union bpf_attr` for `BPF_MAP_LOOKUP_ELEM`.
+#[repr(C)]
+struct MapElement {
+    map_fd: u64,
+    key: u64,
+    value: u64,
+    flags: u64,
 }
 
 /// The start of `union bpf_attr` for `BPF_LINK_CREATE`.
@@ -73,6 +295,15 @@ struct LinkCreate {
     target_ifindex: u32,
     attach_type: u32,
     flags: u32,
+}
+
+/// The start of `union bpf_attr` for `BPF_LINK_UPDATE`.
+#[repr(C)]
+struct LinkUpdate {
+    link_fd: u32,
+    new_prog_fd: u32,
+    flags: u32,
+    old_prog_fd: u32,
 }
 
 /// The start of `union bpf_attr` for `BPF_PROG_QUERY`; the kernel writes to it.
@@ -93,45 +324,24 @@ struct ProgQuery {
 }
 
 fn instructions(to: u32) -> [Insn; 8] {
-    let insn = |code, registers, offset, immediate| Insn { code, registers, offset, immediate };
     let ipv4 = i32::from(u16::try_from(libc::ETH_P_IP).expect("16 bits").to_be());
     [
-        insn(0x61, 0x12, SKB_PROTOCOL, 0),           // r2 = *(u32 *)(r1 + protocol)
-        insn(0xb7, 0x00, 0, TCX_NEXT),               // r0 = TCX_NEXT
-        insn(0x55, 0x02, 4, ipv4),                   // if r2 != htons(ETH_P_IP) goto exit
-        insn(0xb7, 0x01, 0, to.cast_signed()),       // r1 = to
-        insn(0xb7, 0x02, 0, 0),                      // r2 = 0 (flags)
-        insn(0x85, 0x00, 0, BPF_FUNC_REDIRECT_PEER), // r0 = bpf_redirect_peer(r1, r2)
-        insn(0x05, 0x00, 0, 0),                      // goto exit
-        insn(0x95, 0x00, 0, 0),                      // exit: return r0
+        Insn::new(0x61, 0x12, SKB_PROTOCOL, 0), // r2 = *(u32 *)(r1 + protocol)
+        Insn::new(0xb7, 0x00, 0, TCX_NEXT),     // r0 = TCX_NEXT
+        Insn::new(0x55, 0x02, 4, ipv4),         // if r2 != htons(ETH_P_IP) goto exit
+        Insn::new(0xb7, 0x01, 0, to.cast_signed()), // r1 = to
+        Insn::new(0xb7, 0x02, 0, 0),            // r2 = 0 (flags)
+        Insn::new(0x85, 0x00, 0, BPF_FUNC_REDIRECT_PEER), // r0 = bpf_redirect_peer(r1, r2)
+        Insn::new(0x05, 0x00, 0, 0),            // goto exit
+        Insn::new(0x95, 0x00, 0, 0),            // exit: return r0
     ]
 }
 
-fn load(instructions: &[Insn]) -> io::Result<OwnedFd> {
-    let attr = ProgLoad {
-        prog_type: BPF_PROG_TYPE_SCHED_CLS,
-        insn_cnt: instructions.len().try_into().expect("a few instructions"),
-        insns: instructions.as_ptr().expose_provenance() as u64,
-        license: c"GPL".as_ptr().expose_provenance() as u64,
-    };
-    bpf(BPF_PROG_LOAD, attr).map(|(fd, _)| descriptor(fd))
-}
-
-fn attach(program: &OwnedFd, ifindex: u32) -> io::Result<OwnedFd> {
-    let attr = LinkCreate {
-        prog_fd: program.as_raw_fd().cast_unsigned(),
-        target_ifindex: ifindex,
-        attach_type: BPF_TCX_INGRESS,
-        flags: 0,
-    };
-    bpf(BPF_LINK_CREATE, attr).map(|(fd, _)| descriptor(fd))
-}
-
-fn query(ifindex: u32, attach_type: u32) -> io::Result<Vec<u32>> {
+fn query(ifindex: u32, hook: Hook) -> io::Result<Vec<u32>> {
     let mut ids = vec![0_u32; 64];
     let attr = ProgQuery {
         target_ifindex: ifindex,
-        attach_type,
+        attach_type: hook as u32,
         prog_ids: ids.as_mut_ptr().expose_provenance() as u64,
         count: ids.len().try_into().expect("a small count"),
         ..ProgQuery::default()
@@ -144,7 +354,8 @@ fn query(ifindex: u32, attach_type: u32) -> io::Result<Vec<u32>> {
 /// Calls `bpf(2)` with one of the attributes above, and returns its answer and the attribute.
 fn bpf<A>(command: libc::c_long, mut attr: A) -> io::Result<(i32, A)> {
     // SAFETY: `attr` is valid for the size that is passed. What it points to (instructions,
-    // licence, the array of ids with its true length) is alive in the caller.
+    // licence, log, packet, context, key, value and the array of ids, each with its true length)
+    // is alive in the caller.
     let answer = unsafe { libc::syscall(libc::SYS_bpf, command, &raw mut attr, size_of::<A>()) };
     match i32::try_from(answer) {
         Ok(answer) if answer >= 0 => Ok((answer, attr)),

@@ -7,8 +7,11 @@
 //! process is killed (see [`machine`]).
 
 pub mod bpf;
+pub mod cgroup;
 pub mod cri;
+pub mod filter;
 pub mod frame;
+pub mod kubernetes;
 pub mod leftovers;
 pub mod machine;
 pub mod netns;

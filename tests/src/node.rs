@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
 use crate::{
+    cgroup::{self, Cgroup},
     cri::{self, Client},
     machine::Machine,
     netns::{Link, Netns, tool},
@@ -203,13 +204,13 @@ impl<'a> PodSpec<'a> {
 
     fn run(self, network: i32) -> Sandbox<'a> {
         let Self { node, namespace, name, cni } = self;
-        let uid = random_uuid();
+        let uid = cgroup::random_uuid();
         let label = |key: &str, value: &str| (format!("io.kubernetes.pod.{key}"), value.to_owned());
         let config = cri::PodSandboxConfig {
             hostname: if network == cri::NODE { String::new() } else { name.clone() },
             labels: HashMap::from([label("namespace", &namespace), label("name", &name), label("uid", &uid)]),
             linux: Some(cri::LinuxPodSandboxConfig {
-                cgroup_parent: format!("/{}/kubepods/besteffort/pod{uid}", node.cgroup.name),
+                cgroup_parent: node.cgroup.of_pod(&uid),
                 security_context: Some(cri::LinuxSandboxSecurityContext {
                     namespace_options: Some(cri::NamespaceOption { network }),
                 }),
@@ -397,53 +398,6 @@ fn add(archive: &mut tar::Builder<Vec<u8>>, path: &str, mode: u32, data: &[u8]) 
     archive.get_mut().flush().expect("writing to memory");
 }
 
-fn random_uuid() -> String {
-    let uuid = fs::read_to_string("/proc/sys/kernel/random/uuid").expect("a random UUID");
-    uuid.trim().to_owned()
-}
-
-/// The node's part of the cgroup tree, which is the one thing that no namespace takes away: a test
-/// process that is killed leaves its empty directories.
-///
-/// It is a level above `kubepods`, as where the kubelet runs with a `--cgroup-root`.
-#[derive(Debug)]
-struct Cgroup {
-    name: String,
-}
-
-impl Cgroup {
-    fn named_at_random() -> Self {
-        Self { name: format!("sniff-test-{}", &random_uuid()[..8]) }
-    }
-}
-
-impl Drop for Cgroup {
-    fn drop(&mut self) {
-        let root = Path::new("/sys/fs/cgroup");
-        let hierarchies = fs::read_dir(root).into_iter().flatten().flatten().map(|e| e.path());
-        for hierarchy in hierarchies.chain([root.to_owned()]) {
-            remove_tree(&hierarchy.join(&self.name));
-        }
-    }
-}
-
-/// Removes a cgroup and those below it; only directories can be, and must be, removed.
-fn remove_tree(cgroup: &Path) {
-    let Ok(entries) = fs::read_dir(cgroup) else {
-        return;
-    };
-    for entry in entries.flatten().filter(|entry| entry.path().is_dir()) {
-        remove_tree(&entry.path());
-    }
-    // Processes that were killed a moment ago still count for a while.
-    for _ in 0..200 {
-        if fs::remove_dir(cgroup).is_ok() {
-            return;
-        }
-        std::thread::sleep(Duration::from_millis(5));
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -480,7 +434,7 @@ mod tests {
     #[test]
     fn a_node_leaves_no_cgroup_behind() {
         let node = Node::start();
-        let name = node.cgroup.name.clone();
+        let name = node.cgroup.name().to_owned();
         std::mem::forget(node.pod("shop", "web").start());
         drop(node);
         let find = format!("find /sys/fs/cgroup -maxdepth 2 -name {name}");

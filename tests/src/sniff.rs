@@ -2,6 +2,7 @@
 
 use std::{
     ffi::OsString,
+    fs,
     io::{BufRead as _, BufReader, Read as _},
     os::unix::process::{CommandExt as _, ExitStatusExt as _},
     path::PathBuf,
@@ -44,7 +45,9 @@ pub struct Sniff<'a> {
     netns: &'a Netns,
     program: PathBuf,
     args: Vec<OsString>,
+    env: Vec<(OsString, OsString)>,
     stdout: Option<Stdio>,
+    stderr: Option<Stdio>,
     user: Option<u32>,
 }
 
@@ -84,7 +87,8 @@ pub struct Counts {
 impl<'a> Sniff<'a> {
     /// A sniff that will run in `netns`, with all of that namespace's machine in view.
     pub fn in_netns(netns: &'a Netns) -> Self {
-        Self { netns, program: binary(), args: Vec::new(), stdout: None, user: None }
+        let (args, env) = (Vec::new(), Vec::new());
+        Self { netns, program: binary(), args, env, stdout: None, stderr: None, user: None }
     }
 
     /// Runs this copy, a path on the machine.
@@ -101,9 +105,20 @@ impl<'a> Sniff<'a> {
         self
     }
 
+    /// Sets a variable in its environment.
+    pub fn env(mut self, key: &str, value: impl Into<OsString>) -> Self {
+        self.env.push((key.into(), value.into()));
+        self
+    }
+
     /// Gives it this stdout instead of a pipe that is read to its end.
     pub fn stdout(self, stdout: Stdio) -> Self {
         Self { stdout: Some(stdout), ..self }
+    }
+
+    /// Gives it this stderr; the test then has to read there what it waits for.
+    pub fn stderr(self, stderr: Stdio) -> Self {
+        Self { stderr: Some(stderr), ..self }
     }
 
     /// Runs it as another user, without capabilities.
@@ -133,9 +148,9 @@ impl<'a> Sniff<'a> {
 
     /// Starts it and waits for nothing.
     pub fn launch(self) -> Running {
-        let Self { netns, program, args, stdout, user } = self;
+        let Self { netns, program, args, env, stdout, stderr, user } = self;
         let mut command = tool(program);
-        command.args(args).stdin(Stdio::null()).stderr(Stdio::piped());
+        command.args(args).envs(env).stdin(Stdio::null()).stderr(stderr.unwrap_or_else(Stdio::piped));
         let collect = stdout.is_none();
         command.stdout(stdout.unwrap_or_else(Stdio::piped));
         if let Some(user) = user {
@@ -149,12 +164,13 @@ impl<'a> Sniff<'a> {
                 bytes
             })
         });
-        let pipe = BufReader::new(child.stderr.take().expect("a piped stderr"));
         let (sender, stderr) = channel();
-        thread::spawn(move || {
-            // The test may have stopped listening.
-            pipe.lines().map_while(Result::ok).try_for_each(|line| sender.send(line))
-        });
+        if let Some(pipe) = child.stderr.take() {
+            thread::spawn(move || {
+                // The test may have stopped listening.
+                BufReader::new(pipe).lines().map_while(Result::ok).try_for_each(|line| sender.send(line))
+            });
+        }
         Running { child, stderr, said: Vec::new(), stdout }
     }
 }
@@ -184,6 +200,25 @@ impl Running {
                 }
             }
         }
+    }
+
+    /// Waits until a thread of it is stuck in writing to a full pipe.
+    pub fn wait_for_stuck_output(&self) {
+        wait::until("an output that is stuck", START, || self.is_stuck().then_some(()));
+    }
+
+    fn is_stuck(&self) -> bool {
+        let threads = fs::read_dir(format!("/proc/{}/task", self.pid())).expect("a live process");
+        let waits_for = |thread: fs::DirEntry| fs::read_to_string(thread.path().join("wchan"));
+        // `pipe_write`, since Linux 6.15 `anon_pipe_write`.
+        threads
+            .flatten()
+            .any(|thread| waits_for(thread).is_ok_and(|function| function.ends_with("pipe_write")))
+    }
+
+    /// Whether it has ended when `limit` has passed.
+    pub fn ends_within(&mut self, limit: Duration) -> bool {
+        wait::exit_within(&mut self.child, limit).is_some()
     }
 
     /// Sends it a signal; it may have ended already.

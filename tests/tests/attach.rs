@@ -1,30 +1,18 @@
 //! Where sniff attaches, and that it leaves nothing out there.
 
-use std::net::Ipv4Addr;
+use std::{net::Ipv4Addr, process::Stdio};
 
 use sniff_tests::{
-    bpf::RedirectPeer,
     leftovers::{BpfObjects, Snapshot},
-    machine::{FakePod, Machine},
+    machine::Machine,
+    netns::tool,
     pcap::{Direction, PcapNg, assert_same},
     sniff::{self, Sniff},
     tcpdump::Tcpdump,
     traffic,
 };
 
-use crate::{Capture, echoes};
-
-/// Two pods that reach each other through the machine.
-fn two_pods(machine: &Machine) -> (FakePod, FakePod) {
-    machine.netns().sysctl("net/ipv4/ip_forward", "1");
-    let (a, b) = (machine.fake_pod("a", 1), machine.fake_pod("b", 2));
-    for pod in [&a, &b] {
-        pod.netns.run(&format!("ip route add default via {}", pod.gateway4));
-    }
-    // The neighbours are known from here on.
-    traffic::ping(&a.netns, b.ipv4.into(), 1, 16);
-    (a, b)
-}
+use crate::{Capture, echoes, redirect_peer, two_pods};
 
 /// Echoes into and out of the pod.
 fn both_ways(file: &PcapNg, size: u32) -> (usize, usize) {
@@ -63,8 +51,7 @@ fn behind_a_redirect_peer_cni_both_directions_are_captured() {
     let machine = Machine::boot();
     let node = machine.netns();
     let (a, b) = two_pods(&machine);
-    let _there = RedirectPeer::attach(&node, a.veth.index, b.veth.index);
-    let _back = RedirectPeer::attach(&node, b.veth.index, a.veth.index);
+    let _cni = redirect_peer(&node, &a, &b);
     let tcpdump = Tcpdump::start(&node, &b.veth.name, &["icmp"]);
     let captures = ["host", "pod", "auto"].map(|end| {
         let capture = Capture::new();
@@ -94,8 +81,7 @@ fn a_redirect_peer_cni_that_comes_later_is_noticed() {
     let capture = Capture::new();
     let mut sniff = Sniff::in_netns(&node).args(["--netns", "b", "-w", capture.arg()]).start();
     traffic::ping(&a.netns, b.ipv4.into(), 5, 56);
-    let _there = RedirectPeer::attach(&node, a.veth.index, b.veth.index);
-    let _back = RedirectPeer::attach(&node, b.veth.index, a.veth.index);
+    let _cni = redirect_peer(&node, &a, &b);
     traffic::ping(&a.netns, b.ipv4.into(), 5, 57);
     let line = sniff.wait_for_line("inside the pod eth0");
     assert!(line.contains("netns:b/eth0"), "{line}");
@@ -119,8 +105,7 @@ fn packets_pass_on_to_the_programs_behind_sniff() {
     let args = ["--netns", "a", "--attach", "host", "-w", capture.arg()];
     let sniff = Sniff::in_netns(&node).args(args).start();
     // Attached later and at the tail, so sniff runs first; what it sees must still get here.
-    let _there = RedirectPeer::attach(&node, a.veth.index, b.veth.index);
-    let _back = RedirectPeer::attach(&node, b.veth.index, a.veth.index);
+    let _cni = redirect_peer(&node, &a, &b);
     let tcpdump = Tcpdump::start(&node, &b.veth.name, &["icmp[icmptype] = icmp-echo"]);
     let in_pod = Tcpdump::start(&b.netns, "eth0", &["icmp[icmptype] = icmp-echo"]);
     traffic::ping(&a.netns, b.ipv4.into(), 5, 56);
@@ -165,6 +150,54 @@ fn through_clsact_the_same_is_captured_and_only_what_is_its_own_is_removed() {
     objects.assert_gone();
     before.assert_unchanged(&binary);
     assert_eq!(filters(), filter);
+}
+
+#[test]
+fn two_captures_of_one_interface_do_not_disturb_each_other() {
+    for hook in ["tcx", "clsact"] {
+        let machine = Machine::boot();
+        let node = machine.netns();
+        let pod = machine.fake_pod("blue", 1);
+        let captures = [&["--hook", hook][..], &["--attach", "auto"]].map(|more| {
+            let capture = Capture::new();
+            let args = ["--netns", "blue", "-w", capture.arg()].into_iter().chain(more.iter().copied());
+            (Sniff::in_netns(&node).args(args).start(), capture)
+        });
+        traffic::ping(&node, pod.ipv4.into(), 5, 56);
+        // The first one ends first, with the second one in front of it.
+        for (sniff, capture) in captures {
+            let outcome = sniff.stop();
+            let file = capture.read_whole(&outcome);
+            assert_eq!(both_ways(&file, 56), (5, 5), "{hook}");
+            let place = file.interfaces[0].description.as_deref().expect("a description");
+            assert!(place.contains("host veth"), "{hook}: {place}");
+            let in_front = |line: &String| line.contains("in front");
+            assert!(!outcome.stderr.iter().any(in_front), "{hook}: {outcome:#?}");
+        }
+    }
+}
+
+#[test]
+fn a_process_that_ends_neither_ends_the_capture_in_its_namespace_nor_leaves_filters_there() {
+    let machine = Machine::boot();
+    let node = machine.netns();
+    // Its name keeps the namespace when the process has gone.
+    let pod = machine.fake_pod("blue", 1);
+    let mut process = pod.netns.spawn(tool("sleep").arg("1000").stdout(Stdio::null()));
+    let pid = machine.pid_inside(process.id()).to_string();
+    let binary = sniff::binary();
+    let before = Snapshot::take(&machine, &[&node, &pod.netns], &binary);
+    let capture = Capture::new();
+    let args = ["--pid", &pid, "--attach", "pod", "--hook", "clsact", "-w", capture.arg()];
+    let sniff = Sniff::in_netns(&node).args(args).start();
+    let objects = BpfObjects::held_by(sniff.pid());
+    process.kill().and_then(|()| process.wait()).expect("the end of sleep");
+    // For long enough that sniff has looked after the interface.
+    traffic::ping(&node, pod.ipv4.into(), 150, 56);
+    let file = capture.read_whole(&sniff.stop());
+    assert_eq!(both_ways(&file, 56), (150, 150));
+    objects.assert_gone();
+    before.assert_unchanged(&binary);
 }
 
 fn source(frame: &[u8]) -> Option<Ipv4Addr> {

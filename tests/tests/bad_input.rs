@@ -101,19 +101,40 @@ fn an_output_that_cannot_be_written_is_named() {
 }
 
 #[test]
+fn a_capture_that_cannot_start_leaves_an_older_file_as_it_is() {
+    const OLD: &[u8] = b"an older capture";
+    let machine = Machine::boot();
+    let pod = machine.fake_pod("blue", 1);
+    let file = machine.path("/run/old.pcapng");
+    fs::write(&file, OLD).expect("an older file");
+    for target in [
+        &["-i", &pod.veth.name, "--attach", "pod"][..],
+        &["--netns", "green"],
+        &["--netns", "blue", "-i", "eth7"],
+        &["--netns", "blue", "--pid", "99999999"],
+    ] {
+        let args = [target, &["-w", "/run/old.pcapng"]].concat();
+        Sniff::in_netns(&machine.netns()).args(args).run().refusal(FAILURE);
+        assert!(fs::read(&file).expect("the file") == OLD, "{target:?} has changed the file");
+    }
+}
+
+#[test]
 fn packets_are_not_written_to_a_terminal_as_bytes() {
     let machine = Machine::boot();
     machine.fake_pod("blue", 1);
-    let pty = openpty(None, None).expect("a pseudo-terminal");
-    let outcome = Sniff::in_netns(&machine.netns())
-        .args(["--netns", "blue", "-w", "-"])
-        .stdout(Stdio::from(pty.slave))
-        .run();
-    let line = outcome.refusal(FAILURE);
-    assert!(line.contains("terminal"), "{line}");
-    // With its other end closed, a terminal that got nothing answers with an error.
-    let read = File::from(pty.master).read(&mut [0; 64]);
-    assert!(!matches!(read, Ok(1..)), "bytes on the terminal");
+    for path in ["-", "/dev/stdout"] {
+        let pty = openpty(None, None).expect("a pseudo-terminal");
+        let outcome = Sniff::in_netns(&machine.netns())
+            .args(["--netns", "blue", "-w", path])
+            .stdout(Stdio::from(pty.slave))
+            .run();
+        let line = outcome.refusal(FAILURE);
+        assert!(line.contains("terminal"), "{path}: {line}");
+        // With its other end closed, a terminal that got nothing answers with an error.
+        let read = File::from(pty.master).read(&mut [0; 64]);
+        assert!(!matches!(read, Ok(1..)), "{path}: bytes on the terminal");
+    }
 }
 
 #[test]

@@ -8,14 +8,24 @@ mod against_tcpdump;
 mod attach;
 mod bad_input;
 mod file;
+mod filter;
 mod frames;
+mod kubernetes_api;
+mod outputs;
 mod stopping;
 mod targets;
 mod text;
 
 use std::path::{Path, PathBuf};
 
-use sniff_tests::pcap::{self, Direction, Packet, PcapNg};
+use sniff_tests::{
+    bpf::RedirectPeer,
+    machine::{FakePod, Machine},
+    netns::Netns,
+    pcap::{self, Direction, Packet, PcapNg},
+    sniff::Outcome,
+    traffic, wireshark,
+};
 use tempfile::TempDir;
 
 /// A directory with room for one capture file; removed on drop.
@@ -42,6 +52,41 @@ impl Capture {
     fn read(&self) -> PcapNg {
         pcap::read_pcapng(&self.file)
     }
+
+    /// Reads a file that was ended in good order, and checks it against what sniff said.
+    fn read_whole(&self, outcome: &Outcome) -> PcapNg {
+        let counts = outcome.success();
+        let file = self.read_ended();
+        assert_eq!(file.packets.len() as u64, counts.captured);
+        file
+    }
+
+    /// Reads a file that was ended in good order: each interface has its statistics, and they add up.
+    fn read_ended(&self) -> PcapNg {
+        wireshark::assert_clean(self.path());
+        let file = self.read();
+        assert_eq!(file.statistics.len(), file.interfaces.len());
+        let delivered: u64 = file.statistics.iter().filter_map(|statistics| statistics.usrdeliv).sum();
+        assert_eq!(file.packets.len() as u64, delivered);
+        file
+    }
+}
+
+/// Two pods that reach each other through the machine.
+fn two_pods(machine: &Machine) -> (FakePod, FakePod) {
+    machine.netns().sysctl("net/ipv4/ip_forward", "1");
+    let (a, b) = (machine.fake_pod("a", 1), machine.fake_pod("b", 2));
+    for pod in [&a, &b] {
+        pod.netns.run(&format!("ip route add default via {}", pod.gateway4));
+    }
+    // The neighbours are known from here on.
+    traffic::ping(&a.netns, b.ipv4.into(), 1, 16);
+    (a, b)
+}
+
+/// An eBPF CNI that hands packets from one pod straight to the other, both ways.
+fn redirect_peer(node: &Netns, a: &FakePod, b: &FakePod) -> [RedirectPeer; 2] {
+    [(a, b), (b, a)].map(|(from, to)| RedirectPeer::attach(node, from.veth.index, to.veth.index))
 }
 
 /// Counts packets that went `direction` and hold an ICMP echo request or reply.

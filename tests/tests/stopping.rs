@@ -4,16 +4,18 @@ use std::{io::Read as _, net::SocketAddr, path::Path, thread, time::Duration};
 
 use nix::sys::signal::Signal;
 use sniff_tests::{
+    bpf::tcx_programs,
     leftovers::{BpfObjects, Snapshot},
     machine::Machine,
+    netns::{Link, Netns},
     node::Node,
-    pcap::{self, Direction, PcapNg},
+    pcap::{self, Direction},
     sniff::{self, Outcome, Running, Sniff},
     traffic::{self, UdpFlow},
     wait, wireshark,
 };
 
-use crate::{Capture, echoes};
+use crate::{Capture, echoes, redirect_peer, two_pods};
 
 /// How many pings each capture holds.
 const PINGS: usize = 3;
@@ -37,22 +39,12 @@ fn capture_until(args: &[&str], end: impl FnOnce(Running, &Path) -> Outcome) -> 
     (outcome, capture)
 }
 
-/// Checks a file that was ended in good order.
-fn assert_whole(capture: &Capture, outcome: &Outcome) -> PcapNg {
-    let counts = outcome.success();
-    wireshark::assert_clean(capture.path());
-    let file = capture.read();
-    assert_eq!(file.packets.len() as u64, counts.captured);
-    assert_eq!(file.statistics.len(), file.interfaces.len());
-    file
-}
-
 fn assert_signal_ends_well(signal: Signal) {
     let (outcome, capture) = capture_until(&[], |sniff, _| {
         sniff.signal(signal);
         sniff.wait()
     });
-    let file = assert_whole(&capture, &outcome);
+    let file = capture.read_whole(&outcome);
     assert_eq!(echoes(&file.packets, Direction::In, 56), PINGS, "{signal}");
     assert_eq!(echoes(&file.packets, Direction::Out, 56), PINGS, "{signal}");
 }
@@ -73,15 +65,46 @@ fn sighup_ends_a_capture_well() {
 }
 
 #[test]
+fn a_terminal_that_hangs_up_several_times_ends_a_capture_well() {
+    for more in [&[][..], &["--hook", "clsact"]] {
+        let (outcome, capture) = capture_until(more, |sniff, _| {
+            // For longer than the end takes, so that they come at every stage of it.
+            for _ in 0..100 {
+                sniff.signal(Signal::SIGHUP);
+                thread::sleep(Duration::from_millis(4));
+            }
+            sniff.wait()
+        });
+        let file = capture.read_whole(&outcome);
+        assert_eq!(echoes(&file.packets, Direction::In, 56), PINGS, "{more:?}");
+    }
+}
+
+#[test]
+fn under_nohup_a_hang_up_does_not_end_a_capture_and_ctrl_c_does() {
+    let machine = Machine::boot();
+    let node = machine.netns();
+    let pod = machine.fake_pod("blue", 1);
+    let capture = Capture::new();
+    let args = ["--netns", "blue", "-w", capture.arg()];
+    let mut sniff = Sniff::in_netns(&node).program("nohup").args([sniff::binary()]).args(args).start();
+    sniff.signal(Signal::SIGHUP);
+    assert!(!sniff.ends_within(Duration::from_millis(300)), "ended by SIGHUP");
+    traffic::ping(&node, pod.ipv4.into(), PINGS as u32, 56);
+    let file = capture.read_whole(&sniff.stop());
+    assert_eq!(echoes(&file.packets, Direction::In, 56), PINGS);
+}
+
+#[test]
 fn count_ends_a_capture_by_itself_after_exactly_so_many_packets() {
     let (outcome, capture) = capture_until(&["--count", "4"], |sniff, _| sniff.wait());
-    assert_eq!(assert_whole(&capture, &outcome).packets.len(), 4);
+    assert_eq!(capture.read_whole(&outcome).packets.len(), 4);
 }
 
 #[test]
 fn duration_ends_a_capture_by_itself() {
     let (outcome, capture) = capture_until(&["--duration", "1s"], |sniff, _| sniff.wait());
-    let file = assert_whole(&capture, &outcome);
+    let file = capture.read_whole(&outcome);
     assert_eq!(echoes(&file.packets, Direction::In, 56), PINGS);
     let statistics = &file.statistics[0];
     let (start, end) = (statistics.start_ns.expect("a start"), statistics.end_ns.expect("an end"));
@@ -129,18 +152,91 @@ fn a_second_ctrl_c_ends_at_once_though_nobody_reads() {
     let node = machine.netns();
     let pod = machine.fake_pod("blue", 1);
     let flow = UdpFlow::open(&node, &pod.netns, SocketAddr::new(pod.ipv4.into(), 7777));
-    let (sniff, stdout) = Sniff::in_netns(&node).args(["--netns", "blue", "-w", "-"]).start_unread();
+    let (mut sniff, stdout) = Sniff::in_netns(&node).args(["--netns", "blue", "-w", "-"]).start_unread();
     let objects = BpfObjects::held_by(sniff.pid());
     // Far more than fits into a pipe, so that the drain after the first one has to wait.
     flow.send(4000, 1000);
     sniff.signal(Signal::SIGINT);
-    thread::sleep(Duration::from_millis(500));
-    assert!(Path::new(&format!("/proc/{}/fd/2", sniff.pid())).exists(), "the drain has waited");
+    assert!(!sniff.ends_within(Duration::from_millis(500)), "the drain has waited");
     sniff.signal(Signal::SIGINT);
     let outcome = sniff.wait();
     assert!(outcome.status.code().is_some(), "{outcome:#?}");
     objects.assert_gone();
     drop(stdout);
+}
+
+#[test]
+fn an_output_that_nobody_reads_keeps_a_capture_neither_from_going_inside_the_pod_nor_from_ending() {
+    let machine = Machine::boot();
+    let node = machine.netns();
+    let (a, b) = two_pods(&machine);
+    let flow = UdpFlow::open(&node, &b.netns, SocketAddr::new(b.ipv4.into(), 7777));
+    let args = ["--netns", "b", "--duration", "4s", "-w", "-"];
+    let (mut sniff, stdout) = Sniff::in_netns(&node).args(args).start_unread();
+    let objects = BpfObjects::held_by(sniff.pid());
+    flow.send(4000, 1000);
+    sniff.wait_for_stuck_output();
+    let _cni = redirect_peer(&node, &a, &b);
+    traffic::ping(&a.netns, b.ipv4.into(), 5, 56);
+    sniff.wait_for_line("inside the pod eth0");
+    wait_for_detachment(&b.netns, &b.eth0);
+    for _ in 0..2 {
+        sniff.signal(Signal::SIGINT);
+        if sniff.ends_within(Duration::from_millis(500)) {
+            break;
+        }
+    }
+    let outcome = sniff.wait();
+    assert_eq!(outcome.status.code(), Some(1), "packets were lost: {outcome:#?}");
+    objects.assert_gone();
+    drop(stdout);
+}
+
+#[test]
+fn one_ctrl_c_after_the_duration_leaves_sniff_the_time_to_finish() {
+    let machine = Machine::boot();
+    let node = machine.netns();
+    let pod = machine.fake_pod("blue", 1);
+    let flow = UdpFlow::open(&node, &pod.netns, SocketAddr::new(pod.ipv4.into(), 7777));
+    let args = ["--netns", "blue", "--duration", "1s", "-w", "-"];
+    let (mut sniff, mut stdout) = Sniff::in_netns(&node).args(args).start_unread();
+    flow.send(4000, 1000);
+    sniff.wait_for_stuck_output();
+    wait_for_detachment(&node, &pod.veth);
+    sniff.signal(Signal::SIGINT);
+    assert!(!sniff.ends_within(Duration::from_millis(500)), "ended before all was written");
+    let mut bytes = Vec::new();
+    stdout.read_to_end(&mut bytes).expect("reading the capture");
+    let counts = sniff.wait().success();
+    let file = pcap::parse_pcapng(&bytes);
+    assert_eq!((file.packets.len() as u64, counts.dropped), (counts.captured, 0));
+    assert!(counts.captured >= 4000, "{counts:?}");
+    assert_eq!(file.statistics.len(), 1);
+}
+
+/// Waits until no program is at the interface's hooks any more.
+fn wait_for_detachment(netns: &Netns, link: &Link) {
+    wait::until("an interface without programs", Duration::from_secs(10), || {
+        tcx_programs(netns, link.index).iter().all(Vec::is_empty).then_some(())
+    });
+}
+
+#[test]
+fn a_pod_that_is_deleted_ends_a_capture_that_went_inside_for_one_direction() {
+    let machine = Machine::boot();
+    let node = machine.netns();
+    let (a, b) = two_pods(&machine);
+    let capture = Capture::new();
+    let args = ["--netns", "b", "-Q", "in", "-w", capture.arg()];
+    let mut sniff = Sniff::in_netns(&node).args(args).start();
+    let _cni = redirect_peer(&node, &a, &b);
+    traffic::ping(&a.netns, b.ipv4.into(), 3, 56);
+    sniff.wait_for_line("inside the pod eth0");
+    traffic::ping(&a.netns, b.ipv4.into(), 5, 57);
+    node.run("ip netns delete b");
+    let file = capture.read_whole(&sniff.wait());
+    assert_eq!(echoes(&file.packets, Direction::In, 57), 5);
+    assert_eq!(echoes(&file.packets, Direction::Out, 57), 0);
 }
 
 #[test]
@@ -153,7 +249,7 @@ fn a_pod_that_is_deleted_ends_its_capture_well() {
     traffic::ping(&node.netns, pod.ipv4.into(), 3, 56);
     pod.sandbox.stop();
     let outcome = sniff.wait();
-    let file = assert_whole(&capture, &outcome);
+    let file = capture.read_whole(&outcome);
     assert_eq!(echoes(&file.packets, Direction::In, 56), 3);
     objects.assert_gone();
     let gone = node.netns.links().iter().all(|link| link.index != pod.veth.index);
@@ -173,7 +269,7 @@ fn a_pod_that_is_deleted_does_not_end_the_capture_of_another() {
     sniff.wait_for_line("netns:blue/eth0");
     traffic::ping(&node, red.ipv4.into(), 3, 57);
     let outcome = sniff.stop();
-    let file = assert_whole(&capture, &outcome);
+    let file = capture.read_whole(&outcome);
     assert_eq!(echoes(&file.packets_of("netns:blue/eth0"), Direction::In, 56), 2);
     assert_eq!(echoes(&file.packets_of("netns:red/eth0"), Direction::In, 57), 3);
 }

@@ -170,6 +170,8 @@ fn needs_of_tests() -> Vec<Need> {
         Need::command("iperf3", "iperf3"),
         Need::command("bpftool", "bpftool"),
         Need::command("ping", "iputils-ping"),
+        // Names of protocols and services, which filters may use.
+        Need::file(&["/etc/protocols"], "netbase"),
         Need { name: "a static busybox".into(), package: "busybox-static".into(), met: has_static_busybox() },
     ]
 }

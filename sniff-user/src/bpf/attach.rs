@@ -118,6 +118,49 @@ impl Attachment {
         Ok(())
     }
 
+    /// From now on has this classifier at a hook, in place of the one that is there. Every packet is judged by one of
+    /// the two. `None` takes the classifier away.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses.
+    pub fn set(&mut self, hook: Hook, classifier: Option<Classifier>) -> Result<()> {
+        let there = self.hooked.iter().position(|hooked| hooked.hook == hook);
+        match (there, classifier) {
+            (Some(at), Some(classifier)) => {
+                let before = self.hooked.swap_remove(at);
+                self.replace(before, classifier)
+            }
+            (None, Some(classifier)) => {
+                let side = self.side.clone();
+                side.netns.run(|| self.attach(hook, classifier, None))
+            }
+            (Some(_), None) => {
+                self.unhook(hook);
+                Ok(())
+            }
+            (None, None) => Ok(()),
+        }
+    }
+
+    /// Swaps the program of a link, which the kernel does in one step (`BPF_LINK_UPDATE`; with clsact, a filter is
+    /// replaced by one of the same handle).
+    fn replace(&mut self, before: Hooked, classifier: Classifier) -> Result<()> {
+        let Hooked { hook, link, .. } = before;
+        let Classifier { mut program, id: program_id } = classifier;
+        let swap = || {
+            let id = program.attach_to_link(link)?;
+            Ok(program.take_link(id)?)
+        };
+        let link = self
+            .side
+            .netns
+            .run(swap)
+            .with_context(|| format!("cannot change the filter on {}", self.side))?;
+        self.hooked.push(Hooked { hook, program_id, link });
+        Ok(())
+    }
+
     /// Takes away the classifier at one hook.
     pub fn unhook(&mut self, hook: Hook) {
         if let Some(at) = self.hooked.iter().position(|hooked| hooked.hook == hook) {

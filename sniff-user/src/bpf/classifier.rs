@@ -5,29 +5,40 @@ use std::{
     ffi::CString,
     fs,
     os::fd::{AsRawFd as _, OwnedFd},
+    sync::Arc,
 };
 
 use anyhow::{Context as _, Result, anyhow};
 use aya::programs::{ProgramInfo, SchedClassifier, loaded_programs};
 use aya_obj::generated::{BPF_ALU64, BPF_DW, BPF_IMM, BPF_K, BPF_LD, BPF_MOV, bpf_insn};
 use log::debug;
-use sniff_common::Direction;
+use sniff_common::{Direction, SNAP_HEADERS, SNAP_RAW_IP};
 
 use super::{object::Kernel, syscall};
+use crate::{
+    filter::{compile::Fragment, ebpf::Encoded},
+    pcapng::LinkType,
+};
 
 /// Name of the programs in the kernel, as bpftool shows it.
 pub const NAME: &str = "sniff_capture";
 const LICENSE: &str = "Dual MIT/GPL";
 
 /// What one classifier is told.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Arguments {
+    /// The filter that stands in front; none lets every packet pass.
+    pub filter: Option<Arc<Fragment>>,
     /// pcapng interface id.
     pub interface: u32,
     /// Direction of the packets at its hook, seen from the pod.
     pub direction: Direction,
     /// Most bytes kept of a packet: 1 to [`sniff_common::MAX_SNAPLEN`].
     pub snaplen: u32,
+    /// Whether only headers are kept.
+    pub headers: bool,
+    /// What packets begin with.
+    pub link_type: LinkType,
     /// Nanoseconds from the boot clock to the Unix epoch.
     pub clock_offset: u64,
 }
@@ -77,11 +88,27 @@ fn load_one(kernel: &Kernel, arguments: &Arguments) -> Result<OwnedFd> {
     })
 }
 
-/// Sets r2 to r5; r1 is the packet already.
+/// The filter, and behind it what sets r2 to r5; r1 is the packet already, and still is behind the filter.
 fn prologue(arguments: &Arguments) -> Vec<bpf_insn> {
-    let Arguments { interface, direction, snaplen, clock_offset } = *arguments;
-    let [low, high] = load_u64(5, clock_offset);
-    vec![load_u32(2, interface), load_u32(3, direction as u32), load_u32(4, snaplen), low, high]
+    let Arguments { filter, interface, direction, clock_offset, .. } = arguments;
+    let filter = filter.iter().flat_map(|fragment| fragment.instructions());
+    let mut instructions: Vec<bpf_insn> = filter.map(|instruction| encoded(instruction.encode())).collect();
+    instructions.push(load_u32(2, *interface));
+    instructions.push(load_u32(3, *direction as u32));
+    instructions.extend(load_u64(4, snaplen(arguments)));
+    instructions.extend(load_u64(5, *clock_offset));
+    instructions
+}
+
+fn snaplen(arguments: &Arguments) -> u64 {
+    let headers = if arguments.headers { SNAP_HEADERS } else { 0 };
+    let raw_ip = if arguments.link_type == LinkType::Raw { SNAP_RAW_IP } else { 0 };
+    u64::from(arguments.snaplen) | headers | raw_ip
+}
+
+fn encoded(instruction: Encoded) -> bpf_insn {
+    let Encoded { code, dst, src, off, imm } = instruction;
+    bpf_insn { code, _bitfield_align_1: [], _bitfield_1: bpf_insn::new_bitfield_1(dst, src), off, imm }
 }
 
 /// `register = value`; values here are below 2^31, so that the sign extension of BPF_K does nothing.
@@ -97,8 +124,8 @@ fn load_u64(register: u8, value: u64) -> [bpf_insn; 2] {
     ]
 }
 
-fn instruction(code: u8, register: u8, imm: i32) -> bpf_insn {
-    bpf_insn { code, _bitfield_align_1: [], _bitfield_1: bpf_insn::new_bitfield_1(register, 0), off: 0, imm }
+fn instruction(code: u8, dst: u8, imm: i32) -> bpf_insn {
+    encoded(Encoded { code, dst, src: 0, off: 0, imm })
 }
 
 /// A program's id, from what the kernel shows of its descriptor (`bpf_prog_show_fdinfo`, kernel/bpf/syscall.c).
@@ -121,13 +148,19 @@ mod tests {
     #[test]
     fn prologue_sets_the_four_arguments() {
         let arguments = Arguments {
+            filter: None,
             interface: 3,
             direction: Direction::Out,
             snaplen: 96,
+            headers: true,
+            link_type: LinkType::Raw,
             clock_offset: 0x0102_0304_f5f6_f7f8,
         };
         let set: Vec<(u8, i32)> =
             prologue(&arguments).iter().map(|insn| (insn.dst_reg(), insn.imm)).collect();
-        assert_eq!(set, [(2, 3), (3, 2), (4, 96), (5, 0xf5f6_f7f8_u32 as i32), (0, 0x0102_0304)]);
+        let clock_offset = [(5, 0xf5f6_f7f8_u32 as i32), (0, 0x0102_0304)];
+        assert_eq!(set[..2], [(2, 3), (3, 2)]);
+        assert_eq!(set[2..4], [(4, 96), (0, 3)]);
+        assert_eq!(set[4..], clock_offset);
     }
 }

@@ -33,7 +33,7 @@ const ISB_USRDELIV: u16 = 8;
 
 /// What a packet of an interface begins with. The values are those of draft-ietf-opsawg-pcaplinktype.
 #[repr(u16)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum LinkType {
     /// An Ethernet header (`LINKTYPE_ETHERNET`).
     Ethernet = 1,

@@ -72,6 +72,7 @@ pub(super) fn of(place: &Place, wanted: &[String], hosts: &[Netns]) -> Result<Ve
             mac: link.mac,
             ipv4: link.ipv4.clone(),
             ipv6: link.ipv6.clone(),
+            filter: None,
         }
     };
     Ok(picked.into_iter().map(describe).collect())
@@ -96,6 +97,7 @@ pub(super) fn of_host(name: &str, hosts: &[Netns]) -> Result<Interface> {
         mac: link.mac,
         ipv4: link.ipv4.clone(),
         ipv6: link.ipv6.clone(),
+        filter: None,
     })
 }
 
