@@ -117,7 +117,7 @@ impl Output {
             Some(pcapng) => pcapng.flush(),
             None => (self.pending.len(), Ok(())),
         };
-        let printed = self.lines.as_mut().map_or(Ok(()), |lines| lines.flush());
+        let printed = self.lines.as_mut().map_or(Ok(()), BufWriter::flush);
         let printed = self.lines_result(printed);
         let lost_with_lines = self.pcapng.is_none() && printed.is_err();
         for (i, interface) in self.pending.drain(..).enumerate() {

@@ -36,9 +36,9 @@ pub fn load_classifier(instructions: &[bpf_insn], name: &CStr, license: &CStr) -
         }
         let mut log = vec![0; LOG_SIZE];
         // The second error may be another: that the log did not fit.
-        load(instructions, name, license, &mut log).or_else(|_| {
+        load(instructions, name, license, &mut log).map_err(|_| {
             let end = log.iter().position(|&byte| byte == 0).unwrap_or(log.len());
-            Err(Refused { error, log: String::from_utf8_lossy(&log[..end]).into_owned() })
+            Refused { error, log: String::from_utf8_lossy(&log[..end]).into_owned() }
         })
     })
 }

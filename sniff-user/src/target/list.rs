@@ -133,6 +133,7 @@ mod tests {
             mac: Some([2, 0, 0, 0, 0, 0x1f]),
             ipv4: vec![([10, 0, 0, 5].into(), 24)],
             ipv6: vec![("fd00::5".parse().unwrap(), 64)],
+            filter: None,
         }
     }
 

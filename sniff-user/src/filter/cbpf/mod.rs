@@ -1,4 +1,4 @@
-//! Classic BPF as typed instructions. A [`Program`] exists only if it passed [`decode`]'s validation, so whoever
+//! Classic BPF as typed instructions. A [`Program`] exists only if it passed `decode`'s validation, so whoever
 //! reads one need not check again.
 //!
 //! The machine (McCanne and Jacobson, "The BSD Packet Filter", 1993): two 32-bit registers A and X, which begin

@@ -14,7 +14,7 @@ impl fmt::Display for Program {
             write!(out, "{separator}({at:03}) {name:<8} ")?;
             match instruction {
                 Instruction::JumpIf { then, otherwise, .. } => {
-                    write!(out, "{operand:<16} jt {then}\tjf {otherwise}")?
+                    write!(out, "{operand:<16} jt {then}\tjf {otherwise}")?;
                 }
                 _ => out.write_str(&operand)?,
             }
