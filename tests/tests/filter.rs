@@ -7,7 +7,7 @@ use std::{
     io::{Read as _, Write as _},
     net::{SocketAddr, TcpListener, TcpStream},
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use fastrand::Rng;
@@ -487,6 +487,8 @@ fn segments_that_await_segmentation_are_judged_as_tcpdump_shows_them() {
     });
     let tcpdump = Tcpdump::start(&node, &pod.veth.name, &["-Q", "in", "tcp", "port", "7777"]);
     send_over_tcp(&node, &pod, 3_000_000);
+    // The last acknowledgement may be delayed: tcpdump and the classifiers must both have it.
+    settle(&programs[0].0);
     let packets = tcpdump.stop();
     let longest = packets.iter().map(|packet| packet.original_len).max();
     assert!(longest > Some(40_000), "no segmentation offload: {longest:?}");
@@ -501,6 +503,19 @@ fn segments_that_await_segmentation_are_judged_as_tcpdump_shows_them() {
         }
     }
     mismatches.assert_none();
+}
+
+/// Waits until no packet came by for a while.
+fn settle(counted: &Counted) {
+    let quiet = Duration::from_millis(500);
+    let mut last = (counted.read(), Instant::now());
+    wait::until("silence", Duration::from_secs(10), || {
+        let now = counted.read();
+        if now != last.0 {
+            last = (now, Instant::now());
+        }
+        (last.1.elapsed() > quiet).then_some(())
+    });
 }
 
 /// Sends bytes of 0x5a from the pod to its node's port 7777, in large writes, until they are read.
