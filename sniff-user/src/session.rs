@@ -16,7 +16,7 @@ use anyhow::{Context as _, Result, ensure};
 use log::{info, warn};
 use sniff_common::{Counters, Direction};
 use tokio::{
-    signal::unix::{SignalKind, signal},
+    signal::unix::{Signal, SignalKind, signal},
     sync::oneshot,
     task, time,
 };
@@ -103,6 +103,8 @@ pub struct Session {
 /// When the capture cannot start, or the output fails.
 pub async fn run(plan: Plan) -> Result<()> {
     let mut signals = Signals::take_over()?;
+    // Before anything starts: a signal that nobody takes would end the process.
+    let mut change = signal(SignalKind::user_defined2())?;
     let stop = Arc::new(AtomicBool::new(false));
     let starting = task::spawn_blocking({
         let stop = Arc::clone(&stop);
@@ -119,7 +121,7 @@ pub async fn run(plan: Plan) -> Result<()> {
     let (mut session, drained) = started??;
     let (outcome, is_signalled) = match is_signalled {
         true => (Ok(()), true),
-        false => session.wait(&mut signals, drained).await,
+        false => session.wait(&mut signals, &mut change, drained).await,
     };
     let session = task::spawn_blocking(move || session.detach()).await?;
     // Only now: a capture that is attached by clsact must be detached first.
@@ -265,16 +267,13 @@ impl Session {
     async fn wait(
         &mut self,
         signals: &mut Signals,
+        change: &mut Signal,
         mut drained: oneshot::Receiver<()>,
     ) -> (Result<()>, bool) {
         let mut watch = Watch::new(self);
         let mut logger = match self.kernel.take_logger(logging::Stderr) {
             Ok(logger) => logger,
             Err(error) => return (Err(error), false),
-        };
-        let mut change = match signal(SignalKind::user_defined2()) {
-            Ok(change) => change,
-            Err(error) => return (Err(error.into()), false),
         };
         let deadline = time::sleep(self.plan.duration.unwrap_or(Duration::MAX));
         tokio::pin!(deadline);

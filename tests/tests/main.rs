@@ -9,6 +9,7 @@ mod attach;
 mod bad_input;
 mod file;
 mod filter;
+mod filtering;
 mod frames;
 mod kubernetes_api;
 mod outputs;

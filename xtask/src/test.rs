@@ -20,6 +20,8 @@ const THREADS: &str = "2";
 pub fn test(args: &[OsString]) -> Result<()> {
     setup::setup(true)?;
     run(cargo().arg("test").arg("--").args(args))?;
+    // Its library alone: the classifier itself is built for BPF.
+    run(cargo().args(["test", "--package", "sniff-ebpf", "--lib", "--"]).args(args))?;
     // Those that make network namespaces.
     run(as_root()?.args(["test", "--package", "sniff-user", "--lib", "--", "--ignored"]).args(args))?;
 
