@@ -29,8 +29,8 @@ fn each_pod_has_the_filter_of_its_own_or_the_general_one() {
     let machine = Machine::boot();
     let node = machine.netns();
     let (own, general) = (machine.fake_pod("own", 1), machine.fake_pod("general", 2));
-    let pid = own.netns.spawn(tool("sleep").arg("60"));
-    let named = format!("{}=udp port 7001", machine.pid_inside(pid.id()));
+    let mut sleeper = own.netns.spawn(tool("sleep").arg("60"));
+    let named = format!("{}=udp port 7001", machine.pid_inside(sleeper.id()));
     let capture = Capture::new();
     let sniff = Sniff::in_netns(&node)
         .args([
@@ -52,6 +52,7 @@ fn each_pod_has_the_filter_of_its_own_or_the_general_one() {
         }
     }
     let outcome = sniff.stop();
+    sleeper.kill().and_then(|()| sleeper.wait()).expect("the end of sleep");
     outcome.success();
     let file = capture.read();
     let filters: Vec<_> = file.interfaces.iter().map(|interface| interface.name.clone()).collect();
