@@ -37,6 +37,12 @@ const RULES: &[Rule] = &[
         reason: "only the cri modules speak gRPC",
     },
     Rule {
+        forbids: |word| word == "pcap",
+        within: "sniff-user/",
+        except: &["sniff-user/src/filter/expression.rs"],
+        reason: "only sniff-user/src/filter/expression.rs speaks to libpcap",
+    },
+    Rule {
         forbids: |word| word == "rtnetlink",
         within: "",
         except: &["sniff-user/src/link.rs", "sniff-user/src/tc.rs"],
