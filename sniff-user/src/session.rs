@@ -158,10 +158,8 @@ impl Session {
         output.flush()?;
         let (drain, drained) = Drain::start(kernel.take_ring()?, output, plan.count)?;
         let clock_offset = clock::boot_to_epoch()?;
-        let spans = Vec::new();
-        let taps_attached = Vec::new();
-        let mut session =
-            Self { plan, filters, general, kernel, clock_offset, drain, taps: taps_attached, spans };
+        let (attached, spans) = (Vec::new(), Vec::new());
+        let mut session = Self { plan, filters, general, kernel, clock_offset, drain, taps: attached, spans };
         for tap in &taps {
             session.describe(tap, None)?;
         }

@@ -57,10 +57,10 @@ pub enum Filter {
 }
 
 /// Compiles expressions, each only once.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Filters {
     /// Whether libpcap's optimiser stays out.
-    pub no_optimize: bool,
+    no_optimize: bool,
     compiled: HashMap<(String, LinkType, Direction), Filter>,
 }
 
