@@ -1,10 +1,9 @@
 //! The counters of each classifier, one set a CPU.
-//!
-//! A classifier runs with bottom halves off, so nothing else on its CPU touches the entry meanwhile, and plain
-//! additions are exact.
 
 use aya_ebpf::{macros::map, maps::PerCpuArray};
 use sniff_common::Counters;
+
+use crate::atomic;
 
 /// Two entries an interface; the loader sets the size.
 #[map]
@@ -14,6 +13,18 @@ static SNIFF_COUNTERS: PerCpuArray<Counters> = PerCpuArray::with_max_entries(2, 
 #[inline(always)]
 pub fn of(index: u32) -> Option<&'static mut Counters> {
     let counters = SNIFF_COUNTERS.get_ptr_mut(index)?;
-    // SAFETY: the map's value lives as long as the program, and this CPU's copy is ours while we run.
+    // SAFETY: the map's value lives as long as the program; what may happen to it meanwhile is what `add` is for.
     Some(unsafe { &mut *counters })
+}
+
+/// Adds to a counter of this CPU. Where another classifier may run on the same CPU in between, nothing is `exclusive`,
+/// and the addition must be atomic.
+#[inline(always)]
+pub fn add(exclusive: bool, counter: &mut u64, value: u64) {
+    if exclusive {
+        *counter = counter.wrapping_add(value);
+    } else {
+        // SAFETY: a valid, aligned pointer.
+        unsafe { atomic::add(counter, value) };
+    }
 }

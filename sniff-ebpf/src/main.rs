@@ -6,8 +6,10 @@
 #![no_main]
 #![feature(asm_experimental_arch)]
 
+mod atomic;
 mod capture;
 mod counters;
+mod opaque;
 mod packet;
 mod ring;
 
@@ -17,17 +19,44 @@ use aya_ebpf::{
 };
 use capture::Place;
 
-/// Entry point. Whatever happens to the capture, the packet goes on to the next program: [`TC_ACT_UNSPEC`], which
-/// is also `TCX_NEXT`.
+use crate::ring::{Buffer, Regions, Ring};
+
+/// Captures into the regions; arguments as for [`capture_into`].
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "classifier/regions")]
+extern "C" fn sniff_regions(
+    skb: *mut __sk_buff,
+    interface: u64,
+    direction: u64,
+    snaplen: u64,
+    clock_offset: u64,
+) -> i32 {
+    capture_into::<Regions>(skb, interface, direction, snaplen, clock_offset)
+}
+
+/// Captures into the BPF ring buffer; arguments as for [`capture_into`].
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "classifier/buffer")]
+extern "C" fn sniff_buffer(
+    skb: *mut __sk_buff,
+    interface: u64,
+    direction: u64,
+    snaplen: u64,
+    clock_offset: u64,
+) -> i32 {
+    capture_into::<Buffer>(skb, interface, direction, snaplen, clock_offset)
+}
+
+/// Whatever happens to the capture, the packet goes on to the next program: [`TC_ACT_UNSPEC`], which is also
+/// `TCX_NEXT`.
 ///
 /// - `interface`: pcapng interface id.
 /// - `direction`: [`sniff_common::Direction`] as a number.
 /// - `snaplen`: 1 to [`sniff_common::MAX_SNAPLEN`] bytes, and above them [`sniff_common::SNAP_HEADERS`] and
 ///   [`sniff_common::SNAP_RAW_IP`].
 /// - `clock_offset`: nanoseconds from the kernel's boot clock to the Unix epoch.
-#[unsafe(no_mangle)]
-#[unsafe(link_section = "classifier")]
-extern "C" fn sniff_capture(
+#[inline(always)]
+fn capture_into<R: Ring>(
     skb: *mut __sk_buff,
     interface: u64,
     direction: u64,
@@ -35,7 +64,7 @@ extern "C" fn sniff_capture(
     clock_offset: u64,
 ) -> i32 {
     let place = Place { interface: interface as u32, direction: direction as u32, snaplen, clock_offset };
-    capture::capture(&TcContext::new(skb), &place);
+    capture::capture::<R>(&TcContext::new(skb), &place);
     TC_ACT_UNSPEC
 }
 

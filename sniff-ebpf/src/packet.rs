@@ -5,8 +5,7 @@ use aya_ebpf::{EbpfContext as _, helpers::generated::bpf_skb_load_bytes, program
 use sniff_common::epb;
 use sniff_ebpf::headers::{self, Bytes};
 
-/// The kernel would not give the bytes.
-pub struct Unreadable;
+use crate::ring::Unreadable;
 
 /// Where a VLAN tag belongs: behind the two MAC addresses.
 const VLAN_OFFSET: u64 = 12;

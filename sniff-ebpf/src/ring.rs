@@ -1,63 +1,71 @@
-//! The BPF ring buffer that takes the records, and when to wake its reader.
+//! Where finished blocks go. There are two rings, and one classifier for each; everything else is the same for both.
 //!
 //! The reader is not woken for each packet, which would cost several times the capture itself, but each time a
 //! CPU has written [`SNIFF_WAKE_BYTES`]; what stays below that it finds by itself at its next time-out.
 
-use core::mem::MaybeUninit;
+mod buffer;
+mod regions;
 
-use aya_ebpf::{
-    bindings::{BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP},
-    macros::map,
-    maps::{PerCpuArray, RingBuf, ring_buf::RingBufEntry},
-};
+use aya_ebpf::{macros::map, maps::RingBuf};
 
-/// The records; the loader sets the size.
-#[map]
-static SNIFF_RING: RingBuf = RingBuf::with_byte_size(1 << 20, 0);
+pub use self::{buffer::Buffer, regions::Regions};
 
-/// Bytes that this CPU has written since it last woke the reader.
-#[map]
-static SNIFF_UNWOKEN: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
-
-/// How many bytes a CPU writes between two wake-ups; the loader sets it from the ring's size.
+/// How many bytes a CPU writes between two wake-ups; the loader sets it.
 #[unsafe(no_mangle)]
 static SNIFF_WAKE_BYTES: u64 = 1 << 20;
 
-/// A record of one size class, reserved and still to be written. The alignment is what the ring buffer gives.
-#[repr(C, align(8))]
-pub struct Record<const N: usize>(MaybeUninit<[u8; N]>);
+/// The BPF ring buffer: the records of [`Buffer`], or only the wake-ups of [`Regions`]. The loader sets the size.
+#[map]
+static SNIFF_RING: RingBuf = RingBuf::with_byte_size(1 << 20, 0);
 
-/// Reserves a record, or nothing when the ring has no room.
-#[inline(always)]
-pub fn reserve<const N: usize>() -> Option<RingBufEntry<Record<N>>> {
-    SNIFF_RING.reserve::<Record<N>>(0)
+/// A ring that takes blocks.
+pub trait Ring {
+    /// Whether nothing else on this CPU can be in a classifier meanwhile. Only then are plain additions exact.
+    const EXCLUSIVE: bool;
+
+    /// Makes room for `block`, has it written there, and hands it to the reader.
+    fn put(block: &impl Block) -> Result<(), Lost>;
 }
 
-/// Hands a written record to the reader.
-#[inline(always)]
-pub fn submit<const N: usize>(record: RingBufEntry<Record<N>>) {
-    let flags = if wake_is_due(N as u64) { BPF_RB_FORCE_WAKEUP } else { BPF_RB_NO_WAKEUP };
-    record.submit(u64::from(flags));
+/// Something that writes itself as a block.
+pub trait Block {
+    /// Most bytes that it can take.
+    fn bound(&self) -> u64;
+
+    /// Writes it, and returns its length in bytes, a multiple of 4.
+    ///
+    /// # Safety
+    ///
+    /// `to` points to `N` writable bytes, aligned to 4, and [`Self::bound`] is not more than `N`.
+    unsafe fn write<const N: usize>(&self, to: *mut u8) -> Result<u64, Unreadable>;
 }
 
-/// Gives a record back unused: the reader skips it.
-#[inline(always)]
-pub fn discard<const N: usize>(record: RingBufEntry<Record<N>>) {
-    record.discard(u64::from(BPF_RB_NO_WAKEUP));
+/// The kernel would not give the packet's bytes.
+pub struct Unreadable;
+
+/// Why a packet is not in the ring.
+pub enum Lost {
+    /// The ring had no room.
+    RingFull,
+    /// The kernel would not give its bytes.
+    Unreadable,
 }
 
-#[inline(always)]
-fn wake_is_due(bytes: u64) -> bool {
-    let Some(unwoken) = SNIFF_UNWOKEN.get_ptr_mut(0) else {
-        return true;
-    };
-    // SAFETY: a valid pointer from the map, this CPU's own; the loader's value is read as it is at run time.
-    unsafe {
-        *unwoken += bytes;
-        let due = *unwoken >= core::ptr::read_volatile(&raw const SNIFF_WAKE_BYTES);
-        if due {
-            *unwoken = 0;
-        }
-        due
+impl From<Unreadable> for Lost {
+    #[inline(always)]
+    fn from(_: Unreadable) -> Self {
+        Self::Unreadable
     }
+}
+
+/// Whether the reader is to be woken, after `bytes` more. `unwoken` is this CPU's count.
+#[inline(always)]
+fn wake_is_due(unwoken: &mut u64, bytes: u64) -> bool {
+    *unwoken += bytes;
+    // SAFETY: read as it is at run time, since the loader changes it.
+    let due = *unwoken >= unsafe { core::ptr::read_volatile(&raw const SNIFF_WAKE_BYTES) };
+    if due {
+        *unwoken = 0;
+    }
+    due
 }

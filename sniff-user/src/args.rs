@@ -7,7 +7,7 @@ use clap::{ArgAction, Parser, ValueEnum};
 use sniff_common::{Direction, MAX_SNAPLEN, MIN_RING_BYTES};
 
 use crate::{
-    bpf::attach::Mechanism,
+    bpf::{attach::Mechanism, ring},
     filter::Source,
     target::{Target, Wanted},
 };
@@ -118,10 +118,25 @@ pub struct Args {
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration, help_heading = "Capture")]
     pub duration: Option<Duration>,
 
-    /// Memory between the kernel and sniff, as in 512KiB or 1GiB; rounded down to a power of two
+    /// Memory between the kernel and sniff, over all CPUs, as in 512KiB or 1GiB
     #[arg(short = 'B', long = "buffer-size", value_name = "SIZE", default_value = "64MiB", value_parser = ring_bytes,
         help_heading = "Capture")]
     pub ring_bytes: u32,
+
+    /// The memory's kind (default: regions, or the BPF ring buffer on a kernel that cannot have them)
+    #[arg(
+        long,
+        value_enum,
+        default_value_t,
+        hide_default_value = true,
+        value_name = "KIND",
+        help_heading = "Capture"
+    )]
+    pub ring: ring::Wanted,
+
+    /// Do not sort the packets of several CPUs by time
+    #[arg(long, help_heading = "Output")]
+    pub unsorted: bool,
 
     /// Write pcapng to a file, or to standard output with `-`
     #[arg(short, long = "write", visible_short_alias = 'o', value_name = "FILE|-", help_heading = "Output")]
@@ -221,7 +236,6 @@ fn snaplen(text: &str) -> Result<u32, String> {
     }
 }
 
-/// The ring's size must be a power of two; the size given is a budget, so the next one below.
 fn ring_bytes(text: &str) -> Result<u32, String> {
     if text.bytes().all(|byte| byte.is_ascii_digit()) {
         return Err("give the size with its unit, as in 64MiB".to_owned());
@@ -230,7 +244,7 @@ fn ring_bytes(text: &str) -> Result<u32, String> {
     if bytes < u64::from(MIN_RING_BYTES) || bytes > 1 << 31 {
         return Err("a buffer has 512KiB to 2GiB".to_owned());
     }
-    Ok(1 << bytes.ilog2())
+    Ok(bytes as u32)
 }
 
 #[cfg(test)]
@@ -255,9 +269,9 @@ mod tests {
     }
 
     #[test]
-    fn ring_size_needs_a_unit_and_becomes_a_power_of_two() {
+    fn ring_size_needs_a_unit() {
         assert_eq!(ring_bytes("64MiB"), Ok(64 << 20));
-        assert_eq!(ring_bytes("100MiB"), Ok(64 << 20));
+        assert_eq!(ring_bytes("100MiB"), Ok(100 << 20));
         assert_eq!(ring_bytes("512KiB"), Ok(512 << 10));
         for bad in ["64", "1KiB", "4GiB", "MiB", ""] {
             assert!(ring_bytes(bad).is_err(), "{bad}");

@@ -18,13 +18,22 @@ const TRIES: usize = 8;
 pub fn boot_to_epoch() -> Result<u64> {
     let mut best = (u64::MAX, 0);
     for _ in 0..TRIES {
-        let before = nanoseconds(ClockId::CLOCK_BOOTTIME)?;
+        let before = boot()?;
         let epoch = now()?;
-        let after = nanoseconds(ClockId::CLOCK_BOOTTIME)?;
+        let after = boot()?;
         let window = after - before;
         best = best.min((window, epoch.saturating_sub(before + window / 2)));
     }
     Ok(best.1)
+}
+
+/// Nanoseconds of `CLOCK_BOOTTIME`, by which the kernel side stamps packets.
+///
+/// # Errors
+///
+/// When the kernel lacks this clock.
+pub fn boot() -> Result<u64> {
+    nanoseconds(ClockId::CLOCK_BOOTTIME)
 }
 
 /// Nanoseconds since the Unix epoch.
@@ -48,7 +57,7 @@ mod tests {
     #[test]
     fn offset_turns_boot_time_into_wall_clock_time() {
         let offset = boot_to_epoch().unwrap();
-        let converted = nanoseconds(ClockId::CLOCK_BOOTTIME).unwrap() + offset;
+        let converted = boot().unwrap() + offset;
         assert!(now().unwrap().abs_diff(converted) < 10_000_000, "off by more than 10 ms");
     }
 }

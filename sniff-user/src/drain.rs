@@ -16,15 +16,15 @@ use nix::{
 use tokio::sync::oneshot;
 
 use crate::{
-    bpf::ring::Ring,
+    bpf::ring::{Ring, Until},
     output::Output,
-    pcapng::{EnhancedPacket, InterfaceDescription},
+    pcapng::{InterfaceDescription, blocks},
 };
 
 /// Longest that a packet waits in the ring while less than a batch is there, in milliseconds.
 const TIMEOUT_MS: u16 = 100;
-/// Most bytes of records taken in a row, so that messages are heard under any load.
-const TURN_BYTES: usize = 16 << 20;
+/// The same where each packet is to be handed on at once and some are held back, to be in order.
+const SHORT_TIMEOUT_MS: u16 = 1;
 
 /// Why the thread ended.
 #[derive(Debug)]
@@ -45,9 +45,19 @@ enum Message {
     Stop,
 }
 
+/// What the thread leaves behind.
+pub struct Drained {
+    /// With what is still to be written there.
+    pub output: Output,
+    /// Why it ended.
+    pub end: End,
+    /// The largest part of the ring that was ever in use, 0 to 1.
+    pub fullest: f64,
+}
+
 /// The running thread.
 pub struct Drain {
-    thread: JoinHandle<(Output, End)>,
+    thread: JoinHandle<Drained>,
     messages: mpsc::Sender<Message>,
     wake: Arc<EventFd>,
 }
@@ -58,13 +68,19 @@ impl Drain {
     /// # Errors
     ///
     /// When the system has no thread or descriptor left.
-    pub fn start(ring: Ring, output: Output, count: Option<u64>) -> Result<(Self, oneshot::Receiver<()>)> {
+    pub fn start(
+        ring: Ring,
+        output: Output,
+        count: Option<u64>,
+        packet_buffered: bool,
+    ) -> Result<(Self, oneshot::Receiver<()>)> {
         let wake = Arc::new(EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?);
         let (messages, receiver) = mpsc::channel();
         let (ended, has_ended) = oneshot::channel();
         let left = count.unwrap_or(u64::MAX);
         let desk = Desk { output, left, stopping: false, messages: receiver };
-        let worker = Worker { ring, desk, wake: Arc::clone(&wake), more: false };
+        let wake_again = Arc::clone(&wake);
+        let worker = Worker { ring, desk, wake: wake_again, packet_buffered, more: false, held: false };
         let thread = thread::Builder::new().name("drain".to_owned()).spawn(move || worker.run(ended))?;
         Ok((Self { thread, messages, wake }, has_ended))
     }
@@ -85,12 +101,12 @@ impl Drain {
         let _ = self.send(Message::Stop);
     }
 
-    /// Waits for the end, and gives back the output with what is still to be written there.
+    /// Waits for the end.
     ///
     /// # Errors
     ///
     /// When the thread panicked.
-    pub fn join(self) -> Result<(Output, End)> {
+    pub fn join(self) -> Result<Drained> {
         self.thread.join().map_err(|_| anyhow!("the thread that writes the packets panicked"))
     }
 
@@ -106,12 +122,15 @@ struct Worker {
     ring: Ring,
     desk: Desk,
     wake: Arc<EventFd>,
-    /// Whether the ring was left before it was empty.
+    packet_buffered: bool,
+    /// Whether not all of the ring was seen the last time.
     more: bool,
+    /// Whether packets were held back.
+    held: bool,
 }
 
 impl Worker {
-    fn run(mut self, ended: oneshot::Sender<()>) -> (Output, End) {
+    fn run(mut self, ended: oneshot::Sender<()>) -> Drained {
         let end = loop {
             match self.turn() {
                 Ok(None) => {}
@@ -122,14 +141,14 @@ impl Worker {
         // Nobody listens any more when the capture is being stopped.
         let _ = ended.send(());
         self.account_for_the_rest();
-        (self.desk.output, end)
+        Drained { output: self.desk.output, end, fullest: self.ring.fullest() }
     }
 
     /// Waits for something to do, and does it.
-    fn turn(&mut self) -> io::Result<Option<End>> {
+    fn turn(&mut self) -> Result<Option<End>> {
         let reader_is_gone = self.wait(self.desk.output.reader())?;
         self.desk.obey()?;
-        self.more = self.empty()?;
+        self.empty()?;
         self.desk.output.flush()?;
         Ok(if self.desk.left == 0 {
             Some(End::Count)
@@ -147,10 +166,16 @@ impl Worker {
     fn account_for_the_rest(&mut self) {
         let _ = self.desk.output.flush();
         self.desk.left = 0;
-        while !self.desk.stopping || self.more {
-            let _ = self.wait(None);
+        loop {
+            let stopping = self.desk.stopping;
             let _ = self.desk.obey();
-            self.more = self.empty().unwrap_or(true);
+            if self.empty().is_err() {
+                self.more = false;
+            }
+            if stopping && !self.more {
+                return;
+            }
+            let _ = self.wait(None);
         }
     }
 
@@ -161,8 +186,12 @@ impl Worker {
             PollFd::new(self.wake.as_fd(), PollFlags::POLLIN),
         ];
         fds.extend(reader.map(|fd| PollFd::new(fd, PollFlags::empty())));
-        let timeout = if self.more { PollTimeout::ZERO } else { PollTimeout::from(TIMEOUT_MS) };
-        match poll(&mut fds, timeout) {
+        let timeout = match (self.more || self.desk.stopping, self.held && self.packet_buffered) {
+            (true, _) => 0,
+            (false, true) => SHORT_TIMEOUT_MS,
+            (false, false) => TIMEOUT_MS,
+        };
+        match poll(&mut fds, PollTimeout::from(timeout)) {
             Ok(_) | Err(nix::Error::EINTR) => {}
             Err(error) => return Err(error.into()),
         }
@@ -172,21 +201,15 @@ impl Worker {
         Ok(events.is_some_and(|events| events.contains(PollFlags::POLLERR)))
     }
 
-    /// Takes what is in the ring, up to a limit. Returns whether there may be more.
-    fn empty(&mut self) -> io::Result<bool> {
+    /// Takes what is in the ring.
+    fn empty(&mut self) -> Result<()> {
         let Self { ring, desk, .. } = self;
-        let mut taken = 0;
-        while taken < TURN_BYTES {
-            let delivered = ring.next(|record| {
-                taken += record.len();
-                desk.deliver(record)
-            });
-            match delivered {
-                Some(result) => result?,
-                None => return Ok(false),
-            }
-        }
-        Ok(true)
+        let until = if desk.stopping { Until::End } else { Until::Settled };
+        self.more = ring.look(until)?;
+        // The interfaces of all packets that were seen just now were described before.
+        desk.obey()?;
+        self.held = ring.take(|run| desk.deliver(run))?;
+        Ok(())
     }
 }
 
@@ -211,22 +234,33 @@ impl Desk {
         Ok(())
     }
 
-    fn deliver(&mut self, record: &[u8]) -> io::Result<()> {
-        let packet = EnhancedPacket::parse(record).map_err(io::Error::other)?;
-        if !self.output.knows(packet.interface) {
-            // Its description was sent before it was attached to.
-            self.obey()?;
+    fn deliver(&mut self, run: &[u8]) -> io::Result<()> {
+        let (wanted, beyond) = self.split(run);
+        self.output.discard(beyond);
+        if wanted.is_empty() { Ok(()) } else { self.output.packets(wanted) }
+    }
+
+    /// The blocks that still may be delivered, and the others. Nothing is counted without a limit.
+    fn split<'a>(&mut self, run: &'a [u8]) -> (&'a [u8], &'a [u8]) {
+        if self.left == u64::MAX {
+            return (run, &[]);
         }
-        if self.left == 0 {
-            self.output.discard(packet.interface);
-            return Ok(());
+        let mut end = 0;
+        for block in blocks(run) {
+            if self.left == 0 {
+                break;
+            }
+            self.left -= 1;
+            end += block.len();
         }
-        self.left -= 1;
-        self.output.packet(&packet, &record[..packet.total_len])
+        run.split_at(end)
     }
 }
 
 /// A closed pipe is the reader's way to say enough.
-fn failed(error: io::Error) -> End {
-    if error.kind() == io::ErrorKind::BrokenPipe { End::Closed } else { End::Failed(error.into()) }
+fn failed(error: anyhow::Error) -> End {
+    match error.downcast_ref::<io::Error>() {
+        Some(error) if error.kind() == io::ErrorKind::BrokenPipe => End::Closed,
+        _ => End::Failed(error),
+    }
 }

@@ -9,6 +9,7 @@ use anyhow::{Result, ensure};
 use clap::{CommandFactory as _, Parser as _, error::ErrorKind};
 use sniff_user::{
     args::Args,
+    bpf::ring::Order,
     exit,
     filter::{
         compile::{self, Hook},
@@ -110,7 +111,9 @@ fn plan(args: Args, interfaces: Vec<target::Interface>) -> Result<Plan> {
         no_optimize: args.no_optimize,
         headers: args.headers,
         snaplen: args.snaplen,
+        ring: args.ring,
         ring_bytes: args.ring_bytes,
+        order: if args.unsorted { Order::Unsorted } else { Order::Time },
         packet_buffered: args.packet_buffered,
         count: args.count,
         duration: args.duration,

@@ -3,6 +3,7 @@
 use std::{
     fs::File,
     io::{self, BufWriter, IsTerminal as _, Seek as _, SeekFrom, Stdout, Write as _},
+    mem,
     os::fd::{AsFd as _, BorrowedFd},
     path::Path,
 };
@@ -11,14 +12,14 @@ use anyhow::{Context as _, Result, ensure};
 use bytes::{BufMut as _, BytesMut};
 
 use crate::{
-    pcapng::{EnhancedPacket, InterfaceDescription, LinkType},
+    pcapng::{EnhancedPacket, InterfaceDescription, LinkType, PacketHead, blocks},
     text,
 };
 
 /// Blocks are collected up to this many bytes before they are written at once.
 const BATCH_BYTES: usize = 1 << 20;
-/// And up to this many packets, where only lines are printed.
-const BATCH_PACKETS: usize = 1 << 14;
+/// Runs of this many bytes are not collected but written as they lie in the ring.
+const DIRECT_BYTES: usize = 64 << 10;
 
 /// What became of the packets of one interface.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -36,8 +37,8 @@ pub struct Output {
     /// Each interface's name and link type, by pcapng interface id.
     interfaces: Vec<(String, LinkType)>,
     deliveries: Vec<Delivery>,
-    /// Interfaces of the packets that are collected and not handed on yet.
-    pending: Vec<u32>,
+    /// Blocks that are collected and not handed on yet.
+    batch: BytesMut,
 }
 
 impl Output {
@@ -49,7 +50,8 @@ impl Output {
     pub fn open(path: Option<&Path>, print: bool) -> Result<Self> {
         let pcapng = path.map(Pcapng::open).transpose()?;
         let lines = (print || path.is_none()).then(|| BufWriter::new(io::stdout()));
-        Ok(Self { pcapng, lines, interfaces: Vec::new(), deliveries: Vec::new(), pending: Vec::new() })
+        let batch = BytesMut::with_capacity(BATCH_BYTES);
+        Ok(Self { pcapng, lines, interfaces: Vec::new(), deliveries: Vec::new(), batch })
     }
 
     /// Writes a block that is not a packet: section header, statistics.
@@ -58,11 +60,7 @@ impl Output {
     ///
     /// When the output fails.
     pub fn block(&mut self, block: &[u8]) -> io::Result<()> {
-        self.make_room_for(block)?;
-        if let Some(pcapng) = &mut self.pcapng {
-            pcapng.batch.put_slice(block);
-        }
-        Ok(())
+        self.collect(block)
     }
 
     /// Writes the description of an interface, whose id is the number of those before it. It comes before the
@@ -79,32 +77,22 @@ impl Output {
         self.block(&block)
     }
 
-    /// Whether the interface was described.
-    pub fn knows(&self, interface: u32) -> bool {
-        (interface as usize) < self.interfaces.len()
-    }
-
-    /// Writes and prints a packet of an interface that was described.
+    /// Writes and prints a run of packets, whose interfaces were described.
     ///
     /// # Errors
     ///
-    /// When the output fails; the packet then counts as discarded.
-    pub fn packet(&mut self, packet: &EnhancedPacket<'_>, block: &[u8]) -> io::Result<()> {
-        if let Err(error) = self.make_room_for(block) {
-            self.discard(packet.interface);
-            return Err(error);
+    /// When the output fails; what was not written counts as discarded.
+    pub fn packets(&mut self, run: &[u8]) -> io::Result<()> {
+        if run.len() < DIRECT_BYTES {
+            return self.collect(run);
         }
-        self.pending.push(packet.interface);
-        if let Some(pcapng) = &mut self.pcapng {
-            pcapng.batch.put_slice(block);
-            pcapng.ends.push(pcapng.batch.len());
-        }
-        self.print(packet)
+        self.flush().inspect_err(|_| self.discard(run))?;
+        self.hand_on(run)
     }
 
-    /// Counts a packet that is not to be written.
-    pub fn discard(&mut self, interface: u32) {
-        self.deliveries[interface as usize].discarded += 1;
+    /// Counts packets that are not to be written.
+    pub fn discard(&mut self, run: &[u8]) {
+        self.count(run, |delivery| &mut delivery.discarded);
     }
 
     /// Hands on what was collected.
@@ -113,22 +101,11 @@ impl Output {
     ///
     /// When the output fails. Printed lines that nobody reads any more are no failure while there is a file.
     pub fn flush(&mut self) -> io::Result<()> {
-        let (written, result) = match &mut self.pcapng {
-            Some(pcapng) => pcapng.flush(),
-            None => (self.pending.len(), Ok(())),
-        };
-        let printed = self.lines.as_mut().map_or(Ok(()), BufWriter::flush);
-        let printed = self.lines_result(printed);
-        let lost_with_lines = self.pcapng.is_none() && printed.is_err();
-        for (i, interface) in self.pending.drain(..).enumerate() {
-            let delivery = &mut self.deliveries[interface as usize];
-            if i < written && !lost_with_lines {
-                delivery.delivered += 1;
-            } else {
-                delivery.discarded += 1;
-            }
-        }
-        result.and(printed)
+        let mut batch = mem::take(&mut self.batch);
+        let result = self.hand_on(&batch);
+        batch.clear();
+        self.batch = batch;
+        result
     }
 
     /// The descriptor that tells when nobody reads any more.
@@ -145,18 +122,46 @@ impl Output {
         self.deliveries.get(interface as usize).copied().unwrap_or_default()
     }
 
-    fn make_room_for(&mut self, block: &[u8]) -> io::Result<()> {
-        let is_full = |pcapng: &Pcapng| pcapng.batch.len() + block.len() > BATCH_BYTES;
-        if self.pcapng.as_ref().is_some_and(is_full) || self.pending.len() == BATCH_PACKETS {
-            self.flush()?;
+    fn collect(&mut self, bytes: &[u8]) -> io::Result<()> {
+        if self.batch.len() + bytes.len() > BATCH_BYTES {
+            self.flush().inspect_err(|_| self.discard(bytes))?;
         }
+        self.batch.put_slice(bytes);
         Ok(())
     }
 
-    fn print(&mut self, packet: &EnhancedPacket<'_>) -> io::Result<()> {
+    /// Writes and prints blocks, and counts the packets among them as what became of them.
+    fn hand_on(&mut self, bytes: &[u8]) -> io::Result<()> {
+        let (written, result) = match &mut self.pcapng {
+            Some(pcapng) => pcapng.write(bytes),
+            None => (bytes.len(), Ok(())),
+        };
+        let printed = self.print(&bytes[..written]);
+        let lost_with_lines = self.pcapng.is_none() && printed.is_err();
+        let (delivered, discarded) = bytes.split_at(if lost_with_lines { 0 } else { written });
+        self.count(delivered, |delivery| &mut delivery.delivered);
+        self.discard(discarded);
+        result.and(printed)
+    }
+
+    fn count(&mut self, bytes: &[u8], what: impl Fn(&mut Delivery) -> &mut u64) {
+        for head in heads(bytes) {
+            if let Some(delivery) = self.deliveries.get_mut(head.interface as usize) {
+                *what(delivery) += 1;
+            }
+        }
+    }
+
+    fn print(&mut self, bytes: &[u8]) -> io::Result<()> {
         let Some(lines) = &mut self.lines else { return Ok(()) };
-        let (name, link_type) = &self.interfaces[packet.interface as usize];
-        let printed = text::write_line(lines, name, *link_type, packet);
+        let mut print = || {
+            for packet in blocks(bytes).filter_map(|block| EnhancedPacket::parse(block).ok()) {
+                let (name, link_type) = &self.interfaces[packet.interface as usize];
+                text::write_line(lines, name, *link_type, &packet)?;
+            }
+            lines.flush()
+        };
+        let printed = print();
         self.lines_result(printed)
     }
 
@@ -178,9 +183,6 @@ struct Pcapng {
     name: String,
     /// Bytes in the file, all of them whole blocks; unknown where others write too.
     written: Option<u64>,
-    batch: BytesMut,
-    /// Where the packets in `batch` end.
-    ends: Vec<usize>,
 }
 
 impl Pcapng {
@@ -196,29 +198,36 @@ impl Pcapng {
             !file.is_terminal(),
             "pcapng is not for a terminal: write to a file or a pipe, as in `sniff -w - … | wireshark -k -i -`"
         );
-        Ok(Self { file, name, written, batch: BytesMut::with_capacity(BATCH_BYTES), ends: Vec::new() })
+        Ok(Self { file, name, written })
     }
 
-    /// Writes the batch, and tells how many of its packets were. If it fails half-way, the file ends behind the
-    /// last whole packet.
-    fn flush(&mut self) -> (usize, io::Result<()>) {
-        let (done, result) = write_as_much(&mut self.file, &self.batch);
-        let packets = self.ends.iter().take_while(|&&end| end <= done).count();
-        match (&result, &mut self.written) {
-            (Ok(()), Some(written)) => *written += done as u64,
-            (Err(_), Some(written)) => {
-                *written += self.ends[..packets].last().map_or(0, |&end| end as u64);
-                // If even that fails, the file has a torn block at its end, which readers report.
-                let _ = self.file.set_len(*written);
-                let _ = self.file.seek(SeekFrom::Start(*written));
-            }
-            // What is in a pipe, or in a file that others write too, cannot be taken back.
-            (_, None) => {}
+    /// Writes blocks, and tells how many bytes of whole ones were. If it fails half-way, the file ends behind the last
+    /// whole block.
+    fn write(&mut self, bytes: &[u8]) -> (usize, io::Result<()>) {
+        let (done, result) = write_as_much(&mut self.file, bytes);
+        let Err(error) = result else {
+            self.written = self.written.map(|before| before + done as u64);
+            return (done, Ok(()));
+        };
+        let whole = blocks(bytes).map(<[u8]>::len).scan(0, |end, len| {
+            *end += len;
+            Some(*end)
+        });
+        let whole = whole.take_while(|&end| end <= done).last().unwrap_or(0);
+        // What is in a pipe, or in a file that others write too, cannot be taken back.
+        if let Some(written) = &mut self.written {
+            *written += whole as u64;
+            // If even that fails, the file has a torn block at its end, which readers report.
+            let _ = self.file.set_len(*written);
+            let _ = self.file.seek(SeekFrom::Start(*written));
         }
-        self.batch.clear();
-        self.ends.clear();
-        (packets, result.map_err(|error| cannot_write(&self.name, &error)))
+        (whole, Err(cannot_write(&self.name, &error)))
     }
+}
+
+/// The packets among blocks.
+fn heads(bytes: &[u8]) -> impl Iterator<Item = PacketHead> {
+    blocks(bytes).filter_map(|block| PacketHead::parse(block).ok())
 }
 
 /// As `write_all`, and tells how far it came.

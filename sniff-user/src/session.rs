@@ -28,10 +28,11 @@ use crate::{
         attach::{Attachment, Mechanism},
         classifier::{self, Arguments, Classifier},
         object::{Kernel, Sizes},
+        ring::{self, Order},
         wait_for_running_programs,
     },
     clock,
-    drain::{Drain, End},
+    drain::{Drain, Drained, End},
     filter::{Filter, Filters, Source},
     logging,
     output::Output,
@@ -65,8 +66,12 @@ pub struct Plan {
     pub snaplen: u32,
     /// Whether only headers are kept.
     pub headers: bool,
-    /// Bytes of the ring; a power of two.
+    /// Which ring.
+    pub ring: ring::Wanted,
+    /// Bytes of the ring, over all CPUs.
     pub ring_bytes: u32,
+    /// In which order packets are written.
+    pub order: Order,
     /// Whether each packet wakes the reader.
     pub packet_buffered: bool,
     /// Packets after which to stop.
@@ -147,8 +152,8 @@ impl Session {
         }
         // Each interface can get a second entry, for its other end.
         let interfaces = taps.len() as u32 * 2;
-        let Plan { ring_bytes, packet_buffered, .. } = plan;
-        let mut kernel = Kernel::load(Sizes { ring_bytes, packet_buffered, interfaces })?;
+        let Plan { ring, ring_bytes, order, packet_buffered, .. } = plan;
+        let mut kernel = Kernel::load(Sizes { ring, ring_bytes, packet_buffered, interfaces })?;
         // Only here, so that a capture that cannot start leaves an older file as it is.
         let mut output = Output::open(plan.write.as_deref(), plan.print)?;
         let mut block = Vec::new();
@@ -156,8 +161,9 @@ impl Session {
         output.block(&block)?;
         // An output that takes nothing is found out here, before anything is attached.
         output.flush()?;
-        let (drain, drained) = Drain::start(kernel.take_ring()?, output, plan.count)?;
         let clock_offset = clock::boot_to_epoch()?;
+        let ring = kernel.take_ring(order, clock_offset)?;
+        let (drain, drained) = Drain::start(ring, output, plan.count, packet_buffered)?;
         let (attached, spans) = (Vec::new(), Vec::new());
         let mut session = Self { plan, filters, general, kernel, clock_offset, drain, taps: attached, spans };
         for tap in &taps {
@@ -366,10 +372,11 @@ impl Session {
     fn finish(self) -> Result<()> {
         let Self { drain, kernel, spans, .. } = self;
         drain.stop();
-        let (mut output, end) = drain.join()?;
+        let Drained { mut output, end, fullest } = drain.join()?;
         let accounts = Accounts::read(&kernel, &output, &spans)?;
         let written = accounts.write(&mut output);
         accounts.print();
+        info!("the buffer was at most {:.0} % full ({})", fullest * 100.0, kernel.describe_ring());
         match end {
             End::Failed(error) => Err(error),
             // A reader that is gone needs no statistics.

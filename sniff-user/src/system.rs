@@ -29,3 +29,11 @@ impl System {
         })
     }
 }
+
+/// Whether the kernel is built with `PREEMPT_RT`, where a softirq can be interrupted by another one.
+///
+/// The build's version string says so (`init/Makefile`, `scripts/mkcompile_h`). A kernel that cannot be asked is
+/// taken for one.
+pub fn is_preempt_rt() -> bool {
+    uname().map_or(true, |names| names.version().to_string_lossy().contains("PREEMPT_RT"))
+}

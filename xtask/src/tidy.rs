@@ -54,6 +54,7 @@ const RULES: &[Rule] = &[
         except: &[
             "sniff-ebpf/src/",
             "sniff-common/src/lib.rs",
+            "sniff-common/tests/regions.rs",
             "sniff-user/src/bpf/",
             "tests/src/bpf.rs",
             "tests/src/filter/engines.rs",

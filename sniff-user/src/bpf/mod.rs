@@ -3,11 +3,12 @@
 //! - [`object`]: the kernel side's object: its maps, and the capture function's instructions.
 //! - [`classifier`]: one program a direction of an interface: a prologue in front of the capture function.
 //! - [`attach`]: where classifiers hook in, and taking them away again (by TCX, or by clsact).
-//! - [`ring`]: reading the records.
+//! - [`ring`]: reading the blocks.
 
 pub mod attach;
 pub mod classifier;
 mod clsact;
+mod mapping;
 pub mod object;
 pub mod ring;
 

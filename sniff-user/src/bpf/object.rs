@@ -10,30 +10,39 @@ use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use aya::{
     Ebpf, EbpfError, EbpfLoader,
     maps::{Map, MapData, PerCpuArray},
-    util::{KernelVersion, nr_cpus},
+    util::{KernelVersion, nr_cpus, online_cpus},
 };
 use aya_log::EbpfLogger;
 use aya_obj::{Object, generated::bpf_insn};
-use log::Log;
-use sniff_common::{ABI_VERSION, Counters, Direction};
+use bytesize::ByteSize;
+use log::{Log, debug};
+use sniff_common::{
+    ABI_VERSION, Counters, Direction,
+    regions::{self, REGION_BYTES},
+};
 
-use super::ring::Ring;
+use super::{
+    ring::{self, Order, Ring, buffer::Buffer, records::Records, regions::Regions},
+    syscall,
+};
+use crate::system;
 
 /// Built from sniff-ebpf by the build script.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/sniff-ebpf"));
 
 /// Bytes that a CPU writes between two wake-ups of the reader, in a ring large enough.
 const WAKE_BYTES: u64 = 1 << 20;
+/// Bytes of a ring buffer that holds only wake-ups: a page, the smallest there is.
+const WAKE_UP_BYTES: u32 = 4096;
 /// The first kernel with `BPF_MAP_TYPE_RINGBUF`.
 const RINGBUF_SINCE: KernelVersion = KernelVersion::new(5, 8, 0);
 
-/// Name of the capture function in the object.
-const CAPTURE: &str = "sniff_capture";
-
-/// What decides how large the maps are.
+/// What decides about the maps.
 #[derive(Clone, Copy, Debug)]
 pub struct Sizes {
-    /// Bytes of the ring; a power of two, [`sniff_common::MIN_RING_BYTES`] at least.
+    /// Which ring.
+    pub ring: ring::Wanted,
+    /// Memory for it in bytes, over all CPUs; [`sniff_common::MIN_RING_BYTES`] at least.
     pub ring_bytes: u32,
     /// Whether each packet wakes the reader.
     pub packet_buffered: bool,
@@ -41,13 +50,47 @@ pub struct Sizes {
     pub interfaces: u32,
 }
 
-impl Sizes {
-    /// Bytes that a CPU writes before it wakes the reader: all CPUs together may fill half the ring meanwhile.
-    fn wake_bytes(&self) -> Result<u64> {
-        let cpus =
-            nr_cpus().map_err(|(path, error)| anyhow!(error).context(format!("cannot read {path}")))?;
-        let share = u64::from(self.ring_bytes) / (2 * cpus as u64);
-        Ok(if self.packet_buffered { 1 } else { share.min(WAKE_BYTES) })
+/// The ring that was chosen, and how large its maps are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Layout {
+    regions: bool,
+    /// Regions; one where there are none, since a map has an entry at least.
+    region_count: u32,
+    /// Bytes of the BPF ring buffer: all of the ring, or room for wake-ups.
+    buffer_bytes: u32,
+    /// Bytes that a CPU writes before it wakes the reader.
+    wake_bytes: u64,
+}
+
+impl Layout {
+    /// `cpus` is how many CPUs are online.
+    fn of(sizes: &Sizes, regions: bool, cpus: usize) -> Self {
+        let Sizes { ring_bytes, packet_buffered, .. } = *sizes;
+        // All CPUs together may fill half the ring before they have woken the reader.
+        let share = u64::from(ring_bytes) / (2 * cpus as u64);
+        let wake_bytes = if packet_buffered { 1 } else { share.min(WAKE_BYTES) };
+        let count = (ring_bytes as usize / REGION_BYTES).max(regions::fewest(cpus));
+        match regions {
+            true => Self { regions, region_count: count as u32, buffer_bytes: WAKE_UP_BYTES, wake_bytes },
+            // The kernel takes only powers of two.
+            false => Self { regions, region_count: 1, buffer_bytes: 1 << ring_bytes.ilog2(), wake_bytes },
+        }
+    }
+
+    /// Bytes of memory, and of which kind, for a person.
+    fn describe(&self) -> String {
+        match self.regions {
+            true => {
+                let bytes = self.region_count as usize * REGION_BYTES;
+                format!("{} in {} regions", ByteSize(bytes as u64), self.region_count)
+            }
+            false => format!("{} in a BPF ring buffer", ByteSize(self.buffer_bytes.into())),
+        }
+    }
+
+    /// The capture function for it.
+    fn function(&self) -> &'static str {
+        if self.regions { "sniff_regions" } else { "sniff_buffer" }
     }
 }
 
@@ -55,6 +98,7 @@ impl Sizes {
 pub struct Kernel {
     ebpf: Ebpf,
     counters: PerCpuArray<MapData, Counters>,
+    layout: Layout,
     /// The capture function. Its instructions name the maps by the numbers of these descriptors.
     pub(super) body: Vec<bpf_insn>,
     _body_maps: Vec<OwnedFd>,
@@ -68,25 +112,45 @@ impl Kernel {
     /// Without privileges, on a kernel without `BPF_MAP_TYPE_RINGBUF` (5.8), or without memory for the maps.
     pub fn load(sizes: Sizes) -> Result<Self> {
         check_abi(OBJECT)?;
+        let layout = choose(&sizes)?;
+        debug!("the ring is {}", layout.describe());
         let mut ebpf = EbpfLoader::new()
-            .map_max_entries("SNIFF_RING", sizes.ring_bytes)
+            .map_max_entries("SNIFF_RING", layout.buffer_bytes)
+            .map_max_entries("SNIFF_REGIONS", layout.region_count)
+            .map_max_entries("SNIFF_FREE", layout.region_count)
+            .map_max_entries("SNIFF_CPUS", possible_cpus()?)
             .map_max_entries("SNIFF_COUNTERS", sizes.interfaces * 2)
-            .override_global("SNIFF_WAKE_BYTES", &sizes.wake_bytes()?, true)
+            .override_global("SNIFF_WAKE_BYTES", &layout.wake_bytes, true)
             .load(OBJECT)
             .map_err(|error| explain(error, KernelVersion::current().ok()))?;
-        let (body, body_maps) = capture_function(&ebpf)?;
+        let (body, body_maps) = capture_function(&ebpf, layout.function())?;
         let counters = ebpf.take_map("SNIFF_COUNTERS").ok_or_else(|| missing("SNIFF_COUNTERS"))?;
-        Ok(Self { counters: counters.try_into()?, body, _body_maps: body_maps, ebpf })
+        Ok(Self { counters: counters.try_into()?, layout, body, _body_maps: body_maps, ebpf })
     }
 
-    /// The reader's end of the ring; there is only one.
+    /// The reader's end of the ring; there is only one. `clock_offset` is what the classifiers are told.
     ///
     /// # Errors
     ///
     /// When it was taken before, or cannot be mapped.
-    pub fn take_ring(&mut self) -> Result<Ring> {
-        let ring = self.ebpf.take_map("SNIFF_RING").ok_or_else(|| missing("SNIFF_RING"))?;
-        Ok(Ring::new(ring.try_into()?))
+    pub fn take_ring(&mut self, order: Order, clock_offset: u64) -> Result<Ring> {
+        let Map::RingBuf(map) = self.ebpf.take_map("SNIFF_RING").ok_or_else(|| missing("SNIFF_RING"))? else {
+            bail!("SNIFF_RING is no ring buffer");
+        };
+        let records = Records::new(map).context("cannot map the ring")?;
+        if !self.layout.regions {
+            return Ok(Ring::of_buffer(Buffer::new(records), order, clock_offset));
+        }
+        let free = self.ebpf.take_map("SNIFF_FREE").ok_or_else(|| missing("SNIFF_FREE"))?.try_into()?;
+        let map = |name| data_of(self.ebpf.map(name).ok_or_else(|| missing(name))?);
+        let regions = Regions::new(map("SNIFF_REGIONS")?, map("SNIFF_CPUS")?, free, records)
+            .context("cannot map the ring")?;
+        Ok(Ring::of_regions(regions, order, clock_offset))
+    }
+
+    /// The ring's memory, for a person.
+    pub fn describe_ring(&self) -> String {
+        self.layout.describe()
     }
 
     /// Reader of what the kernel side logs.
@@ -115,6 +179,40 @@ impl Kernel {
     }
 }
 
+/// The ring that is wanted, where it can be had.
+fn choose(sizes: &Sizes) -> Result<Layout> {
+    let cpus =
+        online_cpus().map_err(|(path, error)| anyhow!(error).context(format!("cannot read {path}")))?;
+    let obstacle = match sizes.ring {
+        ring::Wanted::Ringbuf => None,
+        ring::Wanted::Auto | ring::Wanted::Regions => obstacle_to_regions(),
+    };
+    match (sizes.ring, &obstacle) {
+        (ring::Wanted::Regions, Some(why)) => bail!("no --ring regions on this kernel: {why}"),
+        (ring::Wanted::Auto, Some(why)) => debug!("no regions: {why}"),
+        _ => {}
+    }
+    let regions = sizes.ring != ring::Wanted::Ringbuf && obstacle.is_none();
+    Ok(Layout::of(sizes, regions, cpus.len()))
+}
+
+/// Why this kernel cannot have regions, if it cannot.
+fn obstacle_to_regions() -> Option<&'static str> {
+    if system::is_preempt_rt() {
+        // Two classifiers may then run on one CPU at a time.
+        Some("it is a PREEMPT_RT kernel")
+    } else if !syscall::has_atomic_exchange() {
+        Some("it has no atomic exchange for BPF programs, which Linux 5.12 brought")
+    } else {
+        None
+    }
+}
+
+fn possible_cpus() -> Result<u32> {
+    let cpus = nr_cpus().map_err(|(path, error)| anyhow!(error).context(format!("cannot read {path}")))?;
+    Ok(cpus as u32)
+}
+
 /// Refuses an object that was built against another version of sniff-common.
 fn check_abi(object: &[u8]) -> Result<()> {
     let parsed = Object::parse(object).context("the kernel side's object is broken")?;
@@ -134,7 +232,7 @@ fn check_abi(object: &[u8]) -> Result<()> {
 
 /// The capture function with the maps' descriptors in place. The descriptors are copies, since the maps themselves are
 /// handed out to others who may close them.
-fn capture_function(ebpf: &Ebpf) -> Result<(Vec<bpf_insn>, Vec<OwnedFd>)> {
+fn capture_function(ebpf: &Ebpf, name: &str) -> Result<(Vec<bpf_insn>, Vec<OwnedFd>)> {
     let mut object = Object::parse(OBJECT)?;
     let definitions = std::mem::take(&mut object.maps);
     let mut descriptors = Vec::new();
@@ -148,7 +246,7 @@ fn capture_function(ebpf: &Ebpf) -> Result<(Vec<bpf_insn>, Vec<OwnedFd>)> {
     let text: HashSet<usize> = object.functions.keys().map(|&(section, _)| section).collect();
     object.relocate_maps(maps.into_iter(), &text)?;
     object.relocate_calls(&text)?;
-    let program = object.programs.get(CAPTURE).ok_or_else(|| missing(CAPTURE))?;
+    let program = object.programs.get(name).ok_or_else(|| missing(name))?;
     let function = &object.functions[&program.function_key()];
     Ok((function.instructions.clone(), descriptors))
 }
@@ -166,7 +264,7 @@ fn explain(error: EbpfError, kernel: Option<KernelVersion>) -> anyhow::Error {
 /// aya keeps a map's descriptor behind its type; the object has only these.
 fn data_of(map: &Map) -> Result<&MapData> {
     match map {
-        Map::Array(data) | Map::PerCpuArray(data) | Map::RingBuf(data) => Ok(data),
+        Map::Array(data) | Map::PerCpuArray(data) | Map::RingBuf(data) | Map::Stack(data) => Ok(data),
         _ => bail!("the kernel side has a map of a kind that the loader does not know"),
     }
 }

@@ -7,7 +7,10 @@ use std::{
     os::fd::{FromRawFd as _, OwnedFd},
 };
 
-use aya_obj::generated::{bpf_attr, bpf_cmd, bpf_insn, bpf_prog_type};
+use aya_obj::generated::{
+    BPF_ALU64, BPF_ATOMIC, BPF_DW, BPF_EXIT, BPF_JMP, BPF_K, BPF_MEM, BPF_MOV, BPF_STX, BPF_XCHG, bpf_attr,
+    bpf_cmd, bpf_insn, bpf_prog_type,
+};
 
 /// How much of the verifier's log is kept, in bytes.
 const LOG_SIZE: usize = 1 << 20;
@@ -41,6 +44,26 @@ pub fn load_classifier(instructions: &[bpf_insn], name: &CStr, license: &CStr) -
             Refused { error, log: String::from_utf8_lossy(&log[..end]).into_owned() }
         })
     })
+}
+
+/// Whether programs may use `BPF_XCHG`, found out by loading one.
+pub fn has_atomic_exchange() -> bool {
+    let instruction = |code: u32, registers: (u8, u8), off, imm| bpf_insn {
+        code: code as u8,
+        _bitfield_align_1: [],
+        _bitfield_1: bpf_insn::new_bitfield_1(registers.0, registers.1),
+        off,
+        imm,
+    };
+    let program = [
+        // r0 = 0; *(u64 *)(r10 - 8) = r0; r0 = xchg_64(r10 - 8, r0); r0 = 0; exit
+        instruction(BPF_ALU64 | BPF_MOV | BPF_K, (0, 0), 0, 0),
+        instruction(BPF_STX | BPF_MEM | BPF_DW, (10, 0), -8, 0),
+        instruction(BPF_STX | BPF_ATOMIC | BPF_DW, (10, 0), -8, BPF_XCHG as i32),
+        instruction(BPF_ALU64 | BPF_MOV | BPF_K, (0, 0), 0, 0),
+        instruction(BPF_JMP | BPF_EXIT, (0, 0), 0, 0),
+    ];
+    load(&program, c"sniff_probe", c"Dual MIT/GPL", &mut []).is_ok()
 }
 
 /// Waits until every program that ran when this was called has ended: after a detach, no packet is on its way into

@@ -5,8 +5,20 @@ const OPT_ENDOFOPT: u16 = 0;
 /// A comment; every block may have one.
 const OPT_COMMENT: u16 = 1;
 
+/// Length of the shortest block: type, and length twice.
+const MIN_BLOCK_LEN: usize = 12;
 /// Most bytes that the value of an option can have.
 pub(super) const MAX_OPTION_LEN: usize = u16::MAX as usize;
+
+/// The blocks at the start of `bytes`, whole; what is cut off or no block ends them.
+pub fn blocks(mut bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
+    std::iter::from_fn(move || {
+        let len = u32::from_ne_bytes(bytes.get(4..8)?.try_into().ok()?) as usize;
+        let (block, rest) = bytes.split_at_checked(len).filter(|(block, _)| block.len() >= MIN_BLOCK_LEN)?;
+        bytes = rest;
+        Some(block)
+    })
+}
 
 /// A block being appended to a buffer: fixed fields first, then options, then [`Block::end`].
 pub(super) struct Block<'a> {

@@ -11,8 +11,9 @@ mod interface;
 mod packet;
 mod section;
 
+pub use block::blocks;
 pub use interface::{InterfaceDescription, InterfaceStatistics, LinkType};
-pub use packet::EnhancedPacket;
+pub use packet::{EnhancedPacket, NoPacket, PacketHead};
 pub use section::SectionHeader;
 
 #[cfg(test)]

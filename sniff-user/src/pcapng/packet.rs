@@ -3,6 +3,8 @@
 //! The kernel side writes these blocks whole and they go to the file as they are; userspace reads them to count, to
 //! choose and to print. What it reads is bounds-checked all the same: nothing in a block is trusted.
 
+use std::fmt;
+
 use anyhow::{Context as _, Result, ensure};
 use sniff_common::{
     Direction,
@@ -13,6 +15,52 @@ use sniff_common::{
 const MIN_LEN: usize = DATA_OFFSET + 4;
 /// Ends a list of options.
 const OPT_ENDOFOPT: u16 = 0;
+
+/// What a block says at its start: enough to count it, to sort it and to find the next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PacketHead {
+    /// Length of the whole block in bytes, a multiple of 4.
+    pub total_len: usize,
+    /// Id of the interface: how many were described before it.
+    pub interface: u32,
+    /// As [`EnhancedPacket::timestamp_ns`].
+    pub timestamp_ns: u64,
+}
+
+impl PacketHead {
+    /// Reads the start of the block at the start of `bytes`, which may go on behind it.
+    ///
+    /// # Errors
+    ///
+    /// When `bytes` do not begin with a whole Enhanced Packet Block of the host's byte order.
+    #[inline]
+    pub fn parse(bytes: &[u8]) -> Result<Self, NoPacket> {
+        let Some((head, _)) = bytes.split_first_chunk::<20>() else { return Err(NoPacket) };
+        let word = |at: usize| u32::from_ne_bytes([head[at], head[at + 1], head[at + 2], head[at + 3]]);
+        let total_len = word(4) as usize;
+        if word(0) != BLOCK_TYPE
+            || total_len < MIN_LEN
+            || !total_len.is_multiple_of(4)
+            || total_len > bytes.len()
+        {
+            return Err(NoPacket);
+        }
+        let timestamp_ns = u64::from(word(12)) << 32 | u64::from(word(16));
+        Ok(Self { total_len, interface: word(8), timestamp_ns })
+    }
+}
+
+/// Bytes that are no Enhanced Packet Block.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NoPacket;
+
+impl fmt::Display for NoPacket {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("what is in the ring is no packet block: that is a bug in sniff")
+    }
+}
+
+impl std::error::Error for NoPacket {}
 
 /// A packet as it stands in its block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

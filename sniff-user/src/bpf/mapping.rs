@@ -1,0 +1,85 @@
+//! Memory of a BPF map that the kernel side writes while we read.
+#![expect(unsafe_code, reason = "memory that is shared with the kernel")]
+
+use std::{
+    io,
+    num::NonZero,
+    ops::Range,
+    os::fd::AsFd,
+    ptr::NonNull,
+    slice,
+    sync::atomic::{AtomicU32, AtomicU64},
+};
+
+use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
+
+/// A mapped part of a map. Dropping it unmaps it.
+pub struct Mapping {
+    at: NonNull<u8>,
+    len: usize,
+}
+
+// SAFETY: the memory belongs to no thread, and is accessed by atomics or under the promise of `bytes`.
+unsafe impl Send for Mapping {}
+
+impl Mapping {
+    /// Maps `len` bytes from `offset` on, which is a multiple of the page size. Only what is mapped writable may be
+    /// written to.
+    ///
+    /// # Errors
+    ///
+    /// When the map is not mmapable, or is smaller, or memory lacks.
+    pub fn new(map: impl AsFd, offset: usize, len: usize, writable: bool) -> io::Result<Self> {
+        let size = NonZero::new(len).ok_or(io::ErrorKind::InvalidInput)?;
+        let write = if writable { ProtFlags::PROT_WRITE } else { ProtFlags::empty() };
+        // SAFETY: a new mapping, at a place that the kernel chooses.
+        let at = unsafe {
+            mmap(None, size, ProtFlags::PROT_READ | write, MapFlags::MAP_SHARED, map, offset as libc::off_t)
+        }?;
+        Ok(Self { at: at.cast(), len })
+    }
+
+    /// The 64-bit word at `offset`.
+    ///
+    /// # Panics
+    ///
+    /// When it is not inside, or not aligned.
+    pub fn u64(&self, offset: usize) -> &AtomicU64 {
+        assert!(offset.is_multiple_of(8) && offset + 8 <= self.len, "a word outside the mapping");
+        // SAFETY: inside the mapping, aligned, and atomics may be written to by others.
+        unsafe { AtomicU64::from_ptr(self.at.as_ptr().add(offset).cast()) }
+    }
+
+    /// The 32-bit word at `offset`.
+    ///
+    /// # Panics
+    ///
+    /// When it is not inside, or not aligned.
+    pub fn u32(&self, offset: usize) -> &AtomicU32 {
+        assert!(offset.is_multiple_of(4) && offset + 4 <= self.len, "a word outside the mapping");
+        // SAFETY: as above.
+        unsafe { AtomicU32::from_ptr(self.at.as_ptr().add(offset).cast()) }
+    }
+
+    /// The bytes in `range`.
+    ///
+    /// # Safety
+    ///
+    /// Nobody writes there while the slice lives.
+    ///
+    /// # Panics
+    ///
+    /// When they are not inside.
+    pub unsafe fn bytes(&self, range: Range<usize>) -> &[u8] {
+        assert!(range.start <= range.end && range.end <= self.len, "bytes outside the mapping");
+        // SAFETY: inside the mapping; the rest is the caller's promise.
+        unsafe { slice::from_raw_parts(self.at.as_ptr().add(range.start), range.len()) }
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        // SAFETY: our own mapping, and everything borrowed from it is gone. It cannot fail for a whole mapping.
+        let _ = unsafe { munmap(self.at.cast(), self.len) };
+    }
+}

@@ -1,0 +1,127 @@
+//! The reader's end of the ring: finished pcapng blocks, handed out in runs.
+//!
+//! Two steps: [`Ring::look`] sees what is there, [`Ring::take`] hands it out. Between the two, whoever reads can find
+//! out about the interfaces that the blocks belong to: their descriptions were sent before their packets came.
+//!
+//! - [`regions`]: one region a CPU at a time, mapped; nothing is copied.
+//! - [`buffer`]: the BPF ring buffer.
+//! - [`records`]: the BPF ring buffer's own protocol.
+
+pub(super) mod buffer;
+pub(super) mod records;
+pub(super) mod regions;
+
+use std::{
+    io,
+    os::fd::{AsFd, BorrowedFd},
+};
+
+use anyhow::Result;
+use clap::ValueEnum;
+
+use self::{buffer::Buffer, regions::Regions};
+use crate::clock;
+
+/// Which ring to use: `--ring`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Wanted {
+    /// Regions where the kernel can have them
+    #[default]
+    Auto,
+    /// Memory of its own for each CPU, mapped (Linux 5.12, not PREEMPT_RT)
+    Regions,
+    /// The BPF ring buffer
+    Ringbuf,
+}
+
+/// In which order blocks are handed out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Order {
+    /// By their times, over all CPUs.
+    Time,
+    /// As they lie in the ring, CPU by CPU.
+    Unsorted,
+}
+
+/// How far to hand out blocks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Until {
+    /// What nothing older can follow any more. What is newer stays until the next time.
+    Settled,
+    /// Everything: the classifiers are gone.
+    End,
+}
+
+/// The reader's end.
+pub struct Ring {
+    memory: Memory,
+    order: Order,
+    /// What the kernel side adds to its clock.
+    clock_offset: u64,
+    /// Blocks before this time are all there, in nanoseconds since the epoch.
+    horizon: u64,
+}
+
+enum Memory {
+    Regions(Regions),
+    Buffer(Buffer),
+}
+
+impl Ring {
+    pub(super) fn of_regions(regions: Regions, order: Order, clock_offset: u64) -> Self {
+        Self { memory: Memory::Regions(regions), order, clock_offset, horizon: 0 }
+    }
+
+    pub(super) fn of_buffer(buffer: Buffer, order: Order, clock_offset: u64) -> Self {
+        Self { memory: Memory::Buffer(buffer), order, clock_offset, horizon: 0 }
+    }
+
+    /// Sees what is there. Returns whether that was not all.
+    ///
+    /// # Errors
+    ///
+    /// When the ring does not follow its protocol, or the clock fails.
+    pub fn look(&mut self, until: Until) -> Result<bool> {
+        let now = clock::boot()? + self.clock_offset;
+        let (settled, more) = match &mut self.memory {
+            Memory::Regions(regions) => (regions.look()?, false),
+            Memory::Buffer(buffer) => buffer.look(self.order)?,
+        };
+        self.horizon = match (until, self.order) {
+            (Until::End, _) | (_, Order::Unsorted) => u64::MAX,
+            (Until::Settled, Order::Time) if settled => now - sniff_common::regions::SETTLE_NS,
+            (Until::Settled, Order::Time) => self.horizon,
+        };
+        Ok(more)
+    }
+
+    /// Hands out what was seen, in runs of whole blocks, and gives its room back. Returns whether something is held
+    /// back.
+    ///
+    /// # Errors
+    ///
+    /// That of `deliver`, which has dealt with its run all the same; or when a block is broken.
+    pub fn take(&mut self, deliver: impl FnMut(&[u8]) -> io::Result<()>) -> io::Result<bool> {
+        match &mut self.memory {
+            Memory::Regions(regions) => regions.take(self.order, self.horizon, deliver),
+            Memory::Buffer(buffer) => buffer.take(self.horizon, deliver),
+        }
+    }
+
+    /// The largest part of the ring that was ever in use, 0 to 1.
+    pub fn fullest(&self) -> f64 {
+        match &self.memory {
+            Memory::Regions(regions) => regions.fullest(),
+            Memory::Buffer(buffer) => buffer.fullest(),
+        }
+    }
+}
+
+impl AsFd for Ring {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match &self.memory {
+            Memory::Regions(regions) => regions.as_fd(),
+            Memory::Buffer(buffer) => buffer.as_fd(),
+        }
+    }
+}

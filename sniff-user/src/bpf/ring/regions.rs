@@ -1,0 +1,267 @@
+//! Blocks out of the regions, straight from the memory that the kernel side wrote them to. The protocol is in
+//! [`sniff_common::regions`].
+#![expect(unsafe_code, reason = "memory that is shared with the kernel")]
+
+use std::{
+    collections::VecDeque,
+    hint, io, mem,
+    os::fd::{AsFd, BorrowedFd},
+    sync::atomic::{AtomicU64, Ordering, fence},
+};
+
+use anyhow::{Context as _, Result, ensure};
+use aya::maps::{MapData, Stack};
+use sniff_common::regions::{self, Cpu, FIRST_BLOCK, Header, Position, REGION_BYTES, Sight, Span, Word};
+
+use super::{Order, records::Records};
+use crate::{bpf::mapping::Mapping, pcapng::PacketHead};
+
+/// How often to look whether a CPU has done with its packet: some microseconds in all.
+const PATIENCE: usize = 1000;
+/// Most bytes of wake-ups read at a time; they are all the same.
+const WAKE_UPS: usize = usize::MAX;
+
+/// The regions and their readers.
+pub struct Regions {
+    memory: Memory,
+    lanes: Vec<Lane>,
+    /// Rings when a CPU has written enough.
+    bell: Records,
+    /// Most regions that were in use at a time.
+    most_used: usize,
+}
+
+/// The mapped memory.
+struct Memory {
+    regions: Mapping,
+    cpus: Mapping,
+    free: Stack<MapData, u32>,
+    /// How many regions there are.
+    count: usize,
+}
+
+/// The chain of one CPU.
+#[derive(Default)]
+struct Lane {
+    /// Up to where it was seen.
+    seen: Position,
+    /// What was seen and is not handed out yet, in order.
+    spans: VecDeque<Span>,
+    /// Time of the next block in `spans`.
+    next: Option<u64>,
+}
+
+impl Regions {
+    /// Maps the memory, and sets all regions free.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel does not let it be mapped.
+    pub fn new(regions: &MapData, cpus: &MapData, free: Stack<MapData, u32>, bell: Records) -> Result<Self> {
+        let (count, cpu_count) = (entries(regions)?, entries(cpus)?);
+        let mut memory = Memory {
+            regions: Mapping::new(regions.fd(), 0, count * REGION_BYTES, false)?,
+            cpus: Mapping::new(cpus.fd(), 0, cpu_count * size_of::<Cpu>(), false)?,
+            free,
+            count,
+        };
+        // The first is on top.
+        (0..count as u32).rev().try_for_each(|region| memory.give_back(region))?;
+        let lanes = (0..cpu_count).map(|_| Lane::default()).collect();
+        Ok(Self { memory, lanes, bell, most_used: 0 })
+    }
+
+    /// Sees what CPUs have written. Returns whether that is all that is older than the moment before.
+    ///
+    /// # Errors
+    ///
+    /// When the memory does not follow the protocol.
+    pub fn look(&mut self) -> Result<bool> {
+        self.bell.read(WAKE_UPS, |_| {})?;
+        // The caller has read the clock; the CPUs' sequences are read after that.
+        fence(Ordering::SeqCst);
+        let memory = &mut self.memory;
+        let settled = (0..self.lanes.len()).all(|cpu| memory.is_settled(cpu));
+        for (cpu, lane) in self.lanes.iter_mut().enumerate() {
+            lane.look(memory, cpu)?;
+        }
+        let used = self.lanes.iter().map(Lane::regions).sum();
+        self.most_used = self.most_used.max(used);
+        Ok(settled)
+    }
+
+    /// Hands out the blocks before `horizon`, in order of time if that is wanted.
+    ///
+    /// # Errors
+    ///
+    /// That of `deliver`, or when a block is broken.
+    pub fn take(
+        &mut self,
+        order: Order,
+        horizon: u64,
+        mut deliver: impl FnMut(&[u8]) -> io::Result<()>,
+    ) -> io::Result<bool> {
+        if order == Order::Unsorted {
+            for lane in &mut self.lanes {
+                lane.take_all(&mut self.memory, &mut deliver)?;
+            }
+            return Ok(false);
+        }
+        while let Some((lane, limit)) = earliest(&self.lanes, horizon) {
+            self.lanes[lane].take_until(&mut self.memory, limit, &mut deliver)?;
+        }
+        Ok(self.lanes.iter().any(|lane| lane.next.is_some()))
+    }
+
+    /// The largest part of the regions that was ever in use.
+    pub fn fullest(&self) -> f64 {
+        self.most_used as f64 / self.memory.count as f64
+    }
+}
+
+impl AsFd for Regions {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.bell.as_fd()
+    }
+}
+
+/// The lane whose next block is the oldest and before `horizon`, and up to which time it may go on alone.
+fn earliest(lanes: &[Lane], horizon: u64) -> Option<(usize, u64)> {
+    let (mut first, mut limit) = (None, horizon);
+    for (at, lane) in lanes.iter().enumerate() {
+        let Some(time) = lane.next.filter(|&time| time < horizon) else { continue };
+        match first {
+            Some((_, earliest)) if time >= earliest => limit = limit.min(time + 1),
+            _ => {
+                if let Some((_, before)) = first.replace((at, time)) {
+                    limit = limit.min(before + 1);
+                }
+            }
+        }
+    }
+    first.map(|(at, _)| (at, limit))
+}
+
+impl Lane {
+    fn look(&mut self, memory: &mut Memory, cpu: usize) -> Result<()> {
+        if self.seen.region.is_none() {
+            self.seen = Position::start_of(memory.first(cpu)?);
+        }
+        regions::follow(&mut self.seen, |region| memory.look(region), |span| self.spans.push_back(span))?;
+        self.clear_up(memory)?;
+        Ok(())
+    }
+
+    /// Regions that this CPU has taken and that are not given back, as far as they were seen.
+    fn regions(&self) -> usize {
+        usize::from(self.seen.region.is_some()) + self.spans.iter().filter(|span| span.is_last).count()
+    }
+
+    /// Hands out everything.
+    fn take_all(
+        &mut self,
+        memory: &mut Memory,
+        deliver: &mut impl FnMut(&[u8]) -> io::Result<()>,
+    ) -> io::Result<()> {
+        while let Some(span) = self.spans.front_mut() {
+            let blocks = memory.blocks(span);
+            span.start = span.end;
+            let result = deliver(blocks);
+            self.clear_up(memory)?;
+            result?;
+        }
+        Ok(())
+    }
+
+    /// Hands out the blocks of the first span that are before `limit`: at least one is.
+    fn take_until(
+        &mut self,
+        memory: &mut Memory,
+        limit: u64,
+        deliver: &mut impl FnMut(&[u8]) -> io::Result<()>,
+    ) -> io::Result<()> {
+        let Some(span) = self.spans.front_mut() else { return Ok(()) };
+        let blocks = memory.blocks(span);
+        let mut len = 0;
+        while len < blocks.len() {
+            let head = PacketHead::parse(&blocks[len..]).map_err(io::Error::other)?;
+            if head.timestamp_ns >= limit && len > 0 {
+                break;
+            }
+            len += head.total_len;
+        }
+        span.start += len;
+        let result = deliver(&blocks[..len]);
+        self.clear_up(memory)?;
+        result
+    }
+
+    /// Gives back the regions that are read to their end, and sees what comes next.
+    fn clear_up(&mut self, memory: &mut Memory) -> io::Result<()> {
+        while let Some(span) = self.spans.pop_front_if(|span| span.start == span.end) {
+            if span.is_last {
+                memory.give_back(span.region)?;
+            }
+        }
+        let next = self.spans.front().map(|span| PacketHead::parse(memory.blocks(span)));
+        self.next = next.transpose().map_err(io::Error::other)?.map(|head| head.timestamp_ns);
+        Ok(())
+    }
+}
+
+impl Memory {
+    fn look(&self, region: u32) -> Result<Sight> {
+        let at = region as usize * REGION_BYTES;
+        let len = Shared(self.regions.u64(at + mem::offset_of!(Header, len)));
+        let next = Shared(self.regions.u64(at + mem::offset_of!(Header, next)));
+        let sight = Sight::of(&len, &next);
+        ensure!((FIRST_BLOCK..=REGION_BYTES).contains(&sight.len), "region {region} has an odd length");
+        self.known(sight.next)?;
+        Ok(sight)
+    }
+
+    fn first(&self, cpu: usize) -> Result<Option<u32>> {
+        let word = self.cpus.u64(cpu * size_of::<Cpu>() + mem::offset_of!(Cpu, first));
+        self.known(regions::index(Shared(word).load()))
+    }
+
+    fn known(&self, region: Option<u32>) -> Result<Option<u32>> {
+        ensure!(region.is_none_or(|region| (region as usize) < self.count), "there is no region {region:?}");
+        Ok(region)
+    }
+
+    /// Whether a CPU has no packet in work that it began before this was called.
+    fn is_settled(&self, cpu: usize) -> bool {
+        let sequence = self.cpus.u64(cpu * size_of::<Cpu>() + mem::offset_of!(Cpu, sequence));
+        let before = sequence.load(Ordering::Acquire);
+        before.is_multiple_of(2)
+            || (0..PATIENCE).any(|_| {
+                hint::spin_loop();
+                sequence.load(Ordering::Acquire) != before
+            })
+    }
+
+    fn blocks(&self, span: &Span) -> &[u8] {
+        let at = span.region as usize * REGION_BYTES;
+        // SAFETY: published, so the CPU does not touch it any more; and the region is given back after the last look.
+        unsafe { self.regions.bytes(at + span.start..at + span.end) }
+    }
+
+    /// For CPUs to take again.
+    fn give_back(&mut self, region: u32) -> io::Result<()> {
+        self.free.push(region, 0).map_err(io::Error::other)
+    }
+}
+
+/// A word of the mapped memory.
+struct Shared<'a>(&'a AtomicU64);
+
+impl Word for Shared<'_> {
+    fn load(&self) -> u64 {
+        self.0.load(Ordering::Acquire)
+    }
+}
+
+fn entries(map: &MapData) -> Result<usize> {
+    Ok(map.info().context("the kernel does not describe a map")?.max_entries() as usize)
+}
