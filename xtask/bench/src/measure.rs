@@ -1,0 +1,286 @@
+//! One measurement: the load alone, then the same load with a tool that captures it.
+
+use std::{
+    fs,
+    path::Path,
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result, ensure};
+use nix::sys::statvfs::statvfs;
+use serde::Serialize;
+
+use crate::{
+    capture_file::count_packets,
+    load,
+    net::Net,
+    scenario::{Filter, Load, Scenario},
+    tools::{Capture, Tool},
+};
+
+/// What capture files may take at most, with room to spare.
+const ROOM: u64 = 5 << 30;
+
+/// Where and how all measurements of a run are made.
+pub struct Bench<'run> {
+    /// The network namespaces.
+    pub net: Net,
+    /// Where capture files are written.
+    pub scratch: &'run Path,
+    /// Whether the kernel adds softirqs to the sender's CPU time.
+    pub softirqs_included: bool,
+    /// Set when the run is to end.
+    pub interrupted: &'run AtomicBool,
+}
+
+/// What one tool did in one round of a scenario.
+#[derive(Debug, Serialize)]
+pub struct Sample {
+    /// Its name.
+    pub scenario: &'static str,
+    /// Its name.
+    pub tool: String,
+    /// From 1.
+    pub round: u32,
+    /// The figures, or why there are none.
+    #[serde(flatten)]
+    pub outcome: Outcome,
+}
+
+/// What came out of a measurement.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    /// It went as planned.
+    Measured(Figures),
+    /// The tool could not do it.
+    Failed(String),
+}
+
+/// Figures of one measurement. Those that a scenario does not have are left out.
+#[derive(Debug, Default, Serialize)]
+pub struct Figures {
+    /// From the start of the tool until it captured.
+    pub ready_s: f64,
+    /// Peak resident memory.
+    pub memory_bytes: u64,
+    /// For loads of counted packets.
+    pub cost: Option<Cost>,
+    /// For TCP.
+    pub tcp: Option<Tcp>,
+    /// What became of the packets.
+    pub account: Option<Account>,
+    /// For silence: the part of a CPU that the tool uses.
+    pub idle: Option<f64>,
+}
+
+/// CPU time of a packet, in ns.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct Cost {
+    /// In the sender's path without a capture, just before and just after.
+    pub bare_ns: f64,
+    /// In the sender's path with a capture.
+    pub path_ns: f64,
+    /// In the tool's process, for each packet that passed, wanted or not.
+    pub process_ns: f64,
+}
+
+/// A TCP transfer.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct Tcp {
+    /// Rate without a capture, just before and just after.
+    pub bare_bits_per_s: f64,
+    /// Rate with it.
+    pub bits_per_s: f64,
+    /// CPU time of the tool's process.
+    pub process_s: f64,
+}
+
+/// What became of the packets that a capture should hold.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct Account {
+    /// How many passed and were wanted.
+    pub offered: u64,
+    /// How many are in the file.
+    pub kept: u64,
+    /// How many the tool says it lost.
+    pub reported: Option<u64>,
+    /// Size of the file.
+    pub file_bytes: u64,
+}
+
+impl Cost {
+    /// What a capture adds in the sender's path.
+    pub fn in_path_ns(&self) -> f64 {
+        self.path_ns - self.bare_ns
+    }
+
+    /// What a capture of a packet costs in all.
+    pub fn total_ns(&self) -> f64 {
+        self.in_path_ns() + self.process_ns
+    }
+}
+
+impl Account {
+    /// Packets that are not in the file.
+    pub fn lost(&self) -> u64 {
+        self.offered.saturating_sub(self.kept)
+    }
+
+    /// Whether each packet was kept or reported as lost.
+    pub fn is_exact(&self) -> bool {
+        self.reported.is_some_and(|reported| self.kept + reported == self.offered)
+    }
+}
+
+impl Bench<'_> {
+    /// Measures `tool` once. `bare` is what [`Self::bare`] said just before, and says anew just after: the
+    /// tool is compared with the mean of both.
+    ///
+    /// # Errors
+    /// The load fails, or the run is interrupted. What the tool does wrong is part of the result.
+    pub fn measure(
+        &self,
+        scenario: &'static Scenario,
+        tool: &Tool,
+        round: u32,
+        bare: &mut f64,
+    ) -> Result<Sample> {
+        let (file, log) = (self.scratch.join("capture"), self.scratch.join("log"));
+        self.check_room()?;
+        let measured = self.with_tool(scenario, tool, &file, &log);
+        remove(&file)?;
+        let after = self.bare(scenario)?;
+        let outcome = match measured {
+            Ok(figures) => Outcome::Measured(figures.beside(f64::midpoint(*bare, after))),
+            Err(error) => Outcome::Failed(format!("{error:#}")),
+        };
+        *bare = after;
+        Ok(Sample { scenario: scenario.name, tool: tool.name.clone(), round, outcome })
+    }
+
+    /// The load without a capture: ns a packet, or bits a second.
+    ///
+    /// # Errors
+    /// The load fails, or the run is interrupted.
+    pub fn bare(&self, scenario: &Scenario) -> Result<f64> {
+        ensure!(!self.interrupted.load(Ordering::Relaxed), "interrupted");
+        match scenario.load {
+            Load::Frames { .. } | Load::SuperPackets { .. } => Ok(self.send(scenario)?.1),
+            Load::Tcp { bytes } => load::transfer(&self.net, bytes),
+            Load::Silence { .. } => Ok(0.0),
+        }
+    }
+
+    fn check_room(&self) -> Result<()> {
+        let file_system = statvfs(self.scratch)?;
+        let free = file_system.blocks_available() * file_system.fragment_size();
+        let folder = self.scratch.display();
+        ensure!(free >= ROOM, "{folder} has {} MiB free; captures take up to {}", free >> 20, ROOM >> 20);
+        Ok(())
+    }
+
+    /// How many packets were sent, and the CPU time of each in ns.
+    fn send(&self, scenario: &Scenario) -> Result<(u64, f64)> {
+        let sent = load::send(&self.net, scenario.load, scenario.filter)?;
+        Ok((sent.packets, sent.ns_per_packet(self.softirqs_included)))
+    }
+
+    fn with_tool(&self, scenario: &Scenario, tool: &Tool, file: &Path, log: &Path) -> Result<Figures> {
+        // Where TCP's two ends and the tool run is left to the scheduler, as it would be.
+        let pinned = !matches!(scenario.load, Load::Tcp { .. });
+        let mut capture = tool.start(scenario, &self.net, file, log, pinned)?;
+        capture.settle()?;
+        let before = capture.cpu()?;
+        let mut figures = Figures::default();
+        match scenario.load {
+            Load::Frames { .. } | Load::SuperPackets { .. } => {
+                let (packets, path_ns) = self.send(scenario)?;
+                let process_ns = cpu_since(before, &mut capture)?.as_secs_f64() * 1e9 / packets as f64;
+                figures.cost = Some(Cost { bare_ns: 0.0, path_ns, process_ns });
+                figures.account = Some(Account::offered(scenario.filter.wanted(packets)));
+            }
+            Load::Tcp { bytes } => {
+                let passed = self.net.passed()?;
+                let bits_per_s = load::transfer(&self.net, bytes)?;
+                let process_s = cpu_since(before, &mut capture)?.as_secs_f64();
+                figures.tcp = Some(Tcp { bare_bits_per_s: 0.0, bits_per_s, process_s });
+                figures.account = Some(Account::offered(self.net.passed()?.since(passed)));
+            }
+            Load::Silence { time } => {
+                thread::sleep(time);
+                let used = capture.cpu()?.saturating_sub(before);
+                figures.idle = Some(used.as_secs_f64() / time.as_secs_f64());
+            }
+        }
+        figures.ready_s = capture.ready_after.as_secs_f64();
+        figures.memory_bytes = capture.peak_memory()?;
+        let reported = capture.interrupt()?;
+        if let Some(account) = &mut figures.account {
+            account.reported = reported;
+            account.kept = count_packets(file)?;
+            account.file_bytes = fs::metadata(file)?.len();
+        }
+        Ok(figures)
+    }
+}
+
+impl Figures {
+    /// The figures beside those without a capture.
+    fn beside(mut self, bare: f64) -> Self {
+        if let Some(cost) = &mut self.cost {
+            cost.bare_ns = bare;
+        }
+        if let Some(tcp) = &mut self.tcp {
+            tcp.bare_bits_per_s = bare;
+        }
+        self
+    }
+}
+
+impl Account {
+    fn offered(offered: u64) -> Self {
+        Self { offered, kept: 0, reported: None, file_bytes: 0 }
+    }
+}
+
+/// Whether the kernel of this machine adds softirqs to the CPU time of a sender.
+///
+/// # Errors
+/// The load fails.
+pub fn softirqs_included(net: &Net) -> Result<bool> {
+    let load = Load::Frames { len: 64, ipv6: false, count: 400_000, senders: 1 };
+    let sent = load::send(net, load, Filter::Everything)?;
+    sent.spent.iter().try_fold(true, |all, spent| Ok(all && spent.includes_softirqs()?))
+}
+
+/// CPU time of the tool since `before`, once it has done all its work.
+fn cpu_since(before: Duration, capture: &mut Capture) -> Result<Duration> {
+    capture.finish()?;
+    Ok(capture.cpu()?.saturating_sub(before))
+}
+
+fn remove(file: &Path) -> Result<()> {
+    if file.exists() {
+        fs::remove_file(file).with_context(|| format!("cannot remove {}", file.display()))?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Account;
+
+    #[test]
+    fn an_account_is_exact_when_nothing_is_missing_and_nothing_twice() {
+        let account = |kept, reported| Account { offered: 10, kept, reported, file_bytes: 0 };
+        assert!(account(10, Some(0)).is_exact());
+        assert!(account(7, Some(3)).is_exact());
+        assert!(!account(7, Some(2)).is_exact());
+        assert!(!account(10, Some(1)).is_exact());
+        assert!(!account(10, None).is_exact());
+        assert_eq!((account(7, None).lost(), account(11, None).lost()), (3, 0));
+    }
+}
