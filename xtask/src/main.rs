@@ -1,6 +1,7 @@
 //! `cargo xtask`: what sniff needs beyond plain cargo. Sets a machine up, runs `sniff` as root,
-//! runs the tests that need root, and lints the crates that cargo cannot lint together.
+//! runs the tests and the benchmark that need root, and lints the crates that cargo cannot lint together.
 
+mod bench;
 mod demo;
 mod lint;
 mod netns;
@@ -14,6 +15,8 @@ use std::{ffi::OsString, process::ExitCode};
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
+
+use crate::setup::Extra;
 
 #[derive(Parser)]
 #[command(name = "cargo xtask", bin_name = "cargo xtask", about = "Build, run and test sniff")]
@@ -29,6 +32,9 @@ enum Command {
         /// Also what the tests need: containerd, runc, CNI plugins, tshark, tcpdump and others
         #[arg(long)]
         tests: bool,
+        /// Also what the benchmark compares with: tcpdump, dumpcap, netsniff-ng, xdpdump and iperf3
+        #[arg(long)]
+        bench: bool,
     },
     /// Build sniff and run it as root; without arguments, capture a made-up pod as a demo
     Run {
@@ -40,6 +46,13 @@ enum Command {
     Test {
         /// Arguments for the test programs, such as a part of a test's name
         #[arg(last = true)]
+        args: Vec<OsString>,
+    },
+    /// Build sniff and measure it beside tcpdump, dumpcap and others, as root; `--help` says what and how
+    #[command(disable_help_flag = true)]
+    Bench {
+        /// Arguments for the benchmark
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<OsString>,
     },
     /// Check format, clippy, documentation and the project's own rules
@@ -61,13 +74,17 @@ fn main() -> ExitCode {
 
 fn run(Cli { command }: Cli) -> Result<ExitCode> {
     match command {
-        Command::Setup { tests } => {
-            if !setup::setup(tests)? {
+        Command::Setup { tests, bench } => {
+            let extras = [(tests, Extra::Tests), (bench, Extra::Bench)];
+            let extras: Vec<_> =
+                extras.into_iter().filter_map(|(wanted, extra)| wanted.then_some(extra)).collect();
+            if !setup::setup(&extras)? {
                 eprintln!("setup: everything is there");
             }
         }
         Command::Run { args } => return run::run(&args),
         Command::Test { args } => test::test(&args)?,
+        Command::Bench { args } => return bench::bench(&args),
         Command::Lint => lint::lint()?,
         Command::Demo => return demo::demo(),
     }

@@ -18,11 +18,16 @@ pub fn root() -> &'static Path {
     Path::new(XTASK).parent().unwrap_or(Path::new(XTASK))
 }
 
-/// The release build of `sniff`: it lies in the target folder that this program was built in.
+/// The release build of `sniff`.
 pub fn built_sniff() -> Result<PathBuf> {
+    built("sniff")
+}
+
+/// The release build of a program: it lies in the target folder that this one was built in.
+pub fn built(program: &str) -> Result<PathBuf> {
     let xtask = env::current_exe().context("cannot tell where xtask is")?;
     let target = xtask.ancestors().nth(2).context("xtask is not in a target folder")?;
-    Ok(target.join("release/sniff"))
+    Ok(target.join("release").join(program))
 }
 
 /// Builds what [`built_sniff`] names.

@@ -17,7 +17,7 @@ use crate::{demo, process, setup};
 /// # Errors
 /// Something needed is missing, or sniff does not build or start.
 pub fn run(args: &[OsString]) -> Result<ExitCode> {
-    setup::setup(false)?;
+    setup::setup(&[])?;
     let sniff = process::build_sniff()?;
     if !args.is_empty() {
         return Err(replace_by(process::as_root(sniff).args(args)));
@@ -32,7 +32,7 @@ pub fn run(args: &[OsString]) -> Result<ExitCode> {
 }
 
 /// Becomes `command`, so that signals and the exit code are its own; returns only on failure.
-fn replace_by(command: &mut Command) -> anyhow::Error {
+pub fn replace_by(command: &mut Command) -> anyhow::Error {
     let error = command.exec();
     anyhow::Error::new(error).context(format!("cannot run `{}`", process::line(command)))
 }

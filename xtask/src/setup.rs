@@ -16,19 +16,30 @@ use crate::process::{self, NIGHTLY, as_root, cargo, nightly, step};
 /// Can be built on LLVM 21, 22 or 23; raise it when nightly moves on to a newer one.
 const BPF_LINKER: &str = "0.13.0";
 
-/// Installs what is missing, and says so; `tests` adds what only the integration tests need.
-/// Returns whether there was anything to install.
+/// What a machine is set up for beyond building and running.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Extra {
+    /// `cargo xtask test`
+    Tests,
+    /// `cargo xtask bench`
+    Bench,
+}
+
+/// Installs what is missing, and says so. Returns whether there was anything to install.
 ///
 /// # Errors
 /// Something cannot be installed; on a system without apt, all that is missing is named.
-pub fn setup(tests: bool) -> Result<bool> {
+pub fn setup(extras: &[Extra]) -> Result<bool> {
     let installed_toolchain = ensure_toolchain()?;
     let llvm = nightly_llvm()?;
     let linker_works = check_bpf_linker(llvm);
 
     let mut needs = needs_of_sniff();
-    if tests {
-        needs.extend(needs_of_tests());
+    for extra in extras {
+        needs.extend(match extra {
+            Extra::Tests => needs_of_tests(),
+            Extra::Bench => needs_of_bench(),
+        });
     }
     if linker_works.is_err() {
         needs.extend(needs_of_bpf_linker(llvm));
@@ -173,6 +184,17 @@ fn needs_of_tests() -> Vec<Need> {
         // Names of protocols and services, which filters may use.
         Need::file(&["/etc/protocols"], "netbase"),
         Need { name: "a static busybox".into(), package: "busybox-static".into(), met: has_static_busybox() },
+    ]
+}
+
+/// The tools that sniff is compared with, and the TCP traffic.
+fn needs_of_bench() -> Vec<Need> {
+    vec![
+        Need::command("tcpdump", "tcpdump"),
+        Need::command("dumpcap", "wireshark-common"),
+        Need::command("netsniff-ng", "netsniff-ng"),
+        Need::command("xdpdump", "xdp-tools"),
+        Need::command("iperf3", "iperf3"),
     ]
 }
 

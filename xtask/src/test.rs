@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result};
 
 use crate::{
     process::{self, cargo, run},
-    setup,
+    setup::{self, Extra},
 };
 
 /// Integration tests at a time: each has a node of its own, and times what it sees.
@@ -18,7 +18,7 @@ const THREADS: &str = "2";
 /// # Errors
 /// Something needed is missing, something does not build, or a test fails.
 pub fn test(args: &[OsString]) -> Result<()> {
-    setup::setup(true)?;
+    setup::setup(&[Extra::Tests])?;
     run(cargo().arg("test").arg("--").args(args))?;
     // Its library alone: the classifier itself is built for BPF.
     run(cargo().args(["test", "--package", "sniff-ebpf", "--lib", "--"]).args(args))?;
