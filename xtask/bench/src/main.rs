@@ -76,7 +76,7 @@ struct Args {
     #[arg(long, value_name = "FOLDER")]
     out: Option<PathBuf>,
 
-    /// Write the results into docs/, with the tables in docs/performance.md
+    /// Write the tables into docs/performance.md, and the chart beside it
     #[arg(long)]
     write_docs: bool,
 

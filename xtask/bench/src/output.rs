@@ -21,13 +21,10 @@ const END: &str = "<!-- End of what is written. -->";
 pub fn write(report: &Report, sniffs: &[String], folder: &Path) -> Result<()> {
     fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
     put(&folder.join("bench.json"), &(serde_json::to_string_pretty(report)? + "\n"))?;
-    if let Some(svg) = chart::svg(&report.summaries, sniffs)? {
-        put(&folder.join("bench.svg"), &svg)?;
-    }
-    Ok(())
+    write_chart(report, sniffs, folder)
 }
 
-/// Writes the same into the project's `docs`, and the tables into `docs/performance.md`.
+/// Writes the chart into the project's `docs`, and the tables into `docs/performance.md`.
 ///
 /// # Errors
 /// The files cannot be written, or the page has no place for the tables.
@@ -36,13 +33,20 @@ pub fn write_docs(report: &Report, sniffs: &[String], project: &Path) -> Result<
     let page = docs.join("performance.md");
     let text = fs::read_to_string(&page).with_context(|| format!("cannot read {}", page.display()))?;
     let text = replace(&text, &report.text()).with_context(|| format!("cannot update {}", page.display()))?;
-    write(report, sniffs, &docs)?;
+    write_chart(report, sniffs, &docs)?;
     put(&page, &text)
 }
 
 /// The workspace that this program was built from.
 pub fn project() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
+}
+
+fn write_chart(report: &Report, sniffs: &[String], folder: &Path) -> Result<()> {
+    match chart::svg(&report.summaries, sniffs)? {
+        Some(svg) => put(&folder.join("bench.svg"), &svg),
+        None => Ok(()),
+    }
 }
 
 fn put(path: &Path, text: &str) -> Result<()> {

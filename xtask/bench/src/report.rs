@@ -70,6 +70,11 @@ impl Report {
         for (title, table) in tables.into_iter().filter_map(|(title, table)| Some((title, table?))) {
             let _ = writeln!(text, "\n### {title}\n\n{table}");
         }
+        let unmeasured = self.goals.iter().filter(|goal| goal.value.is_none()).count();
+        if unmeasured > 0 {
+            let _ =
+                writeln!(text, "\n{unmeasured} more goals take scenarios or tools that are not in this run.");
+        }
         let failures = self.failures();
         if !failures.is_empty() {
             let _ = writeln!(text, "\n### What did not work\n\n{}", failures.join("\n"));
@@ -164,7 +169,7 @@ impl Report {
 
     fn goals(&self) -> Option<Table> {
         let mut table = table(&["Tool", "Goal", "Wanted", "Then", "Reached", ""]);
-        for goal in &self.goals {
+        for goal in self.goals.iter().filter(|goal| goal.value.is_some()) {
             let bound = match goal.bound {
                 Bound::AtMost(value) => format!("≤ {value}"),
                 Bound::AtLeast(value) => format!("≥ {value}"),
@@ -198,7 +203,11 @@ fn title(scenario: &str) -> String {
 }
 
 fn percent(share: f64) -> String {
-    if share == 0.0 { "0".into() } else { format!("{:.2} %", share * 100.0) }
+    match share * 100.0 {
+        0.0 => "0".into(),
+        percent if percent < 0.01 => "< 0.01 %".into(),
+        percent => format!("{percent:.2} %"),
+    }
 }
 
 /// Whole numbers as they are, parts with three digits that count.
@@ -259,6 +268,6 @@ mod tests {
             (significant(3.0), significant(0.345), significant(0.00049)),
             ("3".into(), "0.34".into(), "0.00049".into())
         );
-        assert_eq!((percent(0.0), percent(0.0123)), ("0".into(), "1.23 %".into()));
+        assert_eq!([0.0, 0.000_01, 0.0123].map(percent), ["0", "< 0.01 %", "1.23 %"]);
     }
 }

@@ -5,7 +5,7 @@ use std::{
     env, fmt,
     fs::{self, File},
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    process::{Child, Command, ExitStatus, Stdio},
     str::FromStr,
     thread,
     time::{Duration, Instant},
@@ -196,7 +196,7 @@ impl Tool {
         let output = output.with_context(|| format!("cannot run {}", self.program.display()))?;
         let text = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
         let line = text.lines().find(|line| line.chars().any(|char| char.is_ascii_digit()));
-        Ok(line.with_context(|| format!("{self} tells no version"))?.trim().into())
+        Ok(line.with_context(|| format!("{self} tells no version"))?.trim().trim_end_matches('.').into())
     }
 
     fn command(&self, scenario: &Scenario, pods: &[PathBuf], file: &Path) -> Command {
@@ -402,26 +402,33 @@ impl Capture {
     /// # Errors
     /// It does not end in time, or fails.
     pub fn interrupt(mut self) -> Result<Option<u64>> {
-        kill(self.pid(), Signal::SIGINT)?;
-        let start = Instant::now();
-        let status = loop {
-            if let Some(status) = self.child.try_wait()? {
-                break status;
-            }
-            ensure!(start.elapsed() < PATIENCE, "it does not end");
-            thread::sleep(POLL);
-        };
+        let status = self.end()?;
         let messages = self.messages()?;
         ensure!(status.success(), "it failed ({status}): {}", messages.trim());
         Ok(self.kind.dropped(&messages))
+    }
+
+    fn end(&mut self) -> Result<ExitStatus> {
+        kill(self.pid(), Signal::SIGINT)?;
+        let start = Instant::now();
+        loop {
+            if let Some(status) = self.child.try_wait()? {
+                return Ok(status);
+            }
+            ensure!(start.elapsed() < PATIENCE, "it does not end");
+            thread::sleep(POLL);
+        }
     }
 }
 
 impl Drop for Capture {
     fn drop(&mut self) {
-        // It has ended already when all went well.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        // It has ended already when all went well. Otherwise it may have things on the interface to take away:
+        // killed, xdpdump would leave its XDP program there.
+        if matches!(self.child.try_wait(), Ok(None)) && self.end().is_err() {
+            let _ = self.child.kill();
+            let _ = self.child.wait();
+        }
     }
 }
 

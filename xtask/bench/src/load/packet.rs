@@ -3,10 +3,13 @@
 use std::{
     io::IoSlice,
     os::fd::{AsRawFd as _, OwnedFd},
+    thread,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result};
 use nix::{
+    errno::Errno,
     ifaddrs::getifaddrs,
     setsockopt_impl,
     sys::socket::{
@@ -17,6 +20,9 @@ use nix::{
 
 /// Frames of one system call. Each 100th frame may be of another flow.
 const BATCH: usize = 100;
+
+/// How long all frames may take.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// `PACKET_QDISC_BYPASS` of packet(7).
 #[derive(Clone, Copy)]
@@ -49,25 +55,31 @@ impl<'frame> Sender<'frame> {
     }
 
     /// Sends exactly `count` frames.
+    ///
+    /// # Errors
+    /// The interface refuses frames, or takes none for too long.
     pub fn send(&mut self, count: u64) -> Result<()> {
         let Self { socket, frames } = self;
         let mut headers = MultiHeaders::preallocate(BATCH, None);
         let no_addresses = [None::<LinkAddr>; BATCH];
-        let mut sent = 0;
+        let (start, mut sent) = (Instant::now(), 0);
         while sent < count {
             let first = (sent % BATCH as u64) as usize;
             let end = BATCH.min(first + usize::try_from(count - sent).unwrap_or(BATCH));
             let batch = &frames[first..end];
-            let results = sendmmsg(
+            match sendmmsg(
                 socket.as_raw_fd(),
                 &mut headers,
                 batch,
                 &no_addresses[first..end],
                 [],
                 MsgFlags::empty(),
-            )
-            .context("cannot send")?;
-            sent += results.count() as u64;
+            ) {
+                Ok(results) => sent += results.count() as u64,
+                // With an XDP program on it, a veth pair has a queue, which may be full. The frame is not sent then.
+                Err(Errno::ENOBUFS) if start.elapsed() < PATIENCE => thread::yield_now(),
+                Err(error) => return Err(error).context("cannot send"),
+            }
         }
         Ok(())
     }
