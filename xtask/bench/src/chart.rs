@@ -84,16 +84,16 @@ fn draw<'svg>(groups: &[Group], sniffs: &[String], svg: &'svg mut String) -> Dra
     area.draw(&Text::new(
         "CPU time of a captured packet, in units of tcpdump -B 64 MiB",
         (12, 18),
-        text(17.0, HPos::Left),
+        text(20.0, HPos::Left),
     ))?;
     let legend = "dark: in the sender's path; light: in the tool's process; at the end: both, in ns";
-    area.draw(&Text::new(legend, (12, 42), text(13.0, HPos::Left)))?;
+    area.draw(&Text::new(legend, (12, 42), text(15.0, HPos::Left)))?;
     let unit = LEFT + UNIT as i32;
     area.draw(&PathElement::new([(unit, HEADER), (unit, height - BAR)], BLACK.mix(0.3)))?;
 
     let mut y = HEADER;
     for Group { title, tcpdump_ns, lines } in groups {
-        area.draw(&Text::new(*title, (12, y + TITLE / 2), text(14.0, HPos::Left)))?;
+        area.draw(&Text::new(*title, (12, y + TITLE / 2), text(16.0, HPos::Left)))?;
         y += TITLE;
         for line in lines {
             let Some(cost) = line.cost else { continue };
@@ -102,10 +102,10 @@ fn draw<'svg>(groups: &[Group], sniffs: &[String], svg: &'svg mut String) -> Dra
             let (middle, end) = (at(cost.in_path), at(cost.in_path.max(0.0) + cost.process));
             area.draw(&Rectangle::new([(LEFT, y), (middle, y + BAR)], colour.filled()))?;
             area.draw(&Rectangle::new([(middle, y), (end, y + BAR)], colour.mix(FAINT).filled()))?;
-            area.draw(&Text::new(line.tool.as_str(), (LEFT - 6, y + BAR / 2), text(12.0, HPos::Right)))?;
+            area.draw(&Text::new(line.tool.as_str(), (LEFT - 6, y + BAR / 2), text(14.0, HPos::Right)))?;
             let cut = if cost.total / tcpdump_ns > LONGEST { " (cut)" } else { "" };
             let figures = format!("{:.0} ns, {:.2}{cut}", cost.total, cost.total / tcpdump_ns);
-            area.draw(&Text::new(figures, (end + 6, y + BAR / 2), text(12.0, HPos::Left)))?;
+            area.draw(&Text::new(figures, (end + 6, y + BAR / 2), text(14.0, HPos::Left)))?;
             y += BAR + GAP;
         }
     }

@@ -2,7 +2,7 @@
 
 use std::{fs, time::Duration};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use nix::{
     sched::{CpuSet, sched_setaffinity},
     time::ClockId,
@@ -27,6 +27,30 @@ pub fn of_process(pid: Pid) -> Result<Duration> {
     Ok(clock.now().with_context(|| format!("process {pid} has ended"))?.into())
 }
 
+/// How long the threads of a process ran or wanted to: it rests while this stays as it is.
+pub fn wanted_by_process(pid: Pid) -> Result<Duration> {
+    let tasks = format!("/proc/{pid}/task");
+    let mut wanted = Duration::ZERO;
+    for task in fs::read_dir(&tasks).with_context(|| format!("process {pid} has ended"))? {
+        // A thread may end meanwhile.
+        if let Ok(schedstat) = fs::read_to_string(task?.path().join("schedstat")) {
+            let [ran, waited] = parse_schedstat(&schedstat)?;
+            wanted += ran + waited;
+        }
+    }
+    Ok(wanted)
+}
+
+/// The time that a thread ran, and the time that it waited for a CPU
+/// (Documentation/scheduler/sched-stats.rst).
+fn parse_schedstat(schedstat: &str) -> Result<[Duration; 2]> {
+    let mut fields = schedstat.split_whitespace().map(|field| field.parse().map(Duration::from_nanos));
+    match (fields.next(), fields.next()) {
+        (Some(Ok(ran)), Some(Ok(waited))) => Ok([ran, waited]),
+        _ => bail!("unexpected schedstat {schedstat:?}"),
+    }
+}
+
 /// What the calling thread has used so far.
 #[derive(Clone, Copy, Debug)]
 pub struct ThreadTimes {
@@ -49,15 +73,12 @@ pub struct Spent {
 impl ThreadTimes {
     /// Of the calling thread, now.
     pub fn now() -> Result<Self> {
-        // Documentation/scheduler/sched-stats.rst: time spent on the CPU and waiting for it, in ns.
         let schedstat = fs::read_to_string("/proc/thread-self/schedstat")
             .context("no /proc/thread-self/schedstat; the kernel lacks CONFIG_SCHED_INFO")?;
-        let waited = schedstat.split_whitespace().nth(1).and_then(|field| field.parse().ok());
+        let [_, waited] = parse_schedstat(&schedstat)?;
         Ok(Self {
             ran: ClockId::CLOCK_THREAD_CPUTIME_ID.now()?.into(),
-            waited: Duration::from_nanos(
-                waited.with_context(|| format!("unexpected schedstat {schedstat:?}"))?,
-            ),
+            waited,
             clock: ClockId::CLOCK_MONOTONIC.now()?.into(),
         })
     }
@@ -96,11 +117,18 @@ impl Spent {
 mod tests {
     use std::time::Duration;
 
-    use super::Spent;
+    use super::{Spent, parse_schedstat};
 
     fn spent(ran: u64, waited: u64, wall: u64) -> Spent {
         let [ran, waited, wall] = [ran, waited, wall].map(Duration::from_millis);
         Spent { ran, waited, wall }
+    }
+
+    #[test]
+    fn schedstat_tells_two_times() {
+        let times = parse_schedstat("1000 20 3\n").unwrap();
+        assert_eq!(times, [1000, 20].map(Duration::from_nanos));
+        assert!(parse_schedstat("1000\n").is_err() && parse_schedstat("a b c").is_err());
     }
 
     #[test]

@@ -27,7 +27,7 @@ use crate::{
 const PATIENCE: Duration = Duration::from_secs(60);
 /// Between two looks at a tool.
 const POLL: Duration = Duration::from_millis(5);
-/// A tool is idle when it used less than a twentieth of a CPU for so long.
+/// A tool is idle when it wanted less than a twentieth of a CPU for so long, whether it got it or not.
 const QUIET: Duration = Duration::from_millis(200);
 const QUIET_CPU: Duration = Duration::from_millis(10);
 /// What a tool is given to finish at least: libpcap hands on a block that is not full after a second.
@@ -379,10 +379,11 @@ impl Capture {
     fn wait_until_idle(&mut self, at_least: Duration) -> Result<()> {
         let start = Instant::now();
         loop {
-            let before = self.cpu()?;
+            let before = cpu::wanted_by_process(self.pid())?;
             thread::sleep(QUIET);
             self.still_runs()?;
-            if start.elapsed() >= at_least && self.cpu()? - before < QUIET_CPU {
+            let wanted = cpu::wanted_by_process(self.pid())?.saturating_sub(before);
+            if start.elapsed() >= at_least && wanted < QUIET_CPU {
                 return Ok(());
             }
             ensure!(start.elapsed() < PATIENCE, "it is still busy after {} s", PATIENCE.as_secs());
