@@ -27,18 +27,25 @@ pub fn of_process(pid: Pid) -> Result<Duration> {
     Ok(clock.now().with_context(|| format!("process {pid} has ended"))?.into())
 }
 
-/// How long the threads of a process ran or wanted to: it rests while this stays as it is.
-pub fn wanted_by_process(pid: Pid) -> Result<Duration> {
-    let tasks = format!("/proc/{pid}/task");
-    let mut wanted = Duration::ZERO;
-    for task in fs::read_dir(&tasks).with_context(|| format!("process {pid} has ended"))? {
+/// Whether all threads of a process sleep. One that waits for a CPU does not, nor one that waits for memory or a disk.
+pub fn sleeps(pid: Pid) -> Result<bool> {
+    for task in
+        fs::read_dir(format!("/proc/{pid}/task")).with_context(|| format!("process {pid} has ended"))?
+    {
         // A thread may end meanwhile.
-        if let Ok(schedstat) = fs::read_to_string(task?.path().join("schedstat")) {
-            let [ran, waited] = parse_schedstat(&schedstat)?;
-            wanted += ran + waited;
+        if let Ok(stat) = fs::read_to_string(task?.path().join("stat"))
+            && parse_state(&stat)? != 'S'
+        {
+            return Ok(false);
         }
     }
-    Ok(wanted)
+    Ok(true)
+}
+
+/// The state of a thread, from its `stat` (proc_pid_stat(5)); its name may hold anything.
+fn parse_state(stat: &str) -> Result<char> {
+    let state = stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next());
+    state.with_context(|| format!("unexpected stat {stat:?}"))
 }
 
 /// The time that a thread ran, and the time that it waited for a CPU
@@ -117,7 +124,7 @@ impl Spent {
 mod tests {
     use std::time::Duration;
 
-    use super::{Spent, parse_schedstat};
+    use super::{Spent, parse_schedstat, parse_state};
 
     fn spent(ran: u64, waited: u64, wall: u64) -> Spent {
         let [ran, waited, wall] = [ran, waited, wall].map(Duration::from_millis);
@@ -129,6 +136,13 @@ mod tests {
         let times = parse_schedstat("1000 20 3\n").unwrap();
         assert_eq!(times, [1000, 20].map(Duration::from_nanos));
         assert!(parse_schedstat("1000\n").is_err() && parse_schedstat("a b c").is_err());
+    }
+
+    #[test]
+    fn a_thread_has_a_state_whatever_its_name() {
+        assert_eq!(parse_state("7 (a) S (b) R 1 7 7 0").unwrap(), 'R');
+        assert_eq!(parse_state("7 (drain) S 1 7 7 0").unwrap(), 'S');
+        assert!(parse_state("7").is_err());
     }
 
     #[test]

@@ -27,7 +27,7 @@ use crate::{
 const PATIENCE: Duration = Duration::from_secs(60);
 /// Between two looks at a tool.
 const POLL: Duration = Duration::from_millis(5);
-/// A tool is idle when it wanted less than a twentieth of a CPU for so long, whether it got it or not.
+/// A tool is idle when it sleeps, and used less than a twentieth of a CPU for so long.
 const QUIET: Duration = Duration::from_millis(200);
 const QUIET_CPU: Duration = Duration::from_millis(10);
 /// What a tool is given to finish at least: libpcap hands on a block that is not full after a second.
@@ -379,11 +379,12 @@ impl Capture {
     fn wait_until_idle(&mut self, at_least: Duration) -> Result<()> {
         let start = Instant::now();
         loop {
-            let before = cpu::wanted_by_process(self.pid())?;
+            let before = self.cpu()?;
             thread::sleep(QUIET);
             self.still_runs()?;
-            let wanted = cpu::wanted_by_process(self.pid())?.saturating_sub(before);
-            if start.elapsed() >= at_least && wanted < QUIET_CPU {
+            let used = self.cpu()?.saturating_sub(before);
+            // One that is kept from running uses little, and has not finished.
+            if start.elapsed() >= at_least && used < QUIET_CPU && cpu::sleeps(self.pid())? {
                 return Ok(());
             }
             ensure!(start.elapsed() < PATIENCE, "it is still busy after {} s", PATIENCE.as_secs());
