@@ -3,8 +3,10 @@
 use std::{path::PathBuf, time::Duration};
 
 use bytesize::ByteSize;
-use clap::{ArgAction, Parser, ValueEnum};
-use sniff_common::{Direction, MAX_SNAPLEN, MIN_RING_BYTES};
+use clap::{ArgAction, Parser};
+use sniff_common::{MAX_SNAPLEN, MIN_RING_BYTES};
+
+pub use crate::options::{AttachAt, Directions};
 
 use crate::{
     bpf::{attach::Mechanism, ring},
@@ -191,41 +193,6 @@ fn container(text: &str) -> anyhow::Result<Wanted> {
 
 fn pid(text: &str) -> anyhow::Result<Wanted> {
     Wanted::with_filter(text, Target::pid)
-}
-
-/// `--attach`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-pub enum AttachAt {
-    /// The host's end, unless that is seen to miss packets
-    #[default]
-    Auto,
-    /// The host's end of the veth pair
-    Host,
-    /// The interface inside the pod's network namespace
-    Pod,
-}
-
-/// `--direction`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-pub enum Directions {
-    /// Into the pod
-    In,
-    /// Out of the pod
-    Out,
-    /// Both
-    #[default]
-    Inout,
-}
-
-impl Directions {
-    /// The directions to attach for.
-    pub fn each(self) -> &'static [Direction] {
-        match self {
-            Self::In => &[Direction::In],
-            Self::Out => &[Direction::Out],
-            Self::Inout => &Direction::BOTH,
-        }
-    }
 }
 
 fn snaplen(text: &str) -> Result<u32, String> {

@@ -1,0 +1,379 @@
+//! The messages: what they say, and their kinds in frames.
+//!
+//! Names, labels and filters come from anywhere; they are data here and stay data, down to the argument of a system
+//! call. Kinds differ between the directions, so that a stream that is looped back is seen for what it is.
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+
+use super::{MAX_JSON, frame::Frame};
+use crate::options::{AttachAt, Compress, Directions};
+
+const HELLO: u8 = 0x01;
+pub(super) const PACKETS: u8 = 0x02;
+const EVENT: u8 = 0x03;
+const STATS: u8 = 0x04;
+const ERROR: u8 = 0x05;
+const END: u8 = 0x06;
+
+const CLIENT_HELLO: u8 = 0x81;
+const TARGETS: u8 = 0x82;
+const FILTER: u8 = 0x83;
+const KEEP_ALIVE: u8 = 0x84;
+const STOP: u8 = 0x85;
+
+/// From the far side to the client. The first is `Hello` or `Error`; the last is `End`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ToClient {
+    /// Who speaks.
+    Hello(NodeHello),
+    /// Whole pcapng blocks of the session's one section, in its byte order and in order.
+    Packets(Bytes),
+    /// Something happened.
+    Event(Event),
+    /// Counts so far: when they changed, at most once a second; and every 5 seconds at least, as a sign of life.
+    Stats(Stats),
+    /// Something is wrong; without an `End` behind it the session goes on.
+    Error(NodeError),
+    /// The session is over.
+    End(End),
+}
+
+/// From the client to the far side. The first is `Hello`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ToNode {
+    /// Who asks, and for what.
+    Hello(Box<ClientHello>),
+    /// Targets that join and leave the running capture.
+    Targets(Targets),
+    /// Another filter for all targets that have none of their own.
+    Filter(NewFilter),
+    /// A sign of life, every 5 seconds.
+    KeepAlive,
+    /// Detach, send what is left, and end.
+    Stop,
+}
+
+/// The far side's first message.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeHello {
+    /// Version of sniff there.
+    pub version: String,
+    /// `ABI_VERSION` of sniff-common there.
+    pub abi: u32,
+    /// Name of the node in Kubernetes.
+    pub node: String,
+    /// Release of its kernel, as `uname -r` has it.
+    pub kernel: String,
+    /// Most targets of one session; 0 when there is no limit.
+    #[serde(default)]
+    pub max_targets: u32,
+}
+
+/// The client's first message.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClientHello {
+    /// Version of `kubectl sniff`.
+    pub version: String,
+    /// Who asks, for the node's log: `user@host`.
+    pub who: String,
+    /// What is to be captured, for all targets.
+    pub plan: CapturePlan,
+    /// Of whom. More may come, and an empty list is fine.
+    pub targets: Vec<Target>,
+    /// The far side ends when it has heard nothing for this many seconds.
+    pub lease_seconds: u32,
+}
+
+/// What of the packets is captured; the options of `sniff` of the same names.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct CapturePlan {
+    /// Expression in tcpdump's language, for targets without one of their own.
+    pub filter: Option<String>,
+    /// Most bytes kept of a packet; `None` keeps all.
+    pub snaplen: Option<u32>,
+    /// Whether only headers are kept.
+    pub headers: bool,
+    /// Which way packets go.
+    pub direction: Directions,
+    /// Packets after which the session ends.
+    pub count: Option<u64>,
+    /// Milliseconds after which it ends, from when it listens.
+    pub duration_ms: Option<u64>,
+    /// Bytes between the kernel and sniff; `None` leaves it to the far side.
+    pub buffer_bytes: Option<u32>,
+    /// Where to attach.
+    pub attach: AttachAt,
+    /// What packets to pack.
+    pub compress: Compress,
+}
+
+/// Who is captured. A target joins once; it leaves by the same value.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum TargetId {
+    /// A pod. One that was made anew under its old name has another UID, and is another target.
+    Pod {
+        /// Its namespace.
+        namespace: String,
+        /// Its name.
+        name: String,
+        /// Its UID, as the node knows it.
+        uid: String,
+    },
+    /// The node itself.
+    Node,
+}
+
+/// A target with what holds for it alone.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Target {
+    /// Who.
+    #[serde(flatten)]
+    pub id: TargetId,
+    /// The container that was asked for, among several of a pod; they share its interfaces.
+    #[serde(default)]
+    pub container: Option<String>,
+    /// Which interfaces; of a pod, an empty list means all but `lo`. A node's must be named.
+    #[serde(default)]
+    pub interfaces: Vec<String>,
+    /// Expression in place of the plan's.
+    #[serde(default)]
+    pub filter: Option<String>,
+}
+
+/// A change of the targets.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Targets {
+    /// Those that join; one that is there already stays as it is.
+    #[serde(default)]
+    pub add: Vec<Target>,
+    /// Those that leave; one that is not there is passed over.
+    #[serde(default)]
+    pub remove: Vec<TargetId>,
+}
+
+/// A change of the filter.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NewFilter {
+    /// Expression in tcpdump's language; an empty one matches all.
+    pub expression: String,
+}
+
+/// What happened to a session.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+pub enum Event {
+    /// A target is captured from now on.
+    TargetAdded {
+        /// Who.
+        target: TargetId,
+        /// Names of its interfaces, as in the packets' interface descriptions.
+        interfaces: Vec<String>,
+    },
+    /// A target is not captured any more.
+    TargetGone {
+        /// Who.
+        target: TargetId,
+        /// Why.
+        why: String,
+    },
+    /// A target cannot be captured; the others are.
+    TargetFailed {
+        /// Who.
+        target: TargetId,
+        /// What is wrong, and what to do.
+        error: String,
+    },
+    /// The filter has changed.
+    FilterChanged,
+    /// All targets of the hello are attached, or have failed.
+    Listening {
+        /// How many interfaces are attached.
+        interfaces: u32,
+    },
+    /// Something a person should read.
+    Note {
+        /// How important it is.
+        level: Level,
+        /// One line.
+        text: String,
+    },
+    /// One that a newer far side sends.
+    #[serde(other)]
+    Unknown,
+}
+
+/// How important a note is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Level {
+    /// Packets may be missing, or something is not as asked.
+    Warn,
+    /// Worth knowing.
+    #[default]
+    #[serde(other)]
+    Info,
+}
+
+/// What was counted so far, over all interfaces of a session.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stats {
+    /// Packets that matched.
+    pub matched: u64,
+    /// Of those, sent to the client.
+    pub delivered: u64,
+    /// Of those, lost.
+    pub dropped: u64,
+    /// How full the fullest buffer has been since the last report, in per cent.
+    #[serde(default)]
+    pub fullest_percent: u8,
+}
+
+/// Something is wrong at the far side.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeError {
+    /// What kind of thing.
+    pub code: Code,
+    /// One line: what happened, to whom, and what to do.
+    pub message: String,
+}
+
+/// The kinds of errors.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Code {
+    /// The client asked for something that makes no sense.
+    Usage,
+    /// A limit of the node refuses the session.
+    RefusedLimit,
+    /// The versions do not go together.
+    VersionSkew,
+    /// A target cannot be captured.
+    Target,
+    /// A filter does not compile.
+    Filter,
+    /// The kernel refuses.
+    Kernel,
+    /// The stream to the client fails.
+    Output,
+    /// Anything else.
+    #[serde(other)]
+    Other,
+}
+
+/// The last message of a session.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct End {
+    /// Why it ended.
+    pub reason: Reason,
+    /// Packets sent to the client.
+    pub captured: u64,
+    /// Packets that matched.
+    pub matched: u64,
+    /// Packets lost.
+    pub dropped: u64,
+}
+
+/// Why a session ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Reason {
+    /// The client said so.
+    Stopped,
+    /// As many packets as asked for.
+    Count,
+    /// As long as asked for.
+    Duration,
+    /// The client was not heard of.
+    Lease,
+    /// The client's pipe was closed.
+    InputClosed,
+    /// The node's limit of time.
+    Deadline,
+    /// A signal to the far side: its pod is going away.
+    Signal,
+    /// Something failed; an error said what.
+    Failed,
+    /// Anything else.
+    #[serde(other)]
+    Other,
+}
+
+/// What a message carries.
+pub enum Payload<'a> {
+    /// A JSON object.
+    Json(Vec<u8>),
+    /// pcapng blocks.
+    Packets(&'a [u8]),
+    /// Nothing.
+    Empty,
+}
+
+impl Frame for ToClient {
+    fn payload(&self) -> (u8, Payload<'_>) {
+        match self {
+            Self::Hello(hello) => (HELLO, json(hello)),
+            Self::Packets(blocks) => (PACKETS, Payload::Packets(blocks)),
+            Self::Event(event) => (EVENT, json(event)),
+            Self::Stats(stats) => (STATS, json(stats)),
+            Self::Error(error) => (ERROR, json(error)),
+            Self::End(end) => (END, json(end)),
+        }
+    }
+
+    fn from_payload(kind: u8, payload: Bytes) -> Result<Self, String> {
+        Ok(match kind {
+            HELLO => Self::Hello(parse(kind, &payload)?),
+            PACKETS => Self::Packets(payload),
+            EVENT => Self::Event(parse(kind, &payload)?),
+            STATS => Self::Stats(parse(kind, &payload)?),
+            ERROR => Self::Error(parse(kind, &payload)?),
+            END => Self::End(parse(kind, &payload)?),
+            _ => return Err(unknown(kind)),
+        })
+    }
+}
+
+impl Frame for ToNode {
+    fn payload(&self) -> (u8, Payload<'_>) {
+        match self {
+            Self::Hello(hello) => (CLIENT_HELLO, json(hello)),
+            Self::Targets(targets) => (TARGETS, json(targets)),
+            Self::Filter(filter) => (FILTER, json(filter)),
+            Self::KeepAlive => (KEEP_ALIVE, Payload::Empty),
+            Self::Stop => (STOP, Payload::Empty),
+        }
+    }
+
+    fn from_payload(kind: u8, payload: Bytes) -> Result<Self, String> {
+        Ok(match kind {
+            CLIENT_HELLO => Self::Hello(parse(kind, &payload)?),
+            TARGETS => Self::Targets(parse(kind, &payload)?),
+            FILTER => Self::Filter(parse(kind, &payload)?),
+            KEEP_ALIVE => empty(kind, &payload, Self::KeepAlive)?,
+            STOP => empty(kind, &payload, Self::Stop)?,
+            _ => return Err(unknown(kind)),
+        })
+    }
+}
+
+fn json<'a>(value: &impl Serialize) -> Payload<'a> {
+    Payload::Json(serde_json::to_vec(value).expect("plain structures of strings and numbers"))
+}
+
+fn parse<T: DeserializeOwned>(kind: u8, payload: &[u8]) -> Result<T, String> {
+    if payload.len() > MAX_JSON {
+        return Err(format!("frame of kind {kind:#04x} has {} bytes of JSON", payload.len()));
+    }
+    serde_json::from_slice(payload).map_err(|e| format!("frame of kind {kind:#04x}: {e}"))
+}
+
+fn empty<T>(kind: u8, payload: &[u8], message: T) -> Result<T, String> {
+    if payload.is_empty() { Ok(message) } else { Err(format!("frame of kind {kind:#04x} is not empty")) }
+}
+
+fn unknown(kind: u8) -> String {
+    format!("unknown frame of kind {kind:#04x}")
+}
