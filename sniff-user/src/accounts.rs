@@ -78,14 +78,20 @@ impl Accounts {
         Ok(output.flush()?)
     }
 
-    /// Prints tcpdump's three lines, and a fourth where they leave something out.
-    pub fn print(&self) {
+    /// What was counted, and what became of it, over all interfaces.
+    pub fn totals(&self) -> (Counters, Delivery) {
         let (mut counters, mut delivery) = (Counters::default(), Delivery::default());
         for account in &self.0 {
             counters += account.counters;
             delivery.delivered += account.delivery.delivered;
             delivery.discarded += account.delivery.discarded;
         }
+        (counters, delivery)
+    }
+
+    /// Prints tcpdump's three lines, and a fourth where they leave something out.
+    pub fn print(&self) {
+        let (counters, delivery) = self.totals();
         let (matched, lost) = (counters.matched, counters.lost());
         let Delivery { delivered, discarded } = delivery;
         say(&format!("{delivered} packets captured"));

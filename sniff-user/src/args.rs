@@ -1,9 +1,10 @@
 //! The command line as it is typed; nothing is looked up here.
 
-use std::{path::PathBuf, time::Duration};
+use std::{ffi::OsStr, net::SocketAddr, path::PathBuf, time::Duration};
 
 use bytesize::ByteSize;
-use clap::{ArgAction, Parser};
+use clap::{ArgAction, CommandFactory as _, Parser};
+use clap_complete::Shell;
 use sniff_common::{MAX_SNAPLEN, MIN_RING_BYTES};
 
 pub use crate::options::{AttachAt, Directions};
@@ -14,6 +15,9 @@ use crate::{
     target::{Target, Wanted},
 };
 
+/// Where `sniff agent` listens unless told otherwise.
+const AGENT_SOCKET: &str = "/run/sniff/agent.sock";
+
 /// Captures the packets of Kubernetes pods from the node, and writes pcapng.
 ///
 /// Name one target or many; they are captured together. Without --write, packets are printed as lines.
@@ -21,7 +25,8 @@ use crate::{
 #[command(name = "sniff", version, max_term_width = 100)]
 #[command(
     after_help = "Exit status: 0 when the capture ended as asked (Ctrl-C and a closed pipe included), 1 when \
-    something failed, 2 when the command line is wrong."
+    something failed, 2 when the command line is wrong.\n\nIn a cluster: `sniff serve` is the far side of kubectl sniff, \
+    `sniff agent` the main process of sniff's pod on a node; each has a --help of its own."
 )]
 pub struct Args {
     /// A pod on this node, with a filter of its own if need be; without a namespace, in `default`
@@ -214,10 +219,122 @@ fn ring_bytes(text: &str) -> Result<u32, String> {
     Ok(bytes as u32)
 }
 
+/// What sniff does instead of a capture of its own, by the first word of the command line.
+#[derive(Debug, Parser)]
+#[command(name = "sniff", version, max_term_width = 100, disable_help_subcommand = true)]
+pub enum Command {
+    /// The far side of kubectl sniff: one session on this node, over stdin and stdout
+    ///
+    /// kubectl sniff runs this in sniff's pod on the node. What goes over stdin and stdout is frames, not pcapng.
+    Serve(ServeArgs),
+    /// The main process of sniff's pod on a node: grants sessions within limits, and counts for Prometheus
+    Agent(AgentArgs),
+    /// Print the completions of sniff's options for a shell
+    #[command(hide = true)]
+    Completions {
+        /// Which shell
+        shell: Shell,
+    },
+    /// Write sniff's manual pages into a folder
+    #[command(hide = true)]
+    Manual {
+        /// A folder that is there
+        folder: PathBuf,
+    },
+}
+
+impl Command {
+    /// Whether a command line with this first word is one of these; otherwise it is one of [`Args`].
+    pub fn is_meant(first: Option<&OsStr>) -> bool {
+        first.is_some_and(|word| Self::command().get_subcommands().any(|known| word == known.get_name()))
+    }
+}
+
+/// `sniff serve`.
+#[derive(Debug, clap::Args)]
+pub struct ServeArgs {
+    /// Socket of the container runtime (default: the usual places in turn)
+    #[arg(long, value_name = "PATH", env = "SNIFF_CRI_SOCKET")]
+    pub cri_socket: Option<PathBuf>,
+
+    /// Name of this node, if it is not the host's name
+    #[arg(long, value_name = "NAME", env = "NODE_NAME")]
+    pub node_name: Option<String>,
+
+    /// Socket of sniff agent; without one there, nobody is asked
+    #[arg(long, value_name = "PATH", env = "SNIFF_AGENT_SOCKET", default_value = AGENT_SOCKET)]
+    pub agent_socket: PathBuf,
+
+    /// Say more on stderr
+    #[arg(short, long, action = ArgAction::Count)]
+    pub verbose: u8,
+}
+
+/// `sniff agent`.
+#[derive(Debug, clap::Args)]
+pub struct AgentArgs {
+    /// Where to listen for sessions
+    #[arg(long, value_name = "PATH", env = "SNIFF_AGENT_SOCKET", default_value = AGENT_SOCKET)]
+    pub socket: PathBuf,
+
+    /// Where to serve /metrics and /healthz, or `off`
+    #[arg(long, value_name = "IP:PORT|off", env = "SNIFF_METRICS_ADDRESS", default_value = "127.0.0.1:9469",
+        value_parser = metrics_address)]
+    pub metrics_address: MetricsAddress,
+
+    /// What sessions may take.
+    #[command(flatten)]
+    pub limits: Limits,
+
+    /// End when the first sessions have ended, or none has come for a minute
+    #[arg(long)]
+    pub once: bool,
+
+    /// Ask the agent that runs whether it is well, and end: for probes
+    #[arg(long)]
+    pub check: bool,
+
+    /// Say more
+    #[arg(short, long, action = ArgAction::Count)]
+    pub verbose: u8,
+}
+
+/// What the sessions of a node may take.
+#[derive(Clone, Copy, Debug, clap::Args)]
+pub struct Limits {
+    /// Most sessions at a time
+    #[arg(long, value_name = "N", env = "SNIFF_MAX_SESSIONS", default_value_t = 8, help_heading = "Limits")]
+    pub max_sessions: u32,
+
+    /// Most memory of all sessions' buffers together
+    #[arg(long, value_name = "SIZE", env = "SNIFF_MAX_MEMORY", default_value = "512MiB", help_heading = "Limits")]
+    pub max_memory: ByteSize,
+
+    /// Most bytes that one session may send (default: any number)
+    #[arg(long, value_name = "SIZE", env = "SNIFF_MAX_BYTES", help_heading = "Limits")]
+    pub max_bytes: Option<ByteSize>,
+
+    /// Longest time that a session may last
+    #[arg(long, value_name = "TIME", env = "SNIFF_MAX_DURATION", default_value = "24h",
+        value_parser = humantime::parse_duration, help_heading = "Limits")]
+    pub max_duration: Duration,
+}
+
+/// An address, unless it is off.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MetricsAddress(pub Option<SocketAddr>);
+
+fn metrics_address(text: &str) -> Result<MetricsAddress, String> {
+    match text {
+        "off" => Ok(MetricsAddress(None)),
+        _ => text.parse().map(|address| MetricsAddress(Some(address))).map_err(|_| {
+            "an address is an IP address with a port, as in 127.0.0.1:9469 or [::1]:9469; or off".to_owned()
+        }),
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory as _;
-
     use super::*;
 
     #[test]
@@ -243,6 +360,27 @@ mod tests {
         for bad in ["64", "1KiB", "4GiB", "MiB", ""] {
             assert!(ring_bytes(bad).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn the_first_word_decides_whose_command_line_it_is() {
+        Command::command().debug_assert();
+        let is_meant = |word: &str| Command::is_meant(Some(OsStr::new(word)));
+        assert!(is_meant("serve") && is_meant("agent") && !Command::is_meant(None));
+        for capture in ["--pod", "-h", "tcp", "help", "server", "--version"] {
+            assert!(!is_meant(capture), "{capture}");
+        }
+    }
+
+    #[test]
+    fn metrics_go_to_an_address_or_nowhere() {
+        let of = |args: &[&str]| match Command::try_parse_from(args).unwrap() {
+            Command::Agent(AgentArgs { metrics_address, .. }) => metrics_address.0,
+            other => panic!("{other:?}"),
+        };
+        assert!(of(&["sniff", "agent"]).unwrap().ip().is_loopback());
+        assert_eq!(of(&["sniff", "agent", "--metrics-address", "off"]), None);
+        assert!(Command::try_parse_from(["sniff", "agent", "--metrics-address", "9469"]).is_err());
     }
 
     #[test]

@@ -3,6 +3,7 @@
 //! ARCHITECTURE.md at the top of the repository maps the modules.
 
 pub mod accounts;
+pub mod agent;
 pub mod args;
 pub mod bpf;
 pub mod clock;
@@ -19,6 +20,7 @@ pub mod output;
 pub mod pcapng;
 pub mod privileges;
 pub mod proc;
+pub mod serve;
 pub mod session;
 pub mod signals;
 pub mod stream;

@@ -1,8 +1,11 @@
 //! What a person reads while sniff works: lines on stderr that start with `sniff:`. Standard output is for packets.
 
-use std::io::Write as _;
+use std::{io::Write as _, sync::OnceLock};
 
 use log::{Level, LevelFilter, Log, Metadata, Record};
+
+/// Who else hears of what a person should read.
+static LISTENER: OnceLock<Box<dyn Fn(&str) + Send + Sync>> = OnceLock::new();
 
 /// Writes log lines to stderr. aya-log writes the kernel side's through it too.
 pub struct Stderr;
@@ -19,10 +22,18 @@ impl Log for Stderr {
         if self.enabled(record.metadata()) {
             // A closed stderr is no reason to stop capturing.
             let _ = writeln!(std::io::stderr(), "sniff: {}", record.args());
+            if let (Level::Warn, Some(listener)) = (record.level(), LISTENER.get()) {
+                listener(&record.args().to_string());
+            }
         }
     }
 
     fn flush(&self) {}
+}
+
+/// From now on, `listener` hears of each warning too; one listener in a process.
+pub fn also_tell(listener: impl Fn(&str) + Send + Sync + 'static) {
+    let _ = LISTENER.set(Box::new(listener));
 }
 
 /// Starts logging: `quiet` leaves warnings and errors; each `verbose` adds a level.

@@ -1,6 +1,7 @@
 //! The `sniff` command: parse, run, exit status.
 
 use std::{
+    env,
     io::{self, Write as _},
     process::ExitCode,
 };
@@ -8,7 +9,8 @@ use std::{
 use anyhow::{Result, ensure};
 use clap::{CommandFactory as _, Parser as _, error::ErrorKind};
 use sniff_user::{
-    args::Args,
+    agent,
+    args::{Args, Command},
     bpf::ring::Order,
     exit,
     filter::{
@@ -17,19 +19,29 @@ use sniff_user::{
     },
     logging,
     pcapng::LinkType,
-    privileges,
+    privileges, serve,
     session::{self, Plan},
     system::System,
     target,
 };
 
 fn main() -> ExitCode {
+    if Command::is_meant(env::args_os().nth(1).as_deref()) {
+        return match Command::try_parse() {
+            Ok(command) => status(obey(command)),
+            Err(error) => usage(&error),
+        };
+    }
     let args = match Args::try_parse().and_then(|args| check_combination(&args).map(|()| args)) {
         Ok(args) => args,
         Err(error) => return usage(&error),
     };
     logging::start(args.quiet, args.verbose);
-    match run(args) {
+    status(run(args))
+}
+
+fn status(result: Result<()>) -> ExitCode {
+    match result {
         Ok(()) => ExitCode::from(exit::SUCCESS),
         Err(error) if is_closed_pipe(&error) => ExitCode::from(exit::SUCCESS),
         Err(error) => {
@@ -51,6 +63,30 @@ fn usage(error: &clap::Error) -> ExitCode {
     // A closed stderr is no reason to panic.
     let _ = writeln!(io::stderr(), "sniff: {} (see sniff --help)", told.trim_start_matches("error: "));
     ExitCode::from(exit::USAGE)
+}
+
+#[tokio::main(flavor = "current_thread")]
+async fn obey(command: Command) -> Result<()> {
+    match command {
+        Command::Serve(args) => {
+            logging::start(false, args.verbose);
+            serve::run(args).await
+        }
+        Command::Agent(args) => {
+            logging::start(false, args.verbose);
+            agent::run(args).await
+        }
+        Command::Completions { shell } => {
+            clap_complete::generate(shell, &mut Args::command(), "sniff", &mut io::stdout());
+            Ok(())
+        }
+        Command::Manual { folder } => {
+            let [capture, others] = [Args::command(), Command::command()];
+            clap_mangen::generate_to(others, &folder)?;
+            // Last: `sniff` alone is a capture.
+            Ok(clap_mangen::Man::new(capture).generate_to(&folder).map(drop)?)
+        }
+    }
 }
 
 #[tokio::main(flavor = "current_thread")]
@@ -104,6 +140,7 @@ fn options(args: &Args) -> target::Options {
 fn plan(args: Args, interfaces: Vec<target::Interface>) -> Result<Plan> {
     Ok(Plan {
         interfaces,
+        room: 0,
         attach: args.attach,
         mechanism: args.hook,
         directions: args.direction.each(),

@@ -4,6 +4,7 @@
 //! then empty the ring, then read the counters, then write the statistics.
 
 use std::{
+    future,
     path::PathBuf,
     sync::{
         Arc,
@@ -17,7 +18,7 @@ use log::{info, warn};
 use sniff_common::{Counters, Direction};
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
-    sync::oneshot,
+    sync::{mpsc, oneshot},
     task, time,
 };
 
@@ -52,6 +53,8 @@ const ATTACH_AT_ONCE: usize = 16;
 pub struct Plan {
     /// What to capture.
     pub interfaces: Vec<Interface>,
+    /// How many interfaces may join later.
+    pub room: u32,
     /// Where to attach.
     pub attach: AttachAt,
     /// How to attach; `None` leaves it to the kernel's abilities.
@@ -95,10 +98,75 @@ pub struct Session {
     kernel: Kernel,
     clock_offset: u64,
     drain: Drain,
+    /// Interfaces that may still join.
+    room: u32,
     /// Those that are attached.
     taps: Vec<Tap>,
     /// When each interface in the file was captured, by its id.
     spans: Vec<Span>,
+}
+
+/// What a running capture can be told. Each order is answered.
+#[derive(Debug)]
+pub enum Order {
+    /// Capture these interfaces too, all or none of them; the file says `comment` of them.
+    Join {
+        /// Which.
+        interfaces: Vec<Interface>,
+        /// Why they come later than others.
+        comment: Option<String>,
+        /// Whether that worked.
+        done: oneshot::Sender<Result<()>>,
+    },
+    /// Do not capture these any more.
+    Leave {
+        /// Which.
+        interfaces: Vec<Interface>,
+        /// Whether that worked.
+        done: oneshot::Sender<Result<()>>,
+    },
+    /// Take this as the general filter.
+    Filter {
+        /// From where.
+        source: Source,
+        /// Whether that worked; the old filter goes on if not.
+        done: oneshot::Sender<Result<()>>,
+    },
+}
+
+/// What a running capture tells.
+#[derive(Debug)]
+pub enum Event {
+    /// An interface went away.
+    Gone(Box<Interface>),
+    /// Counts so far, over all interfaces.
+    Counted(Counters),
+}
+
+/// Somebody who tells a running capture what to do. It goes on without interfaces, and ends when the orders do.
+#[derive(Debug)]
+pub struct Remote {
+    /// What to do.
+    pub orders: mpsc::Receiver<Order>,
+    /// What happens.
+    pub events: mpsc::UnboundedSender<Event>,
+}
+
+/// Why a capture ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Why {
+    /// A signal.
+    Signal,
+    /// [`Plan::duration`] was over.
+    Duration,
+    /// [`Plan::count`] packets were delivered.
+    Count,
+    /// Nobody reads the output any more.
+    Closed,
+    /// No interface is left.
+    Empty,
+    /// There will be no more orders.
+    Asked,
 }
 
 /// Captures until something ends it.
@@ -107,6 +175,19 @@ pub struct Session {
 ///
 /// When the capture cannot start, or the output fails.
 pub async fn run(plan: Plan) -> Result<()> {
+    drive(plan, None).await.map(drop)
+}
+
+/// Captures as `remote` orders, until something ends it.
+///
+/// # Errors
+///
+/// When the capture cannot start, or the output fails.
+pub async fn serve(plan: Plan, remote: Remote) -> Result<(Why, Accounts)> {
+    drive(plan, Some(remote)).await
+}
+
+async fn drive(plan: Plan, remote: Option<Remote>) -> Result<(Why, Accounts)> {
     let mut signals = Signals::take_over()?;
     // Before anything starts: a signal that nobody takes would end the process.
     let mut change = signal(SignalKind::user_defined2())?;
@@ -124,15 +205,23 @@ pub async fn run(plan: Plan) -> Result<()> {
         }
     };
     let (mut session, drained) = started??;
-    let (outcome, is_signalled) = match is_signalled {
-        true => (Ok(()), true),
-        false => session.wait(&mut signals, &mut change, drained).await,
+    let outcome = match is_signalled {
+        true => Ok(Why::Signal),
+        false => session.wait(&mut signals, &mut change, drained, remote).await,
     };
+    let is_signalled = matches!(outcome, Ok(Why::Signal));
     let session = task::spawn_blocking(move || session.detach()).await?;
     // Only now: a capture that is attached by clsact must be detached first.
     tokio::spawn(signals.end_at_once(if is_signalled { 1 } else { 2 }));
     let finished = task::spawn_blocking(move || session.finish()).await?;
-    outcome.and(finished)
+    let why = outcome?;
+    let (end, accounts) = finished?;
+    let why = match end {
+        End::Count => Why::Count,
+        End::Closed => Why::Closed,
+        End::Asked | End::Failed(_) => why,
+    };
+    Ok((why, accounts))
 }
 
 impl Session {
@@ -140,18 +229,10 @@ impl Session {
     fn start(mut plan: Plan, stop: &AtomicBool) -> Result<(Self, oneshot::Receiver<()>)> {
         let mut filters = Filters::new(plan.no_optimize);
         let general = plan.filter.read()?;
-        let mut taps = Vec::new();
-        for (id, interface) in (0..).zip(std::mem::take(&mut plan.interfaces)) {
-            let directions = with_filters(&mut filters, &interface, general.as_deref(), plan.directions)?;
-            ensure!(
-                directions.iter().any(|(_, filter)| *filter != Filter::None),
-                "{}: no packet matches the filter",
-                interface.name
-            );
-            taps.push(Tap::new(id, interface, plan.attach, directions)?);
-        }
+        let interfaces = std::mem::take(&mut plan.interfaces);
+        let mut taps = new_taps(&mut filters, general.as_deref(), &plan, 0, interfaces)?;
         // Each interface can get a second entry, for its other end.
-        let interfaces = taps.len() as u32 * 2;
+        let interfaces = (taps.len() as u32 + plan.room) * 2;
         let Plan { ring, ring_bytes, order, packet_buffered, .. } = plan;
         let mut kernel = Kernel::load(Sizes { ring, ring_bytes, packet_buffered, interfaces })?;
         // Only here, so that a capture that cannot start leaves an older file as it is.
@@ -165,7 +246,9 @@ impl Session {
         let ring = kernel.take_ring(order, clock_offset)?;
         let (drain, drained) = Drain::start(ring, output, plan.count, packet_buffered)?;
         let (attached, spans) = (Vec::new(), Vec::new());
-        let mut session = Self { plan, filters, general, kernel, clock_offset, drain, taps: attached, spans };
+        let room = plan.room;
+        let mut session =
+            Self { plan, filters, general, kernel, clock_offset, drain, room, taps: attached, spans };
         for tap in &taps {
             session.describe(tap, None)?;
         }
@@ -173,10 +256,53 @@ impl Session {
             let now = taps.drain(..taps.len().min(ATTACH_AT_ONCE)).collect();
             session.attach(now)?;
         }
-        if taps.is_empty() {
+        if taps.is_empty() && !session.taps.is_empty() {
             info!("listening on {} interface(s)", session.taps.len());
         }
         Ok((session, drained))
+    }
+
+    /// Captures more interfaces: all, or none when something is wrong.
+    fn join(&mut self, interfaces: Vec<Interface>, comment: Option<&str>) -> Result<()> {
+        let first = self.spans.len() as u32;
+        let room = self.room;
+        let taps = new_taps(&mut self.filters, self.general.as_deref(), &self.plan, first, interfaces)?;
+        ensure!(
+            taps.len() as u32 <= room,
+            "this capture has had as many interfaces as it has room for: start another"
+        );
+        self.room -= taps.len() as u32;
+        for tap in &taps {
+            self.describe(tap, comment.map(str::to_owned))?;
+        }
+        let joined = self.attach(taps);
+        if joined.is_err() {
+            for id in first..self.spans.len() as u32 {
+                self.leave(id)?;
+            }
+        }
+        joined
+    }
+
+    fn obey(&mut self, order: Order) {
+        let (done, result) = match order {
+            Order::Join { interfaces, comment, done } => (done, self.join(interfaces, comment.as_deref())),
+            Order::Leave { interfaces, done } => {
+                let ids = self.taps.iter().filter(|tap| interfaces.contains(&tap.interface)).map(|tap| tap.id);
+                let ids: Vec<u32> = ids.collect();
+                (done, ids.into_iter().try_for_each(|id| self.leave(id)))
+            }
+            Order::Filter { source, done } => {
+                let before = std::mem::replace(&mut self.plan.filter, source);
+                let changed = self.change_filter();
+                if changed.is_err() {
+                    self.plan.filter = before;
+                }
+                (done, changed)
+            }
+        };
+        // Whoever gave the order may have gone.
+        let _ = done.send(result);
     }
 
     /// Describes an interface in the output, before its packets come.
@@ -267,43 +393,61 @@ impl Session {
         self.plan.attach == AttachAt::Auto && self.plan.directions.contains(&Direction::In)
     }
 
-    /// Returns when something ends the capture, and whether that was a signal.
+    /// Returns when something ends the capture.
     async fn wait(
         &mut self,
         signals: &mut Signals,
         change: &mut Signal,
         mut drained: oneshot::Receiver<()>,
-    ) -> (Result<()>, bool) {
+        mut remote: Option<Remote>,
+    ) -> Result<Why> {
         let mut watch = Watch::new(self);
-        let mut logger = match self.kernel.take_logger(logging::Stderr) {
-            Ok(logger) => logger,
-            Err(error) => return (Err(error), false),
-        };
+        let mut logger = self.kernel.take_logger(logging::Stderr)?;
         let deadline = time::sleep(self.plan.duration.unwrap_or(Duration::MAX));
         tokio::pin!(deadline);
         let ended = loop {
             tokio::select! {
-                () = signals.next() => break (Ok(()), true),
+                () = signals.next() => break Why::Signal,
                 _ = change.recv() => match self.change_filter() {
                     Ok(()) => info!("the filter is now: {}", self.general.as_deref().unwrap_or("every packet")),
                     Err(error) => warn!("the filter stays as it is: {error:#}"),
                 },
-                () = &mut deadline => break (Ok(()), false),
-                _ = &mut drained => break (Ok(()), false),
+                order = next_order(&mut remote) => match order {
+                    Some(order) => {
+                        self.obey(order);
+                        watch.meet(self);
+                    }
+                    None => break Why::Asked,
+                },
+                () = &mut deadline => break Why::Duration,
+                _ = &mut drained => break Why::Closed,
                 () = watch.tick() => {
                     logger.flush();
-                    if let Err(error) = watch.look(self) {
-                        break (Err(error), false);
-                    }
-                    if self.taps.is_empty() {
+                    let gone = watch.look(self)?;
+                    if let Some(Remote { events, .. }) = &remote {
+                        self.report(events, gone)?;
+                    } else if self.taps.is_empty() {
                         info!("no interface is left to capture");
-                        break (Ok(()), false);
+                        break Why::Empty;
                     }
                 }
             }
         };
         logger.flush();
-        ended
+        Ok(ended)
+    }
+
+    /// Tells a remote what has happened; it may have gone.
+    fn report(&self, events: &mpsc::UnboundedSender<Event>, gone: Vec<Interface>) -> Result<()> {
+        for interface in gone {
+            let _ = events.send(Event::Gone(Box::new(interface)));
+        }
+        let mut counted = Counters::default();
+        for id in 0..self.spans.len() as u32 {
+            counted += self.kernel.counters(id)?;
+        }
+        let _ = events.send(Event::Counted(counted));
+        Ok(())
     }
 
     /// The taps that are attached.
@@ -369,7 +513,7 @@ impl Session {
     }
 
     /// Writes what is left, and tells how it went.
-    fn finish(self) -> Result<()> {
+    fn finish(self) -> Result<(End, Accounts)> {
         let Self { drain, kernel, spans, .. } = self;
         drain.stop();
         let Drained { mut output, end, fullest } = drain.join()?;
@@ -380,8 +524,10 @@ impl Session {
         match end {
             End::Failed(error) => Err(error),
             // A reader that is gone needs no statistics.
-            End::Closed => Ok(()),
-            End::Asked | End::Count => written.context("cannot write the statistics at the end"),
+            End::Closed => Ok((end, accounts)),
+            End::Asked | End::Count => {
+                written.context("cannot write the statistics at the end").map(|()| (end, accounts))
+            }
         }
     }
 
@@ -397,6 +543,34 @@ impl Session {
             }
         }
     }
+}
+
+/// Never, when there is no remote.
+async fn next_order(remote: &mut Option<Remote>) -> Option<Order> {
+    match remote {
+        Some(remote) => remote.orders.recv().await,
+        None => future::pending().await,
+    }
+}
+
+/// Taps for interfaces, with ids from `first` on. Nothing is attached yet.
+fn new_taps(
+    filters: &mut Filters,
+    general: Option<&str>,
+    plan: &Plan,
+    first: u32,
+    interfaces: Vec<Interface>,
+) -> Result<Vec<Tap>> {
+    let tap = |(id, interface): (u32, Interface)| {
+        let directions = with_filters(filters, &interface, general, plan.directions)?;
+        ensure!(
+            directions.iter().any(|(_, filter)| *filter != Filter::None),
+            "{}: no packet matches the filter",
+            interface.name
+        );
+        Tap::new(id, interface, plan.attach, directions)
+    };
+    (first..).zip(interfaces).map(tap).collect()
 }
 
 /// Each direction with the interface's own filter, or the general one.

@@ -46,6 +46,8 @@ pub enum Target {
     Netns(String),
     /// An interface of the network namespace that sniff runs in.
     Interface(String),
+    /// An interface of the node, also where sniff runs in a network namespace of its own.
+    NodeInterface(String),
 }
 
 /// A target, and the filter that it has of its own.
@@ -237,6 +239,11 @@ pub async fn resolve(wanted: &[Wanted], options: &Options) -> Result<Vec<Interfa
             }
             Target::Interface(name) => {
                 all.push(Interface { filter: filter.clone(), ..interfaces::of_host(name, &hosts)? });
+                continue;
+            }
+            Target::NodeInterface(name) => {
+                let node = &hosts[hosts.len().saturating_sub(1)..];
+                all.push(Interface { filter: filter.clone(), ..interfaces::of_host(name, node)? });
                 continue;
             }
         };

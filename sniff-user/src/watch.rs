@@ -15,6 +15,7 @@ use crate::{
     link,
     session::Session,
     tap::{Point, Tap},
+    target::Interface,
 };
 
 /// Time between two looks at first, so that a blind host end is found early.
@@ -35,6 +36,8 @@ pub struct Watch {
     position: usize,
     /// Host ends that may be passed by, by pcapng interface id.
     suspects: HashMap<u32, Suspect>,
+    /// Taps from this id on are new here.
+    next_id: u32,
 }
 
 /// A host end, and what was known of it when the capture began.
@@ -65,15 +68,25 @@ impl Suspect {
 }
 
 impl Watch {
-    /// Starts watching the session's taps; those at a host end that was chosen, not asked for, may miss packets.
+    /// Starts watching the session's taps.
     pub fn new(session: &Session) -> Self {
-        let suspects = session
-            .taps()
-            .iter()
-            .filter(|tap| tap.point == Point::HostVeth && session.may_go_inside())
-            .filter_map(|tap| Some((tap.id, Suspect::new(tap)?)))
-            .collect();
-        Self { pause: FIRST_PAUSE, next: Instant::now() + FIRST_PAUSE, position: 0, suspects }
+        let next = Instant::now() + FIRST_PAUSE;
+        let mut watch = Self { pause: FIRST_PAUSE, next, position: 0, suspects: HashMap::new(), next_id: 0 };
+        watch.meet(session);
+        watch
+    }
+
+    /// Watches the taps that are new too; those at a host end that was chosen, not asked for, may miss packets.
+    pub fn meet(&mut self, session: &Session) {
+        let taps = session.taps().iter().filter(|tap| tap.id >= self.next_id);
+        let before = self.suspects.len();
+        let suspects = taps.clone().filter(|tap| tap.point == Point::HostVeth && session.may_go_inside());
+        self.suspects.extend(suspects.filter_map(|tap| Some((tap.id, Suspect::new(tap)?))));
+        self.next_id = taps.map(|tap| tap.id + 1).max().unwrap_or(self.next_id);
+        if self.suspects.len() > before {
+            self.pause = FIRST_PAUSE;
+            self.next = Instant::now() + FIRST_PAUSE;
+        }
     }
 
     /// Returns when it is time to look.
@@ -81,18 +94,21 @@ impl Watch {
         time::sleep_until(self.next).await;
     }
 
-    /// Looks at some of the taps: takes leave of those that are gone, and helps those that miss packets.
+    /// Looks at some of the taps: takes leave of those that are gone, which it returns, and helps those that miss
+    /// packets.
     ///
     /// # Errors
     ///
     /// When the clock fails.
-    pub fn look(&mut self, session: &mut Session) -> Result<()> {
+    pub fn look(&mut self, session: &mut Session) -> Result<Vec<Interface>> {
+        let mut gone = Vec::new();
         for id in self.turn(session) {
             let Some(tap) = session.taps().iter().find(|tap| tap.id == id) else {
                 continue;
             };
             if !tap.is_alive() {
                 info!("{}: the interface is gone", tap.interface.name);
+                gone.push(tap.interface.clone());
                 session.leave(id)?;
             } else if let Some(missed) = self.missed(session, tap) {
                 self.suspects.remove(&id);
@@ -101,7 +117,7 @@ impl Watch {
         }
         self.pause = LAST_PAUSE.min(self.pause * 2);
         self.next = Instant::now() + self.pause;
-        Ok(())
+        Ok(gone)
     }
 
     /// The ids of the taps to look at now.

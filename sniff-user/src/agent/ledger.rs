@@ -1,0 +1,234 @@
+//! The agent's book of sessions: who may begin, who must end, and the sums for `/metrics`.
+
+use std::{
+    collections::BTreeMap,
+    fmt::{self, Write as _},
+};
+
+use bytesize::ByteSize;
+use tokio::sync::watch;
+
+use super::wire::{Granted, Registration, Report};
+use crate::args::Limits;
+
+/// A session's number; none is used twice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct SessionId(u64);
+
+impl fmt::Display for SessionId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// A session that runs.
+#[derive(Debug)]
+struct Session {
+    who: String,
+    pid: i32,
+    buffer_bytes: u64,
+    report: Report,
+}
+
+/// The book.
+#[derive(Debug)]
+pub(super) struct Ledger {
+    limits: Limits,
+    sessions: BTreeMap<SessionId, Session>,
+    started: u64,
+    refused: u64,
+    cut_short: u64,
+    /// Of all sessions, those that have ended included.
+    sum: Report,
+    count: watch::Sender<usize>,
+}
+
+impl Ledger {
+    /// An empty one.
+    pub(super) fn new(limits: Limits) -> Self {
+        let (sessions, sum) = (BTreeMap::new(), Report::default());
+        Self { limits, sessions, started: 0, refused: 0, cut_short: 0, sum, count: watch::Sender::new(0) }
+    }
+
+    /// How many sessions run, and every change of that.
+    pub(super) fn changes(&self) -> watch::Receiver<usize> {
+        self.count.subscribe()
+    }
+
+    /// Lets a session begin; the error says which limit is in the way.
+    pub(super) fn admit(&mut self, pid: i32, registration: &Registration) -> Result<(SessionId, Granted), String> {
+        if let Some(why) = self.objection(registration) {
+            self.refused += 1;
+            return Err(why);
+        }
+        let Registration { who, buffer_bytes, duration } = registration;
+        let id = SessionId(self.started);
+        self.started += 1;
+        let session =
+            Session { who: who.clone(), pid, buffer_bytes: *buffer_bytes, report: Report::default() };
+        self.sessions.insert(id, session);
+        self.count.send_replace(self.sessions.len());
+        let limit = self.limits.max_duration;
+        let note = (*duration > Some(limit)).then(|| {
+            format!("this node ends captures after {} (--max-duration)", humantime::format_duration(limit))
+        });
+        Ok((id, Granted { limit: Some(limit), note }))
+    }
+
+    fn objection(&self, registration: &Registration) -> Option<String> {
+        let Limits { max_sessions, max_memory, .. } = self.limits;
+        if self.sessions.len() >= max_sessions as usize {
+            return Some(format!(
+                "{} capture(s) run on this node, and {max_sessions} may (--max-sessions): {}",
+                self.sessions.len(),
+                self.who()
+            ));
+        }
+        let used: u64 = self.sessions.values().map(|session| session.buffer_bytes).sum();
+        let wanted = registration.buffer_bytes;
+        (used.saturating_add(wanted) > max_memory.as_u64()).then(|| {
+            format!(
+                "a buffer of {} is more than is left of the {max_memory} for captures on this node (--max-memory): {} \
+                 in use; ask for a smaller one with --buffer-size",
+                ByteSize(wanted),
+                ByteSize(used)
+            )
+        })
+    }
+
+    /// Whose sessions run.
+    fn who(&self) -> String {
+        let one = |session: &Session| format!("{} (process {})", session.who.escape_debug(), session.pid);
+        self.sessions.values().map(one).collect::<Vec<_>>().join(", ")
+    }
+
+    /// Takes a session's report; the error says why it must end.
+    pub(super) fn report(&mut self, id: SessionId, report: &Report) -> Result<(), String> {
+        let Some(session) = self.sessions.get_mut(&id) else {
+            return Ok(());
+        };
+        let before = std::mem::replace(&mut session.report, *report);
+        let Report { matched, delivered, dropped, bytes } = &mut self.sum;
+        // A session is not trusted to count upwards.
+        *matched += report.matched.saturating_sub(before.matched);
+        *delivered += report.delivered.saturating_sub(before.delivered);
+        *dropped += report.dropped.saturating_sub(before.dropped);
+        *bytes += report.bytes.saturating_sub(before.bytes);
+        match self.limits.max_bytes {
+            Some(limit) if report.bytes > limit.as_u64() => {
+                Err(format!("a capture on this node may send {limit} (--max-bytes)"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Notes that a session was told to end.
+    pub(super) fn cut_short(&mut self) {
+        self.cut_short += 1;
+    }
+
+    /// Notes that a session has ended.
+    pub(super) fn leave(&mut self, id: SessionId) {
+        self.sessions.remove(&id);
+        self.count.send_replace(self.sessions.len());
+    }
+
+    /// All in Prometheus' text format
+    /// (<https://prometheus.io/docs/instrumenting/exposition_formats/#text-based-format>).
+    pub(super) fn metrics(&self) -> String {
+        let buffers: u64 = self.sessions.values().map(|session| session.buffer_bytes).sum();
+        let Report { matched, delivered, dropped, bytes } = self.sum;
+        let mut text = String::new();
+        let mut metric = |name: &str, kind: &str, help: &str, value: u64| {
+            // Writing to memory does not fail.
+            let _ = write!(text, "# HELP {name} {help}\n# TYPE {name} {kind}\n{name} {value}\n");
+        };
+        metric("sniff_sessions", "gauge", "Captures that run.", self.sessions.len() as u64);
+        metric("sniff_sessions_started_total", "counter", "Captures that were begun.", self.started);
+        metric("sniff_sessions_refused_total", "counter", "Captures that a limit refused.", self.refused);
+        metric("sniff_sessions_cut_short_total", "counter", "Captures that were told to end.", self.cut_short);
+        metric("sniff_buffer_bytes", "gauge", "Memory of the captures' buffers.", buffers);
+        metric("sniff_packets_matched_total", "counter", "Packets that matched a filter.", matched);
+        metric("sniff_packets_delivered_total", "counter", "Packets that were sent to clients.", delivered);
+        metric("sniff_packets_dropped_total", "counter", "Packets that were lost.", dropped);
+        metric("sniff_sent_bytes_total", "counter", "Bytes that were sent to clients.", bytes);
+        text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    fn ledger() -> Ledger {
+        Ledger::new(Limits {
+            max_sessions: 2,
+            max_memory: ByteSize::mib(100),
+            max_bytes: Some(ByteSize::kib(1)),
+            max_duration: Duration::from_secs(60),
+        })
+    }
+
+    fn registration(mib: u64, duration: Option<u64>) -> Registration {
+        let duration = duration.map(Duration::from_secs);
+        Registration { who: "ada@laptop".to_owned(), buffer_bytes: mib << 20, duration }
+    }
+
+    #[test]
+    fn sessions_and_their_memory_are_limited_and_given_back() {
+        let mut ledger = ledger();
+        let (first, _) = ledger.admit(7, &registration(64, None)).unwrap();
+        let why = ledger.admit(8, &registration(64, None)).unwrap_err();
+        assert!(why.contains("64.0 MiB is more than is left of the 100.0 MiB"), "{why}");
+        let (second, _) = ledger.admit(8, &registration(32, None)).unwrap();
+        assert_ne!(first, second);
+        let why = ledger.admit(9, &registration(1, None)).unwrap_err();
+        assert!(why.contains("ada@laptop (process 7), ada@laptop (process 8)"), "{why}");
+        ledger.leave(first);
+        ledger.admit(9, &registration(64, None)).unwrap();
+        assert!(ledger.admit(9, &registration(u64::MAX >> 20, None)).is_err());
+        assert!(ledger.metrics().contains("\nsniff_sessions_refused_total 3\n"));
+    }
+
+    #[test]
+    fn whoever_wants_more_time_than_there_is_gets_a_note() {
+        let mut ledger = ledger();
+        let (_, granted) = ledger.admit(7, &registration(1, Some(61))).unwrap();
+        assert_eq!(granted.note.unwrap(), "this node ends captures after 1m (--max-duration)");
+        let (_, granted) = ledger.admit(7, &registration(1, None)).unwrap();
+        assert_eq!((granted.note, granted.limit), (None, Some(Duration::from_secs(60))));
+    }
+
+    #[test]
+    fn reports_add_up_over_sessions_and_too_many_bytes_end_one() {
+        let mut ledger = ledger();
+        let (first, _) = ledger.admit(7, &registration(1, None)).unwrap();
+        let (second, _) = ledger.admit(8, &registration(1, None)).unwrap();
+        let report = |delivered, bytes| Report { matched: delivered + 1, delivered, dropped: 1, bytes };
+        ledger.report(first, &report(10, 100)).unwrap();
+        ledger.report(first, &report(15, 1000)).unwrap();
+        ledger.leave(first);
+        ledger.report(second, &report(5, 24)).unwrap();
+        ledger.report(second, &report(1, 24)).unwrap();
+        let why = ledger.report(second, &report(7, 1025)).unwrap_err();
+        assert!(why.contains("1.0 KiB"), "{why}");
+        let metrics = ledger.metrics();
+        for line in ["sniff_sessions 1", "sniff_packets_dropped_total 2", "sniff_sent_bytes_total 2025"] {
+            assert!(metrics.lines().any(|it| it == line), "{line} in {metrics}");
+        }
+    }
+
+    #[test]
+    fn metrics_are_lines_of_help_type_and_value() {
+        let metrics = ledger().metrics();
+        for lines in metrics.lines().collect::<Vec<_>>().chunks(3) {
+            let [help, kind, value] = lines else { panic!("{lines:?}") };
+            let name = value.split(' ').next().unwrap();
+            assert!(help.starts_with(&format!("# HELP {name} ")) && help.ends_with('.'), "{help}");
+            assert!(kind.starts_with(&format!("# TYPE {name} ")), "{kind}");
+            assert_eq!(kind.ends_with(" counter"), name.ends_with("_total"), "{kind}");
+        }
+    }
+}

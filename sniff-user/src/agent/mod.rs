@@ -1,0 +1,224 @@
+//! `sniff agent`: the main process of sniff's pod on a node. Captures are `sniff serve` processes that others start
+//! beside it; each asks the agent for permission over a Unix socket, and the connection lives as long as the session
+//! does. So the agent notices every end, `kill -9` included, without looking.
+//!
+//! Without sessions it waits for connections and signals only: nothing wakes it up.
+
+mod http;
+mod ledger;
+pub mod wire;
+
+use std::{
+    fs::{self, Permissions},
+    io::ErrorKind,
+    os::unix::fs::PermissionsExt as _,
+    path::Path,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result, anyhow, bail};
+use log::{info, warn};
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use tokio::{
+    net::{TcpListener, UnixListener, UnixStream},
+    sync::watch,
+    time::{Instant, sleep, sleep_until, timeout},
+};
+
+use self::{
+    ledger::{Ledger, SessionId},
+    wire::{Cause, ToAgent, ToSession, Wire},
+};
+use crate::{args::AgentArgs, signals::Signals};
+
+/// How long a session may take to end once it was told to, before it is killed.
+const GRACE: Duration = Duration::from_secs(10);
+/// How long a connection may take to say what it wants.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// With `--once`: how long to wait for the first session.
+const FIRST_SESSION: Duration = Duration::from_secs(60);
+/// Longest deadline; an `Instant` cannot take all of a `Duration`.
+const FOREVER: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
+
+type Shared = Arc<Mutex<Ledger>>;
+
+/// Serves until a signal, or with `--once` until the sessions are over.
+///
+/// # Errors
+///
+/// When the socket or the address cannot be listened on; with `--check`, when no agent answers.
+pub async fn run(args: AgentArgs) -> Result<()> {
+    if args.check {
+        return check(&args.socket).await;
+    }
+    let mut signals = Signals::take_over()?;
+    let listener = listen(&args.socket).await?;
+    let ledger = Arc::new(Mutex::new(Ledger::new(args.limits)));
+    if let Some(address) = args.metrics_address.0 {
+        let listener = TcpListener::bind(address).await;
+        let listener = listener.with_context(|| format!("cannot listen on {address} (--metrics-address)"))?;
+        info!("metrics and health on http://{address}");
+        tokio::spawn(http::serve(listener, Arc::clone(&ledger)));
+    }
+    info!("waiting for sessions on {}", args.socket.display());
+    let (running, is_running) = watch::channel(true);
+    let accepting = accept(&listener, &ledger, &is_running);
+    tokio::select! {
+        () = signals.next() => info!("a signal: the sessions are being ended"),
+        () = over(&ledger), if args.once => info!("the sessions are over"),
+        error = accepting => return Err(error),
+    }
+    // Each session holds one of these receivers until it has ended.
+    drop(is_running);
+    running.send_replace(false);
+    let all_ended = timeout(GRACE + PATIENCE, running.closed()).await;
+    // What cannot be removed is found stale by the next agent.
+    let _ = fs::remove_file(&args.socket);
+    all_ended.map_err(|_| anyhow!("sessions are left that do not end"))
+}
+
+/// Listens on the socket, in place of an agent that has ended.
+async fn listen(path: &Path) -> Result<UnixListener> {
+    let cannot = || format!("cannot listen on {}", path.display());
+    if UnixStream::connect(path).await.is_ok() {
+        bail!("{}: another agent listens there", cannot());
+    }
+    if let Some(folder) = path.parent() {
+        fs::create_dir_all(folder).with_context(cannot)?;
+    }
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != ErrorKind::NotFound => return Err(error).with_context(cannot),
+        _ => {}
+    }
+    let listener = UnixListener::bind(path).with_context(cannot)?;
+    fs::set_permissions(path, Permissions::from_mode(0o600)).with_context(cannot)?;
+    Ok(listener)
+}
+
+/// Attends to everybody who connects; returns only when that is over for good.
+async fn accept(listener: &UnixListener, ledger: &Shared, is_running: &watch::Receiver<bool>) -> anyhow::Error {
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) => drop(tokio::spawn(attend(stream, Arc::clone(ledger), is_running.clone()))),
+            // Out of descriptors, say; that passes.
+            Err(error) => {
+                warn!("cannot take a connection: {error}");
+                sleep(Duration::from_secs(1)).await;
+            }
+        }
+    }
+}
+
+/// Returns when there was a session and none is left, or none came in time.
+async fn over(ledger: &Shared) {
+    let mut changes = lock(ledger).changes();
+    let first = changes.wait_for(|sessions| *sessions > 0);
+    if timeout(FIRST_SESSION, first).await.is_ok() {
+        // It fails when the ledger is gone, and this with it.
+        let _ = changes.wait_for(|sessions| *sessions == 0).await;
+    }
+}
+
+/// One connection, from its first words to its end.
+async fn attend(stream: UnixStream, ledger: Shared, is_running: watch::Receiver<bool>) {
+    let Some(pid) = stream.peer_cred().ok().and_then(|peer| peer.pid()) else {
+        return;
+    };
+    let mut wire = Wire::new(stream);
+    let answer = match timeout(PATIENCE, wire.next()).await {
+        Ok(Ok(Some(ToAgent::Check))) => ToSession::Healthy,
+        Ok(Ok(Some(ToAgent::Register(registration)))) => {
+            let admitted = lock(&ledger).admit(pid, &registration);
+            match admitted {
+                Ok((id, granted)) => {
+                    info!("session {id} of {} (process {pid}) begins", registration.who.escape_debug());
+                    let limit = granted.limit;
+                    if wire.send(&ToSession::Granted(granted)).await.is_ok() {
+                        follow(&mut wire, id, pid, limit, &ledger, is_running).await;
+                    }
+                    lock(&ledger).leave(id);
+                    info!("session {id} has ended");
+                    return;
+                }
+                Err(why) => {
+                    warn!("refused {} (process {pid}): {why}", registration.who.escape_debug());
+                    ToSession::Refused { why }
+                }
+            }
+        }
+        _ => return,
+    };
+    // Whoever does not wait for the answer does not want it.
+    let _ = wire.send(&answer).await;
+}
+
+/// Hears a session's reports, and sees to it that it ends in time. Returns when it has.
+async fn follow(
+    wire: &mut Wire,
+    id: SessionId,
+    pid: i32,
+    limit: Option<Duration>,
+    ledger: &Shared,
+    mut is_running: watch::Receiver<bool>,
+) {
+    let deadline = Instant::now() + limit.unwrap_or(FOREVER);
+    let mut killing = None;
+    loop {
+        let ending = tokio::select! {
+            message = wire.next() => match message {
+                Ok(Some(ToAgent::Report(report))) => {
+                    lock(ledger).report(id, &report).err().map(|why| (Cause::Bytes, why))
+                }
+                // It has ended, or speaks nonsense.
+                _ => return,
+            },
+            () = sleep_until(deadline), if killing.is_none() => {
+                let limit = humantime::format_duration(limit.unwrap_or(FOREVER));
+                Some((Cause::Duration, format!("the longest capture on this node is {limit} (--max-duration)")))
+            }
+            _ = is_running.wait_for(|running| !running), if killing.is_none() => {
+                Some((Cause::Shutdown, "sniff's agent on this node is being ended".to_owned()))
+            }
+            () = sleep_until(killing.unwrap_or(deadline)), if killing.is_some() => {
+                warn!("session {id} (process {pid}) does not end: killed");
+                // Its connection is open, so the number is still its own.
+                let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+                return;
+            }
+        };
+        if let Some((cause, why)) = ending
+            && killing.is_none()
+        {
+            info!("session {id} is told to end: {why}");
+            lock(ledger).cut_short();
+            killing = Some(Instant::now() + GRACE);
+            if wire.send(&ToSession::End { cause, why }).await.is_err() {
+                return;
+            }
+        }
+    }
+}
+
+/// Asks the agent at the socket whether it is well.
+async fn check(socket: &Path) -> Result<()> {
+    let asking = async {
+        let mut wire = Wire::new(UnixStream::connect(socket).await?);
+        wire.send(&ToAgent::Check).await?;
+        wire.next().await
+    };
+    match timeout(PATIENCE, asking).await {
+        Ok(Ok(Some(ToSession::Healthy))) => Ok(()),
+        Ok(Ok(_)) => bail!("what answers on {} is not sniff agent", socket.display()),
+        Ok(Err(error)) => Err(error).with_context(|| format!("no sniff agent on {}", socket.display())),
+        Err(_) => bail!("sniff agent on {} does not answer within {PATIENCE:?}", socket.display()),
+    }
+}
+
+/// The ledger is consistent between any two statements.
+fn lock(ledger: &Shared) -> std::sync::MutexGuard<'_, Ledger> {
+    ledger.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,219 @@
+//! The session's talk with its client, while the capture runs: who joins and leaves, signs of life both ways, counts,
+//! and the reasons to end.
+
+use std::{future, sync::Arc, time::Duration};
+
+use anyhow::{Result, anyhow};
+use log::info;
+use sniff_common::Counters;
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::{Instant, sleep_until},
+};
+
+use super::{input::Input, members::Members, output::Output, packets::Sent};
+use crate::{
+    agent::wire::{Cause, Grant, Report},
+    filter::Source,
+    session::{Event, Order},
+    stream::{
+        ToClient, ToNode,
+        message::{Code, Event as Told, NodeError, Reason, Stats, Target, TargetId, Targets},
+    },
+};
+
+/// Longest silence towards the client.
+const SIGN_OF_LIFE: Duration = Duration::from_secs(5);
+/// Counts come about once a second; those of a capture that has just begun, faster.
+const BETWEEN_STATS: Duration = Duration::from_millis(900);
+/// What the file says of interfaces that were not there from the start.
+const JOINED: &str = "joined the running capture";
+
+/// Everybody who takes part.
+pub(super) struct Conversation<'a> {
+    input: &'a mut Input,
+    output: &'a mut Output,
+    orders: mpsc::Sender<Order>,
+    happens: mpsc::UnboundedReceiver<Event>,
+    members: Members,
+    grant: Grant,
+    sent: Arc<Sent>,
+    counters: Counters,
+    told: Stats,
+    told_at: Instant,
+}
+
+impl<'a> Conversation<'a> {
+    /// Brings them together.
+    pub(super) fn new(
+        input: &'a mut Input,
+        output: &'a mut Output,
+        orders: mpsc::Sender<Order>,
+        happens: mpsc::UnboundedReceiver<Event>,
+        members: Members,
+        grant: Grant,
+        sent: Arc<Sent>,
+    ) -> Self {
+        let (counters, told, told_at) = (Counters::default(), Stats::default(), Instant::now());
+        Self { input, output, orders, happens, members, grant, sent, counters, told, told_at }
+    }
+
+    /// Has the first targets captured, and talks on until there is a reason to end; `None` when the capture has ended
+    /// by itself.
+    pub(super) async fn hold(
+        &mut self,
+        targets: Vec<Target>,
+        lease: Duration,
+        duration: Option<Duration>,
+    ) -> Option<Reason> {
+        for target in targets {
+            self.admit(target, None).await;
+        }
+        let interfaces = self.members.interfaces() as u32;
+        info!("listening on {interfaces} interface(s)");
+        self.output.tell(ToClient::Event(Told::Listening { interfaces }));
+        let over = duration.map(|duration| Instant::now() + duration);
+        let mut heard = Instant::now();
+        loop {
+            tokio::select! {
+                // In this order: what the client has said counts before its lease is looked at.
+                biased;
+                message = self.input.next() => match message {
+                    Some(Ok(ToNode::Stop)) => return Some(Reason::Stopped),
+                    Some(Ok(message)) => {
+                        self.obey(message).await;
+                        heard = Instant::now();
+                    }
+                    Some(Err(broken)) => return Some(self.fail(Code::Usage, &broken.into())),
+                    None => return Some(Reason::InputClosed),
+                },
+                event = self.happens.recv() => match event {
+                    Some(Event::Gone(interface)) => {
+                        if let Some(target) = self.members.lose(&interface) {
+                            let why = "its interface is gone: the pod has ended".to_owned();
+                            self.output.tell(ToClient::Event(Told::TargetGone { target, why }));
+                        }
+                    }
+                    Some(Event::Counted(counters)) => self.count(counters).await,
+                    None => return None,
+                },
+                (cause, why) = self.grant.revoked() => {
+                    self.fail(Code::RefusedLimit, &anyhow!(why));
+                    return Some(match cause {
+                        Cause::Duration => Reason::Deadline,
+                        Cause::Bytes => Reason::Failed,
+                        Cause::Shutdown => Reason::Signal,
+                    });
+                }
+                () = self.output.broken() => return Some(Reason::Failed),
+                () = sleep_until(heard + lease) => return Some(Reason::Lease),
+                () = at(over) => return Some(Reason::Duration),
+                () = sleep_until(self.told_at + SIGN_OF_LIFE) => self.tell_stats(),
+            }
+        }
+    }
+
+    /// The agent's permission, for the last report. The orders end here, and with them the capture.
+    pub(super) fn into_grant(self) -> Grant {
+        self.grant
+    }
+
+    async fn obey(&mut self, message: ToNode) {
+        match message {
+            ToNode::Targets(Targets { add, remove }) => {
+                for id in remove {
+                    self.dismiss(id).await;
+                }
+                for target in add {
+                    self.admit(target, Some(JOINED)).await;
+                }
+            }
+            ToNode::Filter(filter) => {
+                let source = Source::Text(filter.expression);
+                match self.order(|done| Order::Filter { source, done }).await {
+                    Ok(()) => self.output.tell(ToClient::Event(Told::FilterChanged)),
+                    Err(error) => {
+                        self.fail(Code::Filter, &error.context("the filter stays as it is"));
+                    }
+                }
+            }
+            ToNode::Hello(_) => {
+                self.fail(Code::Usage, &anyhow!("a second hello, which changes nothing"));
+            }
+            // Stop is the loop's.
+            ToNode::KeepAlive | ToNode::Stop => {}
+        }
+    }
+
+    /// Has a target captured, or says why it cannot be.
+    async fn admit(&mut self, target: Target, comment: Option<&str>) {
+        if self.members.has(&target.id) {
+            return;
+        }
+        let event = match self.join(&target, comment).await {
+            Ok(interfaces) => Told::TargetAdded { target: target.id, interfaces },
+            Err(error) => Told::TargetFailed { target: target.id, error: format!("{error:#}") },
+        };
+        self.output.tell(ToClient::Event(event));
+    }
+
+    async fn join(&mut self, target: &Target, comment: Option<&str>) -> Result<Vec<String>> {
+        let found = self.members.find(target).await?;
+        let (interfaces, comment) = (found.clone(), comment.map(str::to_owned));
+        self.order(|done| Order::Join { interfaces, comment, done }).await?;
+        let names = found.iter().map(|interface| interface.name.clone()).collect();
+        self.members.join(target.id.clone(), found);
+        Ok(names)
+    }
+
+    async fn dismiss(&mut self, target: TargetId) {
+        let Some(interfaces) = self.members.leave(&target) else {
+            return;
+        };
+        let left = self.order(|done| Order::Leave { interfaces, done }).await;
+        let why = left.map_or_else(|error| format!("{error:#}"), |()| "as asked".to_owned());
+        self.output.tell(ToClient::Event(Told::TargetGone { target, why }));
+    }
+
+    /// Gives the capture an order and waits until it is carried out.
+    async fn order(&self, order: impl FnOnce(oneshot::Sender<Result<()>>) -> Order) -> Result<()> {
+        let ended = || anyhow!("the capture has ended");
+        let (done, is_done) = oneshot::channel();
+        self.orders.send(order(done)).await.map_err(|_| ended())?;
+        is_done.await.map_err(|_| ended())?
+    }
+
+    /// Tells the client of an error; the reason is for where the session ends with it.
+    fn fail(&self, code: Code, error: &anyhow::Error) -> Reason {
+        self.output.tell(ToClient::Error(NodeError { code, message: format!("{error:#}") }));
+        Reason::Failed
+    }
+
+    async fn count(&mut self, counters: Counters) {
+        self.counters = counters;
+        if self.stats() != self.told && self.told_at.elapsed() >= BETWEEN_STATS {
+            self.tell_stats();
+            let Stats { matched, delivered, dropped, .. } = self.told;
+            self.grant.report(&Report { matched, delivered, dropped, bytes: self.sent.bytes() }).await;
+        }
+    }
+
+    fn stats(&self) -> Stats {
+        let (matched, dropped) = (self.counters.matched, self.counters.lost());
+        Stats { matched, delivered: self.sent.packets(), dropped, fullest_percent: 0 }
+    }
+
+    fn tell_stats(&mut self) {
+        self.told = self.stats();
+        self.told_at = Instant::now();
+        self.output.tell(ToClient::Stats(self.told.clone()));
+    }
+}
+
+/// Never, when there is no such time.
+async fn at(time: Option<Instant>) {
+    match time {
+        Some(time) => sleep_until(time).await,
+        None => future::pending().await,
+    }
+}

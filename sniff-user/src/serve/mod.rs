@@ -1,0 +1,238 @@
+//! `sniff serve`: the far side of `kubectl sniff`. One session on one node: the client at the other end of stdin and
+//! stdout says whom to capture and gets the packets, in the frames of [`crate::stream`].
+//!
+//! The session outlives nobody: it ends when the client says so, closes its pipe or is silent for its lease, when
+//! nobody takes the packets, at the node's limits and on a signal. It always detaches first; what was captured then
+//! goes out as far as somebody takes it.
+
+mod conversation;
+mod input;
+mod members;
+mod output;
+mod packets;
+
+use std::{process, time::Duration};
+
+use anyhow::{Context as _, Result, ensure};
+use log::{info, warn};
+use sniff_common::{ABI_VERSION, MAX_SNAPLEN, MIN_RING_BYTES};
+use tokio::{
+    sync::mpsc,
+    time::{sleep, timeout},
+};
+
+use self::{conversation::Conversation, input::Input, members::Members, output::Output, packets::Packets};
+use crate::{
+    agent::wire::{Grant, Registration, Report},
+    args::ServeArgs,
+    exit,
+    filter::{Source, expression},
+    logging,
+    options::Compress,
+    pcapng::LinkType,
+    privileges,
+    session::{self, Plan, Remote, Why},
+    stream::{
+        Broken, PROTOCOL, ToClient, ToNode,
+        message::{
+            CapturePlan, ClientHello, Code, End, Event as Told, Level, NodeError, NodeHello, Reason, Target,
+        },
+    },
+    system::System,
+};
+
+/// Interfaces that one session can have, those that have gone again included.
+const MAX_INTERFACES: u32 = 1024;
+/// Memory between the kernel and sniff when the client leaves it to us.
+const BUFFER_BYTES: u32 = 64 << 20;
+/// The largest.
+const MAX_BUFFER_BYTES: u32 = 1 << 31;
+/// How long the client may take for its first words.
+const HELLO_TIME: Duration = Duration::from_secs(10);
+/// Shortest and longest lease, in seconds.
+const LEASE: (u32, u32) = (2, 300);
+/// What is left may take so long to go out, once the client seems to be gone.
+const LAST_WORDS: Duration = Duration::from_secs(3);
+
+/// Why there is no session, or no more, in the client's terms.
+struct Failure {
+    code: Code,
+    error: anyhow::Error,
+}
+
+/// For `map_err`.
+fn failed(code: Code) -> impl Fn(anyhow::Error) -> Failure {
+    move |error| Failure { code, error }
+}
+
+/// Runs one session.
+///
+/// # Errors
+///
+/// When it failed; the client was told why.
+pub async fn run(args: ServeArgs) -> Result<()> {
+    let mut input = Input::start()?;
+    let mut output = Output::start()?;
+    let notes = output.teller();
+    logging::also_tell(move |text| {
+        notes.tell(ToClient::Event(Told::Note { level: Level::Warn, text: text.to_owned() }));
+    });
+    let (end, result) = match session(args, &mut input, &mut output).await {
+        Ok(end) => (end, Ok(())),
+        Err(Failure { code, error }) => {
+            output.tell(ToClient::Error(NodeError { code, message: format!("{error:#}") }));
+            (End { reason: Reason::Failed, captured: 0, matched: 0, dropped: 0 }, Err(error))
+        }
+    };
+    info!("the session has ended: {:?}, {} packets captured", end.reason, end.captured);
+    output.tell(ToClient::End(end));
+    output.close(LAST_WORDS).await;
+    result
+}
+
+async fn session(args: ServeArgs, input: &mut Input, output: &mut Output) -> Result<End, Failure> {
+    let system = System::this(args.node_name.as_deref()).map_err(failed(Code::Kernel))?;
+    let Opening { plan, targets, compress, lease, duration, grant } =
+        open(&args, system, input, output).await?;
+    let packets = Packets::start(output, compress).map_err(failed(Code::Output))?;
+    let plan = Plan { write: Some(packets.path()), ..plan };
+    let sent = packets.sent();
+    let (orders, ordered) = mpsc::channel(1);
+    let (events, happens) = mpsc::unbounded_channel();
+    let members = Members::new(args.cri_socket, args.node_name);
+    let mut conversation = Conversation::new(input, output, orders, happens, members, grant, sent.clone());
+    let capture = session::serve(plan, Remote { orders: ordered, events });
+    let conversation = async {
+        let reason = conversation.hold(targets, lease, duration).await;
+        if matches!(reason, Some(Reason::Lease | Reason::InputClosed | Reason::Failed)) {
+            tokio::spawn(give_up());
+        }
+        // With it go the orders, and so the capture ends.
+        (reason, conversation.into_grant())
+    };
+    let ((reason, mut grant), captured) = tokio::join!(conversation, capture);
+    let (why, accounts) = captured.map_err(failed(Code::Kernel))?;
+    packets.finish().await.map_err(failed(Code::Output))?;
+    let (counters, _) = accounts.totals();
+    let (captured, matched, dropped) = (sent.packets(), counters.matched, counters.lost());
+    grant.report(&Report { matched, delivered: captured, dropped, bytes: sent.bytes() }).await;
+    Ok(End { reason: reason.unwrap_or(by_itself(why)), captured, matched, dropped })
+}
+
+/// What was agreed on.
+struct Opening {
+    plan: Plan,
+    targets: Vec<Target>,
+    compress: Compress,
+    lease: Duration,
+    duration: Option<Duration>,
+    grant: Grant,
+}
+
+/// Greets, hears what the client wants, and gets the agent's permission.
+async fn open(
+    args: &ServeArgs,
+    system: System,
+    input: &mut Input,
+    output: &Output,
+) -> Result<Opening, Failure> {
+    output.tell(ToClient::Hello(NodeHello {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        abi: ABI_VERSION,
+        node: system.node.clone(),
+        kernel: system.os.rsplit(' ').next().unwrap_or_default().to_owned(),
+        max_targets: MAX_INTERFACES,
+    }));
+    let ClientHello { version, who, plan, targets, lease_seconds } = greeting(input).await?;
+    info!("{} captures with kubectl sniff {}", who.escape_debug(), version.escape_debug());
+    privileges::check().map_err(failed(Code::Kernel))?;
+    privileges::raise_descriptor_limit();
+    let (compress, duration) = (plan.compress, plan.duration_ms.map(Duration::from_millis));
+    let plan = plan_of(plan, system).map_err(failed(Code::Usage))?;
+    check_filter(&plan.filter).map_err(failed(Code::Filter))?;
+    let registration = Registration { who, buffer_bytes: plan.ring_bytes.into(), duration };
+    let grant = Grant::ask(&args.agent_socket, registration).await.map_err(failed(Code::RefusedLimit))?;
+    if let Some(note) = grant.note() {
+        warn!("{note}");
+    }
+    let lease = Duration::from_secs(lease_seconds.clamp(LEASE.0, LEASE.1).into());
+    Ok(Opening { plan, targets, compress, lease, duration, grant })
+}
+
+async fn greeting(input: &mut Input) -> Result<ClientHello, Failure> {
+    match timeout(HELLO_TIME, input.next()).await {
+        Ok(Some(Ok(ToNode::Hello(hello)))) => Ok(*hello),
+        Ok(Some(Err(broken @ Broken::Protocol(_)))) => Err(failed(Code::VersionSkew)(broken.into())),
+        Ok(Some(Err(broken))) => Err(failed(Code::Usage)(broken.into())),
+        Ok(Some(Ok(_))) => Err(failed(Code::Usage)(anyhow::anyhow!("the client does not say hello"))),
+        Ok(None) => Err(failed(Code::Usage)(anyhow::anyhow!(
+            "nobody is at the other end: sniff serve is for kubectl sniff, which speaks protocol {PROTOCOL}"
+        ))),
+        Err(_) => {
+            Err(failed(Code::Usage)(anyhow::anyhow!("the client has said nothing for {HELLO_TIME:?}")))
+        }
+    }
+}
+
+/// The plan of a session that begins without interfaces; numbers from outside are checked.
+fn plan_of(asked: CapturePlan, system: System) -> Result<Plan> {
+    let CapturePlan { filter, snaplen, headers, direction, count, buffer_bytes, attach, .. } = asked;
+    let snaplen = snaplen.unwrap_or(MAX_SNAPLEN);
+    ensure!(
+        (1..=MAX_SNAPLEN).contains(&snaplen),
+        "a snapshot length of {snaplen} bytes: it is 1 to {MAX_SNAPLEN}"
+    );
+    let buffer = buffer_bytes.unwrap_or(BUFFER_BYTES);
+    ensure!(
+        (MIN_RING_BYTES..=MAX_BUFFER_BYTES).contains(&buffer),
+        "a buffer of {buffer} bytes: it is {MIN_RING_BYTES} to {MAX_BUFFER_BYTES}"
+    );
+    ensure!(count != Some(0), "a count of 0 packets");
+    Ok(Plan {
+        interfaces: Vec::new(),
+        room: MAX_INTERFACES,
+        attach,
+        mechanism: None,
+        directions: direction.each(),
+        filter: Source::Text(filter.unwrap_or_default()),
+        no_optimize: false,
+        headers,
+        snaplen,
+        ring: ring::Wanted::Auto,
+        ring_bytes: buffer,
+        order: Order::Time,
+        packet_buffered: false,
+        count,
+        duration: None,
+        write: None,
+        print: false,
+        system,
+    })
+}
+
+/// Finds out before anything starts whether a filter compiles.
+fn check_filter(filter: &Source) -> Result<()> {
+    match filter.read()? {
+        Some(text) => expression::compile(&text, LinkType::Ethernet, true).map(drop).context("the filter"),
+        None => Ok(()),
+    }
+}
+
+/// Why a session ended that the conversation did not end.
+fn by_itself(why: Why) -> Reason {
+    match why {
+        Why::Signal => Reason::Signal,
+        Why::Count => Reason::Count,
+        Why::Duration => Reason::Duration,
+        Why::Asked => Reason::Stopped,
+        Why::Closed | Why::Empty => Reason::Failed,
+    }
+}
+
+/// Ends the process when what is left does not get out: the client is gone, and its pipe may stay full for ever. The
+/// classifiers go with the process; by then they are long detached.
+async fn give_up() {
+    sleep(LAST_WORDS).await;
+    warn!("ended: nobody takes the packets that are left");
+    process::exit(exit::FAILURE.into());
+}
