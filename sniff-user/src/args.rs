@@ -307,7 +307,13 @@ pub struct Limits {
     pub max_sessions: u32,
 
     /// Most memory of all sessions' buffers together
-    #[arg(long, value_name = "SIZE", env = "SNIFF_MAX_MEMORY", default_value = "512MiB", help_heading = "Limits")]
+    #[arg(
+        long,
+        value_name = "SIZE",
+        env = "SNIFF_MAX_MEMORY",
+        default_value = "512MiB",
+        help_heading = "Limits"
+    )]
     pub max_memory: ByteSize,
 
     /// Most bytes that one session may send (default: any number)

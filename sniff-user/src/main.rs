@@ -77,8 +77,9 @@ async fn obey(command: Command) -> Result<()> {
             agent::run(args).await
         }
         Command::Completions { shell } => {
-            clap_complete::generate(shell, &mut Args::command(), "sniff", &mut io::stdout());
-            Ok(())
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Args::command(), "sniff", &mut script);
+            Ok(io::stdout().write_all(&script)?)
         }
         Command::Manual { folder } => {
             let [capture, others] = [Args::command(), Command::command()];

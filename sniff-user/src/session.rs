@@ -288,7 +288,8 @@ impl Session {
         let (done, result) = match order {
             Order::Join { interfaces, comment, done } => (done, self.join(interfaces, comment.as_deref())),
             Order::Leave { interfaces, done } => {
-                let ids = self.taps.iter().filter(|tap| interfaces.contains(&tap.interface)).map(|tap| tap.id);
+                let ids =
+                    self.taps.iter().filter(|tap| interfaces.contains(&tap.interface)).map(|tap| tap.id);
                 let ids: Vec<u32> = ids.collect();
                 (done, ids.into_iter().try_for_each(|id| self.leave(id)))
             }

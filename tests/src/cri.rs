@@ -150,6 +150,9 @@ pub struct LinuxSandboxSecurityContext {
     /// Namespaces.
     #[prost(message, optional, tag = "1")]
     pub namespace_options: Option<NamespaceOption>,
+    /// Whether there may be privileged containers.
+    #[prost(bool, tag = "6")]
+    pub privileged: bool,
 }
 
 /// `NamespaceOption`.
@@ -158,6 +161,9 @@ pub struct NamespaceOption {
     /// 0 is a network of the pod's own, [`NODE`] the node's.
     #[prost(int32, tag = "1")]
     pub network: i32,
+    /// 0 is a PID namespace of the pod's own, [`NODE`] the node's (`hostPID`).
+    #[prost(int32, tag = "2")]
+    pub pid: i32,
 }
 
 /// `RunPodSandboxResponse`, `StopPodSandboxRequest` and `RemovePodSandboxRequest`: all have the
@@ -211,13 +217,113 @@ pub struct ContainerConfig {
     /// Its image.
     #[prost(message, optional, tag = "2")]
     pub image: Option<ImageSpec>,
-    /// What it runs.
+    /// What it runs, in place of the image's entry point.
     #[prost(string, repeated, tag = "3")]
     pub command: Vec<String>,
+    /// Arguments.
+    #[prost(string, repeated, tag = "4")]
+    pub args: Vec<String>,
+    /// Variables.
+    #[prost(message, repeated, tag = "6")]
+    pub envs: Vec<KeyValue>,
+    /// What of the node it sees.
+    #[prost(message, repeated, tag = "7")]
+    pub mounts: Vec<Mount>,
     /// `io.kubernetes.pod.*` and `io.kubernetes.container.name`.
     #[prost(map = "string, string", tag = "9")]
     pub labels: HashMap<String, String>,
+    /// Linux matters.
+    #[prost(message, optional, tag = "15")]
+    pub linux: Option<LinuxContainerConfig>,
 }
+
+/// `KeyValue`.
+#[derive(Clone, PartialEq, Message)]
+pub struct KeyValue {
+    /// Name.
+    #[prost(string, tag = "1")]
+    pub key: String,
+    /// Value.
+    #[prost(string, tag = "2")]
+    pub value: String,
+}
+
+/// `Mount`.
+#[derive(Clone, PartialEq, Message)]
+pub struct Mount {
+    /// Where in the container.
+    #[prost(string, tag = "1")]
+    pub container_path: String,
+    /// Where on the node.
+    #[prost(string, tag = "2")]
+    pub host_path: String,
+    /// Whether it cannot be written.
+    #[prost(bool, tag = "3")]
+    pub readonly: bool,
+    /// 1 is `PROPAGATION_HOST_TO_CONTAINER`.
+    #[prost(int32, tag = "5")]
+    pub propagation: i32,
+}
+
+/// `LinuxContainerConfig`.
+#[derive(Clone, PartialEq, Message)]
+pub struct LinuxContainerConfig {
+    /// What it may do.
+    #[prost(message, optional, tag = "2")]
+    pub security_context: Option<LinuxContainerSecurityContext>,
+}
+
+/// `LinuxContainerSecurityContext`.
+#[derive(Clone, PartialEq, Message)]
+pub struct LinuxContainerSecurityContext {
+    /// Capabilities besides, and without, those of every container.
+    #[prost(message, optional, tag = "1")]
+    pub capabilities: Option<Capability>,
+    /// Whether it may do everything.
+    #[prost(bool, tag = "2")]
+    pub privileged: bool,
+    /// As the pod's.
+    #[prost(message, optional, tag = "3")]
+    pub namespace_options: Option<NamespaceOption>,
+    /// `runAsUser`; the image's when absent.
+    #[prost(message, optional, tag = "5")]
+    pub run_as_user: Option<Int64Value>,
+    /// Whether the root file system cannot be written.
+    #[prost(bool, tag = "7")]
+    pub readonly_rootfs: bool,
+    /// `!allowPrivilegeEscalation`.
+    #[prost(bool, tag = "11")]
+    pub no_new_privs: bool,
+    /// `runAsGroup`.
+    #[prost(message, optional, tag = "12")]
+    pub run_as_group: Option<Int64Value>,
+    /// System calls: the runtime's default when there is an empty profile.
+    #[prost(message, optional, tag = "15")]
+    pub seccomp: Option<SecurityProfile>,
+}
+
+/// `Capability`.
+#[derive(Clone, PartialEq, Message)]
+pub struct Capability {
+    /// Names without `CAP_`.
+    #[prost(string, repeated, tag = "1")]
+    pub add: Vec<String>,
+    /// Names without `CAP_`, or `ALL`.
+    #[prost(string, repeated, tag = "2")]
+    pub drop: Vec<String>,
+}
+
+/// `Int64Value`.
+#[derive(Clone, PartialEq, Message)]
+pub struct Int64Value {
+    /// The number.
+    #[prost(int64, tag = "1")]
+    pub value: i64,
+}
+
+/// `SecurityProfile`; absent fields are the runtime's default profile.
+#[derive(Clone, PartialEq, Message)]
+pub struct SecurityProfile {}
 
 /// `ContainerMetadata`.
 #[derive(Clone, PartialEq, Message)]

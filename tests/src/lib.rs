@@ -17,6 +17,7 @@ pub mod machine;
 pub mod netns;
 pub mod node;
 pub mod pcap;
+pub mod serve;
 pub mod sniff;
 pub mod tcpdump;
 pub mod traffic;

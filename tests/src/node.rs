@@ -64,6 +64,7 @@ pub struct PodSpec<'a> {
     namespace: String,
     name: String,
     cni: &'static str,
+    host_pid: bool,
 }
 
 /// What every pod has, hostNetwork ones too: a sandbox. Removed on drop.
@@ -137,7 +138,8 @@ impl Node {
 
     /// Describes a pod on the `ptp` CNI.
     pub fn pod(&self, namespace: &str, name: &str) -> PodSpec<'_> {
-        PodSpec { node: self, namespace: namespace.to_owned(), name: name.to_owned(), cni: "ptp" }
+        let (namespace, name) = (namespace.to_owned(), name.to_owned());
+        PodSpec { node: self, namespace, name, cni: "ptp", host_pid: false }
     }
 
     /// Runs a pod on the node's own network.
@@ -179,6 +181,11 @@ impl<'a> PodSpec<'a> {
         Self { cni, ..self }
     }
 
+    /// Gives it the node's PID namespace, and allows privileged containers.
+    pub fn host_pid(self) -> Self {
+        Self { host_pid: true, ..self }
+    }
+
     /// Runs the pod and waits until its addresses can be used.
     pub fn start(self) -> Pod<'a> {
         let (node, cni) = (self.node, self.cni);
@@ -203,7 +210,8 @@ impl<'a> PodSpec<'a> {
     }
 
     fn run(self, network: i32) -> Sandbox<'a> {
-        let Self { node, namespace, name, cni } = self;
+        let Self { node, namespace, name, cni, host_pid } = self;
+        let pid = if host_pid { cri::NODE } else { 0 };
         let uid = cgroup::random_uuid();
         let label = |key: &str, value: &str| (format!("io.kubernetes.pod.{key}"), value.to_owned());
         let config = cri::PodSandboxConfig {
@@ -212,7 +220,8 @@ impl<'a> PodSpec<'a> {
             linux: Some(cri::LinuxPodSandboxConfig {
                 cgroup_parent: node.cgroup.of_pod(&uid),
                 security_context: Some(cri::LinuxSandboxSecurityContext {
-                    namespace_options: Some(cri::NamespaceOption { network }),
+                    namespace_options: Some(cri::NamespaceOption { network, pid }),
+                    privileged: host_pid,
                 }),
             }),
             metadata: Some(cri::PodSandboxMetadata { name, uid: uid.clone(), namespace, attempt: 0 }),
@@ -228,16 +237,24 @@ impl<'a> PodSpec<'a> {
 impl Sandbox<'_> {
     /// Runs a container in the pod that does nothing.
     pub fn container(&self, name: &str) -> Container {
-        let mut labels = self.config.labels.clone();
-        labels.insert("io.kubernetes.container.name".to_owned(), name.to_owned());
-        let request = cri::CreateContainerRequest {
-            pod_sandbox_id: self.id.clone(),
-            config: Some(cri::ContainerConfig {
-                metadata: Some(cri::ContainerMetadata { name: name.to_owned() }),
+        self.run_container(
+            name,
+            cri::ContainerConfig {
                 image: Some(cri::ImageSpec { image: IMAGE.to_owned() }),
                 command: vec!["/bin/sleep".to_owned(), "1000000".to_owned()],
-                labels,
-            }),
+                ..cri::ContainerConfig::default()
+            },
+        )
+    }
+
+    /// Runs a container in the pod.
+    pub fn run_container(&self, name: &str, config: cri::ContainerConfig) -> Container {
+        let mut labels = self.config.labels.clone();
+        labels.insert("io.kubernetes.container.name".to_owned(), name.to_owned());
+        let metadata = Some(cri::ContainerMetadata { name: name.to_owned() });
+        let request = cri::CreateContainerRequest {
+            pod_sandbox_id: self.id.clone(),
+            config: Some(cri::ContainerConfig { metadata, labels, ..config }),
             sandbox_config: Some(self.config.clone()),
         };
         let container: cri::ContainerId = self.node.call("CreateContainer", request);

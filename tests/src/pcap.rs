@@ -77,6 +77,8 @@ pub struct Interface {
     pub name: Option<String>,
     /// `if_description`.
     pub description: Option<String>,
+    /// `opt_comment`.
+    pub comment: Option<String>,
     /// `if_os`.
     pub os: Option<String>,
     /// `if_MACaddr`.
@@ -264,6 +266,11 @@ fn read_interface(block: &InterfaceDescriptionBlock<'_>) -> Interface {
         snaplen: block.snaplen,
         name: text(block.if_name()),
         description: text(block.if_description()),
+        comment: block
+            .options
+            .iter()
+            .find(|option| option.code == OptionCode(1))
+            .map(|option| String::from_utf8_lossy(option.as_bytes().expect("an option")).into_owned()),
         os: text(block.if_os()),
         mac: block.if_macaddr().map(|mac| mac.expect("a MAC address").to_vec()),
         ipv4: block.if_ipv4addr().map(|all| all.expect("IPv4 addresses")).unwrap_or_default(),

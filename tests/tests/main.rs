@@ -5,6 +5,7 @@
 
 mod accounts;
 mod against_tcpdump;
+mod agent;
 mod attach;
 mod bad_input;
 mod file;
@@ -13,6 +14,8 @@ mod filtering;
 mod frames;
 mod kubernetes_api;
 mod outputs;
+mod packaging;
+mod serving;
 mod stopping;
 mod targets;
 mod text;

@@ -3,16 +3,19 @@
 use anyhow::Result;
 
 use crate::{
+    deploy,
     process::{cargo, nightly, root, run},
     tidy,
 };
 
-/// Checks format, both halves with clippy, the documentation, and the project's own rules.
+/// Checks format, both halves with clippy, the documentation, the project's own rules, and that generated files are
+/// up to date.
 ///
 /// # Errors
 /// The first check that fails.
 pub fn lint() -> Result<()> {
     tidy::tidy(root())?;
+    deploy::check(root())?;
     run(cargo().args(["fmt", "--all", "--check"]))?;
     run(cargo()
         .args(["clippy", "--workspace", "--exclude", "sniff-ebpf", "--all-targets"])

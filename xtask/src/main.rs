@@ -3,6 +3,8 @@
 
 mod bench;
 mod demo;
+mod deploy;
+mod dist;
 mod lint;
 mod netns;
 mod process;
@@ -11,7 +13,7 @@ mod setup;
 mod test;
 mod tidy;
 
-use std::{ffi::OsString, process::ExitCode};
+use std::{ffi::OsString, path::PathBuf, process::ExitCode};
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
@@ -55,8 +57,25 @@ enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<OsString>,
     },
-    /// Check format, clippy, documentation and the project's own rules
+    /// Check format, clippy, documentation, generated files and the project's own rules
     Lint,
+    /// Make deploy/sniff.yaml, one file for `kubectl apply -f`, from deploy/base
+    Deploy,
+    /// Make sniff's image, an OCI archive for `ctr images import`, `podman load` or a registry
+    Image {
+        /// Where to write it
+        #[arg(short, long, default_value = "target/sniff-image.tar")]
+        output: PathBuf,
+        /// The name that it goes by where it is imported
+        #[arg(long, default_value = concat!("localhost/sniff:", env!("CARGO_PKG_VERSION")))]
+        name: String,
+    },
+    /// Make a release in target/dist: archives, checksums, completions, manual pages, the krew manifest
+    Dist {
+        /// Where the archives will be downloaded from
+        #[arg(long, default_value = "https://example.com/sniff")]
+        url: String,
+    },
     /// The demo alone, for `run` to start as root
     #[command(hide = true)]
     Demo,
@@ -86,6 +105,9 @@ fn run(Cli { command }: Cli) -> Result<ExitCode> {
         Command::Test { args } => test::test(&args)?,
         Command::Bench { args } => return bench::bench(&args),
         Command::Lint => lint::lint()?,
+        Command::Deploy => deploy::write(process::root())?,
+        Command::Image { output, name } => dist::image(&output, &name)?,
+        Command::Dist { url } => dist::release(&url)?,
         Command::Demo => return demo::demo(),
     }
     Ok(ExitCode::SUCCESS)

@@ -5,6 +5,7 @@ use std::{ffi::OsString, process::Command};
 use anyhow::{Context as _, Result};
 
 use crate::{
+    dist,
     process::{self, cargo, run},
     setup::{self, Extra},
 };
@@ -26,8 +27,11 @@ pub fn test(args: &[OsString]) -> Result<()> {
     run(as_root()?.args(["test", "--package", "sniff-user", "--lib", "--", "--ignored"]).args(args))?;
 
     let sniff = process::build_sniff()?;
+    let image = sniff.with_file_name("sniff-image.tar");
+    dist::image(&image, concat!("localhost/sniff:", env!("CARGO_PKG_VERSION")))?;
     run(as_root()?
         .env("SNIFF_BIN", sniff)
+        .env("SNIFF_IMAGE", image)
         .env("RUST_TEST_THREADS", THREADS)
         .args(["test", "--package", "sniff-tests", "--"])
         .args(args))

@@ -56,7 +56,11 @@ impl Ledger {
     }
 
     /// Lets a session begin; the error says which limit is in the way.
-    pub(super) fn admit(&mut self, pid: i32, registration: &Registration) -> Result<(SessionId, Granted), String> {
+    pub(super) fn admit(
+        &mut self,
+        pid: i32,
+        registration: &Registration,
+    ) -> Result<(SessionId, Granted), String> {
         if let Some(why) = self.objection(registration) {
             self.refused += 1;
             return Err(why);
@@ -146,7 +150,12 @@ impl Ledger {
         metric("sniff_sessions", "gauge", "Captures that run.", self.sessions.len() as u64);
         metric("sniff_sessions_started_total", "counter", "Captures that were begun.", self.started);
         metric("sniff_sessions_refused_total", "counter", "Captures that a limit refused.", self.refused);
-        metric("sniff_sessions_cut_short_total", "counter", "Captures that were told to end.", self.cut_short);
+        metric(
+            "sniff_sessions_cut_short_total",
+            "counter",
+            "Captures that were told to end.",
+            self.cut_short,
+        );
         metric("sniff_buffer_bytes", "gauge", "Memory of the captures' buffers.", buffers);
         metric("sniff_packets_matched_total", "counter", "Packets that matched a filter.", matched);
         metric("sniff_packets_delivered_total", "counter", "Packets that were sent to clients.", delivered);

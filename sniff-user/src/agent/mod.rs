@@ -100,7 +100,11 @@ async fn listen(path: &Path) -> Result<UnixListener> {
 }
 
 /// Attends to everybody who connects; returns only when that is over for good.
-async fn accept(listener: &UnixListener, ledger: &Shared, is_running: &watch::Receiver<bool>) -> anyhow::Error {
+async fn accept(
+    listener: &UnixListener,
+    ledger: &Shared,
+    is_running: &watch::Receiver<bool>,
+) -> anyhow::Error {
     loop {
         match listener.accept().await {
             Ok((stream, _)) => drop(tokio::spawn(attend(stream, Arc::clone(ledger), is_running.clone()))),

@@ -52,7 +52,8 @@ impl Members {
             check_uid(&format!("{namespace}/{name}"), uid, &found)?;
         }
         for interface in &found {
-            let shared = self.joined.iter().flat_map(|(_, theirs)| theirs).find(|it| share_an_end(it, interface));
+            let shared =
+                self.joined.iter().flat_map(|(_, theirs)| theirs).find(|it| share_an_end(it, interface));
             if let Some(shared) = shared {
                 anyhow::bail!("{} is captured already, as {}", interface.name, shared.name);
             }
@@ -104,7 +105,11 @@ fn check_uid(pod: &str, uid: &str, found: &[Interface]) -> Result<()> {
 
 fn share_an_end(one: &Interface, other: &Interface) -> bool {
     let ends = |it: &Interface| -> Vec<_> {
-        [&it.pod_side, &it.host_side].into_iter().flatten().map(|side| (side.netns.id(), side.ifindex)).collect()
+        [&it.pod_side, &it.host_side]
+            .into_iter()
+            .flatten()
+            .map(|side| (side.netns.id(), side.ifindex))
+            .collect()
     };
     let others = ends(other);
     ends(one).iter().any(|end| others.contains(end))

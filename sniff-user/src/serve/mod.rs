@@ -25,6 +25,7 @@ use self::{conversation::Conversation, input::Input, members::Members, output::O
 use crate::{
     agent::wire::{Grant, Registration, Report},
     args::ServeArgs,
+    bpf::ring::{self, Order},
     exit,
     filter::{Source, expression},
     logging,
@@ -168,9 +169,7 @@ async fn greeting(input: &mut Input) -> Result<ClientHello, Failure> {
         Ok(None) => Err(failed(Code::Usage)(anyhow::anyhow!(
             "nobody is at the other end: sniff serve is for kubectl sniff, which speaks protocol {PROTOCOL}"
         ))),
-        Err(_) => {
-            Err(failed(Code::Usage)(anyhow::anyhow!("the client has said nothing for {HELLO_TIME:?}")))
-        }
+        Err(_) => Err(failed(Code::Usage)(anyhow::anyhow!("the client has said nothing for {HELLO_TIME:?}"))),
     }
 }
 

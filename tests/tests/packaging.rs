@@ -1,0 +1,278 @@
+//! The manifests and the image: what Kubernetes would take, and what runs in real containers with just those rights.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use k8s_openapi::{
+    api::{
+        apps::v1::DaemonSet,
+        core::v1::{Container as ContainerSpec, Namespace, SecurityContext, ServiceAccount},
+        rbac::v1::{ClusterRole, ClusterRoleBinding},
+    },
+    serde::{Serialize, de::DeserializeOwned},
+};
+use serde_json::Value;
+use sniff_tests::{
+    cri,
+    netns::tool,
+    node::{CRI_SOCKET, Container, Node, Pod, Sandbox},
+    pcap::Direction,
+    serve::{Outcome, Serving, hello, node_interface, pod},
+    traffic, wait,
+};
+use sniff_user::stream::message::{CapturePlan, ClientHello, Reason};
+
+use crate::echoes;
+
+const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
+
+fn documents(path: &str) -> Vec<Value> {
+    let text =
+        fs::read_to_string(Path::new(ROOT).join(path)).unwrap_or_else(|error| panic!("{path}: {error}"));
+    serde_saphyr::from_multiple(&text).unwrap_or_else(|error| panic!("{path}: {error}"))
+}
+
+/// What kustomize's strategic merge makes of `base` and `patch`, as far as the overlays use it: objects are merged,
+/// lists whose items have names are merged by name, all else is replaced.
+fn merge(base: &mut Value, patch: &Value) {
+    match (base, patch) {
+        (Value::Object(base), Value::Object(patch)) => {
+            for (key, value) in patch {
+                merge(base.entry(key.clone()).or_insert(Value::Null), value);
+            }
+        }
+        (Value::Array(base), Value::Array(patch)) if patch.iter().all(|item| item["name"].is_string()) => {
+            for item in patch {
+                match base.iter_mut().find(|known| known["name"] == item["name"]) {
+                    Some(known) => merge(known, item),
+                    None => base.push(item.clone()),
+                }
+            }
+        }
+        (base, patch) => *base = patch.clone(),
+    }
+}
+
+/// The DaemonSet of an overlay; without one, of the base.
+fn daemon_set(overlay: Option<&str>) -> Value {
+    let documents_of_base = documents("deploy/sniff.yaml");
+    let mut daemon_set =
+        documents_of_base.into_iter().find(|object| object["kind"] == "DaemonSet").expect("a DaemonSet");
+    if let Some(overlay) = overlay {
+        merge(&mut daemon_set, &documents(&format!("deploy/overlays/{overlay}/daemonset.yaml"))[0]);
+    }
+    daemon_set
+}
+
+fn container_of(daemon_set: &Value) -> ContainerSpec {
+    let daemon_set: DaemonSet = typed(daemon_set);
+    let spec = daemon_set.spec.and_then(|spec| spec.template.spec).expect("a pod's spec");
+    assert_eq!(spec.host_pid, Some(true));
+    assert_ne!(spec.host_network, Some(true));
+    let [container] = <[_; 1]>::try_from(spec.containers).expect("one container");
+    container
+}
+
+/// The object as its type has it; a field that the type does not know, or knows otherwise, is a panic.
+fn typed<T: DeserializeOwned + Serialize>(object: &Value) -> T {
+    let typed: T =
+        serde_json::from_value(object.clone()).unwrap_or_else(|error| panic!("{error}: {object:#}"));
+    let kept = serde_json::to_value(&typed).expect("JSON");
+    assert_kept(object, &kept, &mut Vec::new());
+    typed
+}
+
+fn assert_kept(original: &Value, kept: &Value, path: &mut Vec<String>) {
+    match (original, kept) {
+        (Value::Object(fields), _) => {
+            for (key, value) in fields {
+                path.push(key.clone());
+                assert_kept(value, &kept[key], path);
+                path.pop();
+            }
+        }
+        (Value::Array(items), Value::Array(others)) => {
+            assert_eq!(items.len(), others.len(), "{}", path.join("."));
+            items.iter().zip(others).for_each(|(item, other)| assert_kept(item, other, path));
+        }
+        _ => assert_eq!(original, kept, "{} is not known to Kubernetes", path.join(".")),
+    }
+}
+
+#[test]
+fn kubernetes_knows_every_field_of_every_object() {
+    let mut kinds = Vec::new();
+    for object in documents("deploy/sniff.yaml") {
+        let kind = object["kind"].as_str().expect("a kind").to_owned();
+        match kind.as_str() {
+            "Namespace" => drop(typed::<Namespace>(&object)),
+            "ServiceAccount" => drop(typed::<ServiceAccount>(&object)),
+            "ClusterRole" => drop(typed::<ClusterRole>(&object)),
+            "ClusterRoleBinding" => drop(typed::<ClusterRoleBinding>(&object)),
+            "DaemonSet" => drop(typed::<DaemonSet>(&object)),
+            _ => panic!("{object:#}"),
+        }
+        kinds.push(kind);
+    }
+    assert_eq!(kinds, ["Namespace", "ServiceAccount", "ClusterRole", "ClusterRoleBinding", "DaemonSet"]);
+    for overlay in ["least-privilege", "metrics"] {
+        typed::<DaemonSet>(&daemon_set(Some(overlay)));
+    }
+}
+
+#[test]
+fn the_role_reads_pods_and_nothing_else() {
+    let role = documents("deploy/sniff.yaml").into_iter().find(|object| object["kind"] == "ClusterRole");
+    let rules = typed::<ClusterRole>(&role.expect("a role")).rules.expect("rules");
+    let [rule] = &rules[..] else { panic!("{rules:?}") };
+    assert_eq!(rule.resources.as_deref(), Some(&["pods".to_owned()][..]));
+    assert!(rule.verbs.iter().all(|verb| ["get", "list"].contains(&verb.as_str())), "{rule:?}");
+}
+
+#[test]
+fn the_image_is_that_of_this_version() {
+    let container = container_of(&daemon_set(None));
+    assert_eq!(container.image.as_deref(), Some(concat!("localhost/sniff:", env!("CARGO_PKG_VERSION"))));
+}
+
+/// The archive that was made for the tests.
+fn image() -> PathBuf {
+    let path = std::env::var_os("SNIFF_IMAGE").map(PathBuf::from).filter(|path| path.is_file());
+    path.expect("SNIFF_IMAGE is not the path of an image archive: run the tests with `cargo xtask test`")
+}
+
+/// Sniff's pod on a node, with the rights and settings that a DaemonSet gives it.
+struct Agent<'a> {
+    node: &'a Node,
+    pod: Pod<'a>,
+    container: Container,
+}
+
+impl<'a> Agent<'a> {
+    fn start(node: &'a Node, daemon_set: &Value) -> Self {
+        node.netns.run(&format!("ctr -a {CRI_SOCKET} -n k8s.io images import {}", image().display()));
+        // As systemd has it on a node.
+        node.netns.run("mount --make-shared /run");
+        let pod = node.pod("sniff", "sniff-1").host_pid().start();
+        let container = pod.sandbox.run_container("sniff", config(container_of(daemon_set)));
+        let agent = Self { node, pod, container };
+        wait::until("an agent that is well", Duration::from_secs(20), || agent.is_well().then_some(()));
+        agent
+    }
+
+    fn is_well(&self) -> bool {
+        let mut check = self.exec("check", &["sniff", "agent", "--check"]);
+        self.node.netns.spawn(check.stderr(std::process::Stdio::null())).wait().expect("its end").success()
+    }
+
+    /// A command in the container, with stdin and stdout, as exec gives it.
+    fn exec(&self, id: &str, args: &[&str]) -> std::process::Command {
+        let mut command = tool("ctr");
+        command.args(["-a", CRI_SOCKET, "-n", "k8s.io", "tasks", "exec", "--exec-id", id]);
+        command.arg(&self.container.id).args(args);
+        command
+    }
+
+    /// A line of the agent's `/proc/PID/status`.
+    fn status(&self, key: &str) -> String {
+        let status = self.node.netns.run(&format!("cat /proc/{}/status", self.container.pid));
+        let value = status.lines().find_map(|line| line.strip_prefix(key));
+        value.unwrap_or_else(|| panic!("no {key} in {status}")).trim().to_owned()
+    }
+}
+
+/// The container as the kubelet would have it made.
+fn config(spec: ContainerSpec) -> cri::ContainerConfig {
+    let security: SecurityContext = spec.security_context.expect("a security context");
+    let capabilities = security.capabilities.map(|capabilities| cri::Capability {
+        add: capabilities.add.unwrap_or_default(),
+        drop: capabilities.drop.unwrap_or_default(),
+    });
+    let number = |value: Option<i64>| value.map(|value| cri::Int64Value { value });
+    let envs = spec.env.unwrap_or_default().into_iter().map(|variable| cri::KeyValue {
+        value: variable.value.unwrap_or_else(|| "test-node".to_owned()),
+        key: variable.name,
+    });
+    let mount = |mount: k8s_openapi::api::core::v1::VolumeMount| cri::Mount {
+        host_path: if mount.name == "run" { "/run".to_owned() } else { "/var/lib/sniff-test".to_owned() },
+        container_path: mount.mount_path,
+        readonly: mount.read_only.unwrap_or_default(),
+        propagation: i32::from(mount.mount_propagation.as_deref() == Some("HostToContainer")),
+    };
+    cri::ContainerConfig {
+        image: Some(cri::ImageSpec { image: spec.image.expect("an image") }),
+        args: spec.args.expect("arguments"),
+        envs: envs.collect(),
+        mounts: spec.volume_mounts.expect("mounts").into_iter().map(mount).collect(),
+        linux: Some(cri::LinuxContainerConfig {
+            security_context: Some(cri::LinuxContainerSecurityContext {
+                capabilities,
+                privileged: security.privileged.unwrap_or_default(),
+                namespace_options: Some(cri::NamespaceOption { network: 0, pid: cri::NODE }),
+                run_as_user: number(security.run_as_user),
+                run_as_group: number(security.run_as_group),
+                readonly_rootfs: security.read_only_root_filesystem.unwrap_or_default(),
+                no_new_privs: security.allow_privilege_escalation == Some(false),
+                seccomp: security.seccomp_profile.map(|profile| {
+                    assert_eq!(profile.type_, "RuntimeDefault");
+                    cri::SecurityProfile {}
+                }),
+            }),
+        }),
+        ..cri::ContainerConfig::default()
+    }
+}
+
+/// Captures a pod, and an interface of the node, with a session in sniff's pod.
+fn capture(agent: &Agent<'_>, target: &Pod<'_>, plan: CapturePlan) -> Outcome {
+    let Agent { node, .. } = agent;
+    let Sandbox { uid, .. } = &target.sandbox;
+    let own = node_interface(&agent.pod.veth.name);
+    let mut serving = Serving::launch(&node.netns, &mut agent.exec("session", &["sniff", "serve"]));
+    let targets = vec![pod("shop", "web", uid), own];
+    let plan = CapturePlan { filter: Some("icmp".to_owned()), ..plan };
+    assert_eq!(serving.begin(ClientHello { plan, ..hello(targets) }), 2);
+    traffic::ping(&node.netns, target.ipv4.into(), 3, 56);
+    traffic::ping(&node.netns, agent.pod.ipv4.into(), 2, 57);
+    let outcome = serving.stop();
+    assert_eq!(outcome.end().reason, Reason::Stopped, "{outcome:#?}");
+    let file = outcome.file();
+    assert_eq!(echoes(&file.packets_of("shop/web/eth0"), Direction::In, 56), 3);
+    assert_eq!(echoes(&file.packets_of("shop/web/eth0"), Direction::Out, 56), 3);
+    assert_eq!(file.packets_of(&agent.pod.veth.name).len(), 4);
+    outcome
+}
+
+#[test]
+fn the_image_runs_and_serves_in_a_privileged_container() {
+    let node = Node::start();
+    let web = node.pod("shop", "web").start();
+    let agent = Agent::start(&node, &daemon_set(None));
+    let version = agent.pod.sandbox.exec(&agent.container, &["sniff", "--version"]);
+    assert_eq!(version.trim(), concat!("sniff ", env!("CARGO_PKG_VERSION")));
+    // Names of services are known there, too.
+    let filter = agent.pod.sandbox.exec(&agent.container, &["sniff", "-d", "udp", "port", "domain"]);
+    assert!(filter.contains("#0x35"), "{filter}");
+    let outcome = capture(&agent, &web, CapturePlan::default());
+    assert!(
+        outcome.file().interfaces[0].description.as_deref().expect("words").contains("on node test-node")
+    );
+}
+
+#[test]
+fn the_named_capabilities_are_enough() {
+    let node = Node::start();
+    let web = node.pod("shop", "web").start();
+    let agent = Agent::start(&node, &daemon_set(Some("least-privilege")));
+    // BPF 39, PERFMON 38, SYS_ADMIN 21, SYS_PTRACE 19, NET_ADMIN 12 (include/uapi/linux/capability.h).
+    let wanted: u64 = [39, 38, 21, 19, 12].iter().map(|bit| 1 << bit).sum();
+    for set in ["CapEff:", "CapPrm:", "CapBnd:"] {
+        assert_eq!(u64::from_str_radix(&agent.status(set), 16), Ok(wanted), "{set}");
+    }
+    assert_eq!((agent.status("NoNewPrivs:").as_str(), agent.status("Seccomp:").as_str()), ("1", "2"));
+    let inside = CapturePlan { attach: sniff_user::options::AttachAt::Auto, ..CapturePlan::default() };
+    capture(&agent, &web, inside);
+}

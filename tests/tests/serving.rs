@@ -1,0 +1,379 @@
+//! `sniff serve`, spoken to as kubectl sniff does: pods that join and leave, and every way for a session to end.
+
+use std::{io::Read as _, net::SocketAddr, time::Duration};
+
+use nix::sys::signal::Signal;
+use sniff_tests::{
+    leftovers::{BpfObjects, Snapshot},
+    machine::{FakePod, HOSTNAME, Machine},
+    netns::{Netns, tool},
+    node::Node,
+    pcap::Direction,
+    serve::{Outcome, Serving, hello, node_interface, pod},
+    sniff,
+    traffic::{self, UdpFlow},
+    wireshark,
+};
+use sniff_user::{
+    options::Compress,
+    stream::{
+        PROTOCOL, ToClient, ToNode,
+        message::{CapturePlan, ClientHello, Code, Event, NewFilter, Reason, Stats, Target},
+    },
+};
+
+use crate::{Capture, echoes};
+
+/// A machine with one fake pod, whose host end is the target.
+struct Place {
+    machine: Machine,
+    node: Netns,
+    pod: FakePod,
+}
+
+impl Place {
+    fn new() -> Self {
+        let machine = Machine::boot();
+        let (node, pod) = (machine.netns(), machine.fake_pod("blue", 1));
+        Self { machine, node, pod }
+    }
+
+    fn hello(&self, plan: CapturePlan) -> ClientHello {
+        ClientHello { plan, ..hello(vec![node_interface(&self.pod.veth.name)]) }
+    }
+
+    fn begin(&self, plan: CapturePlan) -> Serving {
+        let mut serving = Serving::start(&self.node);
+        assert_eq!(serving.begin(self.hello(plan)), 1);
+        serving
+    }
+
+    fn ping(&self, count: u32) {
+        traffic::ping(&self.node, self.pod.ipv4.into(), count, 56);
+    }
+
+    fn flood(&self, count: u32) {
+        let to = SocketAddr::new(self.pod.ipv4.into(), 7777);
+        UdpFlow::open(&self.node, &self.pod.netns, to).send(count, 1000);
+    }
+}
+
+/// A plan for pings alone: now and then neighbours look for each other.
+fn pings() -> CapturePlan {
+    CapturePlan { filter: Some("icmp".to_owned()), ..CapturePlan::default() }
+}
+
+/// Writes what a session captured into a file, and has Wireshark judge it.
+fn assert_clean(outcome: &Outcome) {
+    let capture = Capture::new();
+    std::fs::write(capture.path(), &outcome.packets).expect("a file");
+    wireshark::assert_clean(capture.path());
+}
+
+#[test]
+fn pods_join_and_leave_a_running_capture() {
+    let node = Node::start();
+    let (web, db) = (node.pod("shop", "web").start(), node.pod("shop", "db").cni("bridge").start());
+    let target = |name, sandbox: &sniff_tests::node::Sandbox<'_>| pod("shop", name, &sandbox.uid);
+    let (first, second) = (target("web", &web.sandbox), target("db", &db.sandbox));
+    let mut serving = Serving::start(&node.netns);
+    assert_eq!(serving.begin(hello(vec![first.clone()])), 1);
+    traffic::ping(&node.netns, web.ipv4.into(), 2, 56);
+    traffic::ping(&node.netns, db.ipv4.into(), 2, 56);
+
+    // Twice the same, and one that is not there: neither disturbs.
+    serving.change(vec![first.clone(), pod("shop", "none", ""), second.clone()], vec![]);
+    traffic::ping(&node.netns, db.ipv4.into(), 3, 57);
+    serving.change(vec![], vec![second.id.clone(), first.id.clone()]);
+    traffic::ping(&node.netns, web.ipv4.into(), 4, 58);
+    traffic::ping(&node.netns, db.ipv4.into(), 4, 58);
+    serving.change(vec![first.clone()], vec![]);
+    traffic::ping(&node.netns, web.ipv4.into(), 5, 59);
+
+    let outcome = serving.stop();
+    assert_eq!((outcome.status.code(), outcome.end().reason), (Some(0), Reason::Stopped), "{outcome:#?}");
+    assert_eq!(outcome.end().dropped, 0);
+    assert_clean(&outcome);
+    let file = outcome.file();
+    let names: Vec<_> = file.interfaces.iter().map(|it| it.name.as_deref().expect("a name")).collect();
+    assert_eq!(names, ["shop/web/eth0", "shop/db/eth0", "shop/web/eth0"]);
+    let comments: Vec<_> = file.interfaces.iter().map(|it| it.comment.as_deref()).collect();
+    assert_eq!(comments, [None, Some("joined the running capture"), Some("joined the running capture")]);
+    for (size, count) in [(56, 2), (57, 3), (58, 0), (59, 5)] {
+        for direction in [Direction::In, Direction::Out] {
+            assert_eq!(echoes(&file.packets, direction, size), count, "{size} {direction:?}");
+        }
+    }
+    let events = outcome.events();
+    let failed = events.iter().find_map(|event| match event {
+        Event::TargetFailed { error, .. } => Some(error.as_str()),
+        _ => None,
+    });
+    assert!(failed.expect("a failure").contains("no pod shop/none"), "{failed:?}");
+    let gone = events.iter().filter(|event| matches!(event, Event::TargetGone { .. })).count();
+    assert_eq!(gone, 2, "{events:#?}");
+}
+
+#[test]
+fn a_pod_that_was_made_anew_is_not_taken_for_the_old_one() {
+    let node = Node::start();
+    let web = node.pod("shop", "web").start();
+    let mut serving = Serving::start(&node.netns);
+    let old = pod("shop", "web", "11111111-2222-3333-4444-555555555555");
+    assert_eq!(serving.begin(hello(vec![old.clone()])), 0);
+    serving.change(vec![pod("shop", "web", &web.sandbox.uid)], vec![]);
+    web.sandbox.stop();
+    let why = serving.wait_for("the pod's end", |message| match message {
+        ToClient::Event(Event::TargetGone { why, .. }) => Some(why.clone()),
+        _ => None,
+    });
+    assert!(why.contains("the pod has ended"), "{why}");
+    let outcome = serving.stop();
+    let failed = outcome.events().into_iter().find_map(|event| match event {
+        Event::TargetFailed { target, error } if *target == old.id => Some(error),
+        _ => None,
+    });
+    let error = failed.expect("a failure");
+    assert!(error.contains(&web.sandbox.uid) && error.contains("made anew"), "{error}");
+    assert_eq!(outcome.end().reason, Reason::Stopped);
+}
+
+#[test]
+fn hostile_names_are_names_and_nothing_else() {
+    let place = Place::new();
+    let mut serving = Serving::start(&place.node);
+    let names = ["$(reboot)", "../../etc", "a b", "\u{1b}[2J", "-w", ""];
+    let targets: Vec<Target> = names.iter().map(|name| pod("shop", name, "x")).collect();
+    assert_eq!(serving.begin(hello(targets)), 0);
+    let outcome = serving.stop();
+    let failures: Vec<&String> = outcome
+        .events()
+        .into_iter()
+        .filter_map(|event| match event {
+            Event::TargetFailed { error, .. } => Some(error),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(failures.len(), names.len());
+    let is_plain = |error: &&String| error.contains("is not a pod name") && !error.contains(char::is_control);
+    assert!(failures.iter().all(is_plain), "{failures:#?}");
+}
+
+#[test]
+fn the_filter_of_a_running_session_changes_and_a_bad_one_does_not() {
+    let place = Place::new();
+    let filter = |text: &str| ToNode::Filter(NewFilter { expression: text.to_owned() });
+    let plan = CapturePlan { filter: Some("udp".to_owned()), ..CapturePlan::default() };
+    let mut serving = place.begin(plan);
+    place.ping(2);
+    serving.send(&filter("icmp and and"));
+    let error = serving.wait_for("an error", |message| match message {
+        ToClient::Error(error) => Some(error.clone()),
+        _ => None,
+    });
+    assert_eq!(error.code, Code::Filter, "{error:?}");
+    place.ping(2);
+    serving.send(&filter("icmp"));
+    serving.wait_for("a new filter", |message| {
+        matches!(message, ToClient::Event(Event::FilterChanged)).then_some(())
+    });
+    place.ping(3);
+    let outcome = serving.stop();
+    assert_eq!(outcome.file().packets.len(), 6, "3 requests, 3 replies");
+}
+
+#[test]
+fn what_makes_no_sense_is_refused_with_a_code() {
+    let place = Place::new();
+    let refused = |plan: CapturePlan| {
+        let mut serving = Serving::start(&place.node);
+        serving.send(&ToNode::Hello(Box::new(place.hello(plan))));
+        let outcome = serving.wait();
+        assert_eq!((outcome.status.code(), outcome.end().reason), (Some(1), Reason::Failed));
+        assert!(outcome.packets.is_empty());
+        let [error] = outcome.errors()[..] else { panic!("{outcome:#?}") };
+        (error.code, error.message.clone())
+    };
+    let plan = CapturePlan::default;
+    let (code, message) = refused(CapturePlan { filter: Some("tcp prot 80".into()), ..plan() });
+    assert!(code == Code::Filter && message.contains("tcp prot 80"), "{message}");
+    for bad in [
+        CapturePlan { snaplen: Some(0), ..plan() },
+        CapturePlan { snaplen: Some(u32::MAX), ..plan() },
+        CapturePlan { buffer_bytes: Some(1), ..plan() },
+        CapturePlan { buffer_bytes: Some(u32::MAX), ..plan() },
+        CapturePlan { count: Some(0), ..plan() },
+    ] {
+        assert_eq!(refused(bad.clone()).0, Code::Usage, "{bad:?}");
+    }
+}
+
+#[test]
+fn whoever_is_no_client_is_told_so() {
+    let place = Place::new();
+    let talk = |bytes: &[u8]| {
+        let mut child = place.node.spawn(
+            tool(sniff::binary())
+                .arg("serve")
+                .stdin(std::process::Stdio::piped())
+                .stdout(std::process::Stdio::piped())
+                .stderr(std::process::Stdio::null()),
+        );
+        let mut stdin = child.stdin.take().expect("a piped stdin");
+        std::io::Write::write_all(&mut stdin, bytes).expect("sending");
+        drop(stdin);
+        let mut said = Vec::new();
+        child.stdout.take().expect("a piped stdout").read_to_end(&mut said).expect("reading");
+        assert_eq!(child.wait().expect("its end").code(), Some(1));
+        String::from_utf8_lossy(&said).into_owned()
+    };
+    let newer = [b"SNIFF\0\0".as_slice(), &[PROTOCOL + 1]].concat();
+    let said = talk(&newer);
+    assert!(said.contains("version-skew") && said.contains("use the same version on both"), "{said}");
+    for (bytes, answer) in [(&b"GET / HTTP/1.1\r\n"[..], "it says: GET"), (b"", "nobody is at the other end")]
+    {
+        let said = talk(bytes);
+        assert!(said.starts_with("SNIFF") && said.contains(answer), "{said}");
+    }
+}
+
+#[test]
+fn count_and_duration_end_a_session_by_themselves() {
+    let place = Place::new();
+    let serving = place.begin(CapturePlan { count: Some(4), ..pings() });
+    place.ping(4);
+    let outcome = serving.wait();
+    assert_eq!((outcome.end().reason, outcome.end().captured), (Reason::Count, 4));
+    assert_eq!(outcome.file().packets.len(), 4);
+
+    let serving = place.begin(CapturePlan { duration_ms: Some(700), ..pings() });
+    place.ping(2);
+    let outcome = serving.wait();
+    assert_eq!((outcome.end().reason, outcome.end().captured), (Reason::Duration, 4));
+}
+
+/// Captures until `end` has ended it, in at most `limit`, and checks that nothing is left.
+fn ends(limit: u64, end: impl FnOnce(&mut Serving)) -> Outcome {
+    let place = Place::new();
+    let binary = sniff::binary();
+    let before = Snapshot::take(&place.machine, &[&place.node, &place.pod.netns], &binary);
+    let mut serving = Serving::start(&place.node);
+    serving.begin(ClientHello { lease_seconds: 2, ..place.hello(pings()) });
+    let objects = BpfObjects::held_by(serving.pid());
+    place.ping(3);
+    end(&mut serving);
+    assert!(serving.ends_within(Duration::from_secs(limit)), "does not end");
+    objects.assert_gone();
+    before.assert_unchanged(&binary);
+    serving.wait()
+}
+
+#[test]
+fn a_client_that_closes_its_pipe_ends_the_session() {
+    let outcome = ends(2, Serving::close_input);
+    assert_eq!((outcome.status.code(), outcome.end().reason), (Some(0), Reason::InputClosed));
+    assert_eq!(outcome.file().packets.len(), 6);
+}
+
+#[test]
+fn a_client_that_is_silent_loses_its_lease_and_signs_of_life_keep_it() {
+    let outcome = ends(4, |serving| {
+        for _ in 0..3 {
+            serving.send(&ToNode::KeepAlive);
+            assert!(!serving.ends_within(Duration::from_secs(1)), "ended before its lease was over");
+        }
+    });
+    assert_eq!((outcome.status.code(), outcome.end().reason), (Some(0), Reason::Lease));
+}
+
+#[test]
+fn signals_end_a_session_well() {
+    for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP] {
+        let outcome = ends(2, |serving| serving.signal(signal));
+        assert_eq!((outcome.status.code(), outcome.end().reason), (Some(0), Reason::Signal), "{signal}");
+        assert_eq!(outcome.file().packets.len(), 6);
+    }
+}
+
+#[test]
+fn kill_9_leaves_nothing() {
+    let outcome = ends(2, |serving| serving.signal(Signal::SIGKILL));
+    assert_eq!(outcome.status.code(), None);
+}
+
+#[test]
+fn a_client_that_reads_no_more_and_goes_ends_the_session() {
+    let place = Place::new();
+    for closes_stdout in [true, false] {
+        let (mut serving, stdout) = Serving::launch_unread(&place.node, tool(sniff::binary()).arg("serve"));
+        serving.send(&ToNode::Hello(Box::new(place.hello(CapturePlan::default()))));
+        sniff_tests::wait::until("an attached capture", Duration::from_secs(20), || {
+            let programs = sniff_tests::bpf::tcx_programs(&place.node, place.pod.veth.index);
+            programs.iter().any(|programs| !programs.is_empty()).then_some(())
+        });
+        let objects = BpfObjects::held_by(serving.pid());
+        // More than fits into the two pipes on the way.
+        place.flood(4000);
+        let still_open = if closes_stdout {
+            drop(stdout);
+            None
+        } else {
+            serving.close_input();
+            Some(stdout)
+        };
+        assert!(serving.ends_within(Duration::from_secs(8)), "{closes_stdout}");
+        objects.assert_gone();
+        drop(still_open);
+    }
+}
+
+#[test]
+fn a_slow_client_costs_packets_and_they_are_counted() {
+    let place = Place::new();
+    let (mut serving, stdout) = Serving::launch_unread(&place.node, tool(sniff::binary()).arg("serve"));
+    let plan = CapturePlan { buffer_bytes: Some(512 << 10), ..CapturePlan::default() };
+    serving.send(&ToNode::Hello(Box::new(place.hello(plan))));
+    sniff_tests::wait::until("an attached capture", Duration::from_secs(20), || {
+        let programs = sniff_tests::bpf::tcx_programs(&place.node, place.pod.veth.index);
+        programs.iter().any(|programs| !programs.is_empty()).then_some(())
+    });
+    place.flood(20_000);
+    serving.read(stdout);
+    let dropped = serving.wait_for("losses", |message| match message {
+        ToClient::Stats(Stats { matched: 20_000.., dropped, .. }) => Some(*dropped),
+        _ => None,
+    });
+    assert!(dropped > 10_000, "{dropped}");
+    let outcome = serving.stop();
+    let end = outcome.end();
+    assert_eq!(end.matched, end.captured + end.dropped, "{end:?}");
+    let lost: u64 = outcome.file().statistics.iter().filter_map(|it| it.osdrop).sum();
+    assert_eq!(lost, end.dropped);
+}
+
+#[test]
+fn packed_packets_are_the_same_packets() {
+    let place = Place::new();
+    let mut sizes = Vec::new();
+    for compress in [Compress::Never, Compress::Always, Compress::Auto] {
+        let serving = place.begin(CapturePlan { compress, ..CapturePlan::default() });
+        place.flood(2000);
+        let outcome = serving.stop();
+        let file = outcome.file();
+        assert!(file.packets.len() >= 2000, "{compress:?}");
+        sizes.push(file.packets.iter().filter(|packet| packet.data.len() == 1042).count());
+    }
+    assert_eq!(sizes, [2000; 3]);
+}
+
+#[test]
+fn the_first_words_say_who_serves() {
+    let place = Place::new();
+    let serving = place.begin(CapturePlan::default());
+    let outcome = serving.stop();
+    let ToClient::Hello(hello) = &outcome.said[0] else { panic!("{outcome:#?}") };
+    assert_eq!(hello.node, HOSTNAME);
+    assert_eq!(hello.abi, sniff_common::ABI_VERSION);
+    assert_eq!(hello.kernel, place.node.run("uname -r").trim());
+    assert!(outcome.stderr.iter().any(|line| line.contains("ada@laptop")), "{outcome:#?}");
+}

@@ -1,0 +1,91 @@
+//! Tar archives that are the same whenever they are made, and digests.
+
+use std::{
+    fs,
+    io::{self, Write as _},
+    path::Path,
+};
+
+use anyhow::{Context as _, Result};
+use flate2::{Compression, write::GzEncoder};
+use sha2::{Digest as _, Sha256};
+
+/// An archive in memory. Entries stay in the order that they are added in.
+pub struct Archive(tar::Builder<Vec<u8>>);
+
+impl Archive {
+    /// An empty one.
+    pub fn new() -> Self {
+        Self(tar::Builder::new(Vec::new()))
+    }
+
+    /// Adds a folder.
+    ///
+    /// # Errors
+    /// The path does not fit.
+    pub fn folder(&mut self, path: &str, mode: u32) -> Result<()> {
+        let mut header = header(tar::EntryType::Directory, mode, 0);
+        self.0.append_data(&mut header, format!("{path}/"), io::empty()).with_context(|| path.to_owned())
+    }
+
+    /// Adds a file.
+    ///
+    /// # Errors
+    /// The path does not fit.
+    pub fn file(&mut self, path: &str, mode: u32, content: &[u8]) -> Result<()> {
+        let mut header = header(tar::EntryType::Regular, mode, content.len() as u64);
+        self.0.append_data(&mut header, path, content).with_context(|| path.to_owned())
+    }
+
+    /// Adds a copy of a file.
+    ///
+    /// # Errors
+    /// It cannot be read, or the path does not fit.
+    pub fn copy(&mut self, path: &str, mode: u32, from: &Path) -> Result<()> {
+        self.file(path, mode, &fs::read(from).with_context(|| format!("cannot read {}", from.display()))?)
+    }
+
+    /// Adds a symbolic link.
+    ///
+    /// # Errors
+    /// A path does not fit.
+    pub fn link(&mut self, path: &str, to: &str) -> Result<()> {
+        let mut header = header(tar::EntryType::Symlink, 0o777, 0);
+        self.0.append_link(&mut header, path, to).with_context(|| path.to_owned())
+    }
+
+    /// The archive's bytes.
+    ///
+    /// # Errors
+    /// Never: it is in memory.
+    pub fn finish(self) -> Result<Vec<u8>> {
+        Ok(self.0.into_inner()?)
+    }
+}
+
+/// Owned by root, and as old as can be.
+fn header(kind: tar::EntryType, mode: u32, size: u64) -> tar::Header {
+    let mut header = tar::Header::new_gnu();
+    header.set_entry_type(kind);
+    header.set_mode(mode);
+    header.set_size(size);
+    header.set_mtime(0);
+    header.set_uid(0);
+    header.set_gid(0);
+    header
+}
+
+/// Compressed as gzip does, without a name and a time.
+///
+/// # Errors
+/// Never: it is in memory.
+pub fn gzip(bytes: &[u8]) -> Result<Vec<u8>> {
+    let mut encoder = GzEncoder::new(Vec::new(), Compression::default());
+    encoder.write_all(bytes)?;
+    Ok(encoder.finish()?)
+}
+
+/// SHA-256 in hexadecimal digits.
+pub fn sha256(bytes: &[u8]) -> String {
+    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+}

@@ -1,0 +1,57 @@
+//! Packs what was built: `cargo xtask image` and `cargo xtask dist` run this, so that xtask itself compiles quickly.
+//!
+//! The same programs make the same bytes: entries are in one order, and have no owner and no time of their own.
+
+mod archive;
+mod image;
+mod libraries;
+mod release;
+
+use std::{path::PathBuf, process::ExitCode};
+
+use clap::Parser;
+
+#[derive(Parser)]
+enum Cli {
+    /// Make the image
+    Image {
+        /// The program
+        #[arg(long)]
+        sniff: PathBuf,
+        /// The archive to write
+        #[arg(long)]
+        output: PathBuf,
+        /// What it is called where it is imported
+        #[arg(long)]
+        name: String,
+    },
+    /// Make the archives of a release
+    Release {
+        /// The folder with the programs
+        #[arg(long)]
+        programs: PathBuf,
+        /// The folder to make
+        #[arg(long)]
+        output: PathBuf,
+        /// Where the archives will be downloaded from
+        #[arg(long)]
+        url: String,
+    },
+}
+
+fn main() -> ExitCode {
+    let done = match Cli::parse() {
+        Cli::Image { sniff, output, name } => image::write(&sniff, &output, &name),
+        Cli::Release { programs, output, url } => release::write(&programs, &output, &url),
+    };
+    match done {
+        Ok(said) => {
+            println!("{said}");
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            eprintln!("xtask: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
