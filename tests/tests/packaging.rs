@@ -18,12 +18,15 @@ use serde_json::Value;
 use sniff_tests::{
     cri,
     netns::tool,
-    node::{CRI_SOCKET, Container, Node, Pod, Sandbox},
+    node::{CRI_SOCKET, Container, Node, Pod},
     pcap::Direction,
     serve::{Outcome, Serving, hello, node_interface, pod},
     traffic, wait,
 };
-use sniff_user::stream::message::{CapturePlan, ClientHello, Reason};
+use sniff_user::{
+    options::AttachAt,
+    stream::message::{CapturePlan, ClientHello, Reason},
+};
 
 use crate::echoes;
 
@@ -226,23 +229,25 @@ fn config(spec: ContainerSpec) -> cri::ContainerConfig {
     }
 }
 
-/// Captures a pod, and an interface of the node, with a session in sniff's pod.
-fn capture(agent: &Agent<'_>, target: &Pod<'_>, plan: CapturePlan) -> Outcome {
-    let Agent { node, .. } = agent;
-    let Sandbox { uid, .. } = &target.sandbox;
-    let own = node_interface(&agent.pod.veth.name);
+/// Captures a pod, at its own end or at the host's, and an interface of the node, with a session in sniff's pod.
+fn capture(agent: &Agent<'_>, target: &Pod<'_>, attach: AttachAt) -> Outcome {
+    let Agent { node, pod: own, .. } = agent;
+    let mut targets = vec![pod("shop", "web", &target.sandbox.uid)];
+    if attach != AttachAt::Pod {
+        targets.push(node_interface(&own.veth.name));
+    }
+    let interfaces = targets.len();
     let mut serving = Serving::launch(&node.netns, &mut agent.exec("session", &["sniff", "serve"]));
-    let targets = vec![pod("shop", "web", uid), own];
-    let plan = CapturePlan { filter: Some("icmp".to_owned()), ..plan };
-    assert_eq!(serving.begin(ClientHello { plan, ..hello(targets) }), 2);
+    let plan = CapturePlan { filter: Some("icmp".to_owned()), attach, ..CapturePlan::default() };
+    assert_eq!(serving.begin(ClientHello { plan, ..hello(targets) }) as usize, interfaces);
     traffic::ping(&node.netns, target.ipv4.into(), 3, 56);
-    traffic::ping(&node.netns, agent.pod.ipv4.into(), 2, 57);
+    traffic::ping(&node.netns, own.ipv4.into(), 2, 57);
     let outcome = serving.stop();
     assert_eq!(outcome.end().reason, Reason::Stopped, "{outcome:#?}");
     let file = outcome.file();
     assert_eq!(echoes(&file.packets_of("shop/web/eth0"), Direction::In, 56), 3);
     assert_eq!(echoes(&file.packets_of("shop/web/eth0"), Direction::Out, 56), 3);
-    assert_eq!(file.packets_of(&agent.pod.veth.name).len(), 4);
+    assert_eq!(file.packets.len(), 2 + 4 * interfaces, "3 pings, and 2 at the node's interface");
     outcome
 }
 
@@ -256,7 +261,7 @@ fn the_image_runs_and_serves_in_a_privileged_container() {
     // Names of services are known there, too.
     let filter = agent.pod.sandbox.exec(&agent.container, &["sniff", "-d", "udp", "port", "domain"]);
     assert!(filter.contains("#0x35"), "{filter}");
-    let outcome = capture(&agent, &web, CapturePlan::default());
+    let outcome = capture(&agent, &web, AttachAt::Auto);
     assert!(
         outcome.file().interfaces[0].description.as_deref().expect("words").contains("on node test-node")
     );
@@ -273,6 +278,7 @@ fn the_named_capabilities_are_enough() {
         assert_eq!(u64::from_str_radix(&agent.status(set), 16), Ok(wanted), "{set}");
     }
     assert_eq!((agent.status("NoNewPrivs:").as_str(), agent.status("Seccomp:").as_str()), ("1", "2"));
-    let inside = CapturePlan { attach: sniff_user::options::AttachAt::Auto, ..CapturePlan::default() };
-    capture(&agent, &web, inside);
+    for attach in [AttachAt::Host, AttachAt::Pod] {
+        capture(&agent, &web, attach);
+    }
 }
