@@ -15,8 +15,8 @@ use crate::{
     target::{Target, Wanted},
 };
 
-/// Where `sniff agent` listens unless told otherwise.
-const AGENT_SOCKET: &str = "/run/sniff/agent.sock";
+/// Where `sniff agent` listens unless told otherwise. Not below /run, which in sniff's pods is the node's.
+pub const AGENT_SOCKET: &str = "/var/lib/sniff/agent.sock";
 
 /// Captures the packets of Kubernetes pods from the node, and writes pcapng.
 ///
@@ -261,9 +261,9 @@ pub struct ServeArgs {
     #[arg(long, value_name = "NAME", env = "NODE_NAME")]
     pub node_name: Option<String>,
 
-    /// Socket of sniff agent; without one there, nobody is asked
-    #[arg(long, value_name = "PATH", env = "SNIFF_AGENT_SOCKET", default_value = AGENT_SOCKET)]
-    pub agent_socket: PathBuf,
+    /// Socket of sniff agent, which then must be there (default: the agent is asked if there is one)
+    #[arg(long, value_name = "PATH", env = "SNIFF_AGENT_SOCKET")]
+    pub agent_socket: Option<PathBuf>,
 
     /// Say more on stderr
     #[arg(short, long, action = ArgAction::Count)]

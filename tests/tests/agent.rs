@@ -228,8 +228,14 @@ fn sigterm_ends_the_sessions_and_then_the_agent() {
     objects.assert_gone();
     let status = wait::exit_within(&mut place.agent, Duration::from_secs(5)).expect("the agent's end");
     assert!(status.success() && !place.is_well());
-    // Without a socket there is no agent to ask.
+    // Without a socket there is no agent to ask; one that is named must be there.
     place.begin().stop();
+    let mut command = tool(sniff::binary());
+    let mut serving =
+        Serving::launch(&place.node, command.arg("serve").env("SNIFF_AGENT_SOCKET", "/run/none.sock"));
+    serving.send(&ToNode::Hello(Box::new(place.hello(CapturePlan::default()))));
+    let outcome = serving.wait();
+    assert!(outcome.errors()[0].message.contains("/run/none.sock"), "{outcome:#?}");
 }
 
 #[test]

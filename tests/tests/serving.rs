@@ -4,6 +4,7 @@ use std::{io::Read as _, net::SocketAddr, time::Duration};
 
 use nix::sys::signal::Signal;
 use sniff_tests::{
+    bpf::tcx_programs,
     leftovers::{BpfObjects, Snapshot},
     machine::{FakePod, HOSTNAME, Machine},
     netns::{Netns, tool},
@@ -12,7 +13,7 @@ use sniff_tests::{
     serve::{Outcome, Serving, hello, node_interface, pod},
     sniff,
     traffic::{self, UdpFlow},
-    wireshark,
+    wait, wireshark,
 };
 use sniff_user::{
     options::Compress,
@@ -301,43 +302,43 @@ fn kill_9_leaves_nothing() {
     assert_eq!(outcome.status.code(), None);
 }
 
+/// A session whose client reads nothing, with more packets on the way than fit into any pipe.
+fn stuck(place: &Place, lease_seconds: u32) -> (Serving, std::process::ChildStdout) {
+    let (mut serving, stdout) = Serving::launch_unread(&place.node, tool(sniff::binary()).arg("serve"));
+    let plan = CapturePlan { buffer_bytes: Some(512 << 10), ..CapturePlan::default() };
+    let hello = ClientHello { lease_seconds, ..place.hello(plan) };
+    serving.send(&ToNode::Hello(Box::new(hello)));
+    wait::until("an attached capture", Duration::from_secs(20), || {
+        let programs = tcx_programs(&place.node, place.pod.veth.index);
+        programs.iter().any(|programs| !programs.is_empty()).then_some(())
+    });
+    place.flood(20_000);
+    (serving, stdout)
+}
+
 #[test]
 fn a_client_that_reads_no_more_and_goes_ends_the_session() {
     let place = Place::new();
-    for closes_stdout in [true, false] {
-        let (mut serving, stdout) = Serving::launch_unread(&place.node, tool(sniff::binary()).arg("serve"));
-        serving.send(&ToNode::Hello(Box::new(place.hello(CapturePlan::default()))));
-        sniff_tests::wait::until("an attached capture", Duration::from_secs(20), || {
-            let programs = sniff_tests::bpf::tcx_programs(&place.node, place.pod.veth.index);
-            programs.iter().any(|programs| !programs.is_empty()).then_some(())
-        });
+    for way in ["closes stdout", "closes stdin", "says stop", "is silent"] {
+        let (mut serving, stdout) = stuck(&place, 2);
         let objects = BpfObjects::held_by(serving.pid());
-        // More than fits into the two pipes on the way.
-        place.flood(4000);
-        let still_open = if closes_stdout {
-            drop(stdout);
-            None
-        } else {
-            serving.close_input();
-            Some(stdout)
-        };
-        assert!(serving.ends_within(Duration::from_secs(8)), "{closes_stdout}");
+        let mut stdout = Some(stdout);
+        match way {
+            "closes stdout" => stdout = None,
+            "closes stdin" => serving.close_input(),
+            "says stop" => serving.send(&ToNode::Stop),
+            _ => {}
+        }
+        assert!(serving.ends_within(Duration::from_secs(12)), "a client that {way}");
         objects.assert_gone();
-        drop(still_open);
+        drop(stdout);
     }
 }
 
 #[test]
 fn a_slow_client_costs_packets_and_they_are_counted() {
     let place = Place::new();
-    let (mut serving, stdout) = Serving::launch_unread(&place.node, tool(sniff::binary()).arg("serve"));
-    let plan = CapturePlan { buffer_bytes: Some(512 << 10), ..CapturePlan::default() };
-    serving.send(&ToNode::Hello(Box::new(place.hello(plan))));
-    sniff_tests::wait::until("an attached capture", Duration::from_secs(20), || {
-        let programs = sniff_tests::bpf::tcx_programs(&place.node, place.pod.veth.index);
-        programs.iter().any(|programs| !programs.is_empty()).then_some(())
-    });
-    place.flood(20_000);
+    let (mut serving, stdout) = stuck(&place, 15);
     serving.read(stdout);
     let dropped = serving.wait_for("losses", |message| match message {
         ToClient::Stats(Stats { matched: 20_000.., dropped, .. }) => Some(*dropped),

@@ -31,7 +31,7 @@ pub fn test(args: &[OsString]) -> Result<()> {
     dist::image(&image, concat!("localhost/sniff:", env!("CARGO_PKG_VERSION")))?;
     run(as_root()?
         .env("SNIFF_BIN", sniff)
-        .env("SNIFF_IMAGE", image)
+        .env("SNIFF_IMAGE_ARCHIVE", image)
         .env("RUST_TEST_THREADS", THREADS)
         .args(["test", "--package", "sniff-tests", "--"])
         .args(args))

@@ -5,12 +5,20 @@ use std::{io, path::Path, time::Duration};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
-use tokio::{net::UnixStream, time::timeout};
+use tokio::{
+    net::UnixStream,
+    time::{Instant, sleep, timeout},
+};
+
+use crate::args::AGENT_SOCKET;
 
 /// Most bytes of a line.
 const MAX_LINE: usize = 64 << 10;
 /// How long the agent may take to answer.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// How long the agent may take to start, and the time between two looks.
+const START: Duration = Duration::from_secs(3);
+const PAUSE: Duration = Duration::from_millis(20);
 
 /// To the agent.
 #[derive(Debug, Serialize, Deserialize)]
@@ -153,19 +161,25 @@ pub struct Grant {
 }
 
 impl Grant {
-    /// Asks the agent whose socket this is.
+    /// Asks the agent at this socket; without one, that at the usual place if there is any.
     ///
     /// # Errors
     ///
-    /// When it refuses, or there is a socket and nobody answers.
-    pub async fn ask(socket: &Path, registration: Registration) -> Result<Self> {
-        let mut wire = match UnixStream::connect(socket).await {
+    /// When it refuses, or there should be an agent and none answers.
+    pub async fn ask(socket: Option<&Path>, registration: Registration) -> Result<Self> {
+        let path = socket.unwrap_or(Path::new(AGENT_SOCKET));
+        let connected = match socket {
+            // It may be starting at this moment, as this is.
+            Some(_) => connect_soon(path).await,
+            None => UnixStream::connect(path).await,
+        };
+        let mut wire = match connected {
             Ok(stream) => Wire::new(stream),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            Err(error) if socket.is_none() && error.kind() == io::ErrorKind::NotFound => {
                 return Ok(Self { wire: None, granted: Granted::default() });
             }
             Err(error) => {
-                let what = format!("sniff agent does not listen on {}: start it anew", socket.display());
+                let what = format!("sniff agent does not listen on {}: start it anew", path.display());
                 return Err(error).context(what);
             }
         };
@@ -177,7 +191,7 @@ impl Grant {
         match answer.context("asking sniff agent")? {
             Some(ToSession::Granted(granted)) => Ok(Self { wire: Some(wire), granted }),
             Some(ToSession::Refused { why }) => bail!("{why}"),
-            _ => bail!("sniff agent on {} gives no clear answer", socket.display()),
+            _ => bail!("sniff agent on {} gives no clear answer", path.display()),
         }
     }
 
@@ -201,6 +215,17 @@ impl Grant {
     pub async fn report(&mut self, report: &Report) {
         if let Some(wire) = &mut self.wire {
             let _ = wire.send(&ToAgent::Report(*report)).await;
+        }
+    }
+}
+
+/// Connects to a socket that may still have to come.
+async fn connect_soon(socket: &Path) -> io::Result<UnixStream> {
+    let deadline = Instant::now() + START;
+    loop {
+        match UnixStream::connect(socket).await {
+            Err(_) if Instant::now() < deadline => sleep(PAUSE).await,
+            connected => return connected,
         }
     }
 }

@@ -31,7 +31,7 @@ const JOINED: &str = "joined the running capture";
 
 /// Everybody who takes part.
 pub(super) struct Conversation<'a> {
-    input: &'a mut Input,
+    input: Input,
     output: &'a mut Output,
     orders: mpsc::Sender<Order>,
     happens: mpsc::UnboundedReceiver<Event>,
@@ -46,7 +46,7 @@ pub(super) struct Conversation<'a> {
 impl<'a> Conversation<'a> {
     /// Brings them together.
     pub(super) fn new(
-        input: &'a mut Input,
+        input: Input,
         output: &'a mut Output,
         orders: mpsc::Sender<Order>,
         happens: mpsc::UnboundedReceiver<Event>,
@@ -113,9 +113,9 @@ impl<'a> Conversation<'a> {
         }
     }
 
-    /// The agent's permission, for the last report. The orders end here, and with them the capture.
-    pub(super) fn into_grant(self) -> Grant {
-        self.grant
+    /// What is of use afterwards. The orders end here, and with them the capture.
+    pub(super) fn into_parts(self) -> (Input, Grant) {
+        (self.input, self.grant)
     }
 
     async fn obey(&mut self, message: ToNode) {

@@ -11,7 +11,7 @@ mod members;
 mod output;
 mod packets;
 
-use std::{process, time::Duration};
+use std::{process, sync::Arc, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
 use log::{info, warn};
@@ -21,7 +21,13 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use self::{conversation::Conversation, input::Input, members::Members, output::Output, packets::Packets};
+use self::{
+    conversation::Conversation,
+    input::Input,
+    members::Members,
+    output::Output,
+    packets::{Packets, Sent},
+};
 use crate::{
     agent::wire::{Grant, Registration, Report},
     args::ServeArgs,
@@ -52,8 +58,8 @@ const MAX_BUFFER_BYTES: u32 = 1 << 31;
 const HELLO_TIME: Duration = Duration::from_secs(10);
 /// Shortest and longest lease, in seconds.
 const LEASE: (u32, u32) = (2, 300);
-/// What is left may take so long to go out, once the client seems to be gone.
-const LAST_WORDS: Duration = Duration::from_secs(3);
+/// Once the client seems to be gone, nothing may move for so long before what is left is given up.
+const LAST_WORDS: Duration = Duration::from_secs(5);
 
 /// Why there is no session, or no more, in the client's terms.
 struct Failure {
@@ -72,13 +78,13 @@ fn failed(code: Code) -> impl Fn(anyhow::Error) -> Failure {
 ///
 /// When it failed; the client was told why.
 pub async fn run(args: ServeArgs) -> Result<()> {
-    let mut input = Input::start()?;
+    let input = Input::start()?;
     let mut output = Output::start()?;
     let notes = output.teller();
     logging::also_tell(move |text| {
         notes.tell(ToClient::Event(Told::Note { level: Level::Warn, text: text.to_owned() }));
     });
-    let (end, result) = match session(args, &mut input, &mut output).await {
+    let (end, result) = match session(args, input, &mut output).await {
         Ok(end) => (end, Ok(())),
         Err(Failure { code, error }) => {
             output.tell(ToClient::Error(NodeError { code, message: format!("{error:#}") }));
@@ -91,25 +97,26 @@ pub async fn run(args: ServeArgs) -> Result<()> {
     result
 }
 
-async fn session(args: ServeArgs, input: &mut Input, output: &mut Output) -> Result<End, Failure> {
+async fn session(args: ServeArgs, mut input: Input, output: &mut Output) -> Result<End, Failure> {
     let system = System::this(args.node_name.as_deref()).map_err(failed(Code::Kernel))?;
     let Opening { plan, targets, compress, lease, duration, grant } =
-        open(&args, system, input, output).await?;
+        open(&args, system, &mut input, output).await?;
     let packets = Packets::start(output, compress).map_err(failed(Code::Output))?;
     let plan = Plan { write: Some(packets.path()), ..plan };
     let sent = packets.sent();
     let (orders, ordered) = mpsc::channel(1);
     let (events, happens) = mpsc::unbounded_channel();
     let members = Members::new(args.cri_socket, args.node_name);
-    let mut conversation = Conversation::new(input, output, orders, happens, members, grant, sent.clone());
+    let mut conversation =
+        Conversation::new(input, output, orders, happens, members, grant, Arc::clone(&sent));
     let capture = session::serve(plan, Remote { orders: ordered, events });
     let conversation = async {
         let reason = conversation.hold(targets, lease, duration).await;
-        if matches!(reason, Some(Reason::Lease | Reason::InputClosed | Reason::Failed)) {
-            tokio::spawn(give_up());
-        }
-        // With it go the orders, and so the capture ends.
-        (reason, conversation.into_grant())
+        // With the conversation go the orders, and so the capture ends.
+        let (input, grant) = conversation.into_parts();
+        let is_lost = reason == Some(Reason::Lease);
+        tokio::spawn(abandon(input, lease, is_lost, Arc::clone(&sent)));
+        (reason, grant)
     };
     let ((reason, mut grant), captured) = tokio::join!(conversation, capture);
     let (why, accounts) = captured.map_err(failed(Code::Kernel))?;
@@ -152,7 +159,8 @@ async fn open(
     let plan = plan_of(plan, system).map_err(failed(Code::Usage))?;
     check_filter(&plan.filter).map_err(failed(Code::Filter))?;
     let registration = Registration { who, buffer_bytes: plan.ring_bytes.into(), duration };
-    let grant = Grant::ask(&args.agent_socket, registration).await.map_err(failed(Code::RefusedLimit))?;
+    let grant =
+        Grant::ask(args.agent_socket.as_deref(), registration).await.map_err(failed(Code::RefusedLimit))?;
     if let Some(note) = grant.note() {
         warn!("{note}");
     }
@@ -228,10 +236,17 @@ fn by_itself(why: Why) -> Reason {
     }
 }
 
-/// Ends the process when what is left does not get out: the client is gone, and its pipe may stay full for ever. The
-/// classifiers go with the process; by then they are long detached.
-async fn give_up() {
-    sleep(LAST_WORDS).await;
+/// Ends the process when what is left does not get out. A client that gives signs of life may take its time; without
+/// one, the pipe may stay full for ever. The classifiers are detached by then.
+async fn abandon(mut input: Input, lease: Duration, is_lost: bool, sent: Arc<Sent>) {
+    while !is_lost && matches!(timeout(lease, input.next()).await, Ok(Some(Ok(_)))) {}
+    loop {
+        let before = sent.bytes();
+        sleep(LAST_WORDS).await;
+        if sent.bytes() == before {
+            break;
+        }
+    }
     warn!("ended: nobody takes the packets that are left");
     process::exit(exit::FAILURE.into());
 }
