@@ -4,8 +4,10 @@ use std::{io::Write as _, sync::OnceLock};
 
 use log::{Level, LevelFilter, Log, Metadata, Record};
 
+type Listener = Box<dyn Fn(&str) + Send + Sync>;
+
 /// Who else hears of what a person should read.
-static LISTENER: OnceLock<Box<dyn Fn(&str) + Send + Sync>> = OnceLock::new();
+static LISTENER: OnceLock<Listener> = OnceLock::new();
 
 /// Writes log lines to stderr. aya-log writes the kernel side's through it too.
 pub struct Stderr;

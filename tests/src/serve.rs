@@ -259,19 +259,19 @@ impl Outcome {
 
     /// The errors.
     pub fn errors(&self) -> Vec<&NodeError> {
-        let error = |message| match message {
-            &ToClient::Error(ref error) => Some(error),
+        let errors = self.said.iter().filter_map(|message| match message {
+            ToClient::Error(error) => Some(error),
             _ => None,
-        };
-        self.said.iter().filter_map(error).collect()
+        });
+        errors.collect()
     }
 
     /// The events.
     pub fn events(&self) -> Vec<&Event> {
-        let event = |message| match message {
-            &ToClient::Event(ref event) => Some(event),
+        let events = self.said.iter().filter_map(|message| match message {
+            ToClient::Event(event) => Some(event),
             _ => None,
-        };
-        self.said.iter().filter_map(event).collect()
+        });
+        events.collect()
     }
 }
