@@ -4,7 +4,11 @@
 use std::{
     io,
     os::fd::{AsFd as _, BorrowedFd},
-    sync::{Arc, mpsc},
+    sync::{
+        Arc,
+        atomic::{AtomicU8, Ordering},
+        mpsc,
+    },
     thread::{self, JoinHandle},
 };
 
@@ -51,8 +55,8 @@ pub struct Drained {
     pub output: Output,
     /// Why it ended.
     pub end: End,
-    /// The largest part of the ring that was ever in use, 0 to 1.
-    pub fullest: f64,
+    /// The largest part of the ring that was ever in use.
+    pub fullest_percent: u8,
 }
 
 /// The running thread.
@@ -60,6 +64,7 @@ pub struct Drain {
     thread: JoinHandle<Drained>,
     messages: mpsc::Sender<Message>,
     wake: Arc<EventFd>,
+    fullest_percent: Arc<AtomicU8>,
 }
 
 impl Drain {
@@ -79,10 +84,18 @@ impl Drain {
         let (ended, has_ended) = oneshot::channel();
         let left = count.unwrap_or(u64::MAX);
         let desk = Desk { output, left, stopping: false, messages: receiver };
-        let wake_again = Arc::clone(&wake);
-        let worker = Worker { ring, desk, wake: wake_again, packet_buffered, more: false, held: false };
+        let fullest_percent = Arc::new(AtomicU8::new(0));
+        let worker = Worker {
+            ring,
+            desk,
+            wake: Arc::clone(&wake),
+            fullest_percent: Arc::clone(&fullest_percent),
+            packet_buffered,
+            more: false,
+            held: false,
+        };
         let thread = thread::Builder::new().name("drain".to_owned()).spawn(move || worker.run(ended))?;
-        Ok((Self { thread, messages, wake }, has_ended))
+        Ok((Self { thread, messages, wake, fullest_percent }, has_ended))
     }
 
     /// Describes one more interface in the output. Its packets may come as soon as this returns: the thread writes
@@ -99,6 +112,11 @@ impl Drain {
     pub fn stop(&self) {
         // If it has ended already, that is as well.
         let _ = self.send(Message::Stop);
+    }
+
+    /// The largest part of the ring that was ever in use, in per cent.
+    pub fn fullest_percent(&self) -> u8 {
+        self.fullest_percent.load(Ordering::Relaxed)
     }
 
     /// Waits for the end.
@@ -122,6 +140,7 @@ struct Worker {
     ring: Ring,
     desk: Desk,
     wake: Arc<EventFd>,
+    fullest_percent: Arc<AtomicU8>,
     packet_buffered: bool,
     /// Whether not all of the ring was seen the last time.
     more: bool,
@@ -141,7 +160,11 @@ impl Worker {
         // Nobody listens any more when the capture is being stopped.
         let _ = ended.send(());
         self.account_for_the_rest();
-        Drained { output: self.desk.output, end, fullest: self.ring.fullest() }
+        Drained {
+            output: self.desk.output,
+            end,
+            fullest_percent: self.fullest_percent.load(Ordering::Relaxed),
+        }
     }
 
     /// Waits for something to do, and does it.
@@ -206,6 +229,7 @@ impl Worker {
         let Self { ring, desk, .. } = self;
         let until = if desk.stopping { Until::End } else { Until::Settled };
         self.more = ring.look(until)?;
+        self.fullest_percent.store((ring.fullest() * 100.0).ceil() as u8, Ordering::Relaxed);
         // The interfaces of all packets that were seen just now were described before.
         desk.obey()?;
         self.held = ring.take(|run| desk.deliver(run))?;

@@ -17,6 +17,7 @@ pub mod logging;
 pub mod netns;
 pub mod options;
 pub mod output;
+pub mod parallel;
 pub mod pcapng;
 pub mod privileges;
 pub mod proc;

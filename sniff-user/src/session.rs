@@ -9,7 +9,9 @@ use std::{
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
+        mpsc::sync_channel,
     },
+    thread,
     time::Duration,
 };
 
@@ -28,15 +30,15 @@ use crate::{
     bpf::{
         attach::{Attachment, Mechanism},
         classifier::{self, Arguments, Classifier},
-        object::{Kernel, Sizes},
-        ring::{self, Order},
-        wait_for_running_programs,
+        object::{Body, Kernel, Sizes},
+        ring, wait_for_running_programs,
     },
     clock,
     drain::{Drain, Drained, End},
     filter::{Filter, Filters, Source},
     logging,
     output::Output,
+    parallel,
     pcapng::SectionHeader,
     signals::Signals,
     system::System,
@@ -74,7 +76,7 @@ pub struct Plan {
     /// Bytes of the ring, over all CPUs.
     pub ring_bytes: u32,
     /// In which order packets are written.
-    pub order: Order,
+    pub order: ring::Order,
     /// Whether each packet wakes the reader.
     pub packet_buffered: bool,
     /// Packets after which to stop.
@@ -139,8 +141,13 @@ pub enum Order {
 pub enum Event {
     /// An interface went away.
     Gone(Box<Interface>),
-    /// Counts so far, over all interfaces.
-    Counted(Counters),
+    /// Counts so far.
+    Counted {
+        /// Of all interfaces.
+        counters: Counters,
+        /// The largest part of the ring that was ever in use.
+        fullest_percent: u8,
+    },
 }
 
 /// Somebody who tells a running capture what to do. It goes on without interfaces, and ends when the orders do.
@@ -230,7 +237,7 @@ impl Session {
         let mut filters = Filters::new(plan.no_optimize);
         let general = plan.filter.read()?;
         let interfaces = std::mem::take(&mut plan.interfaces);
-        let mut taps = new_taps(&mut filters, general.as_deref(), &plan, 0, interfaces)?;
+        let taps = new_taps(&mut filters, general.as_deref(), &plan, 0, interfaces)?;
         // Each interface can get a second entry, for its other end.
         let interfaces = (taps.len() as u32 + plan.room) * 2;
         let Plan { ring, ring_bytes, order, packet_buffered, .. } = plan;
@@ -252,11 +259,9 @@ impl Session {
         for tap in &taps {
             session.describe(tap, None)?;
         }
-        while !taps.is_empty() && !stop.load(Ordering::Relaxed) {
-            let now = taps.drain(..taps.len().min(ATTACH_AT_ONCE)).collect();
-            session.attach(now)?;
-        }
-        if taps.is_empty() && !session.taps.is_empty() {
+        let wanted = taps.len();
+        session.attach_until(taps, stop)?;
+        if session.taps.len() == wanted && wanted > 0 {
             info!("listening on {} interface(s)", session.taps.len());
         }
         Ok((session, drained))
@@ -316,9 +321,42 @@ impl Session {
         Ok(())
     }
 
+    /// Attaches the classifiers of all `taps`, or of as many as it can before `stop`. Attaching is waiting, since the
+    /// kernel lets a grace period pass each time, one interface after the other; the next classifiers are loaded
+    /// meanwhile.
+    fn attach_until(&mut self, mut taps: Vec<Tap>, stop: &AtomicBool) -> Result<()> {
+        let mut groups = Vec::new();
+        while !taps.is_empty() {
+            let group: Vec<Tap> = taps.drain(..taps.len().min(ATTACH_AT_ONCE)).collect();
+            groups.push((self.all_arguments(&group), group));
+        }
+        let (arguments, groups): (Vec<_>, Vec<_>) = groups.into_iter().unzip();
+        let body = self.kernel.body();
+        thread::scope(|scope| {
+            let (sender, receiver) = sync_channel(1);
+            let load = move || {
+                // A receiver that is gone has seen enough.
+                arguments.iter().map(|it| load(&body, it)).all(|loaded| sender.send(loaded).is_ok())
+            };
+            scope.spawn(load);
+            for (group, classifiers) in groups.into_iter().zip(receiver) {
+                if stop.load(Ordering::Relaxed) {
+                    break;
+                }
+                self.hook_in(group, classifiers?)?;
+            }
+            Ok(())
+        })
+    }
+
     /// Attaches the classifiers of all `taps`.
     fn attach(&mut self, taps: Vec<Tap>) -> Result<()> {
-        let mut classifiers = self.load(&taps)?.into_iter();
+        self.attach_until(taps, &AtomicBool::new(false))
+    }
+
+    /// Attaches classifiers that were loaded: one for each direction of each of `taps`.
+    fn hook_in(&mut self, taps: Vec<Tap>, classifiers: Vec<Option<Classifier>>) -> Result<()> {
+        let mut classifiers = classifiers.into_iter();
         for mut tap in taps {
             let classifiers: Vec<_> = classifiers.by_ref().take(tap.directions.len()).collect();
             let hooks = tap.directions.iter().map(|&(direction, _)| tap.point.hook(direction));
@@ -331,12 +369,9 @@ impl Session {
         Ok(())
     }
 
-    /// Loads the classifiers of all directions of all `taps`, in order; none where no packet would match.
-    fn load(&self, taps: &[Tap]) -> Result<Vec<Option<Classifier>>> {
-        let all: Vec<Option<Arguments>> = taps.iter().flat_map(|tap| self.arguments(tap)).collect();
-        let arguments: Vec<Arguments> = all.iter().flatten().cloned().collect();
-        let mut loaded = classifier::load(&self.kernel, &arguments)?.into_iter();
-        Ok(all.iter().map(|arguments| arguments.as_ref().and_then(|_| loaded.next())).collect())
+    /// What the classifiers of all directions of all `taps` are told, in order; none where no packet would match.
+    fn all_arguments(&self, taps: &[Tap]) -> Vec<Option<Arguments>> {
+        taps.iter().flat_map(|tap| self.arguments(tap)).collect()
     }
 
     fn arguments(&self, tap: &Tap) -> impl Iterator<Item = Option<Arguments>> {
@@ -370,7 +405,7 @@ impl Session {
             .into_iter()
             .map(|(at, directions)| std::mem::replace(&mut self.taps[at].directions, directions))
             .collect();
-        let mut classifiers = match self.load(&self.taps) {
+        let mut classifiers = match load(&self.kernel.body(), &self.all_arguments(&self.taps)) {
             Ok(classifiers) => classifiers.into_iter(),
             Err(error) => {
                 let general = self.taps.iter_mut().filter(|tap| tap.interface.filter.is_none());
@@ -443,11 +478,12 @@ impl Session {
         for interface in gone {
             let _ = events.send(Event::Gone(Box::new(interface)));
         }
-        let mut counted = Counters::default();
+        let mut counters = Counters::default();
         for id in 0..self.spans.len() as u32 {
-            counted += self.kernel.counters(id)?;
+            counters += self.kernel.counters(id)?;
         }
-        let _ = events.send(Event::Counted(counted));
+        let fullest_percent = self.drain.fullest_percent();
+        let _ = events.send(Event::Counted { counters, fullest_percent });
         Ok(())
     }
 
@@ -517,11 +553,11 @@ impl Session {
     fn finish(self) -> Result<(End, Accounts)> {
         let Self { drain, kernel, spans, .. } = self;
         drain.stop();
-        let Drained { mut output, end, fullest } = drain.join()?;
+        let Drained { mut output, end, fullest_percent } = drain.join()?;
         let accounts = Accounts::read(&kernel, &output, &spans)?;
         let written = accounts.write(&mut output);
         accounts.print();
-        info!("the buffer was at most {:.0} % full ({})", fullest * 100.0, kernel.describe_ring());
+        info!("the buffer was at most {fullest_percent} % full ({})", kernel.describe_ring());
         match end {
             End::Failed(error) => Err(error),
             // A reader that is gone needs no statistics.
@@ -554,6 +590,13 @@ async fn next_order(remote: &mut Option<Remote>) -> Option<Order> {
     }
 }
 
+/// Loads classifiers; none where there are no arguments.
+fn load(body: &Body, arguments: &[Option<Arguments>]) -> Result<Vec<Option<Classifier>>> {
+    let given: Vec<Arguments> = arguments.iter().flatten().cloned().collect();
+    let mut loaded = classifier::load(body, &given)?.into_iter();
+    Ok(arguments.iter().map(|arguments| arguments.as_ref().and_then(|_| loaded.next())).collect())
+}
+
 /// Taps for interfaces, with ids from `first` on. Nothing is attached yet.
 fn new_taps(
     filters: &mut Filters,
@@ -562,16 +605,19 @@ fn new_taps(
     first: u32,
     interfaces: Vec<Interface>,
 ) -> Result<Vec<Tap>> {
-    let tap = |(id, interface): (u32, Interface)| {
+    let directions = |(id, interface): (u32, Interface)| {
         let directions = with_filters(filters, &interface, general, plan.directions)?;
         ensure!(
             directions.iter().any(|(_, filter)| *filter != Filter::None),
             "{}: no packet matches the filter",
             interface.name
         );
-        Tap::new(id, interface, plan.attach, directions)
+        Ok((id, interface, directions))
     };
-    (first..).zip(interfaces).map(tap).collect()
+    let filtered = (first..).zip(interfaces).map(directions).collect::<Result<Vec<_>>>()?;
+    // Each asks the kernel what else is at its hooks.
+    let tap = |(id, interface, directions)| Tap::new(id, interface, plan.attach, directions);
+    parallel::map(filtered, tap).into_iter().collect()
 }
 
 /// Each direction with the interface's own filter, or the general one.

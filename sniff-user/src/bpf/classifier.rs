@@ -14,9 +14,10 @@ use aya_obj::generated::{BPF_ALU64, BPF_DW, BPF_IMM, BPF_K, BPF_LD, BPF_MOV, bpf
 use log::debug;
 use sniff_common::{Direction, SNAP_HEADERS, SNAP_RAW_IP};
 
-use super::{object::Kernel, syscall};
+use super::{object::Body, syscall};
 use crate::{
     filter::{compile::Fragment, ebpf::Encoded},
+    parallel,
     pcapng::LinkType,
 };
 
@@ -55,9 +56,10 @@ pub struct Classifier {
 /// # Errors
 ///
 /// When the kernel refuses one. What the verifier said is logged at debug level: a refusal is our bug.
-pub fn load(kernel: &Kernel, arguments: &[Arguments]) -> Result<Vec<Classifier>> {
-    let programs =
-        arguments.iter().map(|arguments| load_one(kernel, arguments)).collect::<Result<Vec<_>>>()?;
+pub fn load(body: &Body, arguments: &[Arguments]) -> Result<Vec<Classifier>> {
+    // Verifying is all that takes time here, and the kernel does that on as many CPUs as ask for it.
+    let programs = parallel::map(arguments.iter().collect(), |arguments| load_one(body, arguments));
+    let programs = programs.into_iter().collect::<Result<Vec<_>>>()?;
     let ids = programs.iter().map(program_id).collect::<Result<Vec<_>>>()?;
     // aya takes over a program only by the kernel's list of all programs: read it once.
     let mut known: Vec<ProgramInfo> =
@@ -74,9 +76,9 @@ pub fn load(kernel: &Kernel, arguments: &[Arguments]) -> Result<Vec<Classifier>>
         .collect()
 }
 
-fn load_one(kernel: &Kernel, arguments: &Arguments) -> Result<OwnedFd> {
+fn load_one(body: &Body, arguments: &Arguments) -> Result<OwnedFd> {
     let mut instructions = prologue(arguments);
-    instructions.extend_from_slice(&kernel.body);
+    instructions.extend_from_slice(&body.instructions);
     syscall::load_classifier(&instructions, &CString::new(NAME)?, &CString::new(LICENSE)?).map_err(|refused| {
         if refused.log.is_empty() {
             return anyhow!(refused.error).context("cannot load the classifier");

@@ -4,6 +4,7 @@
 use std::{
     collections::HashSet,
     os::fd::{AsFd as _, AsRawFd as _, OwnedFd},
+    sync::Arc,
 };
 
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
@@ -99,9 +100,14 @@ pub struct Kernel {
     ebpf: Ebpf,
     counters: PerCpuArray<MapData, Counters>,
     layout: Layout,
-    /// The capture function. Its instructions name the maps by the numbers of these descriptors.
-    pub(super) body: Vec<bpf_insn>,
-    _body_maps: Vec<OwnedFd>,
+    body: Arc<Body>,
+}
+
+/// The capture function, from which all classifiers are made.
+pub struct Body {
+    /// They name the maps by the numbers of these descriptors.
+    pub(super) instructions: Vec<bpf_insn>,
+    _maps: Vec<OwnedFd>,
 }
 
 impl Kernel {
@@ -123,9 +129,9 @@ impl Kernel {
             .override_global("SNIFF_WAKE_BYTES", &layout.wake_bytes, true)
             .load(OBJECT)
             .map_err(|error| explain(error, KernelVersion::current().ok()))?;
-        let (body, body_maps) = capture_function(&ebpf, layout.function())?;
+        let body = Arc::new(capture_function(&ebpf, layout.function())?);
         let counters = ebpf.take_map("SNIFF_COUNTERS").ok_or_else(|| missing("SNIFF_COUNTERS"))?;
-        Ok(Self { counters: counters.try_into()?, layout, body, _body_maps: body_maps, ebpf })
+        Ok(Self { counters: counters.try_into()?, layout, body, ebpf })
     }
 
     /// The reader's end of the ring; there is only one. `clock_offset` is what the classifiers are told.
@@ -146,6 +152,11 @@ impl Kernel {
         let regions = Regions::new(map("SNIFF_REGIONS")?, map("SNIFF_CPUS")?, free, records)
             .context("cannot map the ring")?;
         Ok(Ring::of_regions(regions, order, clock_offset))
+    }
+
+    /// What classifiers are made from.
+    pub fn body(&self) -> Arc<Body> {
+        Arc::clone(&self.body)
     }
 
     /// The ring's memory, for a person.
@@ -232,7 +243,7 @@ fn check_abi(object: &[u8]) -> Result<()> {
 
 /// The capture function with the maps' descriptors in place. The descriptors are copies, since the maps themselves are
 /// handed out to others who may close them.
-fn capture_function(ebpf: &Ebpf, name: &str) -> Result<(Vec<bpf_insn>, Vec<OwnedFd>)> {
+fn capture_function(ebpf: &Ebpf, name: &str) -> Result<Body> {
     let mut object = Object::parse(OBJECT)?;
     let definitions = std::mem::take(&mut object.maps);
     let mut descriptors = Vec::new();
@@ -248,7 +259,7 @@ fn capture_function(ebpf: &Ebpf, name: &str) -> Result<(Vec<bpf_insn>, Vec<Owned
     object.relocate_calls(&text)?;
     let program = object.programs.get(name).ok_or_else(|| missing(name))?;
     let function = &object.functions[&program.function_key()];
-    Ok((function.instructions.clone(), descriptors))
+    Ok(Body { instructions: function.instructions.clone(), _maps: descriptors })
 }
 
 fn explain(error: EbpfError, kernel: Option<KernelVersion>) -> anyhow::Error {

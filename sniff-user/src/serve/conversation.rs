@@ -39,6 +39,7 @@ pub(super) struct Conversation<'a> {
     grant: Grant,
     sent: Arc<Sent>,
     counters: Counters,
+    fullest_percent: u8,
     told: Stats,
     told_at: Instant,
 }
@@ -55,7 +56,19 @@ impl<'a> Conversation<'a> {
         sent: Arc<Sent>,
     ) -> Self {
         let (counters, told, told_at) = (Counters::default(), Stats::default(), Instant::now());
-        Self { input, output, orders, happens, members, grant, sent, counters, told, told_at }
+        Self {
+            input,
+            output,
+            orders,
+            happens,
+            members,
+            grant,
+            sent,
+            counters,
+            fullest_percent: 0,
+            told,
+            told_at,
+        }
     }
 
     /// Has the first targets captured, and talks on until there is a reason to end; `None` when the capture has ended
@@ -94,7 +107,10 @@ impl<'a> Conversation<'a> {
                             self.output.tell(ToClient::Event(Told::TargetGone { target, why }));
                         }
                     }
-                    Some(Event::Counted(counters)) => self.count(counters).await,
+                    Some(Event::Counted { counters, fullest_percent }) => {
+                        self.fullest_percent = fullest_percent;
+                        self.count(counters).await;
+                    }
                     None => return None,
                 },
                 (cause, why) = self.grant.revoked() => {
@@ -200,7 +216,7 @@ impl<'a> Conversation<'a> {
 
     fn stats(&self) -> Stats {
         let (matched, dropped) = (self.counters.matched, self.counters.lost());
-        Stats { matched, delivered: self.sent.packets(), dropped, fullest_percent: 0 }
+        Stats { matched, delivered: self.sent.packets(), dropped, fullest_percent: self.fullest_percent }
     }
 
     fn tell_stats(&mut self) {

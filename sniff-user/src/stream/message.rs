@@ -226,7 +226,7 @@ pub struct Stats {
     pub delivered: u64,
     /// Of those, lost.
     pub dropped: u64,
-    /// How full the fullest buffer has been since the last report, in per cent.
+    /// The largest part of the buffer that was ever in use, in per cent.
     #[serde(default)]
     pub fullest_percent: u8,
 }
