@@ -27,8 +27,10 @@ use crate::{
 
 /// Longest that a packet waits in the ring while less than a batch is there, in milliseconds.
 const TIMEOUT_MS: u16 = 100;
-/// The same where each packet is to be handed on at once and some are held back, to be in order.
+/// The same for packets that are held back, to be in order, where somebody waits for them.
 const SHORT_TIMEOUT_MS: u16 = 1;
+/// Time between two looks while there are no packets. The first one wakes us; this is for what nobody thought of.
+const IDLE_TIMEOUT_MS: u16 = 2000;
 
 /// Why the thread ended.
 #[derive(Debug)]
@@ -93,6 +95,7 @@ impl Drain {
             packet_buffered,
             more: false,
             held: false,
+            asleep: false,
         };
         let thread = thread::Builder::new().name("drain".to_owned()).spawn(move || worker.run(ended))?;
         Ok((Self { thread, messages, wake, fullest_percent }, has_ended))
@@ -146,6 +149,8 @@ struct Worker {
     more: bool,
     /// Whether packets were held back.
     held: bool,
+    /// Whether the kernel side was told that the next packet is to wake us.
+    asleep: bool,
 }
 
 impl Worker {
@@ -209,10 +214,14 @@ impl Worker {
             PollFd::new(self.wake.as_fd(), PollFlags::POLLIN),
         ];
         fds.extend(reader.map(|fd| PollFd::new(fd, PollFlags::empty())));
-        let timeout = match (self.more || self.desk.stopping, self.held && self.packet_buffered) {
-            (true, _) => 0,
-            (false, true) => SHORT_TIMEOUT_MS,
-            (false, false) => TIMEOUT_MS,
+        let timeout = if self.more || self.desk.stopping {
+            0
+        } else if self.held && (self.packet_buffered || self.asleep) {
+            SHORT_TIMEOUT_MS
+        } else if self.asleep {
+            IDLE_TIMEOUT_MS
+        } else {
+            TIMEOUT_MS
         };
         match poll(&mut fds, PollTimeout::from(timeout)) {
             Ok(_) | Err(nix::Error::EINTR) => {}
@@ -232,7 +241,18 @@ impl Worker {
         self.fullest_percent.store((ring.fullest() * 100.0).ceil() as u8, Ordering::Relaxed);
         // The interfaces of all packets that were seen just now were described before.
         desk.obey()?;
-        self.held = ring.take(|run| desk.deliver(run))?;
+        let mut any = false;
+        self.held = ring.take(|run| {
+            any = true;
+            desk.deliver(run)
+        })?;
+        if any {
+            self.asleep = false;
+        } else if !self.asleep && !self.held && !self.more {
+            ring.sleep();
+            // Once more, for what came before that.
+            (self.asleep, self.more) = (true, true);
+        }
         Ok(())
     }
 }

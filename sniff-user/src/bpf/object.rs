@@ -23,7 +23,8 @@ use sniff_common::{
 };
 
 use super::{
-    ring::{self, Order, Ring, buffer::Buffer, records::Records, regions::Regions},
+    mapping::Mapping,
+    ring::{self, Memory, Order, Ring, buffer::Buffer, records::Records, regions::Regions},
     syscall,
 };
 use crate::system;
@@ -144,14 +145,19 @@ impl Kernel {
             bail!("SNIFF_RING is no ring buffer");
         };
         let records = Records::new(map).context("cannot map the ring")?;
-        if !self.layout.regions {
-            return Ok(Ring::of_buffer(Buffer::new(records), order, clock_offset));
-        }
+        let memory = match self.layout.regions {
+            true => Memory::Regions(self.map_regions(records)?),
+            false => Memory::Buffer(Buffer::new(records)),
+        };
+        let asleep = data_of(self.ebpf.map("SNIFF_ASLEEP").ok_or_else(|| missing("SNIFF_ASLEEP"))?)?;
+        let asleep = Mapping::new(asleep.fd(), 0, size_of::<u64>(), true).context("cannot map the ring")?;
+        Ok(Ring::new(memory, asleep, order, clock_offset))
+    }
+
+    fn map_regions(&mut self, bell: Records) -> Result<Regions> {
         let free = self.ebpf.take_map("SNIFF_FREE").ok_or_else(|| missing("SNIFF_FREE"))?.try_into()?;
         let map = |name| data_of(self.ebpf.map(name).ok_or_else(|| missing(name))?);
-        let regions = Regions::new(map("SNIFF_REGIONS")?, map("SNIFF_CPUS")?, free, records)
-            .context("cannot map the ring")?;
-        Ok(Ring::of_regions(regions, order, clock_offset))
+        Regions::new(map("SNIFF_REGIONS")?, map("SNIFF_CPUS")?, free, bell).context("cannot map the ring")
     }
 
     /// What classifiers are made from.

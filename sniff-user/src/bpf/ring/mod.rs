@@ -14,12 +14,14 @@ pub(super) mod regions;
 use std::{
     io,
     os::fd::{AsFd, BorrowedFd},
+    sync::atomic::{Ordering, fence},
 };
 
 use anyhow::Result;
 use clap::ValueEnum;
 
 use self::{buffer::Buffer, regions::Regions};
+use super::mapping::Mapping;
 use crate::clock;
 
 /// Which ring to use: `--ring`.
@@ -55,6 +57,8 @@ pub enum Until {
 /// The reader's end.
 pub struct Ring {
     memory: Memory,
+    /// The word that tells the kernel side that we sleep.
+    asleep: Mapping,
     order: Order,
     /// What the kernel side adds to its clock.
     clock_offset: u64,
@@ -62,18 +66,22 @@ pub struct Ring {
     horizon: u64,
 }
 
-enum Memory {
+/// Where the blocks are.
+pub(super) enum Memory {
     Regions(Regions),
     Buffer(Buffer),
 }
 
 impl Ring {
-    pub(super) fn of_regions(regions: Regions, order: Order, clock_offset: u64) -> Self {
-        Self { memory: Memory::Regions(regions), order, clock_offset, horizon: 0 }
+    pub(super) fn new(memory: Memory, asleep: Mapping, order: Order, clock_offset: u64) -> Self {
+        Self { memory, asleep, order, clock_offset, horizon: 0 }
     }
 
-    pub(super) fn of_buffer(buffer: Buffer, order: Order, clock_offset: u64) -> Self {
-        Self { memory: Memory::Buffer(buffer), order, clock_offset, horizon: 0 }
+    /// Has the next packet wake us. What came before that is found by another look.
+    pub fn sleep(&self) {
+        self.asleep.u64(0).store(1, Ordering::Relaxed);
+        // A CPU publishes, as a full barrier, and then reads this word; we write it, and then look at what is published.
+        fence(Ordering::SeqCst);
     }
 
     /// Sees what is there. Returns whether that was not all.
