@@ -6,9 +6,9 @@ use sniff_common::{Counters, MAX_SNAPLEN, SNAP_HEADERS, SNAP_RAW_IP, epb};
 
 use crate::{
     counters,
-    opaque::{at_least_one, opaque},
     packet::Packet,
     ring::{Block, Lost, Ring, Unreadable},
+    verifier::{at_least_one, at_most, with_sound_bounds},
 };
 
 /// Version of the contract that this object was built with; the loader reads it from the object.
@@ -53,7 +53,7 @@ fn kept(packet: &Packet<'_>, snaplen: u64) -> u64 {
     if snaplen & SNAP_HEADERS == 0 {
         return bytes;
     }
-    bytes.min(packet.headers_len(snaplen & SNAP_RAW_IP == 0))
+    at_most(packet.headers_len(snaplen & SNAP_RAW_IP == 0), bytes)
 }
 
 #[inline(always)]
@@ -91,7 +91,7 @@ impl Block for Capture<'_> {
         // between here and there.
         // SAFETY: a helper without arguments.
         let timestamp = unsafe { bpf_ktime_get_boot_ns() } + self.place.clock_offset;
-        let captured = opaque(self.captured);
+        let captured = with_sound_bounds(self.captured);
         if captured > room::<N>() {
             return Err(Unreadable);
         }

@@ -9,9 +9,9 @@
 mod atomic;
 mod capture;
 mod counters;
-mod opaque;
 mod packet;
 mod ring;
+mod verifier;
 
 use aya_ebpf::{
     bindings::{__sk_buff, TC_ACT_UNSPEC},

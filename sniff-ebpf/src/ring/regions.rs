@@ -12,7 +12,7 @@ use aya_ebpf::{
 use sniff_common::regions::{self, Cpu, CpuWord, Header, Memory, REGION_BYTES, ROOMS, Word};
 
 use super::{Block, Lost, Ring, SNIFF_RING, wake_is_due};
-use crate::{atomic, opaque::opaque};
+use crate::{atomic, verifier::with_sound_bounds};
 
 /// A region: a [`Header`] and blocks.
 #[repr(C, align(64))]
@@ -92,7 +92,7 @@ fn room_for(bound: u64) -> u64 {
 /// Writes a block that fits into the room `N` behind what is in the region, and hands it over.
 #[inline(always)]
 fn write<const N: usize>(cpu: &mut Cpu, region: Place, block: &impl Block) -> Result<(), Lost> {
-    let offset = opaque(cpu.offset);
+    let offset = with_sound_bounds(cpu.offset);
     // Known already, but not to the verifier.
     if offset > (REGION_BYTES - N) as u64 {
         return Err(Lost::RingFull);
