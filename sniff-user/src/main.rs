@@ -96,7 +96,7 @@ async fn run(args: Args) -> Result<()> {
         return dump(&args);
     }
     privileges::check()?;
-    privileges::raise_descriptor_limit();
+    privileges::raise_limits();
     if args.list {
         let rows = target::list(&options(&args)).await?;
         return Ok(io::stdout().write_all(target::table(&rows).as_bytes())?);

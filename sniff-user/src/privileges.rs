@@ -1,9 +1,9 @@
-//! What sniff needs of the system: capabilities, and descriptors enough for many interfaces.
+//! What sniff needs of the system: capabilities, and descriptors and memory enough for many interfaces.
 
 use std::fs;
 
 use anyhow::{Context as _, Result, bail};
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit, setrlimit};
 
 /// Bits of `CapEff` (include/uapi/linux/capability.h), and what each is for.
 const NEEDED: [(u32, &str); 5] = [
@@ -29,11 +29,20 @@ pub fn check() -> Result<()> {
     Ok(())
 }
 
-/// Raises the limit of open files as far as this process may: each classifier takes a descriptor or two.
-pub fn raise_descriptor_limit() {
-    if let Ok((_, hard)) = getrlimit(Resource::RLIMIT_NOFILE) {
-        // Without it, few interfaces work all the same, and many end with an error that names the limit.
-        let _ = setrlimit(Resource::RLIMIT_NOFILE, hard, hard);
+/// Raises the limits that many interfaces would reach, as far as this process may: of open files, since each classifier
+/// takes a descriptor or two, and of locked memory, which maps and programs count as before Linux 5.11.
+pub fn raise_limits() {
+    // Without them, few interfaces work all the same, and many end with an error that names the limit.
+    raise(Resource::RLIMIT_NOFILE);
+    // The hard limit is raised by CAP_SYS_RESOURCE alone.
+    if setrlimit(Resource::RLIMIT_MEMLOCK, RLIM_INFINITY, RLIM_INFINITY).is_err() {
+        raise(Resource::RLIMIT_MEMLOCK);
+    }
+}
+
+fn raise(limit: Resource) {
+    if let Ok((_, hard)) = getrlimit(limit) {
+        let _ = setrlimit(limit, hard, hard);
     }
 }
 

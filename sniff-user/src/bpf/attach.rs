@@ -111,6 +111,11 @@ impl Attachment {
                     debug!("{}: no TCX in this kernel ({error}); using clsact", self.side);
                     self.qdisc.insert(Qdisc::ensure(&self.side)?).attach(&mut program, hook)?
                 }
+                Err(error) if is_unknown_to_kernel(&error) => {
+                    return Err(error).context(
+                        "this kernel has no TCX, which takes Linux 6.6 or newer; clsact does without",
+                    );
+                }
                 link => link?,
             },
         };

@@ -81,7 +81,9 @@ fn load_one(body: &Body, arguments: &Arguments) -> Result<OwnedFd> {
     instructions.extend_from_slice(&body.instructions);
     syscall::load_classifier(&instructions, &CString::new(NAME)?, &CString::new(LICENSE)?).map_err(|refused| {
         if refused.log.is_empty() {
-            return anyhow!(refused.error).context("cannot load the classifier");
+            let advice = syscall::advice(&refused.error);
+            let told = anyhow!(refused.error).context("cannot load the classifier");
+            return advice.into_iter().fold(told, anyhow::Error::context);
         }
         debug!("the verifier's log:\n{}", refused.log);
         anyhow!(refused.error).context(

@@ -274,7 +274,10 @@ fn explain(error: EbpfError, kernel: Option<KernelVersion>) -> anyhow::Error {
         Some(kernel) if kernel < RINGBUF_SINCE => {
             told.context("this kernel has no BPF ring buffer: sniff needs Linux 5.8 or newer")
         }
-        _ => told,
+        _ => match told.chain().find_map(|cause| syscall::advice(cause.downcast_ref()?)) {
+            Some(advice) => told.context(advice),
+            None => told,
+        },
     }
 }
 
@@ -288,4 +291,18 @@ fn data_of(map: &Map) -> Result<&MapData> {
 
 fn missing(name: &str) -> anyhow::Error {
     anyhow!("the kernel side's object lacks {name}: build it again")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_kernel_that_is_too_old_is_named_as_the_reason() {
+        let told = |kernel| format!("{:#}", explain(EbpfError::NoBTF, Some(kernel)));
+        let needs = "this kernel has no BPF ring buffer: sniff needs Linux 5.8 or newer: ";
+        assert!(told(KernelVersion::new(4, 19, 0)).starts_with(needs));
+        assert!(told(KernelVersion::new(5, 7, 19)).starts_with(needs));
+        assert!(!told(KernelVersion::new(5, 8, 0)).contains(needs));
+    }
 }

@@ -7,6 +7,7 @@ use std::{
     os::fd::{FromRawFd as _, OwnedFd},
 };
 
+use aya::util::KernelVersion;
 use aya_obj::generated::{
     BPF_ALU64, BPF_ATOMIC, BPF_DW, BPF_EXIT, BPF_JMP, BPF_K, BPF_MEM, BPF_MOV, BPF_STX, BPF_XCHG, bpf_attr,
     bpf_cmd, bpf_insn, bpf_prog_type,
@@ -14,6 +15,22 @@ use aya_obj::generated::{
 
 /// How much of the verifier's log is kept, in bytes.
 const LOG_SIZE: usize = 1 << 20;
+
+/// The first kernel on which the memory of maps and programs is not counted as locked memory.
+const UNLOCKED_SINCE: KernelVersion = KernelVersion::new(5, 11, 0);
+
+/// What to do about an error that is one of limits, although it reads like one of privileges.
+pub fn advice(error: &io::Error) -> Option<&'static str> {
+    let is_limit = error.raw_os_error() == Some(libc::EPERM) && !is_at_least(UNLOCKED_SINCE);
+    is_limit.then_some(
+        "the limit of locked memory, which BPF takes before Linux 5.11, is too low: raise it (ulimit -l unlimited), run \
+         with CAP_SYS_RESOURCE, or make the buffer smaller (-B)",
+    )
+}
+
+fn is_at_least(version: KernelVersion) -> bool {
+    KernelVersion::current().is_ok_and(|current| current >= version)
+}
 
 /// A program that the kernel would not load.
 #[derive(Debug)]
