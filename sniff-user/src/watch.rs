@@ -3,8 +3,10 @@
 //! `bpf_redirect_peer` hands a packet from another device straight to the pod's interface; the host end of the veth
 //! pair never sends it. The kernel's own counters tell: the pod's interface then has received more packets than the
 //! host end has sent (`veth_get_stats64`, drivers/net/veth.c, counts what came through the pair on both ends at once).
+//! Older kernels (5.10 for one) do not count such packets at all (`skb_do_redirect`, net/core/filter.c). So a program that
+//! comes to the host end is reason enough, as it is when a capture starts.
 
-use std::{collections::HashMap, time::Duration};
+use std::{collections::HashMap, fmt, time::Duration};
 
 use anyhow::Result;
 use log::{info, warn};
@@ -12,6 +14,7 @@ use sniff_common::Counters;
 use tokio::time::{self, Instant};
 
 use crate::{
+    bpf::attach,
     link,
     session::Session,
     tap::{Point, Tap},
@@ -48,6 +51,23 @@ struct Suspect {
     seen: Counters,
     /// Looks since then in which they counted nothing.
     silent: u32,
+}
+
+/// How a host end came to miss packets.
+enum Blind {
+    /// So many came past it.
+    Missed(u64),
+    /// Somebody's BPF program came to it, which may hand packets past it.
+    Program,
+}
+
+impl fmt::Display for Blind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Missed(packets) => write!(f, "{packets} packet(s) came past it unseen"),
+            Self::Program => f.write_str("a BPF program came there that may hand packets past it unseen"),
+        }
+    }
 }
 
 impl Suspect {
@@ -110,9 +130,9 @@ impl Watch {
                 info!("{}: the interface is gone", tap.interface.name);
                 gone.push(tap.interface.clone());
                 session.leave(id)?;
-            } else if let Some(missed) = self.missed(session, tap) {
+            } else if let Some(blind) = self.blind(session, tap) {
                 self.suspects.remove(&id);
-                go_inside(session, id, missed);
+                go_inside(session, id, &blind);
             }
         }
         self.pause = LAST_PAUSE.min(self.pause * 2);
@@ -128,8 +148,8 @@ impl Watch {
         taps.iter().skip(start).take(AT_ONCE).map(|tap| tap.id).collect()
     }
 
-    /// How many packets passed beside the host end, if any did.
-    fn missed(&mut self, session: &Session, tap: &Tap) -> Option<u64> {
+    /// Why the host end misses packets, if it does or may do so.
+    fn blind(&mut self, session: &Session, tap: &Tap) -> Option<Blind> {
         let suspect = self.suspects.get_mut(&tap.id)?;
         let early = self.pause < LAST_PAUSE;
         if !suspect.is_due(session.counters(tap.id).ok()?) && !early {
@@ -140,8 +160,10 @@ impl Watch {
             self.suspects.remove(&tap.id);
             return None;
         };
-        let missed = excess.saturating_sub(suspect.excess);
-        (missed > 0).then_some(missed)
+        match excess.saturating_sub(suspect.excess) {
+            0 => attach::has_foreign_programs(&tap.side).is_ok_and(|has| has).then_some(Blind::Program),
+            missed => Some(Blind::Missed(missed)),
+        }
     }
 }
 
@@ -155,17 +177,17 @@ fn excess(tap: &Tap) -> Option<u64> {
     Some(received.saturating_sub(sent))
 }
 
-fn go_inside(session: &mut Session, id: u32, missed: u64) {
+fn go_inside(session: &mut Session, id: u32, blind: &Blind) {
     let Some(Tap { interface, .. }) = session.taps().iter().find(|tap| tap.id == id) else {
         return;
     };
     let name = interface.name.clone();
     let host = interface.host_side.as_ref().map_or_else(String::new, ToString::to_string);
     warn!(
-        "{name}: {missed} packet(s) came past {host}, as with a CNI that uses bpf_redirect_peer, and are not in the \
-         capture; from now on, what goes into the pod is captured inside it"
+        "{name}: capturing at {host} was not enough: {blind}, as with a CNI that uses bpf_redirect_peer; from now on, \
+         what goes into the pod is captured inside it"
     );
-    let comment = format!("what goes into the pod, after {missed} packet(s) came past {host} unseen");
+    let comment = format!("what goes into the pod, no longer captured at {host}: {blind}");
     if let Err(error) = session.go_inside(id, comment) {
         warn!("{name}: cannot capture inside the pod: {error:#}; packets into it are missing");
     }
