@@ -1,21 +1,29 @@
 //! What the tests ask of `bpf(2)` themselves: programs of a few instructions, loaded, run on
-//! packets of a test's making, and attached through TCX. First of all an eBPF CNI in eight
+//! packets of a test's making, and attached through TCX, or clsact where there is no TCX. First of all an eBPF CNI in eight
 //! instructions: a program that hands every IPv4 packet of one pod straight to another pod's
 //! interface with `bpf_redirect_peer()`, so that the receiving pod's host veth never sees it on
 //! egress.
 #![expect(unsafe_code, reason = "bpf(2) has no safe wrapper that takes raw instructions")]
 
 use std::{
-    io,
-    os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd},
+    ffi::CString,
+    fs, io,
+    os::{
+        fd::{AsRawFd as _, FromRawFd as _, OwnedFd},
+        unix::ffi::OsStrExt as _,
+    },
+    path::Path,
 };
 
-use crate::netns::Netns;
+use sniff_user::privileges;
+
+use crate::{kernel, netns::Netns};
 
 // include/uapi/linux/bpf.h
 const BPF_MAP_CREATE: libc::c_long = 0;
 const BPF_MAP_LOOKUP_ELEM: libc::c_long = 1;
 const BPF_PROG_LOAD: libc::c_long = 5;
+const BPF_OBJ_PIN: libc::c_long = 6;
 const BPF_PROG_TEST_RUN: libc::c_long = 10;
 const BPF_PROG_QUERY: libc::c_long = 16;
 const BPF_LINK_CREATE: libc::c_long = 28;
@@ -53,7 +61,7 @@ pub enum Kind {
     LightweightTunnel = 10,
 }
 
-/// A TCX hook of an interface (`enum bpf_attach_type`).
+/// A hook of an interface, as TCX numbers them (`enum bpf_attach_type`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Hook {
     /// Packets that the interface has received.
@@ -66,9 +74,25 @@ pub enum Hook {
 #[derive(Debug)]
 pub struct Program(OwnedFd);
 
-/// A program on a TCX hook; detached on drop.
+/// A program on a hook; detached on drop.
 #[derive(Debug)]
-pub struct Link(OwnedFd);
+pub enum Link {
+    /// By a TCX link.
+    Tcx(OwnedFd),
+    /// By a filter on a clsact qdisc, which other programs may share.
+    Clsact(Filter),
+}
+
+/// A filter that is there alone with its priority.
+#[derive(Debug)]
+pub struct Filter {
+    netns: Netns,
+    /// Interface, direction and priority in the words of tc.
+    place: String,
+}
+
+/// Where tc finds a program, on the machine.
+const PINNED: &str = "/run/bpf/program";
 
 /// Those numbers of `struct __sk_buff` that a test run lets its caller choose freely.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -103,6 +127,7 @@ impl Program {
     ///
     /// The kernel refuses them; the error holds its reason and the verifier's log.
     pub fn load(kind: Kind, instructions: &[Insn]) -> Result<Self, String> {
+        privileges::raise_limits();
         let mut attr = ProgLoad {
             prog_type: kind as u32,
             insn_cnt: instructions.len().try_into().expect("a bounded program"),
@@ -150,6 +175,9 @@ impl Program {
 
     /// Attaches the program to a hook of an interface, behind those that are there.
     pub fn attach(&self, netns: &Netns, ifindex: u32, hook: Hook) -> Link {
+        if !kernel::has_tcx() {
+            return Link::Clsact(Filter::add(self, netns, ifindex, hook));
+        }
         let attr = LinkCreate {
             prog_fd: self.0.as_raw_fd().cast_unsigned(),
             target_ifindex: ifindex,
@@ -157,20 +185,69 @@ impl Program {
             flags: 0,
         };
         let (fd, _) = netns.enter(|| bpf(BPF_LINK_CREATE, attr)).expect("attaching through TCX");
-        Link(descriptor(fd))
+        Link::Tcx(descriptor(fd))
+    }
+
+    fn pin(&self, path: &Path) {
+        let path = CString::new(path.as_os_str().as_bytes()).expect("a path");
+        let attr = ObjPin {
+            pathname: path.as_ptr().expose_provenance() as u64,
+            bpf_fd: self.0.as_raw_fd().cast_unsigned(),
+            file_flags: 0,
+        };
+        bpf(BPF_OBJ_PIN, attr).expect("pinning a program");
     }
 }
 
 impl Link {
     /// Puts another program in place of the one that is attached.
     pub fn replace(&self, program: &Program) {
+        let link = match self {
+            Self::Tcx(link) => link,
+            Self::Clsact(filter) => return filter.set(program),
+        };
         let attr = LinkUpdate {
-            link_fd: self.0.as_raw_fd().cast_unsigned(),
+            link_fd: link.as_raw_fd().cast_unsigned(),
             new_prog_fd: program.0.as_raw_fd().cast_unsigned(),
             flags: 0,
             old_prog_fd: 0,
         };
         bpf(BPF_LINK_UPDATE, attr).expect("replacing an attached program");
+    }
+}
+
+impl Filter {
+    fn add(program: &Program, netns: &Netns, ifindex: u32, hook: Hook) -> Self {
+        let links = netns.links();
+        let link = links.iter().find(|link| link.index == ifindex).expect("the interface");
+        let direction = match hook {
+            Hook::Ingress => "ingress",
+            Hook::Egress => "egress",
+        };
+        if !netns.run(&format!("tc qdisc show dev {}", link.name)).contains("clsact") {
+            netns.run(&format!("tc qdisc add dev {} clsact", link.name));
+        }
+        // The larger the number, the further behind.
+        let place = format!("dev {} {direction} pref 50000", link.name);
+        let filter = Self { netns: netns.clone(), place };
+        filter.set(program);
+        filter
+    }
+
+    fn set(&self, program: &Program) {
+        let Self { netns, place } = self;
+        let pinned = netns.on_machine(Path::new(PINNED));
+        program.pin(&pinned);
+        let options = format!("handle 1 bpf direct-action object-pinned {PINNED}");
+        netns.run(&format!("tc filter replace {place} {options}"));
+        fs::remove_file(pinned).expect("a pinned program");
+    }
+}
+
+impl Drop for Filter {
+    fn drop(&mut self) {
+        let Self { netns, place } = self;
+        netns.run(&format!("tc filter delete {place}"));
     }
 }
 
@@ -288,6 +365,14 @@ struct MapElement {
     flags: u64,
 }
 
+/// The start of `union bpf_attr` for `BPF_OBJ_PIN`.
+#[repr(C)]
+struct ObjPin {
+    pathname: u64,
+    bpf_fd: u32,
+    file_flags: u32,
+}
+
 /// The start of `union bpf_attr` for `BPF_LINK_CREATE`.
 #[repr(C)]
 struct LinkCreate {
@@ -354,7 +439,7 @@ fn query(ifindex: u32, hook: Hook) -> io::Result<Vec<u32>> {
 /// Calls `bpf(2)` with one of the attributes above, and returns its answer and the attribute.
 fn bpf<A>(command: libc::c_long, mut attr: A) -> io::Result<(i32, A)> {
     // SAFETY: `attr` is valid for the size that is passed. What it points to (instructions,
-    // licence, log, packet, context, key, value and the array of ids, each with its true length)
+    // licence, path, log, packet, context, key, value and the array of ids, each with its true length)
     // is alive in the caller.
     let answer = unsafe { libc::syscall(libc::SYS_bpf, command, &raw mut attr, size_of::<A>()) };
     match i32::try_from(answer) {

@@ -7,7 +7,7 @@ use std::{
 use serde_json::Value;
 
 use crate::{
-    bpf,
+    bpf, kernel,
     machine::Machine,
     netns::{Netns, tool},
     wait,
@@ -117,7 +117,8 @@ fn describe(machine: &Machine, namespaces: &[Netns]) -> String {
     for netns in namespaces {
         state += &netns.run("tc qdisc show");
         state += &netns.run("bpftool --json net show");
-        for link in netns.links() {
+        // bpftool lists TCX programs only since 7.3, and filters always.
+        for link in netns.links().into_iter().filter(|_| kernel::has_tcx()) {
             state += &format!("{} {:?}; ", link.name, bpf::tcx_programs(netns, link.index));
         }
     }

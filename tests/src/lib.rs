@@ -11,6 +11,7 @@ pub mod cgroup;
 pub mod cri;
 pub mod filter;
 pub mod frame;
+pub mod kernel;
 pub mod kubernetes;
 pub mod leftovers;
 pub mod machine;

@@ -37,6 +37,8 @@ mount -o rbind /sys/fs/cgroup /run/cgroup
 mount -t sysfs sysfs /sys
 mount -o rbind /run/cgroup /sys/fs/cgroup
 mount -t tmpfs -o mode=755 tmpfs /var/lib
+mkdir /run/bpf
+mount -t bpf bpf /run/bpf
 ip link set lo up
 echo "$pid"
 exec > /dev/null

@@ -145,6 +145,11 @@ impl Netns {
         });
     }
 
+    /// A path of the namespace's machine, as the test reaches it.
+    pub(crate) fn on_machine(&self, path: &Path) -> PathBuf {
+        inside(self.init, path)
+    }
+
     fn open(&self) -> File {
         let path = inside(self.init, &self.path);
         File::open(&path).unwrap_or_else(|error| panic!("no netns at {}: {error}", path.display()))

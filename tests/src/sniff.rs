@@ -23,10 +23,10 @@ use crate::{
 };
 
 /// How long sniff may take to attach.
-const START: Duration = Duration::from_secs(20);
+const START: Duration = Duration::from_secs(60);
 
 /// How long sniff may take to end once it should.
-const END: Duration = Duration::from_secs(20);
+const END: Duration = Duration::from_secs(60);
 
 /// The binary that was built for the tests.
 ///

@@ -12,7 +12,11 @@ use std::{
 
 use ::pcap::{Capture, Linktype};
 pub use sniff_user::filter::compile::Hook;
-use sniff_user::filter::{cbpf, compile as translator, ebpf, expression};
+use sniff_user::filter::{
+    cbpf,
+    compile::{self as translator, Fragment},
+    ebpf, expression,
+};
 
 use super::LinkType;
 use crate::bpf::{Insn, Kind, Marks, Program};
@@ -291,13 +295,27 @@ const PREPARATION: [Insn; 18] = [
     Insn::new(0x95, 0, 0, 0),            // return r0
 ];
 
+/// Has the kernel's verifier look at a fragment.
+///
+/// # Errors
+///
+/// The kernel's words, with the verifier's log.
+pub fn verify(fragment: &Fragment) -> Result<(), String> {
+    let program = [encode(fragment).as_slice(), &STAND_IN].concat();
+    Program::load(Kind::Classifier, &program).map(drop)
+}
+
 fn translate(program: &cbpf::Program, hook: Hook) -> Result<Vec<Insn>, String> {
     let fragment = translator::fragment(program, hook).map_err(|error| error.to_string())?;
+    Ok(encode(&fragment))
+}
+
+fn encode(fragment: &Fragment) -> Vec<Insn> {
     let encode = |instruction: &ebpf::Instruction| {
         let ebpf::Encoded { code, dst, src, off, imm } = instruction.encode();
         Insn::new(code, src << 4 | dst, off, imm)
     };
-    Ok(fragment.instructions().iter().map(encode).collect())
+    fragment.instructions().iter().map(encode).collect()
 }
 
 fn judge(program: &Program, packet: &[u8], marks: Marks) -> bool {

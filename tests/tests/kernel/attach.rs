@@ -3,6 +3,7 @@
 use std::{net::Ipv4Addr, process::Stdio};
 
 use sniff_tests::{
+    kernel,
     leftovers::{BpfObjects, Snapshot},
     machine::Machine,
     netns::tool,
@@ -13,6 +14,8 @@ use sniff_tests::{
 };
 
 use crate::{Capture, echoes, redirect_peer, two_pods};
+
+const FAILURE: i32 = 1;
 
 /// Echoes into and out of the pod.
 fn both_ways(file: &PcapNg, size: u32) -> (usize, usize) {
@@ -154,7 +157,7 @@ fn through_clsact_the_same_is_captured_and_only_what_is_its_own_is_removed() {
 
 #[test]
 fn two_captures_of_one_interface_do_not_disturb_each_other() {
-    for hook in ["tcx", "clsact"] {
+    for &hook in kernel::hooks() {
         let machine = Machine::boot();
         let node = machine.netns();
         let pod = machine.fake_pod("blue", 1);
@@ -167,13 +170,28 @@ fn two_captures_of_one_interface_do_not_disturb_each_other() {
         // The first one ends first, with the second one in front of it.
         for (sniff, capture) in captures {
             let outcome = sniff.stop();
-            let file = capture.read_whole(&outcome);
+            let file = capture.read_counted(&outcome);
             assert_eq!(both_ways(&file, 56), (5, 5), "{hook}");
             let place = file.interfaces[0].description.as_deref().expect("a description");
             assert!(place.contains("host veth"), "{hook}: {place}");
             let in_front = |line: &String| line.contains("in front");
             assert!(!outcome.stderr.iter().any(in_front), "{hook}: {outcome:#?}");
         }
+    }
+}
+
+#[test]
+fn a_kernel_without_tcx_is_told_from_other_failures() {
+    let machine = Machine::boot();
+    let node = machine.netns();
+    machine.fake_pod("blue", 1);
+    let outcome =
+        Sniff::in_netns(&node).args(["--netns", "blue", "--hook", "tcx", "--duration", "100ms"]).run();
+    if kernel::has_tcx() {
+        outcome.success();
+    } else {
+        let line = outcome.refusal(FAILURE);
+        assert!(line.contains("TCX") && line.contains("6.6"), "{line}");
     }
 }
 
@@ -194,7 +212,7 @@ fn a_process_that_ends_neither_ends_the_capture_in_its_namespace_nor_leaves_filt
     process.kill().and_then(|()| process.wait()).expect("the end of sleep");
     // For long enough that sniff has looked after the interface.
     traffic::ping(&node, pod.ipv4.into(), 150, 56);
-    let file = capture.read_whole(&sniff.stop());
+    let file = capture.read_counted(&sniff.stop());
     assert_eq!(both_ways(&file, 56), (150, 150));
     objects.assert_gone();
     before.assert_unchanged(&binary);

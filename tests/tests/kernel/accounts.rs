@@ -9,6 +9,7 @@ use sniff_tests::{
     traffic::UdpFlow,
 };
 
+use super::ways;
 use crate::Capture;
 
 /// The port that all counted datagrams go to.
@@ -21,20 +22,28 @@ fn without_drops_every_packet_sent_is_written() {
     let node = machine.netns();
     let pod = machine.fake_pod("blue", 1);
     let flow = UdpFlow::open(&node, &pod.netns, SocketAddr::new(pod.ipv4.into(), PORT));
-    let capture = Capture::new();
-    let sniff = Sniff::in_netns(&node).args(["--netns", "blue", "-w", capture.arg()]).start();
-    flow.send(SENT, 100);
-    let counts = sniff.stop().success();
-    let file = capture.read();
-    assert_eq!(counted(&file.packets), SENT as usize);
-    assert_eq!(counts.dropped, 0);
-    assert_eq!(counts.captured, counts.received);
-    assert_eq!(counts.captured, file.packets.len() as u64);
-    assert!(file.packets.iter().all(|packet| packet.dropcount.is_none_or(|count| count == 0)));
+    for way in ways() {
+        let capture = Capture::new();
+        let sniff = Sniff::in_netns(&node).args(["--netns", "blue", "-w", capture.arg()]).args(&way).start();
+        flow.send(SENT, 100);
+        let counts = sniff.stop().success();
+        let file = capture.read();
+        assert_eq!(counted(&file.packets), SENT as usize, "{way:?}");
+        assert_eq!(counts.dropped, 0, "{way:?}");
+        assert_eq!(counts.captured, counts.received, "{way:?}");
+        assert_eq!(counts.captured, file.packets.len() as u64, "{way:?}");
+        assert!(file.packets.iter().all(|packet| packet.dropcount.is_none_or(|count| count == 0)), "{way:?}");
+    }
 }
 
 #[test]
 fn with_a_small_buffer_and_a_slow_reader_the_rest_is_counted_as_dropped() {
+    for way in ways() {
+        assert_the_rest_is_counted(&way);
+    }
+}
+
+fn assert_the_rest_is_counted(way: &[&str]) {
     const BURST: u32 = 8000;
     const AFTERWARDS: u32 = 50;
     const SENT: u32 = BURST + AFTERWARDS;
@@ -47,8 +56,8 @@ fn with_a_small_buffer_and_a_slow_reader_the_rest_is_counted_as_dropped() {
         received + sent
     };
     let before = crossed();
-    let (sniff, mut stdout) =
-        Sniff::in_netns(&node).args(["--netns", "blue", "-B", "512KiB", "-w", "-"]).start_unread();
+    let args = ["--netns", "blue", "-B", "512KiB", "-w", "-"].iter().chain(way);
+    let (sniff, mut stdout) = Sniff::in_netns(&node).args(args).start_unread();
     flow.send(BURST, 1000);
     let reader = thread::spawn(move || {
         let mut bytes = Vec::new();
@@ -64,20 +73,20 @@ fn with_a_small_buffer_and_a_slow_reader_the_rest_is_counted_as_dropped() {
     let after = crossed();
     let file = pcap::parse_pcapng(&reader.join().expect("the reader"));
 
-    assert!(counts.dropped > 0, "made to drop, and has not: {counts:?}");
-    assert_eq!(counts.received, counts.captured + counts.dropped);
-    assert_eq!(counts.captured, file.packets.len() as u64);
+    assert!(counts.dropped > 0, "{way:?}: made to drop, and has not: {counts:?}");
+    assert_eq!(counts.received, counts.captured + counts.dropped, "{way:?}");
+    assert_eq!(counts.captured, file.packets.len() as u64, "{way:?}");
     // Nothing else is on the wire, but for a rare router solicitation.
-    assert!((u64::from(SENT)..=after - before).contains(&counts.received), "{counts:?}");
+    assert!((u64::from(SENT)..=after - before).contains(&counts.received), "{way:?}: {counts:?}");
     let written = counted(&file.packets) as u64;
-    assert!(written + counts.dropped >= u64::from(SENT), "{written} written, {counts:?}");
+    assert!(written + counts.dropped >= u64::from(SENT), "{way:?}: {written} written, {counts:?}");
 
     let [statistics] = file.statistics.as_slice() else { panic!("not one: {file:?}") };
     assert_eq!(statistics.filteraccept, Some(counts.received));
     assert_eq!(statistics.osdrop, Some(counts.dropped));
     assert_eq!(statistics.usrdeliv, Some(counts.captured));
     let gaps: u64 = file.packets.iter().filter_map(|packet| packet.dropcount).sum();
-    assert!((1..=counts.dropped).contains(&gaps), "{gaps} dropped between packets, {counts:?}");
+    assert!((1..=counts.dropped).contains(&gaps), "{way:?}: {gaps} dropped between packets, {counts:?}");
 }
 
 fn counted(packets: &[Packet]) -> usize {

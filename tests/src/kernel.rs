@@ -1,0 +1,25 @@
+//! The kernel that the tests run on, and what is to be expected of it.
+
+use std::fs;
+
+/// The first two numbers of its release.
+///
+/// # Panics
+///
+/// When it has none.
+pub fn version() -> (u32, u32) {
+    let release = fs::read_to_string("/proc/sys/kernel/osrelease").expect("the kernel's release");
+    let mut numbers = release.split(|char: char| !char.is_ascii_digit()).map(str::parse);
+    let mut next = || numbers.next().and_then(Result::ok).expect("a number in the kernel's release");
+    (next(), next())
+}
+
+/// Whether it has TCX: a kernel that should and does not is a failure, not another case.
+pub fn has_tcx() -> bool {
+    version() >= (6, 6)
+}
+
+/// What classifiers can be attached by, as sniff calls it.
+pub fn hooks() -> &'static [&'static str] {
+    if has_tcx() { &["tcx", "clsact"] } else { &["clsact"] }
+}

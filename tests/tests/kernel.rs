@@ -1,0 +1,17 @@
+//! What depends on the kernel. These need no container runtime: `cargo xtask test --kernel` runs them on kernels other
+//! than this machine's, too.
+
+mod accounts;
+mod attach;
+mod detach;
+mod filtering;
+mod frames;
+mod limits;
+mod programs;
+
+use sniff_tests::kernel;
+
+/// Every way in which this kernel can be made to capture, as arguments for sniff.
+fn ways() -> Vec<Vec<&'static str>> {
+    kernel::hooks().iter().map(|hook| vec!["--hook", hook]).collect()
+}

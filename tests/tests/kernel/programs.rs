@@ -1,0 +1,137 @@
+//! The verifier takes every program that sniff can make: filter, arguments, and capture function.
+
+use std::{collections::HashSet, slice, sync::Arc};
+
+use sniff_common::{Direction, MAX_SNAPLEN, MIN_RING_BYTES};
+use sniff_tests::filter::{
+    LinkType, engines,
+    expressions::{Entry, Expected, table},
+};
+use sniff_user::{
+    bpf::{
+        classifier::{self, Arguments},
+        object::{Kernel, Sizes},
+    },
+    filter::{Filter, Filters, compile::Fragment},
+    logging, privileges,
+};
+
+const LINK_TYPES: [LinkType; 2] = [LinkType::Ethernet, LinkType::Raw];
+
+/// Filters that are loaded as sniff loads them.
+const LONGEST: usize = 10;
+
+/// Interfaces that the maps have room for.
+const INTERFACES: u32 = 300;
+
+/// The maps for which programs are loaded.
+fn kernels() -> Vec<Kernel> {
+    privileges::raise_limits();
+    let sizes = Sizes { ring_bytes: MIN_RING_BYTES, packet_buffered: false, interfaces: INTERFACES };
+    vec![Kernel::load(sizes).expect("the maps")]
+}
+
+/// Snapshot lengths of every kind: the smallest and the largest, usual ones, and one for most classes of records.
+const SNAPLENS: [u32; 13] = [1, 4, 16, 60, 96, 256, 1024, 1514, 4096, 16_384, 65_535, 131_072, MAX_SNAPLEN];
+
+#[test]
+fn every_variant_of_the_classifier_is_taken() {
+    for kernel in kernels() {
+        let refused =
+            variants().filter(|arguments| classifier::load(&kernel, slice::from_ref(arguments)).is_err());
+        let refused = refused.collect::<Vec<_>>();
+        if let [first, ..] = &refused[..] {
+            panic!("{} are not: {refused:#?}\n{}", refused.len(), refusal(&kernel, first));
+        }
+    }
+}
+
+/// Each snapshot length with each kind of packet, whole or headers alone. The place is a constant that no branch depends
+/// on: any will do.
+fn variants() -> impl Iterator<Item = Arguments> {
+    let lengths = SNAPLENS.iter().flat_map(|&snaplen| [false, true].map(|headers| (snaplen, headers)));
+    let packets =
+        lengths.flat_map(|(snaplen, headers)| LINK_TYPES.map(|link_type| (snaplen, headers, link_type)));
+    let places = [(Direction::In, 0), (Direction::Out, INTERFACES - 1)].into_iter().cycle();
+    packets.zip(places).map(|((snaplen, headers, link_type), (direction, interface))| {
+        let clock_offset = 1_700_000_000_000_000_000;
+        Arguments { filter: None, interface, direction, snaplen, headers, link_type, clock_offset }
+    })
+}
+
+/// What is said of a program that is not taken; the verifier's words go to the console.
+fn refusal(kernel: &Kernel, arguments: &Arguments) -> String {
+    // At this level sniff tells what the verifier says.
+    logging::start(false, 1);
+    let error = classifier::load(kernel, slice::from_ref(arguments)).err();
+    format!("{:#}", error.expect("refused a second time, too"))
+}
+
+#[test]
+fn the_filters_of_all_expressions_are_taken() {
+    let mut filters = distinct_filters();
+    assert!(filters.len() > 900, "{}", filters.len());
+    for (text, fragment) in &filters {
+        // What stands behind a filter does not depend on it, so something short will do.
+        let loaded = engines::verify(fragment);
+        assert!(loaded.is_ok(), "{text}: {}\n{fragment}", loaded.unwrap_err());
+    }
+    // And the longest ones in front of the real thing.
+    filters.sort_by_key(|(_, fragment)| fragment.instructions().len());
+    for kernel in kernels() {
+        for (text, fragment) in filters.iter().rev().take(LONGEST) {
+            let arguments = Arguments {
+                filter: Some(Arc::clone(fragment)),
+                interface: 0,
+                direction: Direction::In,
+                snaplen: MAX_SNAPLEN,
+                headers: false,
+                link_type: LinkType::Ethernet,
+                clock_offset: 0,
+            };
+            if classifier::load(&kernel, slice::from_ref(&arguments)).is_err() {
+                panic!("{text}: {}\n{fragment}", refusal(&kernel, &arguments));
+            }
+        }
+    }
+}
+
+/// What the table's expressions compile to, optimised and not, for each kind of interface and direction, each program
+/// once with an expression that it comes of.
+fn distinct_filters() -> Vec<(&'static str, Arc<Fragment>)> {
+    let mut seen = HashSet::new();
+    let mut distinct = Vec::new();
+    for no_optimize in [false, true] {
+        let mut filters = Filters::new(no_optimize);
+        for (entry, link_type) in table().into_iter().flat_map(|entry| LINK_TYPES.map(|it| (entry, it))) {
+            for direction in Direction::BOTH {
+                let Some(fragment) = compile(&mut filters, entry, link_type, direction) else { continue };
+                if seen.insert(fragment.to_string()) {
+                    distinct.push((entry.text, fragment));
+                }
+            }
+        }
+    }
+    distinct
+}
+
+fn compile(
+    filters: &mut Filters,
+    entry: Entry,
+    link_type: LinkType,
+    direction: Direction,
+) -> Option<Arc<Fragment>> {
+    match filters.of(Some(entry.text), link_type, direction) {
+        Ok(Filter::Some(fragment)) => Some(fragment),
+        Ok(Filter::All | Filter::None) => None,
+        Err(error) => {
+            let expected = entry.expected(link_type);
+            assert!(
+                matches!(expected, Expected::Refused | Expected::NotForKernel),
+                "{}: {error:#}",
+                entry.text
+            );
+            None
+        }
+    }
+}
