@@ -5,6 +5,7 @@ mod bench;
 mod demo;
 mod deploy;
 mod dist;
+mod kernel;
 mod lint;
 mod netns;
 mod process;
@@ -37,6 +38,9 @@ enum Command {
         /// Also what the benchmark compares with: tcpdump, dumpcap, netsniff-ng, xdpdump and iperf3
         #[arg(long)]
         bench: bool,
+        /// Also what the tests in virtual machines need: QEMU and others
+        #[arg(long)]
+        kernels: bool,
     },
     /// Build sniff and run it as root; without arguments, capture a made-up pod as a demo
     Run {
@@ -46,6 +50,10 @@ enum Command {
     },
     /// Run the unit tests, then the integration tests as root
     Test {
+        /// Instead, run the kernel-facing tests in virtual machines with these kernels of Debian: 5.10, 6.1, 6.12,
+        /// 6.12-rt, 7
+        #[arg(long, value_name = "KERNEL", num_args = 1..)]
+        kernel: Vec<String>,
         /// Arguments for the test programs, such as a part of a test's name
         #[arg(last = true)]
         args: Vec<OsString>,
@@ -79,6 +87,14 @@ enum Command {
     /// The demo alone, for `run` to start as root
     #[command(hide = true)]
     Demo,
+    /// Run a test program in virtual machines, for cargo to start in the test program's place
+    #[command(hide = true)]
+    Boot {
+        kernels: Vec<String>,
+        /// The test program and its arguments
+        #[arg(last = true)]
+        tests: Vec<OsString>,
+    },
 }
 
 fn main() -> ExitCode {
@@ -93,8 +109,8 @@ fn main() -> ExitCode {
 
 fn run(Cli { command }: Cli) -> Result<ExitCode> {
     match command {
-        Command::Setup { tests, bench } => {
-            let extras = [(tests, Extra::Tests), (bench, Extra::Bench)];
+        Command::Setup { tests, bench, kernels } => {
+            let extras = [(tests, Extra::Tests), (bench, Extra::Bench), (kernels, Extra::Kernels)];
             let extras: Vec<_> =
                 extras.into_iter().filter_map(|(wanted, extra)| wanted.then_some(extra)).collect();
             if !setup::setup(&extras)? {
@@ -102,7 +118,9 @@ fn run(Cli { command }: Cli) -> Result<ExitCode> {
             }
         }
         Command::Run { args } => return run::run(&args),
-        Command::Test { args } => test::test(&args)?,
+        Command::Test { kernel, args } if kernel.is_empty() => test::test(&args)?,
+        Command::Test { kernel, args } => kernel::test(&kernel, &args)?,
+        Command::Boot { kernels, tests } => kernel::boot(&kernels, &tests)?,
         Command::Bench { args } => return bench::bench(&args),
         Command::Lint => lint::lint()?,
         Command::Deploy => deploy::write(process::root())?,

@@ -18,16 +18,21 @@ pub fn root() -> &'static Path {
     Path::new(XTASK).parent().unwrap_or(Path::new(XTASK))
 }
 
+/// The target folder, in which this program was built.
+pub fn target() -> Result<PathBuf> {
+    let xtask = env::current_exe().context("cannot tell where xtask is")?;
+    let target = xtask.ancestors().nth(2).context("xtask is not in a target folder")?;
+    Ok(target.to_owned())
+}
+
 /// The release build of `sniff`.
 pub fn built_sniff() -> Result<PathBuf> {
     built("sniff")
 }
 
-/// The release build of a program: it lies in the target folder that this one was built in.
+/// The release build of a program.
 pub fn built(program: &str) -> Result<PathBuf> {
-    let xtask = env::current_exe().context("cannot tell where xtask is")?;
-    let target = xtask.ancestors().nth(2).context("xtask is not in a target folder")?;
-    Ok(target.join("release").join(program))
+    Ok(target()?.join("release").join(program))
 }
 
 /// Builds what [`built_sniff`] names.

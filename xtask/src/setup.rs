@@ -11,7 +11,10 @@ use std::{
 
 use anyhow::{Context as _, Result, bail, ensure};
 
-use crate::process::{self, NIGHTLY, as_root, cargo, nightly, step};
+use crate::{
+    kernel::KEYRING,
+    process::{self, NIGHTLY, as_root, cargo, nightly, step},
+};
 
 /// Can be built on LLVM 21, 22 or 23; raise it when nightly moves on to a newer one.
 const BPF_LINKER: &str = "0.13.0";
@@ -23,6 +26,8 @@ pub enum Extra {
     Tests,
     /// `cargo xtask bench`
     Bench,
+    /// `cargo xtask test --kernel`
+    Kernels,
 }
 
 /// Installs what is missing, and says so. Returns whether there was anything to install.
@@ -39,6 +44,7 @@ pub fn setup(extras: &[Extra]) -> Result<bool> {
         needs.extend(match extra {
             Extra::Tests => needs_of_tests(),
             Extra::Bench => needs_of_bench(),
+            Extra::Kernels => needs_of_kernels(),
         });
     }
     if linker_works.is_err() {
@@ -198,6 +204,19 @@ fn needs_of_bench() -> Vec<Need> {
     ]
 }
 
+/// What takes kernels out of Debian's packages, makes an initramfs, and boots them.
+fn needs_of_kernels() -> Vec<Need> {
+    vec![
+        Need::command("qemu-system-x86_64", "qemu-system-x86"),
+        Need::command("cpio", "cpio"),
+        Need::command("depmod", "kmod"),
+        Need::command("strip", "binutils"),
+        Need::command("xz", "xz-utils"),
+        Need::command("apt-get", "apt"),
+        Need::file(&[KEYRING], "debian-archive-keyring"),
+    ]
+}
+
 fn needs_of_bpf_linker(llvm: u32) -> Vec<Need> {
     let folder = llvm_folder(llvm);
     let in_llvm = |file: &str, package: String| Need::file(&[&folder.join(file).to_string_lossy()], &package);
@@ -215,7 +234,8 @@ fn has_static_busybox() -> bool {
     program.is_some_and(|bytes| !contains(&bytes, b"/ld-"))
 }
 
-fn find_command(name: &str) -> Option<PathBuf> {
+/// The file of a command on the PATH, or in the folders that only root's PATH has.
+pub fn find_command(name: &str) -> Option<PathBuf> {
     let path = env::var_os("PATH").unwrap_or_default();
     let folders = env::split_paths(&path).chain(["/usr/sbin".into(), "/sbin".into()]);
     folders.map(|folder: PathBuf| folder.join(name)).find(|file| file.is_file())

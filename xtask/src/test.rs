@@ -47,7 +47,10 @@ fn as_root() -> Result<Command> {
 }
 
 /// The variable with which cargo is told how to start programs built for this machine.
-fn runner_variable() -> Result<String> {
+///
+/// # Errors
+/// There is no rustc.
+pub fn runner_variable() -> Result<String> {
     let version = process::output(Command::new("rustc").arg("-vV"))?;
     let host = version.lines().find_map(|line| line.strip_prefix("host: "));
     let host = host.with_context(|| format!("no host in {version:?}"))?;
