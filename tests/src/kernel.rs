@@ -23,3 +23,8 @@ pub fn has_tcx() -> bool {
 pub fn hooks() -> &'static [&'static str] {
     if has_tcx() { &["tcx", "clsact"] } else { &["clsact"] }
 }
+
+/// What can be between the kernel and sniff, as sniff calls it. Regions take an atomic exchange in BPF programs.
+pub fn rings() -> &'static [&'static str] {
+    if version() >= (5, 12) { &["regions", "ringbuf"] } else { &["ringbuf"] }
+}

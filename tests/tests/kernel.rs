@@ -13,5 +13,8 @@ use sniff_tests::kernel;
 
 /// Every way in which this kernel can be made to capture, as arguments for sniff.
 fn ways() -> Vec<Vec<&'static str>> {
-    kernel::hooks().iter().map(|hook| vec!["--hook", hook]).collect()
+    let with_ring = |ring: &'static str| {
+        kernel::hooks().iter().map(move |&hook| vec!["--ring", ring, "--hook", hook])
+    };
+    kernel::rings().iter().copied().flat_map(with_ring).collect()
 }
