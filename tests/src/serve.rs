@@ -60,12 +60,18 @@ pub fn hello(targets: Vec<Target>) -> ClientHello {
 /// A pod as a target.
 pub fn pod(namespace: &str, name: &str, uid: &str) -> Target {
     let id = TargetId::Pod { namespace: namespace.into(), name: name.into(), uid: uid.into() };
-    Target { id, container: None, interfaces: Vec::new(), filter: None }
+    Target { id, container: None, interfaces: Vec::new(), filter: None, comment: None }
 }
 
 /// Interfaces of the node as a target.
 pub fn node_interface(name: &str) -> Target {
-    Target { id: TargetId::Node, container: None, interfaces: vec![name.to_owned()], filter: None }
+    Target {
+        id: TargetId::Node,
+        container: None,
+        interfaces: vec![name.to_owned()],
+        filter: None,
+        comment: None,
+    }
 }
 
 impl Serving {

@@ -175,7 +175,8 @@ impl<'a> Conversation<'a> {
 
     async fn join(&mut self, target: &Target, comment: Option<&str>) -> Result<Vec<String>> {
         let found = self.members.find(target).await?;
-        let (interfaces, comment) = (found.clone(), comment.map(str::to_owned));
+        let comment = target.comment.as_deref().or(comment).map(str::to_owned);
+        let interfaces = found.clone();
         self.order(|done| Order::Join { interfaces, comment, done }).await?;
         let names = found.iter().map(|interface| interface.name.clone()).collect();
         self.members.join(target.id.clone(), found);

@@ -138,6 +138,7 @@ impl<M: Frame> Decoder<M> {
     /// # Errors
     ///
     /// When the stream is not what it should be; it cannot be read on then.
+    #[expect(clippy::should_implement_trait, reason = "it fails, and it has no end of its own")]
     pub fn next(&mut self) -> Result<Option<M>, Broken> {
         if !self.greeted {
             if !self.take_preface()? {

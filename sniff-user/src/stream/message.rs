@@ -141,6 +141,9 @@ pub struct Target {
     /// Expression in place of the plan's.
     #[serde(default)]
     pub filter: Option<String>,
+    /// What the descriptions of its interfaces are to tell besides (`opt_comment`), such as why it joined later.
+    #[serde(default)]
+    pub comment: Option<String>,
 }
 
 /// A change of the targets.
