@@ -1,33 +1,58 @@
-//! sniff's user side: finds a pod's interfaces, attaches classifiers to them, and writes what they capture as pcapng.
+//! sniff's user side: finds a pod's interfaces, attaches classifiers to them, and writes what they capture as pcapng;
+//! and `kubectl sniff`, which has that done on the nodes of a cluster.
 //!
+//! The modules without a condition are what `kubectl sniff` is made of; they build wherever kubectl runs.
 //! ARCHITECTURE.md at the top of the repository maps the modules.
 
+#[cfg(target_os = "linux")]
 pub mod accounts;
+#[cfg(target_os = "linux")]
 pub mod agent;
+#[cfg(target_os = "linux")]
 pub mod args;
+#[cfg(target_os = "linux")]
 pub mod bpf;
+#[cfg(target_os = "linux")]
 pub mod clock;
+#[cfg(target_os = "linux")]
 pub mod cri;
+#[cfg(target_os = "linux")]
 pub mod drain;
 pub mod exit;
+#[cfg(target_os = "linux")]
 pub mod filter;
+pub mod kubectl;
 pub mod kubernetes;
+#[cfg(target_os = "linux")]
 pub mod link;
 pub mod logging;
+pub mod merge;
+#[cfg(target_os = "linux")]
 pub mod netns;
 pub mod options;
+#[cfg(target_os = "linux")]
 pub mod output;
 pub mod parallel;
 pub mod pcapng;
+#[cfg(target_os = "linux")]
 pub mod privileges;
+#[cfg(target_os = "linux")]
 pub mod proc;
+#[cfg(target_os = "linux")]
 pub mod serve;
+#[cfg(target_os = "linux")]
 pub mod session;
+#[cfg(target_os = "linux")]
 pub mod signals;
 pub mod stream;
+#[cfg(target_os = "linux")]
 pub mod system;
+#[cfg(target_os = "linux")]
 pub mod tap;
+#[cfg(target_os = "linux")]
 pub mod target;
+#[cfg(target_os = "linux")]
 pub mod tc;
 pub mod text;
+#[cfg(target_os = "linux")]
 pub mod watch;

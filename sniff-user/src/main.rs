@@ -1,5 +1,10 @@
 //! The `sniff` command: parse, run, exit status.
 
+#[cfg(not(target_os = "linux"))]
+compile_error!(
+    "sniff captures on Linux only; what runs elsewhere is kubectl-sniff: cargo build --bin kubectl-sniff"
+);
+
 use std::{
     env,
     io::{self, Write as _},
@@ -18,6 +23,7 @@ use sniff_user::{
         expression,
     },
     logging,
+    options::CaptureArgs,
     pcapng::LinkType,
     privileges, serve,
     session::{self, Plan},
@@ -29,12 +35,12 @@ fn main() -> ExitCode {
     if Command::is_meant(env::args_os().nth(1).as_deref()) {
         return match Command::try_parse() {
             Ok(command) => status(obey(command)),
-            Err(error) => usage(&error),
+            Err(error) => exit::usage("sniff", &error),
         };
     }
     let args = match Args::try_parse().and_then(|args| check_combination(&args).map(|()| args)) {
         Ok(args) => args,
-        Err(error) => return usage(&error),
+        Err(error) => return exit::usage("sniff", &error),
     };
     logging::start(args.quiet, args.verbose);
     status(run(args))
@@ -49,20 +55,6 @@ fn status(result: Result<()>) -> ExitCode {
             ExitCode::from(exit::FAILURE)
         }
     }
-}
-
-/// Help and version as they are; an error as one line.
-fn usage(error: &clap::Error) -> ExitCode {
-    if !error.use_stderr() {
-        error.exit();
-    }
-    let rendered = error.render().to_string();
-    let lines = rendered.lines().map(str::trim).take_while(|line| !line.starts_with("Usage:"));
-    let told: Vec<&str> = lines.filter(|line| !line.is_empty() && !line.starts_with("For more")).collect();
-    let told = told.join("; ");
-    // A closed stderr is no reason to panic.
-    let _ = writeln!(io::stderr(), "sniff: {} (see sniff --help)", told.trim_start_matches("error: "));
-    ExitCode::from(exit::USAGE)
 }
 
 #[tokio::main(flavor = "current_thread")]
@@ -139,22 +131,24 @@ fn options(args: &Args) -> target::Options {
 }
 
 fn plan(args: Args, interfaces: Vec<target::Interface>) -> Result<Plan> {
+    let filter = args.filter_source();
+    let CaptureArgs { attach, direction, snaplen, headers, count, duration, ring_bytes } = args.capture;
     Ok(Plan {
         interfaces,
         room: 0,
-        attach: args.attach,
+        attach,
         mechanism: args.hook,
-        directions: args.direction.each(),
-        filter: args.filter_source(),
+        directions: direction.each(),
+        filter,
         no_optimize: args.no_optimize,
-        headers: args.headers,
-        snaplen: args.snaplen,
+        headers,
+        snaplen,
         ring: args.ring,
-        ring_bytes: args.ring_bytes,
+        ring_bytes,
         order: if args.unsorted { Order::Unsorted } else { Order::Time },
         packet_buffered: args.packet_buffered,
-        count: args.count,
-        duration: args.duration,
+        count,
+        duration,
         write: args.write,
         print: args.print,
         system: System::this(args.node_name.as_deref())?,

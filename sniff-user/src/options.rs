@@ -1,8 +1,45 @@
 //! What a capture can be asked for, wherever it runs: the values of the options that `sniff` and `kubectl sniff` share.
 
-use clap::ValueEnum;
+use std::time::Duration;
+
+use bytesize::ByteSize;
+use clap::{Args, ValueEnum};
 use serde::{Deserialize, Serialize};
-use sniff_common::Direction;
+use sniff_common::{Direction, MAX_SNAPLEN, MIN_RING_BYTES};
+
+/// Options that say what is captured, and how much.
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Capture")]
+pub struct CaptureArgs {
+    /// Where to attach: the host end of the pod's veth, the interface inside the pod, or whichever sees all packets
+    #[arg(long, value_enum, default_value_t, value_name = "WHERE")]
+    pub attach: AttachAt,
+
+    /// Only packets into the pod, out of it, or both
+    #[arg(short = 'Q', long, value_enum, default_value_t, value_name = "DIRECTION")]
+    pub direction: Directions,
+
+    /// Bytes kept of each packet; 0 is all
+    #[arg(short, long = "snapshot-length", alias = "snaplen", value_name = "BYTES", default_value_t = MAX_SNAPLEN,
+        value_parser = snaplen, hide_default_value = true)]
+    pub snaplen: u32,
+
+    /// Keep only headers: each packet is cut behind its transport header
+    #[arg(long)]
+    pub headers: bool,
+
+    /// Stop after this many packets
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub count: Option<u64>,
+
+    /// Stop after this time, as in 30s or 5m
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    pub duration: Option<Duration>,
+
+    /// Memory between the kernel and sniff, over all CPUs, as in 512KiB or 1GiB
+    #[arg(short = 'B', long = "buffer-size", value_name = "SIZE", default_value = "64MiB", value_parser = ring_bytes)]
+    pub ring_bytes: u32,
+}
 
 /// `--attach`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
@@ -50,6 +87,50 @@ impl Directions {
             Self::In => &[Direction::In],
             Self::Out => &[Direction::Out],
             Self::Inout => &Direction::BOTH,
+        }
+    }
+}
+
+fn snaplen(text: &str) -> Result<u32, String> {
+    match text.parse() {
+        Ok(0) => Ok(MAX_SNAPLEN),
+        Ok(bytes) if bytes <= MAX_SNAPLEN => Ok(bytes),
+        _ => Err(format!("a snapshot length is a number from 0 to {MAX_SNAPLEN}")),
+    }
+}
+
+fn ring_bytes(text: &str) -> Result<u32, String> {
+    if text.bytes().all(|byte| byte.is_ascii_digit()) {
+        return Err("give the size with its unit, as in 64MiB".to_owned());
+    }
+    let ByteSize(bytes) = text.parse()?;
+    if bytes < u64::from(MIN_RING_BYTES) || bytes > 1 << 31 {
+        return Err("a buffer has 512KiB to 2GiB".to_owned());
+    }
+    Ok(bytes as u32)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn snaplen_zero_means_everything() {
+        assert_eq!(snaplen("0"), Ok(MAX_SNAPLEN));
+        assert_eq!(snaplen("96"), Ok(96));
+        assert_eq!(snaplen("262144"), Ok(262_144));
+        for bad in ["262145", "-1", "x", ""] {
+            assert!(snaplen(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn ring_size_needs_a_unit() {
+        assert_eq!(ring_bytes("64MiB"), Ok(64 << 20));
+        assert_eq!(ring_bytes("100MiB"), Ok(100 << 20));
+        assert_eq!(ring_bytes("512KiB"), Ok(512 << 10));
+        for bad in ["64", "1KiB", "4GiB", "MiB", ""] {
+            assert!(ring_bytes(bad).is_err(), "{bad}");
         }
     }
 }

@@ -35,9 +35,9 @@ pub fn built(program: &str) -> Result<PathBuf> {
     Ok(target()?.join("release").join(program))
 }
 
-/// Builds what [`built_sniff`] names.
+/// Builds what [`built_sniff`] names, and kubectl-sniff beside it.
 pub fn build_sniff() -> Result<PathBuf> {
-    run(cargo().args(["build", "--release", "--package", "sniff-user", "--bin", "sniff"]))?;
+    run(cargo().args(["build", "--release", "--package", "sniff-user", "--bins"]))?;
     built_sniff()
 }
 

@@ -27,8 +27,14 @@ const RULES: &[Rule] = &[
     Rule {
         forbids: |word| matches!(word, "kube" | "k8s_openapi"),
         within: "",
-        except: &["sniff-user/src/kubernetes.rs", "sniff-user/src/kubernetes/", "tests/tests/packaging.rs"],
+        except: &["sniff-user/src/kubernetes/", "tests/src/cluster.rs", "tests/tests/packaging.rs"],
         reason: "only sniff-user/src/kubernetes speaks to the Kubernetes API",
+    },
+    Rule {
+        forbids: |word| matches!(word, "nix" | "libc"),
+        within: "sniff-user/src/kub",
+        except: &[],
+        reason: "kubectl-sniff builds wherever kubectl runs",
     },
     Rule {
         forbids: |word| matches!(word, "tonic" | "prost"),
@@ -188,7 +194,8 @@ mod tests {
         assert_fine("sniff-user/build.rs", "use aya_build::Package;");
 
         assert_breaks("sniff-user/src/target.rs", "use kube::Client;", "Kubernetes");
-        assert_fine("sniff-user/src/kubernetes.rs", "use kube::Client;");
+        assert_fine("sniff-user/src/kubernetes/pods.rs", "use kube::Client;");
+        assert_breaks("sniff-user/src/kubectl/session.rs", "use nix::unistd::Pid;", "wherever kubectl runs");
 
         assert_breaks("sniff-user/src/target.rs", "use {std::fs, prost::Message};", "gRPC");
         assert_breaks("sniff-user/src/crib.rs", "use tonic::Status;", "gRPC");

@@ -9,11 +9,13 @@
 mod block;
 mod interface;
 mod packet;
+mod read;
 mod section;
 
 pub use block::blocks;
 pub use interface::{InterfaceDescription, InterfaceStatistics, LinkType};
 pub use packet::{EnhancedPacket, NoPacket, PacketHead};
+pub use read::{AnyBlock, BlockType, ReadInterface};
 pub use section::SectionHeader;
 
 #[cfg(test)]

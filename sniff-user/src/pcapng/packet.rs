@@ -140,14 +140,14 @@ impl<'a> EnhancedPacket<'a> {
 }
 
 /// The host-endian word at an offset.
-fn word(bytes: &[u8], at: usize) -> Result<u32> {
+pub(super) fn word(bytes: &[u8], at: usize) -> Result<u32> {
     let word = bytes.get(at..).and_then(|rest| rest.first_chunk());
     let word = word.with_context(|| format!("block is cut off after {} bytes", bytes.len()))?;
     Ok(u32::from_ne_bytes(*word))
 }
 
 /// Takes an option off the front of a list: its code and value. `None` at the end of the list.
-fn take_option<'a>(list: &mut &'a [u8]) -> Result<Option<(u16, &'a [u8])>> {
+pub(super) fn take_option<'a>(list: &mut &'a [u8]) -> Result<Option<(u16, &'a [u8])>> {
     // The list is a multiple of 4 bytes long, as all before it is.
     let Some((&[code0, code1, len0, len1], rest)) = list.split_first_chunk() else {
         return Ok(None);

@@ -189,7 +189,8 @@ impl Node {
 
     /// Where the interfaces are of a pod that no runtime knows.
     fn of_api_pod(&self, pod: &kubernetes::Pod) -> Result<Place> {
-        let kubernetes::Pod { namespace, name, uid, node, phase, host_network, container_ids } = pod;
+        let kubernetes::Pod { namespace, name, uid, node, phase, host_network, container_ids, containers: _ } =
+            pod;
         let who = format!("pod {namespace}/{name}");
         let mut pids = self.proc.of_pod(uid)?;
         // The kubelet can be told to make no cgroups for pods; containers always have theirs.

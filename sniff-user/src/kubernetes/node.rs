@@ -1,5 +1,5 @@
-//! The Kubernetes API, for what this node's container runtime cannot tell: which node a pod
-//! runs on, and a pod's UID where no runtime answers.
+//! The Kubernetes API as a node needs it, for what its container runtime cannot tell: which node a pod runs on, and a
+//! pod's UID where no runtime answers.
 
 use std::{env, fmt, future::Future, io::ErrorKind, time::Duration};
 
@@ -41,6 +41,8 @@ pub struct Pod {
     pub host_network: bool,
     /// The ids of its containers, without `containerd://` and the like.
     pub container_ids: Vec<String>,
+    /// The names of its containers, those of init and debug containers included.
+    pub containers: Vec<String>,
 }
 
 /// The client tells no secrets.
@@ -128,6 +130,8 @@ impl From<v1::Pod> for Pod {
         let mirrored = pod.annotations().get(MIRROR).cloned();
         let spec = pod.spec.unwrap_or_default();
         let status = pod.status.unwrap_or_default();
+        let ephemeral = spec.ephemeral_containers.into_iter().flatten().map(|container| container.name);
+        let names = spec.containers.into_iter().chain(spec.init_containers.into_iter().flatten());
         let containers =
             [status.init_container_statuses, status.container_statuses, status.ephemeral_container_statuses];
         let container_ids = containers
@@ -145,6 +149,7 @@ impl From<v1::Pod> for Pod {
             phase: status.phase.unwrap_or_else(|| "Unknown".into()),
             host_network: spec.host_network.unwrap_or_default(),
             container_ids,
+            containers: names.map(|container| container.name).chain(ephemeral).collect(),
         }
     }
 }
@@ -219,7 +224,7 @@ mod tests {
     const POD: &str = r#"{
         "kind": "Pod", "apiVersion": "v1",
         "metadata": {"namespace": "web", "name": "front", "uid": "u-1"},
-        "spec": {"nodeName": "node-2", "containers": []},
+        "spec": {"nodeName": "node-2", "containers": [{"name": "a"}, {"name": "b"}]},
         "status": {"phase": "Running", "containerStatuses": [
             {"name": "a", "image": "i", "imageID": "", "ready": true, "restartCount": 0,
              "containerID": "containerd://abc"},
@@ -236,6 +241,7 @@ mod tests {
             phase: "Running".into(),
             host_network: false,
             container_ids: vec!["abc".into()],
+            containers: vec!["a".into(), "b".into()],
         }
     }
 

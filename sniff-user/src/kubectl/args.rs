@@ -1,0 +1,253 @@
+//! The command line as it is typed; nothing is looked up here.
+//!
+//! The options are those of kubectl and of `sniff`. Where the two disagree kubectl has its way: `-c` names a container
+//! and `-n` a namespace.
+
+use std::path::PathBuf;
+
+use clap::{ArgAction, Parser, Subcommand};
+
+use crate::{
+    kubectl::reference::{Reference, dns_name},
+    kubernetes::agent,
+    options::{CaptureArgs, Compress},
+};
+
+/// Captures the packets of pods anywhere in a cluster, and shows them in Wireshark.
+///
+/// A target is POD, NS/POD, deploy/NAME, sts/NAME, ds/NAME, rs/NAME, job/NAME, svc/NAME or node/NAME. Pods that a
+/// workload or a selector gets later join the capture. Without --write, Wireshark opens when there is one; otherwise
+/// packets are printed as lines.
+#[derive(Debug, Parser)]
+#[command(name = "kubectl-sniff", bin_name = "kubectl sniff", version, max_term_width = 100)]
+#[command(args_conflicts_with_subcommands = true)]
+#[command(
+    after_help = "Exit status: 0 when the capture ended as asked (Ctrl-C and closing Wireshark included), 1 when \
+    something failed, 2 when the command line is wrong."
+)]
+pub struct Args {
+    /// `cleanup` and `doctor`; a pod of such a name is written `pod/cleanup`
+    #[command(subcommand)]
+    pub command: Option<Command>,
+
+    /// What to capture
+    #[arg(value_name = "TARGET", value_parser = Reference::parse, help_heading = "Targets")]
+    pub targets: Vec<Reference>,
+
+    /// The pods with these labels, in kubectl's language
+    #[arg(short = 'l', long, value_name = "LABELS", help_heading = "Targets")]
+    pub selector: Option<String>,
+
+    /// The pods of all namespaces
+    #[arg(short = 'A', long, help_heading = "Targets", conflicts_with = "targets")]
+    pub all_namespaces: bool,
+
+    /// Only pods on this node
+    #[arg(long, value_name = "NODE", value_parser = dns_name, help_heading = "Targets")]
+    pub node: Option<String>,
+
+    /// The container that is meant; the containers of a pod share its interfaces
+    #[arg(short, long, value_name = "NAME", help_heading = "Targets")]
+    pub container: Option<String>,
+
+    /// The interfaces of each pod (default: all but lo), or of the node
+    #[arg(short, long = "interface", value_name = "IFACE", help_heading = "Targets")]
+    pub interfaces: Vec<String>,
+
+    /// Keep to the pods that are there at the start
+    #[arg(long, help_heading = "Targets")]
+    pub no_follow: bool,
+
+    /// Where and as whom
+    #[command(flatten)]
+    pub cluster: ClusterArgs,
+
+    /// Which packets to capture, in tcpdump's language; the words behind `--` are joined
+    #[arg(value_name = "EXPRESSION", last = true, help_heading = "Filter")]
+    pub expression: Vec<String>,
+
+    /// The same as one word
+    #[arg(
+        short,
+        long,
+        alias = "pcap-filter",
+        value_name = "EXPR",
+        conflicts_with = "expression",
+        help_heading = "Filter"
+    )]
+    pub filter: Option<String>,
+
+    /// What to capture, and how much
+    #[command(flatten)]
+    pub capture: CaptureArgs,
+
+    /// Write pcapng to a file, or to standard output with `-`
+    #[arg(
+        short,
+        long = "write",
+        visible_short_alias = 'o',
+        alias = "output-file",
+        value_name = "FILE|-",
+        help_heading = "Output"
+    )]
+    pub write: Option<PathBuf>,
+
+    /// Print packets as lines, also when writing a file
+    #[arg(long, help_heading = "Output")]
+    pub print: bool,
+
+    /// The Wireshark to open
+    #[arg(long, value_name = "PATH", conflicts_with_all = ["write", "print"], help_heading = "Output")]
+    pub wireshark_path: Option<PathBuf>,
+
+    /// What packets to compress on their way here
+    #[arg(long, value_enum, default_value_t, value_name = "WHEN", help_heading = "Output")]
+    pub compress: Compress,
+
+    /// Make a short-lived pod on each node, even where sniff's DaemonSet is
+    #[arg(long, help_heading = "Nodes")]
+    pub agentless: bool,
+
+    /// Image of short-lived pods
+    #[arg(long, value_name = "IMAGE", env = "SNIFF_IMAGE", help_heading = "Nodes", global = true)]
+    pub image: Option<String>,
+
+    /// Say what would be captured where, and which pods would be made; make nothing
+    #[arg(long, help_heading = "Nodes")]
+    pub dry_run: bool,
+
+    /// Say more; twice: still more
+    #[arg(short, long, action = ArgAction::Count, help_heading = "Output", global = true)]
+    pub verbose: u8,
+
+    /// Say only what is wrong, and the counts at the end
+    #[arg(short, long, conflicts_with = "verbose", help_heading = "Output")]
+    pub quiet: bool,
+}
+
+/// Options that say which cluster, as kubectl has them.
+#[derive(Clone, Debug, clap::Args)]
+#[command(next_help_heading = "Cluster")]
+pub struct ClusterArgs {
+    /// Namespace of the targets (default: that of the context)
+    #[arg(short, long, value_name = "NS", value_parser = dns_name, global = true)]
+    pub namespace: Option<String>,
+
+    /// Context of the kubeconfig
+    #[arg(short = 'x', long, value_name = "NAME", global = true)]
+    pub context: Option<String>,
+
+    /// Path of the kubeconfig
+    #[arg(long, value_name = "PATH", global = true)]
+    pub kubeconfig: Option<PathBuf>,
+
+    /// Namespace of sniff's DaemonSet (default: sniff), and of short-lived pods (default: that of the context)
+    #[arg(long, value_name = "NS", value_parser = dns_name, global = true)]
+    pub agent_namespace: Option<String>,
+}
+
+/// What else there is to do.
+#[derive(Clone, Copy, Debug, Subcommand)]
+pub enum Command {
+    /// Remove the short-lived pods that are left over, whoever made them
+    Cleanup {
+        /// Only list them
+        #[arg(long)]
+        dry_run: bool,
+    },
+    /// Say what works here, what does not, and what to do about it
+    Doctor,
+}
+
+impl ClusterArgs {
+    /// The namespace that sniff's DaemonSet is looked for in.
+    pub fn daemonset_namespace(&self) -> &str {
+        self.agent_namespace.as_deref().unwrap_or(agent::NAMESPACE)
+    }
+
+    /// The namespace that short-lived pods are made in; `context` is that of the kubeconfig.
+    pub fn session_namespace<'a>(&'a self, context: &'a str) -> &'a str {
+        self.agent_namespace.as_deref().unwrap_or(context)
+    }
+}
+
+impl Args {
+    /// The filter, when there is one.
+    pub fn filter(&self) -> Option<String> {
+        self.filter
+            .clone()
+            .or_else(|| Some(self.expression.join(" ")))
+            .filter(|filter| !filter.trim().is_empty())
+    }
+
+    /// What clap cannot tell from a single option; says what is wrong.
+    pub fn check(&self) -> Result<(), &'static str> {
+        if self.command.is_some() {
+            return Ok(());
+        }
+        let nodes = self.targets.iter().any(|target| matches!(target, Reference::Node(_)));
+        if self.targets.is_empty() && self.selector.is_none() && !self.all_namespaces && self.node.is_none() {
+            Err(
+                "name a target: POD, deploy/NAME and the like, node/NAME, or pods by -l LABELS, -A or --node NODE",
+            )
+        } else if nodes && self.interfaces.is_empty() {
+            Err("name the interfaces of the node with -i")
+        } else if self.print && self.write.as_deref().is_some_and(|path| path == "-") {
+            Err("--print and --write - would mix lines into the packets: write to a file")
+        } else {
+            Ok(())
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    fn parse(args: &[&str]) -> Args {
+        Args::try_parse_from([&["kubectl-sniff"], args].concat()).unwrap()
+    }
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Args::command().debug_assert();
+    }
+
+    #[test]
+    fn what_ksniff_takes_is_taken() {
+        let line =
+            ["web-0", "-n", "shop", "-c", "app", "-i", "eth0", "-f", "port 80", "-o", "f", "-x", "prod"];
+        let args = parse(&line);
+        assert_eq!(args.targets, [Reference::Pod { namespace: None, name: "web-0".into() }]);
+        assert_eq!(args.filter(), Some("port 80".into()));
+        assert_eq!(args.cluster.context, Some("prod".into()));
+        assert_eq!(args.write, Some("f".into()));
+    }
+
+    #[test]
+    fn an_expression_stands_behind_two_dashes() {
+        let args = parse(
+            &["deploy/web", "-A", "--", "tcp", "port", "443"].map(|arg| if arg == "-A" { "-v" } else { arg }),
+        );
+        assert_eq!(args.filter(), Some("tcp port 443".into()));
+        assert_eq!(parse(&["web-0"]).filter(), None);
+    }
+
+    #[test]
+    fn subcommands_take_the_cluster_too() {
+        let args = parse(&["cleanup", "--dry-run", "-x", "prod"]);
+        assert!(matches!(args.command, Some(Command::Cleanup { dry_run: true })));
+        assert_eq!(args.cluster.context, Some("prod".into()));
+        assert_eq!(parse(&["pod/cleanup"]).targets.len(), 1);
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_said() {
+        assert!(parse(&[]).check().is_err());
+        assert!(parse(&["node/a"]).check().is_err());
+        assert!(parse(&["node/a", "-i", "eth0"]).check().is_ok());
+        assert!(parse(&["a", "--print", "-w", "-"]).check().is_err());
+    }
+}

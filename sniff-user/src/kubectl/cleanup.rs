@@ -1,0 +1,55 @@
+//! `kubectl sniff cleanup`: short-lived pods that nobody needs any more.
+
+use std::io::{self, Write as _};
+
+use anyhow::Result;
+use log::{error, warn};
+
+use super::args::Args;
+use crate::{
+    exit,
+    kubernetes::{Cluster, Forbidden, agent::Leftover},
+};
+
+/// Lists the short-lived pods, and removes them unless `dry_run`.
+///
+/// # Errors
+///
+/// When they cannot be listed.
+pub async fn run(cluster: &Cluster, args: &Args, dry_run: bool) -> Result<u8> {
+    let leftovers = leftovers(cluster, args).await?;
+    let mut stdout = io::stdout();
+    if leftovers.is_empty() {
+        writeln!(stdout, "nothing of sniff is left over")?;
+    }
+    let mut status = exit::SUCCESS;
+    for Leftover { pod, node, who, what, until } in leftovers {
+        let done = match dry_run {
+            true => "would remove",
+            false => match cluster.delete_agent(&pod).await {
+                Ok(()) => "removed",
+                Err(error) => {
+                    error!("{}/{}: {error:#}", pod.namespace, pod.name);
+                    status = exit::FAILURE;
+                    continue;
+                }
+            },
+        };
+        let [who, what, until] = [who, what, until].map(|text| text.escape_debug().to_string());
+        writeln!(stdout, "{done} {}/{} on {node}: {what}, by {who}, until {until}", pod.namespace, pod.name)?;
+    }
+    Ok(status)
+}
+
+/// Those of all namespaces; where that is not allowed, those of the namespace that this user makes them in.
+async fn leftovers(cluster: &Cluster, args: &Args) -> Result<Vec<Leftover>> {
+    let namespace = args.cluster.namespace.as_deref();
+    match cluster.leftovers(namespace).await {
+        Err(error) if error.is::<Forbidden>() && namespace.is_none() => {
+            let ours = args.cluster.session_namespace(cluster.default_namespace());
+            warn!("{error:#}; looking in namespace {ours} only");
+            cluster.leftovers(Some(ours)).await
+        }
+        found => found,
+    }
+}

@@ -1,0 +1,198 @@
+//! `kubectl sniff doctor`: what works here, what does not, and what to do about it.
+
+use std::{
+    fmt,
+    io::{self, Write as _},
+};
+
+use anyhow::Result;
+
+use super::args::Args;
+use crate::{
+    exit,
+    kubernetes::{Cluster, NodeFacts, Permission, Request},
+};
+
+/// The oldest kernel that has what sniff cannot do without, and the one that has TCX.
+const OLDEST: (u32, u32) = (5, 8);
+const TCX: (u32, u32) = (6, 6);
+
+/// One line of the answer.
+enum Finding {
+    /// This works.
+    Good(String),
+    /// This works, with a limit.
+    Note(String),
+    /// This does not; and what to do.
+    Bad(String, String),
+}
+
+/// Looks at everything that a capture needs, and prints what it finds.
+///
+/// # Errors
+///
+/// When the cluster cannot be reached.
+pub async fn run(cluster: &Cluster, args: &Args) -> Result<u8> {
+    let mut findings = vec![Finding::Good(format!(
+        "API server {} at {}, this is kubectl sniff {}",
+        cluster.version().await?,
+        cluster.server(),
+        env!("CARGO_PKG_VERSION")
+    ))];
+    let namespace = args.cluster.namespace.as_deref().unwrap_or_else(|| cluster.default_namespace());
+    findings.extend(
+        permissions(cluster, namespace, "targets", &[("get", "pods"), ("list", "pods"), ("watch", "pods")])
+            .await?,
+    );
+    let daemonset = args.cluster.daemonset_namespace();
+    let nodes = nodes(cluster, &mut findings).await;
+    let missing = agents(cluster, daemonset, &nodes, &mut findings).await?;
+    if missing {
+        findings.extend(short_lived(cluster, args).await?);
+    }
+    let mut stdout = io::stdout();
+    for finding in &findings {
+        writeln!(stdout, "{finding}")?;
+    }
+    let is_fine = !findings.iter().any(|finding| matches!(finding, Finding::Bad(..)));
+    Ok(if is_fine { exit::SUCCESS } else { exit::FAILURE })
+}
+
+async fn permissions(
+    cluster: &Cluster,
+    namespace: &str,
+    what: &str,
+    needed: &[(&'static str, &'static str)],
+) -> Result<Vec<Finding>> {
+    let mut findings = Vec::new();
+    for &(verb, resource) in needed {
+        let request = Request { verb, resource, namespace: Some(namespace), name: None };
+        findings.push(match cluster.may(request).await? {
+            Permission::Granted => Finding::Good(format!("{what}: you may {request}")),
+            Permission::Denied => Finding::Bad(
+                format!("{what}: you may not {request}"),
+                format!("ask for a role with verb {verb} on {resource} in namespace {namespace}"),
+            ),
+        });
+    }
+    Ok(findings)
+}
+
+/// The nodes and their kernels, as far as this user may see them.
+async fn nodes(cluster: &Cluster, findings: &mut Vec<Finding>) -> Vec<NodeFacts> {
+    let nodes = match cluster.nodes().await {
+        Ok(nodes) => nodes,
+        Err(error) => {
+            findings.push(Finding::Note(format!("nodes and their kernels are not looked at: {error:#}")));
+            return Vec::new();
+        }
+    };
+    for NodeFacts { name, kernel, os } in &nodes {
+        let told = format!("node {name}: {os}, kernel {kernel}");
+        findings.push(match version(kernel) {
+            _ if os == "windows" => Finding::Note(format!("{told}: sniff captures on Linux nodes")),
+            Some(version) if version < OLDEST => {
+                Finding::Bad(told, "sniff needs Linux 5.8 or newer there".to_owned())
+            }
+            Some(version) if version < TCX => Finding::Good(format!("{told}: attaches by clsact")),
+            Some(_) => Finding::Good(format!("{told}: attaches by TCX")),
+            None => Finding::Note(format!("{told}: its version is not understood")),
+        });
+    }
+    nodes.into_iter().filter(|node| node.os != "windows").collect()
+}
+
+/// Whether the DaemonSet's pods run; `true` when some are missing.
+async fn agents(
+    cluster: &Cluster,
+    namespace: &str,
+    nodes: &[NodeFacts],
+    findings: &mut Vec<Finding>,
+) -> Result<bool> {
+    let request = Request { verb: "list", resource: "pods", namespace: Some(namespace), name: None };
+    if cluster.may(request).await? == Permission::Denied {
+        findings.push(Finding::Bad(
+            format!("DaemonSet: you may not {request}"),
+            format!("ask for a role with verb list on pods in namespace {namespace}, or use --agentless"),
+        ));
+        return Ok(true);
+    }
+    let mut without = Vec::new();
+    for NodeFacts { name, .. } in nodes {
+        if cluster.installed_agent(namespace, name).await?.is_none() {
+            without.push(name.as_str());
+        }
+    }
+    let with = nodes.len() - without.len();
+    if with > 0 {
+        findings.push(Finding::Good(format!("DaemonSet: runs on {with} of {} nodes", nodes.len())));
+        findings.extend(permissions(cluster, namespace, "DaemonSet", &[("create", "pods/exec")]).await?);
+    } else {
+        findings.push(Finding::Note(format!(
+            "DaemonSet: none in namespace {namespace}, short-lived pods take its place"
+        )));
+    }
+    if with > 0 && !without.is_empty() {
+        findings.push(Finding::Note(format!("DaemonSet: not on {}", without.join(", "))));
+    }
+    Ok(!without.is_empty() || nodes.is_empty())
+}
+
+/// What short-lived pods need.
+async fn short_lived(cluster: &Cluster, args: &Args) -> Result<Vec<Finding>> {
+    let namespace = args.cluster.session_namespace(cluster.default_namespace());
+    let needed = [("create", "pods"), ("get", "pods"), ("delete", "pods"), ("create", "pods/exec")];
+    let mut findings = permissions(cluster, namespace, "short-lived pods", &needed).await?;
+    findings.push(match &args.image {
+        Some(image) => Finding::Good(format!("short-lived pods: image {image}")),
+        None => Finding::Bad(
+            "short-lived pods: no image".to_owned(),
+            "name one with --image or SNIFF_IMAGE, or install the DaemonSet".to_owned(),
+        ),
+    });
+    findings.push(match cluster.pod_security(namespace).await {
+        Ok(Some(Some(level))) if level != "privileged" => Finding::Bad(
+            format!("short-lived pods: PodSecurity of namespace {namespace} enforces {level}"),
+            "choose a namespace for privileged pods with --agent-namespace".to_owned(),
+        ),
+        Ok(Some(_)) => Finding::Good(format!(
+            "short-lived pods: namespace {namespace} lets privileged pods in by its label"
+        )),
+        Ok(None) => Finding::Bad(
+            format!("short-lived pods: there is no namespace {namespace}"),
+            "choose another with --agent-namespace".to_owned(),
+        ),
+        Err(error) => {
+            Finding::Note(format!("PodSecurity of namespace {namespace} is not looked at: {error:#}"))
+        }
+    });
+    Ok(findings)
+}
+
+/// The first two numbers of a kernel's release.
+fn version(release: &str) -> Option<(u32, u32)> {
+    let mut numbers = release.split(|char: char| !char.is_ascii_digit());
+    Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
+}
+
+impl fmt::Display for Finding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Good(what) => write!(f, "ok    {what}"),
+            Self::Note(what) => write!(f, "note  {what}"),
+            Self::Bad(what, remedy) => write!(f, "BAD   {what}: {remedy}"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn kernels_are_told_apart() {
+        assert_eq!(version("6.18.1-cloud-amd64"), Some((6, 18)));
+        assert_eq!(version("5.4"), Some((5, 4)));
+        assert_eq!(version("unknown"), None);
+    }
+}

@@ -1,0 +1,324 @@
+//! One node's part of a capture: a pod there to run in, `sniff serve` in it, and the conversation with that.
+
+use std::{sync::Arc, time::Duration};
+
+use anyhow::{Context as _, Result, anyhow, bail, ensure};
+use bytes::Bytes;
+use log::{debug, info, warn};
+use tokio::{
+    sync::{mpsc, watch},
+    time::{Instant, MissedTickBehavior, interval, sleep_until, timeout},
+};
+
+use crate::{
+    kubernetes::{
+        Cluster, Input, Output, Piece,
+        agent::{AgentPod, CONTAINER, Wanted},
+    },
+    stream::{
+        Decoder, PREFACE, ToClient, ToNode, encode,
+        message::{CapturePlan, ClientHello, End, Event, NodeError, NodeHello, Stats, Target, Targets},
+    },
+};
+
+/// Between two signs of life.
+const KEEP_ALIVE: Duration = Duration::from_secs(5);
+/// The far side ends when it has heard nothing for this many seconds, and this side likewise.
+const LEASE_SECONDS: u32 = 15;
+/// How long the far side may take to send what is left.
+const LAST_WORDS: Duration = Duration::from_secs(10);
+/// How long a short-lived pod may take to start; images are pulled meanwhile.
+const POD_START: Duration = Duration::from_secs(120);
+
+/// What all sessions of a capture have in common.
+#[derive(Debug)]
+pub struct Common {
+    /// The cluster.
+    pub cluster: Cluster,
+    /// Where sniff's DaemonSet is; `None` not to look for it.
+    pub daemonset_namespace: Option<String>,
+    /// Where short-lived pods are made.
+    pub session_namespace: String,
+    /// Their image.
+    pub image: Option<String>,
+    /// How long they may live.
+    pub lifetime: Duration,
+    /// `user@host`.
+    pub who: String,
+    /// What is captured, in words.
+    pub what: String,
+    /// What is captured.
+    pub plan: CapturePlan,
+}
+
+/// How a session is to go on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Orders {
+    /// As it is.
+    Run,
+    /// To an orderly end.
+    Stop,
+    /// To its end at once, without what is left. Pods are removed all the same.
+    Quit,
+}
+
+/// What comes of a session.
+#[derive(Debug)]
+pub enum Update {
+    /// The far side is there.
+    Hello(NodeHello),
+    /// Whole pcapng blocks.
+    Packets(Bytes),
+    /// Something happened.
+    Event(Event),
+    /// Counts.
+    Stats(Stats),
+    /// Something is wrong there.
+    Error(NodeError),
+    /// It is over; the last update. `None`: it was told to quit.
+    Ended(Result<Option<End>>),
+}
+
+/// A running session.
+pub struct Session {
+    /// The node.
+    pub node: String,
+    changes: mpsc::UnboundedSender<ToNode>,
+}
+
+/// Number of a session, in the order of their starts.
+pub type Number = usize;
+
+impl Session {
+    /// Starts a session; `updates` gets what comes of it, with its number.
+    pub fn start(
+        common: Arc<Common>,
+        node: String,
+        targets: Vec<Target>,
+        orders: watch::Receiver<Orders>,
+        number: Number,
+        updates: mpsc::Sender<(Number, Update)>,
+    ) -> Self {
+        let (changes, received) = mpsc::unbounded_channel();
+        let task = Task { common, node: node.clone(), number, orders, updates };
+        tokio::spawn(task.run(targets, received));
+        Self { node, changes }
+    }
+
+    /// Has targets join and leave.
+    pub fn change(&self, targets: Targets) {
+        // A session that is over has said so, or is about to.
+        let _ = self.changes.send(ToNode::Targets(targets));
+    }
+}
+
+struct Task {
+    common: Arc<Common>,
+    node: String,
+    number: Number,
+    orders: watch::Receiver<Orders>,
+    updates: mpsc::Sender<(Number, Update)>,
+}
+
+impl Task {
+    async fn run(mut self, targets: Vec<Target>, changes: mpsc::UnboundedReceiver<ToNode>) {
+        let mut made = None;
+        let outcome = self.capture(&mut made, targets, changes).await;
+        if let Some(pod) = made {
+            self.remove(&pod).await;
+        }
+        let node = &self.node;
+        let outcome = outcome.with_context(|| format!("node {node}"));
+        self.tell(Update::Ended(outcome)).await;
+    }
+
+    /// From finding a pod to the far side's last word. A pod that was made is put into `made`.
+    async fn capture(
+        &mut self,
+        made: &mut Option<AgentPod>,
+        targets: Vec<Target>,
+        changes: mpsc::UnboundedReceiver<ToNode>,
+    ) -> Result<Option<End>> {
+        let pod = match self.installed().await? {
+            Some(pod) => pod,
+            None => made.insert(self.make().await?).clone(),
+        };
+        let mut orders = self.orders.clone();
+        let process = async {
+            if made.is_some() {
+                let tell = |what: &str| info!("node {}: waiting for {what}", self.node);
+                self.common.cluster.wait_for_agent(&pod, POD_START, tell).await?;
+            }
+            let command = ["sniff", "serve"];
+            self.common.cluster.exec(&pod.namespace, &pod.name, CONTAINER, &command).await
+        };
+        let process = tokio::select! {
+            process = process => process?,
+            _ = orders.wait_for(|orders| *orders != Orders::Run) => return Ok(None),
+        };
+        let hello = ToNode::Hello(Box::new(ClientHello {
+            version: env!("CARGO_PKG_VERSION").into(),
+            who: self.common.who.clone(),
+            plan: self.common.plan.clone(),
+            targets,
+            lease_seconds: LEASE_SECONDS,
+        }));
+        tokio::select! {
+            outcome = self.listen(process.output, made.as_ref()) => outcome,
+            failed = speak(process.input, hello, changes, self.orders.clone()) => Err(failed),
+        }
+    }
+
+    async fn installed(&self) -> Result<Option<AgentPod>> {
+        let Some(namespace) = &self.common.daemonset_namespace else {
+            return Ok(None);
+        };
+        self.common.cluster.installed_agent(namespace, &self.node).await
+    }
+
+    /// Makes a short-lived pod.
+    async fn make(&self) -> Result<AgentPod> {
+        let Some(wanted) = wanted(&self.common, &self.node) else {
+            let namespace = self.common.daemonset_namespace.as_deref().unwrap_or_default();
+            bail!(
+                "sniff's DaemonSet has no running pod here (in namespace {namespace}), and there is no image for a \
+                 short-lived one: install the DaemonSet, or name an image with --image or SNIFF_IMAGE"
+            );
+        };
+        let pod = self.common.cluster.create_agent(&wanted).await?;
+        info!("node {}: made pod {}/{} of {}", self.node, pod.namespace, pod.name, wanted.image);
+        Ok(pod)
+    }
+
+    async fn remove(&self, pod: &AgentPod) {
+        let AgentPod { namespace, name } = pod;
+        match self.common.cluster.delete_agent(pod).await {
+            Ok(()) => debug!("removed pod {namespace}/{name}"),
+            Err(error) => {
+                warn!("pod {namespace}/{name} is left behind, kubectl sniff cleanup removes it: {error:#}");
+            }
+        }
+    }
+
+    /// Hears the far side out.
+    async fn listen(&self, mut output: Output, made: Option<&AgentPod>) -> Result<Option<End>> {
+        let mut decoder = Decoder::<ToClient>::new();
+        let mut orders = self.orders.clone();
+        let mut greeted = false;
+        let mut ending: Option<Instant> = None;
+        loop {
+            let lease = Duration::from_secs(LEASE_SECONDS.into());
+            let last = ending.unwrap_or_else(|| Instant::now() + lease);
+            let piece = tokio::select! {
+                piece = output.next() => piece.context("the connection was cut")?,
+                () = sleep_until(last), if ending.is_some() => bail!("it did not end in time, packets are missing"),
+                () = sleep_until(last) => bail!("nothing was heard for {LEASE_SECONDS} s, the connection was cut"),
+                _ = orders.changed() => {
+                    match *orders.borrow_and_update() {
+                        Orders::Run => {}
+                        Orders::Stop => ending = Some(Instant::now() + LAST_WORDS),
+                        Orders::Quit => return Ok(None),
+                    }
+                    continue;
+                }
+            };
+            match piece {
+                Some(Piece::Stdout(bytes)) => decoder.push(&bytes),
+                Some(Piece::Stderr(bytes)) => {
+                    debug!("node {}: {}", self.node, bytes.trim_ascii().escape_ascii());
+                }
+                Some(Piece::Ended(Err(why))) if !greeted => {
+                    bail!("sniff does not run in its pod: {}", why.escape_debug())
+                }
+                Some(Piece::Ended(Err(why))) => bail!("sniff has ended: {}", why.escape_debug()),
+                Some(Piece::Ended(Ok(()))) | None => {
+                    decoder.finish()?;
+                    bail!("sniff's pod has ended, packets may be missing");
+                }
+            }
+            while let Some(message) = decoder.next()? {
+                let update = match message {
+                    ToClient::End(end) => return Ok(Some(end)),
+                    ToClient::Hello(hello) => {
+                        ensure!(!greeted, "a second hello");
+                        greeted = true;
+                        self.let_end(made);
+                        Update::Hello(hello)
+                    }
+                    ToClient::Error(error) => Update::Error(error),
+                    _ if !greeted => bail!("no hello at the start"),
+                    ToClient::Packets(blocks) => Update::Packets(blocks),
+                    ToClient::Event(event) => Update::Event(event),
+                    ToClient::Stats(stats) => Update::Stats(stats),
+                };
+                self.tell(update).await;
+            }
+        }
+    }
+
+    /// From now on the short-lived pod needs nobody to go away.
+    fn let_end(&self, made: Option<&AgentPod>) {
+        let Some(pod) = made.cloned() else { return };
+        let common = Arc::clone(&self.common);
+        tokio::spawn(async move {
+            if let Err(error) = common.cluster.let_agent_end(&pod, common.lifetime).await {
+                warn!("pod {}/{} stays until it is removed: {error:#}", pod.namespace, pod.name);
+            }
+        });
+    }
+
+    async fn tell(&self, update: Update) {
+        // The capture is over when nobody listens.
+        let _ = self.updates.send((self.number, update)).await;
+    }
+}
+
+/// The short-lived pod for a node, when there is an image.
+pub fn wanted(common: &Common, node: &str) -> Option<Wanted> {
+    Some(Wanted {
+        node: node.into(),
+        namespace: common.session_namespace.clone(),
+        image: common.image.clone()?,
+        who: common.who.clone(),
+        what: common.what.clone(),
+        lifetime: common.lifetime,
+    })
+}
+
+/// Says what there is to say, and gives signs of life; returns only when that fails.
+async fn speak(
+    mut input: Input,
+    hello: ToNode,
+    mut changes: mpsc::UnboundedReceiver<ToNode>,
+    mut orders: watch::Receiver<Orders>,
+) -> anyhow::Error {
+    let mut first = PREFACE.to_vec();
+    let spoken = async {
+        encode(&hello, &mut first)?;
+        write(&mut input, &first).await?;
+        let mut alive = interval(KEEP_ALIVE);
+        alive.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut is_stopped = false;
+        loop {
+            let message = tokio::select! {
+                Some(change) = changes.recv() => change,
+                _ = alive.tick() => ToNode::KeepAlive,
+                Ok(_) = orders.wait_for(|orders| *orders != Orders::Run), if !is_stopped => {
+                    is_stopped = true;
+                    ToNode::Stop
+                }
+            };
+            let mut frame = Vec::new();
+            encode(&message, &mut frame)?;
+            write(&mut input, &frame).await?;
+        }
+    };
+    let outcome: Result<()> = spoken.await;
+    outcome.err().unwrap_or_else(|| anyhow!("the connection was cut"))
+}
+
+async fn write(input: &mut Input, bytes: &[u8]) -> Result<()> {
+    let limit = Duration::from_secs(LEASE_SECONDS.into());
+    let written = timeout(limit, input.write(bytes)).await;
+    written.context("nothing is taken any more")?.context("the connection was cut")
+}

@@ -1,0 +1,20 @@
+//! Everything that speaks to the Kubernetes API.
+//!
+//! [`Kubernetes`] is what `sniff` asks on a node. [`Cluster`] is what `kubectl sniff` works with: it finds pods and
+//! follows them (`pods`), runs commands in them (`exec`), and makes and removes the pods that capture (`agent`).
+
+mod access;
+pub mod agent;
+mod cluster;
+mod exec;
+mod node;
+mod pods;
+
+pub use access::{Permission, ServerVersion};
+pub use cluster::{Cluster, Forbidden, Request};
+pub use exec::{Input, Output, Piece, Process};
+pub use node::{Kubernetes, Pod};
+pub use pods::{By, Change, Follow, NodeFacts, Selection, Workload, follow};
+
+#[cfg(all(test, target_os = "linux"))]
+pub(crate) use node::testing;

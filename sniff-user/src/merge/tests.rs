@@ -1,0 +1,301 @@
+//! Whatever comes in whatever pieces at whatever time: each packet comes out once, with its interface, in order.
+
+use std::collections::HashMap;
+
+use pcap_parser::{Block, parse_block_le};
+use sniff_common::epb;
+
+use super::*;
+use crate::pcapng::{InterfaceDescription, InterfaceStatistics, LinkType};
+
+/// What an independent reader finds in a merged stream: names of interfaces, packets, and statistics.
+#[derive(Default)]
+struct Read {
+    names: Vec<String>,
+    packets: Vec<(String, u64, Vec<u8>)>,
+    dropcounts: Vec<u64>,
+    statistics: Vec<(String, u64)>,
+}
+
+fn header() -> SectionHeader {
+    SectionHeader { application: "test".into(), ..SectionHeader::default() }
+}
+
+fn section() -> Vec<u8> {
+    let mut out = Vec::new();
+    header().write(&mut out);
+    out
+}
+
+fn interface(name: &str) -> Vec<u8> {
+    let mut out = Vec::new();
+    let description = InterfaceDescription {
+        link_type: LinkType::Ethernet,
+        snaplen: 0,
+        name: name.into(),
+        description: None,
+        comment: None,
+        ipv4: Vec::new(),
+        ipv6: Vec::new(),
+        mac: None,
+        filter: None,
+        os: None,
+        hardware: None,
+    };
+    description.write(&mut out);
+    out
+}
+
+/// A packet that lost `dropcount` before it.
+fn packet_after(dropcount: u64, interface: u32, time: u64, data: &[u8]) -> Vec<u8> {
+    let padded = data.len().next_multiple_of(4);
+    let len = (epb::DATA_OFFSET + padded + 12 + 4 + 4) as u32;
+    let mut out = Vec::new();
+    let words = [
+        epb::BLOCK_TYPE,
+        len,
+        interface,
+        (time >> 32) as u32,
+        time as u32,
+        data.len() as u32,
+        data.len() as u32,
+    ];
+    words.iter().for_each(|word| out.extend(word.to_ne_bytes()));
+    out.extend(data);
+    out.resize(epb::DATA_OFFSET + padded, 0);
+    out.extend(4_u16.to_ne_bytes());
+    out.extend(8_u16.to_ne_bytes());
+    out.extend(dropcount.to_ne_bytes());
+    out.extend([0; 4]);
+    out.extend(len.to_ne_bytes());
+    out
+}
+
+fn packet(interface: u32, time: u64, data: &[u8]) -> Vec<u8> {
+    packet_after(0, interface, time, data)
+}
+
+fn statistics(interface: u32, osdrop: u64) -> Vec<u8> {
+    let mut out = Vec::new();
+    InterfaceStatistics { interface, osdrop: Some(osdrop), ..InterfaceStatistics::default() }.write(&mut out);
+    out
+}
+
+fn read(mut rest: &[u8]) -> Read {
+    let mut read = Read::default();
+    let mut sections = 0;
+    while !rest.is_empty() {
+        let (after, block) = parse_block_le(rest).expect("a whole block");
+        match block {
+            Block::SectionHeader(_) => sections += 1,
+            Block::InterfaceDescription(block) => {
+                read.names.push(block.if_name().unwrap().unwrap().to_owned());
+            }
+            Block::EnhancedPacket(block) => {
+                let name = read.names[block.if_id as usize].clone();
+                let time = u64::from(block.ts_high) << 32 | u64::from(block.ts_low);
+                read.packets.push((name, time, block.data[..block.caplen as usize].to_vec()));
+                read.dropcounts.push(block.options[0].as_u64_le().unwrap());
+            }
+            Block::InterfaceStatistics(block) => {
+                let osdrop = block.isb_osdrop().unwrap().unwrap();
+                read.statistics.push((read.names[block.if_id as usize].clone(), osdrop));
+            }
+            other => panic!("{other:?}"),
+        }
+        rest = after;
+    }
+    assert_eq!(sections, 1);
+    read
+}
+
+fn merger(out: &mut Vec<u8>) -> Merger {
+    Merger::new(&header(), None, out)
+}
+
+#[test]
+fn a_single_stream_goes_through_at_once() {
+    let (mut out, now) = (Vec::new(), Instant::now());
+    let mut merger = merger(&mut out);
+    let id = merger.join();
+    let stream =
+        [section(), interface("a"), packet_after(7, 0, 5, b"x"), packet(0, 3, b"y"), statistics(0, 9)];
+    merger.push(id, stream.concat().into(), now, &mut out).unwrap();
+    merger.write_due(now, &mut out);
+    assert_eq!(out, stream.concat(), "byte for byte");
+    assert_eq!((merger.written(), merger.late(), merger.due()), (2, 0, None));
+}
+
+#[test]
+fn packets_wait_for_the_other_stream_but_not_for_long() {
+    let (mut out, start) = (Vec::new(), Instant::now());
+    let mut merger = merger(&mut out);
+    let [a, b] = [merger.join(), merger.join()];
+    merger
+        .push(a, [section(), interface("a"), packet(0, 10, b"a")].concat().into(), start, &mut out)
+        .unwrap();
+    merger.write_due(start, &mut out);
+    assert_eq!(merger.written(), 0, "b may still send an older one");
+    merger.push(b, [section(), interface("b"), packet(0, 9, b"b")].concat().into(), start, &mut out).unwrap();
+    merger.write_due(start, &mut out);
+    assert_eq!(merger.written(), 1, "that of b; b may still send one between");
+    assert_eq!(merger.due(), Some(start + HOLD));
+    merger.write_due(start + HOLD, &mut out);
+    let read = read(&out);
+    assert_eq!(read.names, ["a", "b"]);
+    assert_eq!(read.packets, [("b".into(), 9, b"b".to_vec()), ("a".into(), 10, b"a".to_vec())]);
+}
+
+#[test]
+fn what_comes_too_late_is_written_at_once_and_counted() {
+    let (mut out, start) = (Vec::new(), Instant::now());
+    let mut merger = merger(&mut out);
+    let [a, b] = [merger.join(), merger.join()];
+    merger
+        .push(a, [section(), interface("a"), packet(0, 10, b"a")].concat().into(), start, &mut out)
+        .unwrap();
+    merger.write_due(start + HOLD, &mut out);
+    merger.push(b, [section(), interface("b"), packet(0, 9, b"b")].concat().into(), start, &mut out).unwrap();
+    merger.write_due(start + HOLD, &mut out);
+    assert_eq!((merger.written(), merger.late()), (2, 1));
+    assert_eq!(read(&out).packets.len(), 2);
+}
+
+#[test]
+fn a_stream_that_ended_is_not_waited_for() {
+    let (mut out, start) = (Vec::new(), Instant::now());
+    let mut merger = merger(&mut out);
+    let [a, b] = [merger.join(), merger.join()];
+    merger
+        .push(a, [section(), interface("a"), packet(0, 10, b"a")].concat().into(), start, &mut out)
+        .unwrap();
+    merger.end(b);
+    merger.write_due(start, &mut out);
+    assert_eq!(merger.written(), 1);
+}
+
+#[test]
+fn no_more_than_the_limit_is_held() {
+    let (mut out, now) = (Vec::new(), Instant::now());
+    let mut merger = merger(&mut out);
+    let [a, _silent] = [merger.join(), merger.join()];
+    merger.push(a, [section(), interface("a")].concat().into(), now, &mut out).unwrap();
+    let data = vec![0; 200_000];
+    for time in 0..1000 {
+        merger.push(a, packet(0, time, &data).into(), now, &mut out).unwrap();
+        merger.write_due(now, &mut out);
+        assert!(merger.held <= MAX_HELD);
+    }
+    let fits = MAX_HELD / packet(0, 0, &data).len();
+    assert_eq!(merger.written(), 1000 - fits as u64);
+}
+
+#[test]
+fn no_more_packets_are_written_than_wanted() {
+    let (mut out, now) = (Vec::new(), Instant::now());
+    let mut merger = Merger::new(&header(), Some(1), &mut out);
+    let a = merger.join();
+    let stream =
+        [section(), interface("a"), packet(0, 1, b"a"), packet(0, 2, b"b"), statistics(0, 3)].concat();
+    merger.push(a, stream.into(), now, &mut out).unwrap();
+    merger.write_due(now, &mut out);
+    assert!(merger.is_full());
+    let read = read(&out);
+    assert_eq!((read.packets.len(), read.statistics.len()), (1, 1));
+}
+
+#[test]
+fn garbage_is_refused_and_what_came_before_is_kept() {
+    let sections_twice = [section(), section()].concat();
+    let undescribed = [section(), interface("a"), packet(1, 1, b"x")].concat();
+    let mut lies = [section(), interface("a"), packet(0, 1, b"x")].concat();
+    let at = lies.len() - 4;
+    lies[at] ^= 4;
+    let mut swapped = section();
+    swapped[8..12].reverse();
+    let other = [section(), [10_u32, 12, 12].map(u32::to_ne_bytes).concat()].concat();
+    let cut = section()[..20].to_vec();
+    let microseconds = {
+        let mut interface = interface("a");
+        let at = interface.windows(4).position(|bytes| bytes == [9, 0, 1, 0]).unwrap();
+        interface[at + 4] = 6;
+        [section(), interface].concat()
+    };
+    for bad in
+        [sections_twice, undescribed, lies, swapped, other, cut, microseconds, interface("a"), vec![0; 3]]
+    {
+        let (mut out, now) = (Vec::new(), Instant::now());
+        let mut merger = merger(&mut out);
+        let [good, evil] = [merger.join(), merger.join()];
+        let stream = [section(), interface("good"), packet(0, 1, b"x")].concat();
+        merger.push(good, stream.into(), now, &mut out).unwrap();
+        merger.push(evil, bad.into(), now, &mut out).unwrap_err();
+        merger.end(evil);
+        merger.write_due(now, &mut out);
+        let read = read(&out);
+        assert_eq!(read.packets.len(), 1);
+    }
+}
+
+/// Streams made at random, in random pieces and at random times.
+#[test]
+fn every_packet_comes_out_once_and_in_order() {
+    for seed in 0..60 {
+        let mut random = fastrand::Rng::with_seed(seed);
+        let streams = random.usize(1..6);
+        let (mut out, mut now) = (Vec::new(), Instant::now());
+        let mut merger = merger(&mut out);
+        let ids: Vec<_> = (0..streams).map(|_| merger.join()).collect();
+        let mut sent = HashMap::new();
+        let mut queues: Vec<VecDeque<Bytes>> = Vec::new();
+        for stream in 0..streams {
+            let mut pieces = VecDeque::from([section()]);
+            let (mut interfaces, mut time) = (0, 1_000_000);
+            for number in 0..random.u64(0..200) {
+                if interfaces == 0 || random.u8(..) < 10 {
+                    pieces.push_back(interface(&format!("{stream}/{interfaces}")));
+                    interfaces += 1;
+                }
+                time += random.u64(0..1_000_000);
+                let (of, dropped) = (random.u32(0..interfaces), random.u64(0..5));
+                let data = [stream as u64, number].map(u64::to_ne_bytes).concat();
+                pieces.push_back(packet_after(dropped, of, time, &data));
+                sent.insert(data, (format!("{stream}/{of}"), time, dropped));
+            }
+            (0..interfaces).for_each(|id| pieces.push_back(statistics(id, u64::from(id) + 100)));
+            // Several blocks in a piece.
+            let mut joined = VecDeque::new();
+            while !pieces.is_empty() {
+                let n = random.usize(1..=pieces.len().min(9));
+                joined.push_back(Bytes::from(pieces.drain(..n).flatten().collect::<Vec<u8>>()));
+            }
+            queues.push(joined);
+        }
+        while queues.iter().any(|queue| !queue.is_empty()) {
+            let stream = random.usize(0..streams);
+            match queues[stream].pop_front() {
+                Some(blocks) => merger.push(ids[stream], blocks, now, &mut out).unwrap(),
+                None => merger.end(ids[stream]),
+            }
+            now += Duration::from_micros(random.u64(0..20_000));
+            merger.write_due(now, &mut out);
+            assert!(merger.due().is_none_or(|due| due > now), "nothing is held for longer");
+        }
+        merger.write_all(&mut out);
+
+        let read = read(&out);
+        assert_eq!(read.packets.len(), sent.len());
+        let (mut youngest, mut late) = (0, 0);
+        for ((name, time, data), dropcount) in read.packets.iter().zip(&read.dropcounts) {
+            let was = sent.remove(data).expect("each once");
+            assert_eq!((name.clone(), *time, *dropcount), was);
+            late += u64::from(*time < youngest);
+            youngest = youngest.max(*time);
+        }
+        assert_eq!(merger.late(), late);
+        assert!(read.statistics.iter().all(|(name, osdrop)| {
+            name.split_once('/').unwrap().1.parse::<u64>().unwrap() + 100 == *osdrop
+        }));
+        assert_eq!(read.statistics.len(), read.names.len());
+    }
+}
