@@ -8,6 +8,8 @@
 
 pub mod bpf;
 pub mod cgroup;
+pub mod client;
+pub mod cluster;
 pub mod cri;
 pub mod filter;
 pub mod frame;

@@ -9,6 +9,7 @@ mod bad_input;
 mod file;
 mod filter;
 mod kernel;
+mod kubectl;
 mod kubernetes_api;
 mod outputs;
 mod packaging;

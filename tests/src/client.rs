@@ -1,0 +1,194 @@
+//! `kubectl sniff` as a person runs it, away from all nodes.
+
+use std::{
+    ffi::OsString,
+    fs,
+    io::{BufRead as _, BufReader, Read as _},
+    os::unix::{fs::PermissionsExt as _, process::ExitStatusExt as _},
+    path::{Path, PathBuf},
+    process::{Child, Stdio},
+    sync::mpsc::{Receiver, channel},
+    thread::{self, JoinHandle},
+    time::{Duration, Instant},
+};
+
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use tempfile::TempDir;
+
+use crate::{cluster::Cluster, netns::tool, pcap, sniff, wait};
+
+/// How long anything may take.
+const PATIENCE: Duration = Duration::from_secs(40);
+
+/// A started `kubectl sniff`; killed on drop.
+#[derive(Debug)]
+pub struct Client {
+    child: Child,
+    stderr: Receiver<String>,
+    said: Vec<String>,
+    stdout: Option<JoinHandle<Vec<u8>>>,
+    folder: TempDir,
+    began: Instant,
+}
+
+/// How it ended.
+#[derive(Debug)]
+pub struct Outcome {
+    /// Its exit code; `None` when a signal ended it.
+    pub code: Option<i32>,
+    /// All that it wrote to stdout.
+    pub stdout: Vec<u8>,
+    /// Lines on stderr.
+    pub stderr: Vec<String>,
+    folder: TempDir,
+}
+
+impl Client {
+    /// Starts it with a kubeconfig of the cluster. `FILE` among the arguments is a file of its own.
+    pub fn start(cluster: &Cluster, args: &[&str]) -> Self {
+        Self::start_with(cluster, args, |_| {})
+    }
+
+    /// Starts it with a Wireshark on its PATH that writes what it gets to the file, and its arguments beside.
+    pub fn start_with_wireshark(cluster: &Cluster, args: &[&str], reads: &str) -> Self {
+        Self::start_with(cluster, args, |folder| {
+            let (script, file) = (folder.join("wireshark"), folder.join("file"));
+            let text =
+                format!("#!/bin/sh\nprintf '%s\\n' \"$@\" > {0}.args\nexec {reads} > {0}\n", file.display());
+            fs::write(&script, text).expect("a script");
+            fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).expect("a script");
+        })
+    }
+
+    fn start_with(cluster: &Cluster, args: &[&str], prepare: impl FnOnce(&Path)) -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        let config = folder.path().join("config");
+        fs::write(&config, cluster.kubeconfig()).expect("a kubeconfig");
+        prepare(folder.path());
+        let file = folder.path().join("file");
+        let args =
+            args.iter().map(|arg| if *arg == "FILE" { file.clone().into() } else { OsString::from(arg) });
+        let mut command = tool(sniff::binary().with_file_name("kubectl-sniff"));
+        let path = format!("{}:/usr/bin:/bin", folder.path().display());
+        command
+            .args(args)
+            .env("KUBECONFIG", config)
+            .env("PATH", path)
+            .env("DISPLAY", ":none")
+            .env("USER", "jane");
+        let began = Instant::now();
+        let mut child = command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("kubectl-sniff");
+        let (sender, stderr) = channel();
+        let lines = BufReader::new(child.stderr.take().expect("a pipe")).lines();
+        thread::spawn(move || lines.map_while(Result::ok).try_for_each(|line| sender.send(line)));
+        let mut pipe = child.stdout.take().expect("a pipe");
+        let stdout = thread::spawn(move || {
+            let mut all = Vec::new();
+            pipe.read_to_end(&mut all).expect("a pipe");
+            all
+        });
+        Self { child, stderr, said: Vec::new(), stdout: Some(stdout), folder, began }
+    }
+
+    /// Waits until it says something with `part` in it, from now on or before, and returns that line.
+    pub fn wait_for(&mut self, part: &str) -> String {
+        if let Some(line) = self.said.iter().find(|line| line.contains(part)) {
+            return line.clone();
+        }
+        let deadline = Instant::now() + PATIENCE;
+        while let Ok(line) = self.stderr.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+            self.said.push(line.clone());
+            if line.contains(part) {
+                return line;
+            }
+        }
+        panic!("waited in vain for {part:?}: {:#?}", self.said);
+    }
+
+    /// Time since it was started.
+    pub fn age(&self) -> Duration {
+        self.began.elapsed()
+    }
+
+    /// The file that stands for `FILE`.
+    pub fn file(&self) -> PathBuf {
+        self.folder.path().join("file")
+    }
+
+    /// Sends it a signal.
+    pub fn signal(&self, signal: Signal) {
+        let pid = Pid::from_raw(self.child.id().try_into().expect("a PID"));
+        kill(pid, signal).expect("a process of ours");
+    }
+
+    /// Ends it as Ctrl-C does.
+    pub fn stop(self) -> Outcome {
+        self.signal(Signal::SIGINT);
+        self.outcome()
+    }
+
+    /// Waits for its end.
+    pub fn outcome(mut self) -> Outcome {
+        let status = wait::exit_within(&mut self.child, PATIENCE);
+        let Some(status) = status else {
+            self.said.extend(self.stderr.try_iter());
+            panic!("it does not end: {:#?}", self.said);
+        };
+        let stdout = self.stdout.take().expect("once").join().expect("no panic");
+        let mut stderr = std::mem::take(&mut self.said);
+        stderr.extend(self.stderr.iter());
+        assert!(
+            status.signal().is_none_or(|signal| signal == Signal::SIGKILL as i32),
+            "{status}: {stderr:#?}"
+        );
+        let folder = std::mem::replace(&mut self.folder, tempfile::tempdir().expect("a folder"));
+        Outcome { code: status.code(), stdout, stderr, folder }
+    }
+}
+
+impl Drop for Client {
+    fn drop(&mut self) {
+        // It may have ended.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Outcome {
+    /// The file that stands for `FILE`.
+    pub fn file(&self) -> pcap::PcapNg {
+        pcap::read_pcapng(&self.path())
+    }
+
+    /// Its path.
+    pub fn path(&self) -> PathBuf {
+        self.folder.path().join("file")
+    }
+
+    /// Whether it said something with `part` in it.
+    pub fn said(&self, part: &str) -> bool {
+        self.stderr.iter().any(|line| line.contains(part))
+    }
+
+    /// Checks that it ended well.
+    #[track_caller]
+    pub fn assert_success(&self) {
+        assert_eq!(self.code, Some(0), "{:#?}", self.stderr);
+    }
+
+    /// Checks that it failed, and said all of `parts` in one line.
+    #[track_caller]
+    pub fn assert_failure(&self, parts: &[&str]) {
+        assert_eq!(self.code, Some(1), "{:#?}", self.stderr);
+        let said = self.stderr.iter().any(|line| parts.iter().all(|part| line.contains(part)));
+        assert!(said, "no line with {parts:?}: {:#?}", self.stderr);
+    }
+}

@@ -1,0 +1,592 @@
+//! A Kubernetes API on loopback whose nodes are machines of the tests: what `kubectl sniff` asks of a cluster, answered
+//! as the real one does.
+//!
+//! | What | As described in |
+//! |---|---|
+//! | get, list, create and delete of objects; label and field selectors | "Kubernetes API Concepts"; "Labels and Selectors"; "Field Selectors" |
+//! | watches: chunked JSON lines from a `resourceVersion` on; `410 Gone` for one that is forgotten, as an answer and as an `ERROR` event | "Kubernetes API Concepts", "Efficient detection of changes", "410 Gone responses" |
+//! | refusals as `Status` objects; RBAC's words | "Kubernetes API Concepts"; "Using RBAC Authorization" |
+//! | `SelfSubjectAccessReview` | API reference, `authorization.k8s.io/v1` |
+//! | PodSecurity refuses with 403 and says `violates PodSecurity` | "Pod Security Admission" |
+//! | exec: `GET …/pods/NAME/exec`, asked of RBAC as `create pods/exec`, over a WebSocket in `v5.channel.k8s.io` | kubernetes, `apimachinery/pkg/util/remotecommand/constants.go`, `websocket.go` |
+//! | deletion: SIGTERM, the grace period, SIGKILL; a pod goes when its processes have; a later delete may shorten the period | "Pod Lifecycle", "Termination of Pods" |
+//!
+//! Commands run as processes of the node's machine, outside any container: the program under test finds there what it
+//! would find from its privileged pod.
+
+mod exec;
+mod http;
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    net::{Shutdown, SocketAddr, TcpListener, TcpStream},
+    os::fd::AsRawFd as _,
+    sync::{Arc, Condvar, Mutex, MutexGuard},
+    thread::{self, JoinHandle},
+    time::{Duration, Instant},
+};
+
+use k8s_openapi::api::core::v1;
+use nix::{
+    sys::{
+        signal::{Signal, kill},
+        socket,
+    },
+    unistd::Pid,
+};
+use serde_json::{Value, json};
+
+use crate::{
+    cgroup::random_uuid,
+    netns::{Netns, tool},
+    sniff,
+};
+
+/// Between two pings of a watch's own clock.
+const TICK: Duration = Duration::from_millis(20);
+
+/// The API server; ended on drop.
+#[derive(Debug)]
+pub struct Cluster {
+    address: SocketAddr,
+    listener: Arc<TcpListener>,
+    shared: Arc<Shared>,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// What a user may not do. `pods/exec` and the like are resources.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Denial {
+    /// Such as `list`.
+    pub verb: &'static str,
+    /// Such as `pods`.
+    pub resource: &'static str,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    ended: bool,
+    version: u64,
+    /// Versions up to this one are not known any more.
+    forgotten: u64,
+    /// By resource, namespace and name.
+    objects: BTreeMap<Key, Value>,
+    history: Vec<(u64, &'static str, Key, Value)>,
+    denials: Vec<Denial>,
+    /// The namespace that lets no privileged pods in.
+    restricted: Option<String>,
+    nodes: HashMap<String, Netns>,
+    /// How long a pod takes to start.
+    pod_start: Duration,
+    /// What was asked, as `verb resource namespace/name`.
+    log: Vec<String>,
+    execs: Vec<TcpStream>,
+    /// Whether exec's connections carry nothing any more, without being closed.
+    frozen: bool,
+}
+
+type Key = (String, String, String);
+
+/// A request, taken apart.
+#[derive(Debug)]
+struct Asked {
+    verb: &'static str,
+    resource: String,
+    namespace: String,
+    name: String,
+    query: Vec<(String, String)>,
+    body: Value,
+}
+
+/// Why something is refused.
+struct Refusal {
+    code: u16,
+    reason: &'static str,
+    message: String,
+}
+
+impl Cluster {
+    /// A cluster with these nodes.
+    pub fn start<'a>(nodes: impl IntoIterator<Item = (&'a str, &'a Netns)>) -> Self {
+        let listener = Arc::new(TcpListener::bind("127.0.0.1:0").expect("a listener"));
+        let address = listener.local_addr().expect("a bound address");
+        let shared = Arc::new(Shared::default());
+        let cluster = {
+            let (listener, shared) = (Arc::clone(&listener), Arc::clone(&shared));
+            let serving = Arc::clone(&listener);
+            let thread = thread::spawn(move || {
+                // It fails once the listener is shut down.
+                while let Ok((stream, _)) = serving.accept() {
+                    let shared = Arc::clone(&shared);
+                    thread::spawn(move || http::serve(stream, &shared));
+                }
+            });
+            (listener, thread)
+        };
+        let (listener, thread) = cluster;
+        let this = Self { address, listener, shared, thread: Some(thread) };
+        for (name, netns) in nodes {
+            this.state().nodes.insert(name.to_owned(), netns.clone());
+            let info = json!({"kernelVersion": "6.18.0-test", "operatingSystem": "linux"});
+            this.put("nodes", "", name, json!({"metadata": {"name": name}, "status": {"nodeInfo": info}}));
+        }
+        for namespace in ["default", "shop", "sniff", "tools"] {
+            this.put("namespaces", "", namespace, json!({"metadata": {"name": namespace, "labels": {}}}));
+        }
+        this
+    }
+
+    /// A kubeconfig that leads here. (JSON is YAML.)
+    pub fn kubeconfig(&self) -> String {
+        let context = json!({ "cluster": "test", "user": "test", "namespace": "tools" });
+        json!({
+            "apiVersion": "v1",
+            "kind": "Config",
+            "clusters": [{ "name": "test", "cluster": { "server": format!("http://{}", self.address) } }],
+            "users": [{ "name": "test", "user": {} }],
+            "contexts": [{ "name": "test", "context": context }],
+            "current-context": "test",
+        })
+        .to_string()
+    }
+
+    /// Lets there be a pod that runs on a node.
+    pub fn add_pod(&self, namespace: &str, name: &str, uid: &str, node: &str, labels: &Value) {
+        self.put(
+            "pods",
+            namespace,
+            name,
+            json!({
+                "metadata": {"namespace": namespace, "name": name, "uid": uid, "labels": labels},
+                "spec": {"nodeName": node, "containers": [{"name": "app"}]},
+                "status": {"phase": "Running"},
+            }),
+        );
+    }
+
+    /// Lets the pod of sniff's DaemonSet run on a node.
+    pub fn add_agent(&self, node: &str) {
+        let name = format!("sniff-{node}");
+        let labels = json!({"app.kubernetes.io/name": "sniff"});
+        self.put(
+            "pods",
+            "sniff",
+            &name,
+            json!({
+                "metadata": {"namespace": "sniff", "name": name, "uid": random_uuid(), "labels": labels},
+                "spec": {"nodeName": node, "hostPID": true, "containers": [{"name": "sniff"}]},
+                "status": running(),
+            }),
+        );
+    }
+
+    /// Lets there be any object; one of the same name is replaced.
+    pub fn put(&self, resource: &str, namespace: &str, name: &str, object: Value) {
+        let key = (resource.to_owned(), namespace.to_owned(), name.to_owned());
+        self.state().put(key, object);
+        self.shared.changed.notify_all();
+    }
+
+    /// Removes a pod.
+    pub fn remove_pod(&self, namespace: &str, name: &str) {
+        self.state().remove(&("pods".to_owned(), namespace.to_owned(), name.to_owned()));
+        self.shared.changed.notify_all();
+    }
+
+    /// Takes rights away.
+    pub fn deny(&self, verb: &'static str, resource: &'static str) {
+        self.state().denials.push(Denial { verb, resource });
+    }
+
+    /// Lets no privileged pods into a namespace.
+    pub fn restrict(&self, namespace: &str) {
+        self.state().restricted = Some(namespace.to_owned());
+        let labels = json!({"pod-security.kubernetes.io/enforce": "restricted"});
+        self.put("namespaces", "", namespace, json!({"metadata": {"name": namespace, "labels": labels}}));
+    }
+
+    /// Makes new pods take this long to start.
+    pub fn set_pod_start(&self, time: Duration) {
+        self.state().pod_start = time;
+    }
+
+    /// Forgets all versions so far: watches that go on from one get 410.
+    pub fn forget_versions(&self) {
+        let mut state = self.state();
+        state.version += 1;
+        state.forgotten = state.version;
+        drop(state);
+        self.shared.changed.notify_all();
+    }
+
+    /// Closes all connections of exec.
+    pub fn cut_execs(&self) {
+        for stream in self.state().execs.drain(..) {
+            // The other end may have closed it already.
+            let _ = stream.shutdown(Shutdown::Both);
+        }
+    }
+
+    /// From now on exec's connections carry nothing, and nobody is told.
+    pub fn freeze_execs(&self) {
+        self.state().frozen = true;
+    }
+
+    /// Names of the pods in a namespace.
+    pub fn pods(&self, namespace: &str) -> Vec<String> {
+        let state = self.state();
+        let pods = state.objects.keys().filter(|(resource, its, _)| resource == "pods" && its == namespace);
+        pods.map(|(_, _, name)| name.clone()).collect()
+    }
+
+    /// A pod, as it is stored.
+    pub fn pod(&self, namespace: &str, name: &str) -> Option<Value> {
+        let key = ("pods".to_owned(), namespace.to_owned(), name.to_owned());
+        self.state().objects.get(&key).cloned()
+    }
+
+    /// What was asked so far, as `verb resource namespace/name`.
+    pub fn log(&self) -> Vec<String> {
+        self.state().log.clone()
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.shared.lock()
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        self.state().ended = true;
+        self.shared.changed.notify_all();
+        self.cut_execs();
+        // If there is nothing to shut down, the thread has ended.
+        let _ = socket::shutdown(self.listener.as_raw_fd(), socket::Shutdown::Both);
+        let _ = self.thread.take().map(JoinHandle::join);
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().expect("no test thread has panicked with it")
+    }
+
+    /// The answer to anything but a watch and an exec.
+    fn answer(self: &Arc<Self>, asked: &Asked) -> Result<(u16, Value), Refusal> {
+        let Asked { verb, resource, namespace, name, body, .. } = asked;
+        self.lock().log.push(format!("{verb} {resource} {namespace}/{name}"));
+        if resource == "version" {
+            let info = json!({"major": "1", "minor": "36", "gitVersion": "v1.36.0", "gitCommit": "", "gitTreeState": "",
+                "buildDate": "", "goVersion": "", "compiler": "", "platform": ""});
+            return Ok((200, info));
+        }
+        if resource == "selfsubjectaccessreviews" {
+            return Ok((201, self.review(body)));
+        }
+        self.lock().check(asked)?;
+        let key = (resource.clone(), namespace.clone(), name.clone());
+        match *verb {
+            "get" => {
+                self.lock().objects.get(&key).cloned().map(|it| (200, it)).ok_or_else(|| asked.not_found())
+            }
+            "list" => Ok((200, self.lock().list(asked))),
+            "create" if resource == "pods" => self.create_pod(namespace, body.clone()).map(|pod| (201, pod)),
+            "delete" if resource == "pods" => self.delete_pod(&key, body).ok_or_else(|| asked.not_found()),
+            _ => {
+                Err(Refusal { code: 405, reason: "MethodNotAllowed", message: format!("{verb} {resource}") })
+            }
+        }
+    }
+
+    fn review(&self, review: &Value) -> Value {
+        let asked = &review["spec"]["resourceAttributes"];
+        let text = |key: &str| asked[key].as_str().unwrap_or_default().to_owned();
+        let resource = match text("subresource") {
+            sub if sub.is_empty() => text("resource"),
+            sub => format!("{}/{sub}", text("resource")),
+        };
+        let verb = text("verb");
+        let denied = self.lock().denials.iter().any(|it| it.verb == verb && it.resource == resource);
+        json!({"apiVersion": "authorization.k8s.io/v1", "kind": "SelfSubjectAccessReview", "spec": review["spec"],
+            "status": {"allowed": !denied}})
+    }
+
+    /// Creates a pod, and plays its node's kubelet.
+    fn create_pod(self: &Arc<Self>, namespace: &str, mut pod: Value) -> Result<Value, Refusal> {
+        let typed: v1::Pod = serde_json::from_value(pod.clone()).map_err(|error| Refusal {
+            code: 400,
+            reason: "BadRequest",
+            message: error.to_string(),
+        })?;
+        let spec = typed.spec.expect("a spec");
+        let mut state = self.lock();
+        let prefix = typed.metadata.generate_name.unwrap_or_default();
+        let name = typed.metadata.name.unwrap_or_else(|| format!("{prefix}{}", &random_uuid()[..5]));
+        let privileged = |container: &v1::Container| {
+            container.security_context.as_ref().is_some_and(|it| it.privileged == Some(true))
+        };
+        if state.restricted.as_deref() == Some(namespace) && spec.containers.iter().any(privileged) {
+            let message = format!(
+                "pods \"{name}\" is forbidden: violates PodSecurity \"restricted:latest\": privileged"
+            );
+            return Err(Refusal { code: 403, reason: "Forbidden", message });
+        }
+        let is_missing = spec.containers[0].image.as_deref() == Some("missing");
+        let why = if is_missing { "ImagePullBackOff" } else { "ContainerCreating" };
+        let waiting = json!({"waiting": {"reason": why, "message": "test"}});
+        pod["metadata"]["name"] = json!(name);
+        pod["metadata"]["namespace"] = json!(namespace);
+        pod["metadata"]["uid"] = json!(random_uuid());
+        pod["status"] = json!({"phase": "Pending", "containerStatuses": [container_status(&waiting)]});
+        let key = ("pods".to_owned(), namespace.to_owned(), name);
+        let pod = state.put(key.clone(), pod);
+        let node = state.nodes.get(spec.node_name.as_deref().unwrap_or_default()).cloned();
+        let delay = state.pod_start;
+        drop(state);
+        self.changed.notify_all();
+        if let (Some(node), false) = (node, is_missing) {
+            let shared = Arc::clone(self);
+            thread::spawn(move || shared.run_pod(&key, &node, &spec.containers[0], delay));
+        }
+        Ok(pod)
+    }
+
+    /// The main process of a pod, from its start to its end.
+    fn run_pod(&self, key: &Key, node: &Netns, container: &v1::Container, delay: Duration) {
+        thread::sleep(delay);
+        if self.lock().ended || !self.lock().objects.contains_key(key) {
+            return;
+        }
+        let words = container.command.iter().chain(&container.args).flatten();
+        let words: Vec<&str> = words.map(String::as_str).collect();
+        let mut command = command(&words, key).expect("sniff");
+        command.stdin(std::process::Stdio::null()).stdout(std::process::Stdio::null());
+        let mut child = node.spawn(command.stderr(std::process::Stdio::null()));
+        self.change(key, |pod| {
+            pod["status"] = running();
+            pod["status"]["pid"] = json!(child.id());
+        });
+        let mut killed = false;
+        while child.try_wait().expect("a child of ours").is_none() {
+            let state = self.lock();
+            let due = state.objects.get(key).and_then(|pod| pod["status"]["killAt"].as_u64());
+            let ended = state.ended;
+            drop(state);
+            if !killed && (ended || due.is_some_and(|due| due <= now_ms())) {
+                killed = true;
+                // It may end at this very moment.
+                let _ = child.kill();
+            }
+            thread::sleep(TICK);
+        }
+        let mut state = self.lock();
+        let is_deleted =
+            state.objects.get(key).is_none_or(|pod| !pod["metadata"]["deletionTimestamp"].is_null());
+        if is_deleted {
+            state.remove(key);
+        } else if let Some(mut pod) = state.objects.get(key).cloned() {
+            pod["status"] = json!({"phase": "Succeeded"});
+            state.put(key.clone(), pod);
+        }
+        drop(state);
+        self.changed.notify_all();
+    }
+
+    /// Deletes a pod: at once when it has no process here, otherwise by its grace period.
+    fn delete_pod(&self, key: &Key, options: &Value) -> Option<(u16, Value)> {
+        let mut state = self.lock();
+        let mut pod = state.objects.get(key)?.clone();
+        let Some(pid) = pod["status"]["pid"].as_u64() else {
+            state.remove(key);
+            drop(state);
+            self.changed.notify_all();
+            return Some((200, pod));
+        };
+        let grace = options["gracePeriodSeconds"].as_u64().unwrap_or(30);
+        let until = now_ms() + grace * 1000;
+        let shortest = pod["status"]["killAt"].as_u64().map_or(until, |before| before.min(until));
+        pod["status"]["killAt"] = json!(shortest);
+        pod["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
+        pod["metadata"]["deletionGracePeriodSeconds"] = json!(grace);
+        let pod = state.put(key.clone(), pod);
+        drop(state);
+        self.changed.notify_all();
+        // It may have ended.
+        let _ = kill(Pid::from_raw(pid.try_into().expect("a PID")), Signal::SIGTERM);
+        Some((200, pod))
+    }
+
+    fn change(&self, key: &Key, change: impl FnOnce(&mut Value)) {
+        let mut state = self.lock();
+        if let Some(mut object) = state.objects.get(key).cloned() {
+            change(&mut object);
+            state.put(key.clone(), object);
+        }
+        drop(state);
+        self.changed.notify_all();
+    }
+
+    /// The events of a watch after `version`, once there are any; `None` when the version is forgotten.
+    fn events_after(&self, version: u64, asked: &Asked) -> Option<(u64, Vec<Value>)> {
+        let state = self.lock();
+        let (state, _) = self
+            .changed
+            .wait_timeout_while(state, Duration::from_secs(1), |state| {
+                !state.ended && state.version <= version
+            })
+            .expect("no test thread has panicked with it");
+        if version < state.forgotten {
+            return None;
+        }
+        let new = state.history.iter().filter(|(at, _, key, object)| {
+            *at > version && key.0 == asked.resource && asked.selects(&key.1, object)
+        });
+        let events = new.map(|(_, kind, _, object)| json!({"type": kind, "object": object})).collect();
+        Some((state.version, events))
+    }
+}
+
+impl State {
+    fn put(&mut self, key: Key, mut object: Value) -> Value {
+        self.version += 1;
+        let (api, kind) = kind(&key.0);
+        object["apiVersion"] = json!(api);
+        object["kind"] = json!(kind);
+        object["metadata"]["resourceVersion"] = json!(self.version.to_string());
+        let event = if self.objects.contains_key(&key) { "MODIFIED" } else { "ADDED" };
+        self.objects.insert(key.clone(), object.clone());
+        self.history.push((self.version, event, key, object.clone()));
+        object
+    }
+
+    fn remove(&mut self, key: &Key) {
+        if let Some(mut object) = self.objects.remove(key) {
+            self.version += 1;
+            object["metadata"]["resourceVersion"] = json!(self.version.to_string());
+            self.history.push((self.version, "DELETED", key.clone(), object));
+        }
+    }
+
+    fn list(&self, asked: &Asked) -> Value {
+        let (api, kind) = kind(&asked.resource);
+        let of_resource = self.objects.iter().filter(|(key, _)| key.0 == asked.resource);
+        let items: Vec<&Value> = of_resource
+            .filter(|(key, object)| asked.selects(&key.1, object))
+            .map(|(_, object)| object)
+            .collect();
+        json!({"apiVersion": api, "kind": format!("{kind}List"), "items": items,
+            "metadata": {"resourceVersion": self.version.to_string()}})
+    }
+
+    /// RBAC.
+    fn check(&self, asked: &Asked) -> Result<(), Refusal> {
+        let Asked { verb, resource, namespace, name, .. } = asked;
+        if !self.denials.iter().any(|denial| denial.verb == *verb && denial.resource == resource) {
+            return Ok(());
+        }
+        let scope = match namespace.as_str() {
+            "" => "at the cluster scope".to_owned(),
+            namespace => format!("in the namespace \"{namespace}\""),
+        };
+        let object = if name.is_empty() { String::new() } else { format!(" \"{name}\"") };
+        let message = format!(
+            "{resource}{object} is forbidden: User \"jane\" cannot {verb} resource \"{resource}\" in API group \"\" {scope}"
+        );
+        Err(Refusal { code: 403, reason: "Forbidden", message })
+    }
+}
+
+impl Asked {
+    fn parameter(&self, key: &str) -> Option<&str> {
+        self.query.iter().find(|(its, _)| its == key).map(|(_, value)| value.as_str())
+    }
+
+    fn not_found(&self) -> Refusal {
+        let Self { resource, name, .. } = self;
+        Refusal { code: 404, reason: "NotFound", message: format!("{resource} \"{name}\" not found") }
+    }
+
+    /// Whether the namespace and the selectors let an object through.
+    fn selects(&self, namespace: &str, object: &Value) -> bool {
+        let in_namespace = self.namespace.is_empty() || self.namespace == namespace;
+        let fields = self.parameter("fieldSelector").unwrap_or_default();
+        let labels = self.parameter("labelSelector").unwrap_or_default();
+        in_namespace && fields_match(fields, object) && labels_match(labels, &object["metadata"]["labels"])
+    }
+}
+
+fn fields_match(selector: &str, object: &Value) -> bool {
+    selector.split(',').filter(|term| !term.is_empty()).all(|term| {
+        let (field, value) = term.split_once('=').expect("FIELD=VALUE");
+        let found = field.split('.').fold(object, |object, step| &object[step]);
+        found.as_str().unwrap_or_default() == value.trim_start_matches('=')
+    })
+}
+
+/// Terms are `KEY=VALUE`, `KEY!=VALUE`, `KEY` and `!KEY`.
+fn labels_match(selector: &str, labels: &Value) -> bool {
+    selector.split(',').filter(|term| !term.is_empty()).all(|term| {
+        let label = |key: &str| labels[key].as_str().map(str::to_owned);
+        if let Some((key, value)) = term.split_once("!=") {
+            label(key).as_deref() != Some(value)
+        } else if let Some((key, value)) = term.split_once('=') {
+            label(key).as_deref() == Some(value.trim_start_matches('='))
+        } else if let Some(key) = term.strip_prefix('!') {
+            label(key).is_none()
+        } else {
+            label(term).is_some()
+        }
+    })
+}
+
+/// A command of a container: the program under test, whatever its path there, or nothing.
+fn command(words: &[&str], pod: &Key) -> Option<std::process::Command> {
+    let (&program, args) = words.split_first()?;
+    if program != "sniff" {
+        return None;
+    }
+    let mut command = tool(sniff::binary());
+    command.args(args);
+    if pod.1 != "sniff" {
+        // Each pod has a folder of its own in the real one. Those of the DaemonSet have no main process here.
+        command.env("SNIFF_AGENT_SOCKET", format!("/run/{}.sock", pod.2));
+    }
+    command.env("SNIFF_METRICS_ADDRESS", "off");
+    Some(command)
+}
+
+fn running() -> Value {
+    let state = json!({"running": {"startedAt": "2026-01-01T00:00:00Z"}});
+    json!({"phase": "Running", "containerStatuses": [container_status(&state)]})
+}
+
+fn container_status(state: &Value) -> Value {
+    json!({"name": "sniff", "image": "", "imageID": "", "ready": true, "restartCount": 0, "state": state})
+}
+
+/// API version and kind of a resource.
+fn kind(resource: &str) -> (&'static str, &'static str) {
+    match resource {
+        "pods" => ("v1", "Pod"),
+        "nodes" => ("v1", "Node"),
+        "namespaces" => ("v1", "Namespace"),
+        "services" => ("v1", "Service"),
+        "deployments" => ("apps/v1", "Deployment"),
+        "statefulsets" => ("apps/v1", "StatefulSet"),
+        "daemonsets" => ("apps/v1", "DaemonSet"),
+        "replicasets" => ("apps/v1", "ReplicaSet"),
+        "jobs" => ("batch/v1", "Job"),
+        other => panic!("no resource {other}"),
+    }
+}
+
+fn now_ms() -> u64 {
+    static START: std::sync::OnceLock<Instant> = std::sync::OnceLock::new();
+    START.get_or_init(Instant::now).elapsed().as_millis().try_into().expect("a short test")
+}

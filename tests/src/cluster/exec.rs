@@ -1,0 +1,204 @@
+//! `exec`: a WebSocket (RFC 6455) with the channels of `v5.channel.k8s.io`, and a process.
+
+use std::{
+    io::{BufReader, Read, Write},
+    net::TcpStream,
+    process::{ChildStdin, Stdio},
+    sync::{Arc, Mutex},
+    thread,
+    time::Duration,
+};
+
+use serde_json::{Value, json};
+use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
+
+use super::{Asked, Refusal, Shared, command, http};
+
+const STDIN: u8 = 0;
+const STDOUT: u8 = 1;
+const STDERR: u8 = 2;
+const RESULT: u8 = 3;
+const CLOSE: u8 = 255;
+
+const BINARY: u8 = 2;
+const CLOSING: u8 = 8;
+const PING: u8 = 9;
+const PONG: u8 = 10;
+
+/// As much as the kubelet's copying takes at once.
+const PIECE: usize = 32 * 1024;
+
+/// Runs the command that is asked for, and carries its streams.
+pub(super) fn serve(
+    stream: &TcpStream,
+    mut reader: BufReader<TcpStream>,
+    shared: &Arc<Shared>,
+    head: &[String],
+    asked: &Asked,
+) {
+    let Asked { namespace, name, .. } = asked;
+    let key = ("pods".to_owned(), namespace.clone(), name.clone());
+    let words: Vec<&str> =
+        asked.query.iter().filter(|(key, _)| key == "command").map(|(_, word)| word.as_str()).collect();
+    let found = {
+        let mut state = shared.lock();
+        state.log.push(format!("create pods/exec {namespace}/{name} {words:?}"));
+        let node = |pod: &Value| state.nodes.get(pod["spec"]["nodeName"].as_str()?).cloned();
+        let node = state.objects.get(&key).and_then(node);
+        state.check(asked).and_then(|()| node.ok_or_else(|| asked.not_found()))
+    };
+    let node = match found {
+        Ok(node) => node,
+        Err(refusal) => {
+            http::refuse(stream, refusal);
+            return;
+        }
+    };
+    let protocols = http::header(head, "sec-websocket-protocol").unwrap_or_default();
+    if !protocols.split(',').any(|it| it.trim() == "v5.channel.k8s.io") {
+        let message = format!("protocols {protocols}");
+        http::refuse(stream, Refusal { code: 400, reason: "BadRequest", message });
+        return;
+    }
+    let accept = derive_accept_key(http::header(head, "sec-websocket-key").unwrap_or_default().as_bytes());
+    let upgrade = format!(
+        "HTTP/1.1 101 -\r\nupgrade: websocket\r\nconnection: Upgrade\r\nsec-websocket-accept: {accept}\r\n\
+         sec-websocket-protocol: v5.channel.k8s.io\r\n\r\n"
+    );
+    let output = Arc::new(Mutex::new(stream.try_clone().expect("a descriptor")));
+    (&*stream).write_all(upgrade.as_bytes()).expect("a client");
+    shared.lock().execs.push(stream.try_clone().expect("a descriptor"));
+
+    let Some(mut command) = command(&words, &key) else {
+        let message = format!("exec: {words:?}: executable file not found in $PATH");
+        let status =
+            json!({"kind": "Status", "status": "Failure", "reason": "InternalError", "message": message});
+        send(&output, RESULT, status.to_string().as_bytes());
+        return;
+    };
+    if let Some(node) = shared.lock().objects.get(&key).and_then(|pod| pod["spec"]["nodeName"].as_str()) {
+        command.env("NODE_NAME", node);
+    }
+    let mut child = node.spawn(command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()));
+    let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
+    let copies = [
+        copy(stdout.expect("a pipe"), STDOUT, &output, shared),
+        copy(stderr.expect("a pipe"), STDERR, &output, shared),
+    ];
+    let carrying = thread::spawn({
+        let (output, shared) = (Arc::clone(&output), Arc::clone(shared));
+        move || carry_in(&mut reader, stdin, &output, &shared)
+    });
+    for copy in copies {
+        copy.join().expect("no panic");
+    }
+    let status = child.wait().expect("a child of ours");
+    let result = match status.code() {
+        Some(0) => json!({"kind": "Status", "status": "Success"}),
+        code => json!({"kind": "Status", "status": "Failure", "reason": "NonZeroExitCode",
+            "message": format!("command terminated with exit code {}", code.unwrap_or(137))}),
+    };
+    send(&output, RESULT, result.to_string().as_bytes());
+    // The client may be gone.
+    let _ = write_frame(&output, CLOSING, &1000_u16.to_be_bytes());
+    let _ = stream.shutdown(std::net::Shutdown::Both);
+    carrying.join().expect("no panic");
+}
+
+/// From the process to the client. When the client is gone the pipe is closed, and the process finds out by writing.
+fn copy(
+    mut pipe: impl Read + Send + 'static,
+    channel: u8,
+    output: &Arc<Mutex<TcpStream>>,
+    shared: &Arc<Shared>,
+) -> thread::JoinHandle<()> {
+    let (output, shared) = (Arc::clone(output), Arc::clone(shared));
+    thread::spawn(move || {
+        let mut buffer = vec![0; PIECE];
+        while let Ok(len @ 1..) = pipe.read(&mut buffer) {
+            while shared.lock().frozen && !shared.lock().ended {
+                thread::sleep(Duration::from_millis(50));
+            }
+            if !send(&output, channel, &buffer[..len]) {
+                return;
+            }
+        }
+    })
+}
+
+/// From the client to the process, until one of them closes.
+fn carry_in(
+    reader: &mut BufReader<TcpStream>,
+    mut stdin: Option<ChildStdin>,
+    output: &Arc<Mutex<TcpStream>>,
+    shared: &Shared,
+) {
+    while let Some((opcode, data)) = read_frame(reader) {
+        while shared.lock().frozen && !shared.lock().ended {
+            thread::sleep(Duration::from_millis(50));
+        }
+        match (opcode, data.split_first()) {
+            (BINARY, Some((&STDIN, data)))
+                if stdin.as_mut().is_some_and(|stdin| stdin.write_all(data).is_err()) =>
+            {
+                stdin = None;
+            }
+            (BINARY, Some((&CLOSE, &[STDIN]))) => stdin = None,
+            (PING, _) => drop(write_frame(output, PONG, &data)),
+            (CLOSING, _) => return,
+            _ => {}
+        }
+    }
+}
+
+/// Whether the message has gone out.
+fn send(output: &Mutex<TcpStream>, channel: u8, data: &[u8]) -> bool {
+    let mut message = Vec::with_capacity(data.len() + 1);
+    message.push(channel);
+    message.extend(data);
+    write_frame(output, BINARY, &message).is_ok()
+}
+
+/// A whole message in one frame; a server's are not masked (section 5.1).
+fn write_frame(output: &Mutex<TcpStream>, opcode: u8, data: &[u8]) -> std::io::Result<()> {
+    let mut frame = vec![0x80 | opcode];
+    match data.len() {
+        len @ ..126 => frame.push(len as u8),
+        len @ ..0x1_0000 => {
+            frame.push(126);
+            frame.extend((len as u16).to_be_bytes());
+        }
+        len => {
+            frame.push(127);
+            frame.extend((len as u64).to_be_bytes());
+        }
+    }
+    frame.extend(data);
+    output.lock().expect("no test thread has panicked with it").write_all(&frame)
+}
+
+/// A client's frame, whose data is masked (section 5.3).
+fn read_frame(reader: &mut impl Read) -> Option<(u8, Vec<u8>)> {
+    let mut head = [0; 2];
+    reader.read_exact(&mut head).ok()?;
+    let mut long = [0; 8];
+    let len = match head[1] & 0x7f {
+        126 => {
+            reader.read_exact(&mut long[6..]).ok()?;
+            u64::from_be_bytes(long)
+        }
+        127 => {
+            reader.read_exact(&mut long).ok()?;
+            u64::from_be_bytes(long)
+        }
+        len => len.into(),
+    };
+    assert!(head[0] & 0x80 != 0, "messages of several frames are not expected");
+    assert!(head[1] & 0x80 != 0, "a client masks");
+    let mut mask = [0; 4];
+    reader.read_exact(&mut mask).ok()?;
+    let mut data = vec![0; len.try_into().expect("a length")];
+    reader.read_exact(&mut data).ok()?;
+    data.iter_mut().zip(mask.iter().cycle()).for_each(|(byte, mask)| *byte ^= mask);
+    Some((head[0] & 0x0f, data))
+}

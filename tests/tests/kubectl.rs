@@ -1,0 +1,455 @@
+//! `kubectl sniff` against a cluster of test machines: from a name to packets in one file, and every end.
+
+use std::{
+    thread,
+    time::{Duration, Instant},
+};
+
+use nix::sys::signal::Signal;
+use serde_json::{Value, json};
+use sniff_tests::{
+    client::Client,
+    cluster::Cluster,
+    node::{Node, Pod},
+    pcap::{Direction, PcapNg},
+    sniff, traffic, wait, wireshark,
+};
+
+use crate::echoes;
+
+const LISTENING: &str = "listening after";
+/// A far side whose client is gone ends within its lease, and then its pod goes.
+const GONE: Duration = Duration::from_secs(30);
+
+/// A node with one pod, `shop/web-0`, and a cluster that knows both.
+struct Place {
+    web: Pod<'static>,
+    node: &'static Node,
+    cluster: Cluster,
+}
+
+impl Place {
+    /// With the DaemonSet's pod on the node.
+    fn new() -> Self {
+        let place = Self::without_daemonset();
+        place.cluster.add_agent("n1");
+        place
+    }
+
+    fn without_daemonset() -> Self {
+        // It lives as long as the test process: pods borrow it.
+        let node: &'static Node = Box::leak(Box::new(Node::start()));
+        let web = node.pod("shop", "web-0").start();
+        let cluster = Cluster::start([("n1", &node.netns)]);
+        cluster.add_pod("shop", "web-0", &web.sandbox.uid, "n1", &json!({"app": "web"}));
+        Self { web, node, cluster }
+    }
+
+    fn ping(&self, count: u32) {
+        traffic::ping(&self.node.netns, self.web.ipv4.into(), count, 56);
+    }
+
+    /// Runs it until it listens.
+    fn listen(&self, args: &[&str]) -> Client {
+        let mut client = Client::start(&self.cluster, args);
+        client.wait_for(LISTENING);
+        client
+    }
+
+    /// Waits until no process of sniff is left on the node.
+    fn assert_nothing_runs(&self, within: Duration) {
+        wait::until("the end of sniff on the node", within, || {
+            let running = self.node.netns.run("ps -e -o args=");
+            let ours = sniff::binary();
+            let ours = ours.to_str().expect("a plain path");
+            (!running.lines().any(|line| line.starts_with(ours))).then_some(())
+        });
+    }
+}
+
+#[track_caller]
+fn assert_pings(file: &PcapNg, size: u32, count: usize) {
+    for direction in [Direction::In, Direction::Out] {
+        assert_eq!(echoes(&file.packets, direction, size), count, "{direction:?} of {size} bytes");
+    }
+}
+
+fn names(file: &PcapNg) -> Vec<&str> {
+    file.interfaces.iter().filter_map(|interface| interface.name.as_deref()).collect()
+}
+
+#[test]
+fn a_pod_is_captured_by_name_through_the_daemonset() {
+    let place = Place::new();
+    let client =
+        place.listen(&["web-0", "-n", "shop", "-c", "app", "-i", "eth0", "-f", "icmp", "-o", "FILE"]);
+    place.ping(3);
+    thread::sleep(Duration::from_millis(500));
+    let outcome = client.stop();
+    outcome.assert_success();
+    assert!(
+        outcome.said("6 packets captured") && outcome.said("0 packets dropped by kernel"),
+        "{outcome:#?}"
+    );
+    wireshark::assert_clean(&outcome.path());
+    let file = outcome.file();
+    assert_pings(&file, 56, 3);
+    assert_eq!(names(&file), ["shop/web-0/eth0"]);
+    assert!(file.section.application.as_deref().is_some_and(|it| it.starts_with("kubectl-sniff")));
+    assert_eq!(file.statistics[0].usrdeliv, Some(6));
+    assert!(place.cluster.log().iter().all(|line| !line.starts_with("create pods ")), "no pod is made");
+    place.assert_nothing_runs(Duration::from_secs(5));
+}
+
+#[test]
+fn the_first_packet_comes_soon() {
+    let place = Place::new();
+    let began = Instant::now();
+    let mut client = Client::start(&place.cluster, &["shop/web-0", "-w", "FILE", "--", "icmp"]);
+    // Packets all the time.
+    let flood = thread::scope(|scope| {
+        let pinging = scope.spawn(|| {
+            while began.elapsed() < Duration::from_secs(3) {
+                place.ping(1);
+            }
+        });
+        let line = client.wait_for("first packet after");
+        pinging.join().expect("pings");
+        line
+    });
+    let seconds = flood.split("after ").nth(1).and_then(|rest| rest.split(' ').next());
+    let seconds: f64 = seconds.expect("a time").parse().expect("a number");
+    println!("{}\n{flood}", client.wait_for(LISTENING));
+    assert!(seconds < 1.0, "{flood}");
+    client.stop().assert_success();
+}
+
+#[test]
+fn lines_are_printed_where_there_is_no_wireshark() {
+    let place = Place::new();
+    let client = place.listen(&["shop/web-0", "--print", "--count", "2", "--", "icmp"]);
+    place.ping(3);
+    let outcome = client.outcome();
+    outcome.assert_success();
+    let lines = String::from_utf8(outcome.stdout).expect("text");
+    assert_eq!(lines.lines().count(), 2, "{lines}");
+    assert!(
+        lines.lines().all(|line| line.contains("shop/web-0/eth0") && line.contains("ICMP echo")),
+        "{lines}"
+    );
+}
+
+#[test]
+fn wireshark_gets_the_packets_and_ends_the_capture_when_it_is_closed() {
+    let place = Place::new();
+    let mut client =
+        Client::start_with_wireshark(&place.cluster, &["shop/web-0", "--", "icmp"], "head -c 1500");
+    client.wait_for(LISTENING);
+    while client.age() < Duration::from_secs(20) && !client.file().exists() {
+        thread::sleep(Duration::from_millis(20));
+    }
+    place.ping(20);
+    let args = std::fs::read_to_string(client.file().with_extension("args")).expect("arguments");
+    let outcome = client.outcome();
+    outcome.assert_success();
+    assert_eq!(args, "-k\n-i\n-\n-o\ngui.window_title:shop/web-0\n");
+    let got = std::fs::read(outcome.path()).expect("what it got");
+    assert_eq!((got.len(), &got[..4]), (1500, &[0x0a, 0x0d, 0x0d, 0x0a][..]));
+    place.assert_nothing_runs(Duration::from_secs(5));
+}
+
+/// Ten pods on two nodes by label; one is restarted, one added, one deleted.
+#[test]
+fn pods_of_two_nodes_are_followed_into_one_file() {
+    let nodes = [Node::start(), Node::start()];
+    let cluster = Cluster::start([("n1", &nodes[0].netns), ("n2", &nodes[1].netns)]);
+    cluster.add_agent("n1");
+    cluster.add_agent("n2");
+    let labels = json!({"app": "web"});
+    let add = |name: &str, at: usize| {
+        let pod = nodes[at].pod("shop", name).start();
+        cluster.add_pod("shop", name, &pod.sandbox.uid, ["n1", "n2"][at], &labels);
+        pod
+    };
+    let mut pods: Vec<(usize, Pod<'_>)> =
+        (0..10).map(|at| (at % 2, add(&format!("web-{at}"), at % 2))).collect();
+    let deployment = json!({"metadata": {"name": "web", "namespace": "shop"},
+        "spec": {"selector": {"matchLabels": labels}, "template": {"metadata": {}, "spec": {"containers": []}}}});
+    cluster.put("deployments", "shop", "web", deployment);
+    cluster.add_pod("shop", "other", "0-0", "n1", &json!({"app": "other"}));
+
+    let mut client = Client::start(&cluster, &["deploy/web", "-n", "shop", "-w", "FILE", "-f", "icmp"]);
+    client.wait_for(LISTENING);
+    let ping =
+        |(at, pod): &(usize, Pod<'_>), size| traffic::ping(&nodes[*at].netns, pod.ipv4.into(), 2, size);
+    pods.iter().for_each(|pod| ping(pod, 56));
+
+    // The server forgets where the watch was, which then lists anew.
+    cluster.forget_versions();
+    // Deleted.
+    cluster.remove_pod("shop", "web-9");
+    client.wait_for("shop/web-9 leaves");
+    drop(pods.pop());
+    // Restarted: the same name, another pod.
+    cluster.remove_pod("shop", "web-8");
+    client.wait_for("shop/web-8 leaves");
+    drop(pods.pop());
+    let again = (1, add("web-8", 1));
+    client.wait_for("capturing shop/web-8 on node n2");
+    ping(&again, 57);
+    // Added.
+    let more = (0, add("web-10", 0));
+    client.wait_for("capturing shop/web-10 on node n1");
+    ping(&more, 58);
+    ping(&pods[0], 59);
+    thread::sleep(Duration::from_secs(1));
+
+    let outcome = client.stop();
+    outcome.assert_success();
+    wireshark::assert_clean(&outcome.path());
+    let file = outcome.file();
+    assert_pings(&file, 56, 20);
+    for size in [57, 58, 59] {
+        assert_pings(&file, size, 2);
+    }
+    assert_eq!(file.interfaces.len(), 12);
+    let comment = |name: &str| {
+        let of_name = file.interfaces.iter().filter(|it| it.name.as_deref() == Some(name));
+        of_name.map(|it| it.comment.clone().unwrap_or_default()).collect::<Vec<_>>()
+    };
+    let restarted = comment("shop/web-8/eth0");
+    assert!(restarted[0].is_empty() && restarted[1].contains("in place of an earlier pod"), "{restarted:?}");
+    assert!(comment("shop/web-10/eth0")[0].contains("joined the running capture"));
+    assert_eq!(file.packets_of("shop/web-0/eth0").len(), 8);
+    assert!(names(&file).iter().all(|name| *name != "shop/other/eth0"));
+    let watches = cluster.log().iter().filter(|line| line.starts_with("watch")).count();
+    assert!(watches <= 3, "one watch, and one after each time it was lost: {:#?}", cluster.log());
+}
+
+#[test]
+fn no_follow_keeps_to_the_pods_of_the_start() {
+    let place = Place::new();
+    let mut client = place.listen(&["-l", "app=web", "-A", "--no-follow", "-w", "FILE"]);
+    place.web.sandbox.stop();
+    client.wait_for("nothing is left to capture");
+    let outcome = client.outcome();
+    outcome.assert_success();
+    assert_eq!(names(&outcome.file()), ["shop/web-0/eth0"]);
+    assert!(place.cluster.log().iter().all(|line| !line.starts_with("watch")));
+}
+
+#[test]
+fn a_node_is_captured_at_its_interface() {
+    let place = Place::new();
+    let client = place.listen(&["node/n1", "-i", &place.web.veth.name, "-w", "FILE", "--", "icmp"]);
+    place.ping(2);
+    thread::sleep(Duration::from_millis(500));
+    let outcome = client.stop();
+    outcome.assert_success();
+    assert_eq!(outcome.file().packets.len(), 4);
+}
+
+#[test]
+fn without_a_daemonset_a_pod_is_made_and_removed() {
+    let place = Place::without_daemonset();
+    place.cluster.set_pod_start(Duration::from_millis(300));
+    let mut client = place.listen(&["shop/web-0", "--image", "sniff:test", "-w", "FILE", "-f", "icmp"]);
+    let [pod] = &place.cluster.pods("tools")[..] else { panic!("not one pod") };
+    let pod = place.cluster.pod("tools", pod).expect("the pod");
+    assert_eq!(pod["spec"]["nodeName"], "n1");
+    assert_eq!(pod["metadata"]["annotations"]["sniff/who"], "jane");
+    assert_eq!(pod["metadata"]["annotations"]["sniff/what"], "shop/web-0");
+    client.wait_for("made pod tools/sniff-");
+    place.ping(2);
+    thread::sleep(Duration::from_millis(500));
+    let outcome = client.stop();
+    outcome.assert_success();
+    assert_pings(&outcome.file(), 56, 2);
+    wait::until("the end of the pod", Duration::from_secs(5), || {
+        place.cluster.pods("tools").is_empty().then_some(())
+    });
+    place.assert_nothing_runs(Duration::from_secs(1));
+}
+
+#[test]
+fn a_killed_client_leaves_neither_capture_nor_pod() {
+    let place = Place::without_daemonset();
+    let client = place.listen(&["shop/web-0", "--agentless", "--image", "sniff:test", "-w", "FILE"]);
+    place.ping(1);
+    assert_eq!(place.cluster.pods("tools").len(), 1);
+    client.signal(Signal::SIGKILL);
+    assert_eq!(client.outcome().code, None);
+    wait::until("the end of the pod", GONE, || place.cluster.pods("tools").is_empty().then_some(()));
+    place.assert_nothing_runs(GONE);
+}
+
+#[test]
+fn a_cut_connection_is_an_error_and_leaves_a_file_that_opens() {
+    let place = Place::new();
+    let mut client = place.listen(&["shop/web-0", "-w", "FILE", "-f", "icmp"]);
+    place.ping(2);
+    client.wait_for("first packet");
+    place.cluster.cut_execs();
+    let outcome = client.outcome();
+    outcome.assert_failure(&["node n1", "cut"]);
+    assert_pings(&outcome.file(), 56, 2);
+    place.assert_nothing_runs(GONE);
+}
+
+#[test]
+fn a_connection_that_carries_nothing_any_more_is_noticed_at_both_ends() {
+    let place = Place::new();
+    let mut client = place.listen(&["shop/web-0", "-w", "FILE", "-f", "icmp"]);
+    place.ping(2);
+    client.wait_for("first packet");
+    place.cluster.freeze_execs();
+    let outcome = client.outcome();
+    outcome.assert_failure(&["node n1", "nothing was heard"]);
+    assert_pings(&outcome.file(), 56, 2);
+    place.assert_nothing_runs(GONE);
+}
+
+#[test]
+fn a_deleted_agent_pod_is_an_error_that_says_so() {
+    let place = Place::without_daemonset();
+    let mut client = place.listen(&["shop/web-0", "--image", "sniff:test", "-w", "FILE", "-f", "icmp"]);
+    place.ping(2);
+    client.wait_for("first packet");
+    let [pod] = &place.cluster.pods("tools")[..] else { panic!("not one pod") };
+    // As an operator does who takes no pod's word for it.
+    let pid = place.cluster.pod("tools", pod).expect("the pod")["status"]["pid"].as_u64().expect("a PID");
+    place.cluster.cut_execs();
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid as i32), Signal::SIGKILL)
+        .expect("the pod's process");
+    let outcome = client.outcome();
+    outcome.assert_failure(&["node n1", "cut"]);
+    assert_pings(&outcome.file(), 56, 2);
+    wait::until("the end of the pod", GONE, || place.cluster.pods("tools").is_empty().then_some(()));
+    place.assert_nothing_runs(GONE);
+}
+
+#[test]
+fn pods_that_cannot_start_say_why_and_go() {
+    let place = Place::without_daemonset();
+    let run = |args: &[&str]| {
+        Client::start(&place.cluster, &[&["shop/web-0", "-w", "FILE"], args].concat()).outcome()
+    };
+    run(&["--image", "missing"]).assert_failure(&["ImagePullBackOff", "cannot start", "n1"]);
+    run(&[]).assert_failure(&["--image", "SNIFF_IMAGE", "n1"]);
+    place.cluster.restrict("tools");
+    run(&["--image", "sniff:test"]).assert_failure(&["PodSecurity", "tools", "--agent-namespace"]);
+    wait::until("the end of the pods", GONE, || place.cluster.pods("tools").is_empty().then_some(()));
+}
+
+#[test]
+fn an_interrupt_while_a_pod_starts_removes_it() {
+    let place = Place::without_daemonset();
+    place.cluster.set_pod_start(Duration::from_secs(3));
+    let mut client = Client::start(&place.cluster, &["shop/web-0", "--image", "sniff:test", "-w", "FILE"]);
+    client.wait_for("waiting for");
+    client.stop().assert_success();
+    assert!(place.cluster.pods("tools").is_empty());
+}
+
+#[test]
+fn a_dry_run_makes_nothing() {
+    let place = Place::without_daemonset();
+    let args = ["shop/web-0", "--image", "sniff:test", "--dry-run"];
+    let outcome = Client::start(&place.cluster, &args).outcome();
+    outcome.assert_success();
+    let pod: Value = serde_json::from_slice(&outcome.stdout).expect("a pod");
+    assert_eq!((&pod["kind"], &pod["spec"]["nodeName"]), (&json!("Pod"), &json!("n1")));
+    let log = place.cluster.log();
+    assert!(log.iter().all(|line| !line.starts_with("create") && !line.starts_with("delete")), "{log:#?}");
+}
+
+/// Each step is forbidden in turn; the message names what is missing.
+#[test]
+fn what_rbac_forbids_is_named() {
+    let place = Place::without_daemonset();
+    let deployment = json!({"metadata": {"name": "web"}, "spec": {"selector": {"matchLabels": {"app": "web"}},
+        "template": {"metadata": {}, "spec": {"containers": []}}}});
+    place.cluster.put("deployments", "shop", "web", deployment);
+    let refused = |verb, resource, args: &[&str], parts: &[&str]| {
+        let cluster = Cluster::start([("n1", &place.node.netns)]);
+        cluster.add_pod("shop", "web-0", &place.web.sandbox.uid, "n1", &json!({"app": "web"}));
+        cluster.deny(verb, resource);
+        let outcome = Client::start(&cluster, &[args, &["-w", "FILE"]].concat()).outcome();
+        outcome.assert_failure(parts);
+        let gone = || cluster.pods("tools").is_empty().then_some(());
+        wait::until("the end of the pods", GONE, gone);
+    };
+    let image = ["shop/web-0", "--agentless", "--image", "sniff:test"];
+    refused("list", "pods", &["-l", "app=web", "-n", "shop"], &["list pods in namespace shop"]);
+    refused(
+        "get",
+        "deployments",
+        &["deploy/web", "-n", "shop"],
+        &["get deployments.apps web in namespace shop"],
+    );
+    refused("list", "pods", &["shop/web-0"], &["list pods", "namespace sniff"]);
+    refused("create", "pods", &image, &["create pods in namespace tools"]);
+    refused("get", "nodes", &["node/n1", "-i", "eth0"], &["get nodes n1"]);
+    refused("create", "pods/exec", &image, &["create pods/exec", "namespace tools"]);
+}
+
+#[test]
+fn a_pod_that_may_not_be_watched_is_captured_all_the_same() {
+    let place = Place::new();
+    place.cluster.deny("watch", "pods");
+    let mut client = place.listen(&["shop/web-0", "-w", "FILE"]);
+    client.wait_for("you may not watch pods web-0 in namespace shop");
+    client.stop().assert_success();
+}
+
+#[test]
+fn hostile_words_stay_words() {
+    let place = Place::new();
+    let run = |args: &[&str]| Client::start(&place.cluster, args).outcome();
+    for name in ["$(reboot)", "../secrets/x", "a?watch=1", "a b", "web-0\n"] {
+        let outcome = run(&[name, "-w", "FILE"]);
+        assert_eq!(outcome.code, Some(2), "{name}: {outcome:#?}");
+    }
+    let filter = "port 80; touch /tmp/owned $(reboot)";
+    run(&["shop/web-0", "-w", "FILE", "-f", filter]).assert_failure(&["node n1", "filter"]);
+    assert!(place.cluster.log().iter().any(|line| line.contains(r#"["sniff", "serve"]"#)));
+    run(&["shop/none", "-w", "FILE"]).assert_failure(&["shop/none"]);
+    run(&["shop/web-0", "-c", "none", "-w", "FILE"]).assert_failure(&["shop/web-0"]);
+}
+
+#[test]
+fn cleanup_lists_and_removes_what_is_left_over() {
+    let place = Place::without_daemonset();
+    let labels =
+        json!({"app.kubernetes.io/name": "sniff-session", "app.kubernetes.io/managed-by": "kubectl-sniff"});
+    place.cluster.add_pod("tools", "sniff-old", "1", "n1", &labels);
+    let run = |args: &[&str]| {
+        let outcome = Client::start(&place.cluster, args).outcome();
+        outcome.assert_success();
+        String::from_utf8(outcome.stdout).expect("text")
+    };
+    assert!(run(&["cleanup", "--dry-run"]).contains("would remove tools/sniff-old on n1"));
+    assert_eq!(place.cluster.pods("tools"), ["sniff-old"]);
+    assert!(run(&["cleanup"]).contains("removed tools/sniff-old"));
+    assert_eq!(place.cluster.pods("tools"), [""; 0]);
+    assert_eq!(place.cluster.pods("shop"), ["web-0"], "nothing else is touched");
+    assert!(run(&["cleanup"]).contains("nothing"));
+}
+
+#[test]
+fn doctor_says_what_works_and_what_to_do() {
+    let place = Place::new();
+    let fine = Client::start(&place.cluster, &["doctor"]).outcome();
+    fine.assert_success();
+    let said = String::from_utf8(fine.stdout).expect("text");
+    for part in
+        ["v1.36.0", "you may watch pods in namespace tools", "kernel 6.18.0-test", "runs on 1 of 1 nodes"]
+    {
+        assert!(said.contains(part), "no {part}: {said}");
+    }
+    place.cluster.deny("create", "pods/exec");
+    let bad = Client::start(&place.cluster, &["doctor"]).outcome();
+    assert_eq!(bad.code, Some(1));
+    let said = String::from_utf8(bad.stdout).expect("text");
+    assert!(said.contains("you may not create pods/exec in namespace sniff: ask for a role"), "{said}");
+}
