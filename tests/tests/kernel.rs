@@ -13,8 +13,7 @@ use sniff_tests::kernel;
 
 /// Every way in which this kernel can be made to capture, as arguments for sniff.
 fn ways() -> Vec<Vec<&'static str>> {
-    let with_ring = |ring: &'static str| {
-        kernel::hooks().iter().map(move |&hook| vec!["--ring", ring, "--hook", hook])
-    };
+    let with_ring =
+        |ring: &'static str| kernel::hooks().iter().map(move |&hook| vec!["--ring", ring, "--hook", hook]);
     kernel::rings().iter().copied().flat_map(with_ring).collect()
 }

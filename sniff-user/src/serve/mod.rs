@@ -154,7 +154,7 @@ async fn open(
     let ClientHello { version, who, plan, targets, lease_seconds } = greeting(input).await?;
     info!("{} captures with kubectl sniff {}", who.escape_debug(), version.escape_debug());
     privileges::check().map_err(failed(Code::Kernel))?;
-    privileges::raise_descriptor_limit();
+    privileges::raise_limits();
     let (compress, duration) = (plan.compress, plan.duration_ms.map(Duration::from_millis));
     let plan = plan_of(plan, system).map_err(failed(Code::Usage))?;
     check_filter(&plan.filter).map_err(failed(Code::Filter))?;
