@@ -1,7 +1,7 @@
 //! `kubectl sniff`: captures pods anywhere in a cluster, from wherever kubectl runs.
 //!
-//! [`args`] is what is typed and [`reference`] what it names. [`capture`] is the whole of a capture: it follows the pods
-//! that are meant, keeps one [`session`] for each node that has any, merges what they send, and hands that to
+//! [`args`] is what is typed and [`mod@reference`] what it names. [`capture`] is the whole of a capture: it follows the
+//! pods that are meant, keeps one [`session`] for each node that has any, merges what they send, and hands that to
 //! [`output`]. [`cleanup`] and [`doctor`] are the subcommands.
 
 pub mod args;

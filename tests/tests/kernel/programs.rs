@@ -2,15 +2,20 @@
 
 use std::{collections::HashSet, slice, sync::Arc};
 
+use clap::ValueEnum as _;
 use sniff_common::{Direction, MAX_SNAPLEN, MIN_RING_BYTES};
-use sniff_tests::filter::{
-    LinkType, engines,
-    expressions::{Entry, Expected, table},
+use sniff_tests::{
+    filter::{
+        LinkType, engines,
+        expressions::{Entry, Expected, table},
+    },
+    kernel,
 };
 use sniff_user::{
     bpf::{
         classifier::{self, Arguments},
         object::{Kernel, Sizes},
+        ring::Wanted,
     },
     filter::{Filter, Filters, compile::Fragment},
     logging, privileges,
@@ -24,11 +29,16 @@ const LONGEST: usize = 10;
 /// Interfaces that the maps have room for.
 const INTERFACES: u32 = 300;
 
-/// The maps for which programs are loaded.
+/// The maps for which programs are loaded, with each kind of ring.
 fn kernels() -> Vec<Kernel> {
     privileges::raise_limits();
-    let sizes = Sizes { ring_bytes: MIN_RING_BYTES, packet_buffered: false, interfaces: INTERFACES };
-    vec![Kernel::load(sizes).expect("the maps")]
+    let load = |ring: &&str| {
+        let ring = Wanted::from_str(ring, false).expect("a kind of ring");
+        let sizes =
+            Sizes { ring, ring_bytes: MIN_RING_BYTES, packet_buffered: false, interfaces: INTERFACES };
+        Kernel::load(sizes).expect("the maps")
+    };
+    kernel::rings().iter().map(load).collect()
 }
 
 /// Snapshot lengths of every kind: the smallest and the largest, usual ones, and one for most classes of records.
@@ -37,8 +47,8 @@ const SNAPLENS: [u32; 13] = [1, 4, 16, 60, 96, 256, 1024, 1514, 4096, 16_384, 65
 #[test]
 fn every_variant_of_the_classifier_is_taken() {
     for kernel in kernels() {
-        let refused =
-            variants().filter(|arguments| classifier::load(&kernel, slice::from_ref(arguments)).is_err());
+        let refused = variants()
+            .filter(|arguments| classifier::load(&kernel.body(), slice::from_ref(arguments)).is_err());
         let refused = refused.collect::<Vec<_>>();
         if let [first, ..] = &refused[..] {
             panic!("{} are not: {refused:#?}\n{}", refused.len(), refusal(&kernel, first));
@@ -63,7 +73,7 @@ fn variants() -> impl Iterator<Item = Arguments> {
 fn refusal(kernel: &Kernel, arguments: &Arguments) -> String {
     // At this level sniff tells what the verifier says.
     logging::start(false, 1);
-    let error = classifier::load(kernel, slice::from_ref(arguments)).err();
+    let error = classifier::load(&kernel.body(), slice::from_ref(arguments)).err();
     format!("{:#}", error.expect("refused a second time, too"))
 }
 
@@ -89,7 +99,7 @@ fn the_filters_of_all_expressions_are_taken() {
                 link_type: LinkType::Ethernet,
                 clock_offset: 0,
             };
-            if classifier::load(&kernel, slice::from_ref(&arguments)).is_err() {
+            if classifier::load(&kernel.body(), slice::from_ref(&arguments)).is_err() {
                 panic!("{text}: {}\n{fragment}", refusal(&kernel, &arguments));
             }
         }
