@@ -3,9 +3,9 @@
 //! Two steps: [`Ring::look`] sees what is there, [`Ring::take`] hands it out. Between the two, whoever reads can find
 //! out about the interfaces that the blocks belong to: their descriptions were sent before their packets came.
 //!
-//! - [`regions`]: one region a CPU at a time, mapped; nothing is copied.
-//! - [`buffer`]: the BPF ring buffer.
-//! - [`records`]: the BPF ring buffer's own protocol.
+//! - `regions`: one region a CPU at a time, mapped; nothing is copied.
+//! - `buffer`: the BPF ring buffer.
+//! - `records`: the BPF ring buffer's own protocol.
 
 pub(super) mod buffer;
 pub(super) mod records;
