@@ -24,7 +24,12 @@ pub fn hooks() -> &'static [&'static str] {
     if has_tcx() { &["tcx", "clsact"] } else { &["clsact"] }
 }
 
-/// What can be between the kernel and sniff, as sniff calls it. Regions take an atomic exchange in BPF programs.
+/// What can be between the kernel and sniff, as sniff calls it. Regions take an atomic exchange in BPF programs, and
+/// CPUs on which nothing interrupts a classifier.
 pub fn rings() -> &'static [&'static str] {
-    if version() >= (5, 12) { &["regions", "ringbuf"] } else { &["ringbuf"] }
+    if version() >= (5, 12) && !is_preempt_rt() { &["regions", "ringbuf"] } else { &["ringbuf"] }
+}
+
+fn is_preempt_rt() -> bool {
+    fs::read_to_string("/proc/version").expect("the kernel's version").contains("PREEMPT_RT")
 }
