@@ -42,8 +42,17 @@ pub fn build_sniff() -> Result<PathBuf> {
 }
 
 /// The cargo that runs this program, in the workspace's folder.
+///
+/// It is not told that it runs on behalf of this package: build scripts that look at such variables (ring's) would be
+/// run again, and all that depends on them be compiled again, each time cargo is called the other way.
 pub fn cargo() -> Command {
     let mut cargo = Command::new(env::var_os("CARGO").unwrap_or("cargo".into()));
+    let of_this_package = |name: &str| name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_");
+    for (name, _) in env::vars_os() {
+        if name.to_str().is_some_and(of_this_package) {
+            cargo.env_remove(name);
+        }
+    }
     cargo.current_dir(root());
     cargo
 }
