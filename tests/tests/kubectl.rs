@@ -18,6 +18,8 @@ use sniff_tests::{
 use crate::echoes;
 
 const LISTENING: &str = "listening after";
+/// Longest that a packet is on its way to the client.
+const ON_THE_WAY: Duration = Duration::from_millis(500);
 /// A far side whose client is gone ends within its lease, and then its pod goes.
 const GONE: Duration = Duration::from_secs(30);
 
@@ -289,6 +291,7 @@ fn a_cut_connection_is_an_error_and_leaves_a_file_that_opens() {
     let mut client = place.listen(&["shop/web-0", "-w", "FILE", "-f", "icmp"]);
     place.ping(2);
     client.wait_for("first packet");
+    thread::sleep(ON_THE_WAY);
     place.cluster.cut_execs();
     let outcome = client.outcome();
     outcome.assert_failure(&["node n1", "cut"]);
@@ -302,6 +305,7 @@ fn a_connection_that_carries_nothing_any_more_is_noticed_at_both_ends() {
     let mut client = place.listen(&["shop/web-0", "-w", "FILE", "-f", "icmp"]);
     place.ping(2);
     client.wait_for("first packet");
+    thread::sleep(ON_THE_WAY);
     place.cluster.freeze_execs();
     let outcome = client.outcome();
     outcome.assert_failure(&["node n1", "nothing was heard"]);
@@ -315,6 +319,7 @@ fn a_deleted_agent_pod_is_an_error_that_says_so() {
     let mut client = place.listen(&["shop/web-0", "--image", "sniff:test", "-w", "FILE", "-f", "icmp"]);
     place.ping(2);
     client.wait_for("first packet");
+    thread::sleep(ON_THE_WAY);
     let [pod] = &place.cluster.pods("tools")[..] else { panic!("not one pod") };
     // As an operator does who takes no pod's word for it.
     let pid = place.cluster.pod("tools", pod).expect("the pod")["status"]["pid"].as_u64().expect("a PID");
