@@ -340,11 +340,10 @@ fn a_slow_client_costs_packets_and_they_are_counted() {
     let place = Place::new();
     let (mut serving, stdout) = stuck(&place, 15);
     serving.read(stdout);
-    let dropped = serving.wait_for("losses", |message| match message {
-        ToClient::Stats(Stats { matched: 20_000.., dropped, .. }) => Some(*dropped),
-        _ => None,
+    // Not all that is sent is matched: the kernel's own queue in front of the interface may overflow, too.
+    serving.wait_for("losses", |message| {
+        matches!(message, ToClient::Stats(Stats { dropped: 10_000.., .. })).then_some(())
     });
-    assert!(dropped > 10_000, "{dropped}");
     let outcome = serving.stop();
     let end = outcome.end();
     assert_eq!(end.matched, end.captured + end.dropped, "{end:?}");
