@@ -122,7 +122,7 @@ mod tests {
 
     fn sample(tool: &str, in_path_ns: f64) -> Sample {
         let account = Account { offered: 1, kept: 1, reported: Some(0), file_bytes: 1 };
-        let cost = Cost { bare_ns: 1_000.0, path_ns: 1_000.0 + in_path_ns, process_ns: 100.0 };
+        let cost = Cost { bare_ns: 1_000.0, in_path_ns, process_ns: 100.0 };
         let figures = Figures { cost: Some(cost), account: Some(account), ..Figures::default() };
         Sample { scenario: "64", tool: tool.into(), round: 1, outcome: Outcome::Measured(figures) }
     }

@@ -1,33 +1,26 @@
-//! The traffic: an exact number of packets from a thread that stays on one CPU, which so pays for the
-//! whole path of each packet, from its socket through the veth pair to the node's IP.
+//! The traffic: an exact number of packets from threads that stay on their CPUs, each of which so pays for the whole
+//! path of its packets, from its socket through the veth pair to the node's IP.
 
 mod frame;
 mod packet;
 mod tcp;
+mod traffic;
 
-use std::{
-    net::UdpSocket,
-    sync::Barrier,
-    thread,
-    time::{Duration, Instant},
-};
+use std::{sync::Barrier, thread};
 
 use anyhow::{Context as _, Result, anyhow};
-use nix::sys::socket::{setsockopt, sockopt::UdpGsoSegment};
 
 pub use self::tcp::transfer;
+use self::traffic::{Sender, Traffic};
 use crate::{
     cpu::{self, Spent, ThreadTimes},
-    net::{self, Net},
-    scenario::{Filter, Load, PORT},
+    net::Net,
+    scenario::{Filter, Load},
+    summary::median,
 };
 
-/// Bytes of a datagram, and how many of them make a super packet.
-const SEGMENT: i32 = 1400;
-const SEGMENTS: usize = 44;
-
-/// Packets between two looks at the clock.
-const PACED_BATCH: u64 = 20;
+/// Packets from one pod before it is the other's turn: some milliseconds, in which the machine stays the same.
+const TURN: u64 = 2_000;
 
 /// What was sent, and what that took.
 pub struct Sent {
@@ -37,12 +30,14 @@ pub struct Sent {
     pub spent: Vec<Spent>,
 }
 
-impl Sent {
-    /// CPU time of a packet in the senders' path, in ns.
-    pub fn ns_per_packet(&self, softirqs_included: bool) -> f64 {
-        let spent: Duration = self.spent.iter().map(|spent| spent.with_softirqs(softirqs_included)).sum();
-        spent.as_secs_f64() * 1e9 / self.packets as f64
-    }
+/// A packet of the first pod beside one of its twin: CPU time in the senders' path, in ns.
+pub struct Compared {
+    /// Sent from the first pod, and from the twin too.
+    pub packets: u64,
+    /// Of a packet of the twin.
+    pub bare_ns: f64,
+    /// What one of the first pod takes more.
+    pub more_ns: f64,
 }
 
 /// Sends the packets of `load` from the first pod.
@@ -50,42 +45,47 @@ impl Sent {
 /// # Errors
 /// A socket fails, or `load` is none that consists of counted packets.
 pub fn send(net: &Net, load: Load, filter: Filter) -> Result<Sent> {
-    match load {
-        Load::Frames { len, ipv6, count, senders } => {
-            let usual = frame::udp(len, ipv6, PORT)?;
-            let rare = frame::udp(len, ipv6, crate::scenario::RARE_PORT)?;
-            let rare = (filter == Filter::OnePercent).then_some(&rare[..]);
-            let share = count / senders as u64;
-            let start = Barrier::new(senders);
-            let spent = on_cpus(net, senders, || {
-                let mut sender = packet::Sender::new(net::POD_INTERFACE, &usual, rare)?;
-                start.wait();
-                timed(|| sender.send(share))
-            })?;
-            Ok(Sent { packets: share * senders as u64, spent })
-        }
-        Load::SuperPackets { count, per_second } => {
-            let spent = on_cpus(net, 1, || {
-                let socket = super_packet_socket()?;
-                timed(|| send_super_packets(&socket, count, per_second))
-            })?;
-            Ok(Sent { packets: count, spent })
-        }
-        Load::Tcp { .. } | Load::Silence { .. } => Err(anyhow!("not a load of counted packets")),
-    }
+    let traffic = Traffic::of(load, filter)?;
+    let spent = on_cpus(traffic.senders(&net.pod)?, |mut sender| timed(|| sender.send(traffic.share())))?;
+    Ok(Sent { packets: traffic.packets(), spent })
 }
 
-/// Runs `work` on each of the first CPUs, inside the first pod.
-fn on_cpus(net: &Net, cpus: usize, work: impl Fn() -> Result<Spent> + Sync) -> Result<Vec<Spent>> {
-    let pinned = |cpu| {
-        net.pod.run(|| {
-            cpu::pin(cpu)?;
-            work()
-        })
+/// Sends half of the packets of `load` from the first pod and as many from its twin, in turns. What else the machine
+/// does meets both alike; what meets one alone, the medians leave out.
+///
+/// # Errors
+/// As for [`send`].
+pub fn compare(net: &Net, load: Load, filter: Filter, softirqs_included: bool) -> Result<Compared> {
+    let traffic = Traffic::of(load, filter)?.halved();
+    let (pods, twins) = (traffic.senders(&net.pod)?, traffic.senders(&net.twin)?);
+    let together = Barrier::new(pods.len());
+    let cost = |sender: &mut Sender<'_>, count: u64| -> Result<f64> {
+        // All send for the same pod at the same time.
+        together.wait();
+        let spent = timed(|| sender.send(count))?.with_softirqs(softirqs_included);
+        Ok(spent.as_secs_f64() * 1e9 / count as f64)
+    };
+    let turns = on_cpus(pods.into_iter().zip(twins).collect(), |(mut pod, mut twin)| {
+        let counts = traffic.turns(TURN);
+        // Nothing ends early: somebody may wait for this sender.
+        Ok(counts.map(|count| (cost(&mut pod, count), cost(&mut twin, count))).collect::<Vec<_>>())
+    })?;
+    let turns = turns.into_iter().flatten().map(|(pod, twin)| Ok((pod?, twin?)));
+    let turns: Vec<(f64, f64)> = turns.collect::<Result<_>>()?;
+    let bare_ns = median(turns.iter().map(|(_, twin)| *twin)).context("nothing was sent")?;
+    let more_ns = median(turns.iter().map(|(pod, twin)| pod - twin)).context("nothing was sent")?;
+    Ok(Compared { packets: traffic.packets(), bare_ns, more_ns })
+}
+
+/// Runs `work` with each of `senders`, on a CPU of its own.
+fn on_cpus<S: Send, T: Send>(senders: Vec<S>, work: impl Fn(S) -> Result<T> + Sync) -> Result<Vec<T>> {
+    let pinned = |cpu, sender| {
+        cpu::pin(cpu)?;
+        work(sender)
     };
     thread::scope(|scope| {
-        let threads: Vec<_> =
-            (0..cpus).map(|index| scope.spawn(move || pinned(cpu::SENDER + index))).collect();
+        let spawn = |(cpu, sender)| scope.spawn(move || pinned(cpu, sender));
+        let threads: Vec<_> = (cpu::SENDER..).zip(senders).map(spawn).collect();
         threads.into_iter().map(|thread| thread.join().map_err(|_| anyhow!("a sender panicked"))?).collect()
     })
 }
@@ -94,27 +94,4 @@ fn timed(work: impl FnOnce() -> Result<()>) -> Result<Spent> {
     let start = ThreadTimes::now()?;
     work()?;
     start.spent()
-}
-
-fn super_packet_socket() -> Result<UdpSocket> {
-    let socket = UdpSocket::bind((net::POD, 0)).context("cannot open a socket in the pod")?;
-    socket.connect((net::SINK, PORT))?;
-    setsockopt(&socket, UdpGsoSegment, &SEGMENT)
-        .context("no UDP segmentation offload (Linux 4.18 has it)")?;
-    Ok(socket)
-}
-
-fn send_super_packets(socket: &UdpSocket, count: u64, per_second: Option<u32>) -> Result<()> {
-    let data = [0; SEGMENT as usize * SEGMENTS];
-    let start = Instant::now();
-    for index in 0..count {
-        if let Some(rate) = per_second
-            && index % PACED_BATCH == 0
-        {
-            let due = start + Duration::from_secs_f64(index as f64 / f64::from(rate));
-            thread::sleep(due.saturating_duration_since(Instant::now()));
-        }
-        socket.send(&data).context("cannot send")?;
-    }
-    Ok(())
 }

@@ -180,9 +180,9 @@ fn measure_all(plan: &Plan, bench: &Bench) -> Result<(Vec<Sample>, Vec<Limits>)>
     for round in 1..=plan.rounds {
         limits.push(Limits::measure(bench.scratch)?);
         for scenario in &plan.scenarios {
-            let mut bare = bench.bare(scenario)?;
+            let mut bare_rate = bench.bare_rate(scenario)?;
             for tool in plan.tools.iter().filter(|tool| tool.can(scenario)) {
-                let sample = bench.measure(scenario, tool, round, &mut bare)?;
+                let sample = bench.measure(scenario, tool, round, &mut bare_rate)?;
                 eprintln!(
                     "{round}/{}  {:<12} {tool:<16} {}",
                     plan.rounds,
@@ -204,7 +204,7 @@ fn progress(outcome: &Outcome) -> String {
     };
     let Figures { cost, tcp, account, idle, .. } = figures;
     let cost = cost.map(|cost| {
-        let (bare, in_path, process) = (cost.bare_ns, cost.in_path_ns(), cost.process_ns);
+        let (bare, in_path, process) = (cost.bare_ns, cost.in_path_ns, cost.process_ns);
         format!("bare {bare:5.0} ns, in path {in_path:+5.0}, process {process:5.0}")
     });
     let tcp =

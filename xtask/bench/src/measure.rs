@@ -1,4 +1,4 @@
-//! One measurement: the load alone, then the same load with a tool that captures it.
+//! One measurement: a load with a tool that captures it.
 
 use std::{
     fs,
@@ -79,10 +79,10 @@ pub struct Figures {
 /// CPU time of a packet, in ns.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct Cost {
-    /// In the sender's path without a capture, just before and just after.
+    /// In the sender's path of the twin, which nobody captures.
     pub bare_ns: f64,
-    /// In the sender's path with a capture.
-    pub path_ns: f64,
+    /// What the capture adds to it.
+    pub in_path_ns: f64,
     /// In the tool's process, for each packet that passed, wanted or not.
     pub process_ns: f64,
 }
@@ -112,14 +112,9 @@ pub struct Account {
 }
 
 impl Cost {
-    /// What a capture adds in the sender's path.
-    pub fn in_path_ns(&self) -> f64 {
-        self.path_ns - self.bare_ns
-    }
-
     /// What a capture of a packet costs in all.
     pub fn total_ns(&self) -> f64 {
-        self.in_path_ns() + self.process_ns
+        self.in_path_ns + self.process_ns
     }
 }
 
@@ -136,7 +131,7 @@ impl Account {
 }
 
 impl Bench<'_> {
-    /// Measures `tool` once. `bare` is what [`Self::bare`] said just before, and says anew just after: the
+    /// Measures `tool` once. `bare_rate` is what [`Self::bare_rate`] said just before, and says anew just after: the
     /// tool is compared with the mean of both.
     ///
     /// # Errors
@@ -146,31 +141,30 @@ impl Bench<'_> {
         scenario: &'static Scenario,
         tool: &Tool,
         round: u32,
-        bare: &mut f64,
+        bare_rate: &mut f64,
     ) -> Result<Sample> {
         let (file, log) = (self.scratch.join("capture"), self.scratch.join("log"));
         self.check_room()?;
         let measured = self.with_tool(scenario, tool, &file, &log);
         remove(&file)?;
-        let after = self.bare(scenario)?;
+        let after = self.bare_rate(scenario)?;
         let outcome = match measured {
-            Ok(figures) => Outcome::Measured(figures.beside(f64::midpoint(*bare, after))),
+            Ok(figures) => Outcome::Measured(figures.beside(f64::midpoint(*bare_rate, after))),
             Err(error) => Outcome::Failed(format!("{error:#}")),
         };
-        *bare = after;
+        *bare_rate = after;
         Ok(Sample { scenario: scenario.name, tool: tool.name.clone(), round, outcome })
     }
 
-    /// The load without a capture: ns a packet, or bits a second.
+    /// The rate of a TCP transfer without a capture, in bits a second; other loads have none.
     ///
     /// # Errors
-    /// The load fails, or the run is interrupted.
-    pub fn bare(&self, scenario: &Scenario) -> Result<f64> {
+    /// The transfer fails, or the run is interrupted.
+    pub fn bare_rate(&self, scenario: &Scenario) -> Result<f64> {
         ensure!(!self.interrupted.load(Ordering::Relaxed), "interrupted");
         match scenario.load {
-            Load::Frames { .. } | Load::SuperPackets { .. } => Ok(self.send(scenario)?.1),
             Load::Tcp { bytes } => load::transfer(&self.net, bytes),
-            Load::Silence { .. } => Ok(0.0),
+            Load::Frames { .. } | Load::SuperPackets { .. } | Load::Silence { .. } => Ok(0.0),
         }
     }
 
@@ -182,12 +176,6 @@ impl Bench<'_> {
         Ok(())
     }
 
-    /// How many packets were sent, and the CPU time of each in ns.
-    fn send(&self, scenario: &Scenario) -> Result<(u64, f64)> {
-        let sent = load::send(&self.net, scenario.load, scenario.filter)?;
-        Ok((sent.packets, sent.ns_per_packet(self.softirqs_included)))
-    }
-
     fn with_tool(&self, scenario: &Scenario, tool: &Tool, file: &Path, log: &Path) -> Result<Figures> {
         // Where TCP's two ends and the tool run is left to the scheduler, as it would be.
         let pinned = !matches!(scenario.load, Load::Tcp { .. });
@@ -197,10 +185,13 @@ impl Bench<'_> {
         let mut figures = Figures::default();
         match scenario.load {
             Load::Frames { .. } | Load::SuperPackets { .. } => {
-                let (packets, path_ns) = self.send(scenario)?;
+                let Scenario { load, filter, .. } = *scenario;
+                let compared = load::compare(&self.net, load, filter, self.softirqs_included)?;
+                let packets = compared.packets + load::send(&self.net, load, filter)?.packets;
                 let process_ns = cpu_since(before, &mut capture)?.as_secs_f64() * 1e9 / packets as f64;
-                figures.cost = Some(Cost { bare_ns: 0.0, path_ns, process_ns });
-                figures.account = Some(Account::offered(scenario.filter.wanted(packets)));
+                let load::Compared { bare_ns, more_ns, .. } = compared;
+                figures.cost = Some(Cost { bare_ns, in_path_ns: more_ns, process_ns });
+                figures.account = Some(Account::offered(filter.wanted(packets)));
             }
             Load::Tcp { bytes } => {
                 let passed = self.net.passed()?;
@@ -228,13 +219,10 @@ impl Bench<'_> {
 }
 
 impl Figures {
-    /// The figures beside those without a capture.
-    fn beside(mut self, bare: f64) -> Self {
-        if let Some(cost) = &mut self.cost {
-            cost.bare_ns = bare;
-        }
+    /// The figures beside the rate without a capture.
+    fn beside(mut self, bare_rate: f64) -> Self {
         if let Some(tcp) = &mut self.tcp {
-            tcp.bare_bits_per_s = bare;
+            tcp.bare_bits_per_s = bare_rate;
         }
         self
     }

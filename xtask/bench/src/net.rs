@@ -1,4 +1,4 @@
-//! Three network namespaces: a pod, the node that it runs on, and a peer behind the node. More pods
+//! Network namespaces: a pod and its twin, the node that they run on, and a peer behind the node. More pods
 //! when they are asked for. All goes away with the process.
 
 use std::{
@@ -41,6 +41,8 @@ const NODE_TO_PEER_MAC: [u8; 6] = [2, 0, 0, 0, 1, 1];
 pub struct Net {
     /// Where traffic comes from.
     pub pod: Netns,
+    /// Like the pod in everything, addresses included, but never captured.
+    pub twin: Netns,
     /// Where tools run.
     pub node: Netns,
     /// Where TCP goes to.
@@ -59,9 +61,9 @@ impl Net {
     /// # Errors
     /// Not root, or `ip` fails.
     pub fn new(pods: usize) -> Result<Self> {
-        let [pod, node, peer] = [silent_netns()?, silent_netns()?, silent_netns()?];
+        let [pod, twin, node, peer] = [silent_netns()?, silent_netns()?, silent_netns()?, silent_netns()?];
         let others = (1..pods).map(|_| silent_netns()).collect::<Result<_>>()?;
-        let net = Self { pod, node, peer, others };
+        let net = Self { pod, twin, node, peer, others };
         net.connect().context("cannot connect the network namespaces")?;
         net.connect_others().context("cannot make more pods")?;
         Ok(net)
@@ -79,7 +81,7 @@ impl Net {
     }
 
     fn connect(&self) -> Result<()> {
-        let Self { pod, node, peer, others: _ } = self;
+        let Self { pod, twin, node, peer, others: _ } = self;
         let link = |name: &str, mac, netns: &Netns, its_mac| {
             let (mac, its_mac, netns) = (text(mac), text(its_mac), netns.path());
             format!(
@@ -98,6 +100,7 @@ impl Net {
         };
         node.run(|| {
             ip(&(link(HOST_INTERFACE, NODE_MAC, pod, POD_MAC)
+                + &link("vethtwin", NODE_MAC, twin, POD_MAC)
                 + &link("vethpeer", NODE_TO_PEER_MAC, peer, PEER_MAC)
                 + &format!(
                     "addr add {NODE}/24 dev {HOST_INTERFACE}\naddr add {NODE_TO_PEER}/24 dev vethpeer\n"
@@ -106,7 +109,9 @@ impl Net {
                 + &neighbour(PEER, PEER_MAC, "vethpeer")))?;
             fs::write("/proc/sys/net/ipv4/ip_forward", "1").context("cannot make the node forward")
         })?;
-        pod.run(|| ip(&(end(POD, NODE, NODE_MAC) + &neighbour(SINK, SINK_MAC, POD_INTERFACE))))?;
+        for pod in [pod, twin] {
+            pod.run(|| ip(&(end(POD, NODE, NODE_MAC) + &neighbour(SINK, SINK_MAC, POD_INTERFACE))))?;
+        }
         peer.run(|| ip(&end(PEER, NODE_TO_PEER, NODE_TO_PEER_MAC)))
     }
 

@@ -34,7 +34,7 @@ pub struct Summary {
 /// CPU time of a packet, in ns.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct MedianCost {
-    /// In the sender's path without a capture.
+    /// In the sender's path without a capture, at the same time.
     pub bare: f64,
     /// What a capture adds there.
     pub in_path: f64,
@@ -131,7 +131,7 @@ fn median_cost(costs: &[Cost]) -> Option<MedianCost> {
     let of = |figure: fn(&Cost) -> f64| median(costs.iter().map(figure));
     Some(MedianCost {
         bare: of(|cost| cost.bare_ns)?,
-        in_path: of(Cost::in_path_ns)?,
+        in_path: of(|cost| cost.in_path_ns)?,
         process: of(|cost| cost.process_ns)?,
         total: of(Cost::total_ns)?,
     })
@@ -177,7 +177,7 @@ mod tests {
     fn packets(tool: &str, round: u32, in_path_ns: f64, process_ns: f64, lost: u64) -> Sample {
         let account =
             Account { offered: 1_000, kept: 1_000 - lost, reported: Some(lost), file_bytes: 100_000 };
-        let cost = Cost { bare_ns: 1_400.0, path_ns: 1_400.0 + in_path_ns, process_ns };
+        let cost = Cost { bare_ns: 1_400.0, in_path_ns, process_ns };
         sample(tool, round, Figures { cost: Some(cost), account: Some(account), ..Figures::default() })
     }
 
