@@ -11,6 +11,7 @@
 //! | [`Cpu::sequence`] | the CPU: odd while a packet is in work | the reader, to know when nothing older can follow |
 //! | [`Cpu::first`] | the CPU, once | the reader |
 //! | [`Cpu::current`], [`Cpu::offset`], [`Cpu::unwoken`] | the CPU | the CPU |
+//! | [`Cpu::asleep`] | the reader when it goes to sleep, the CPU that then wakes it | the CPU |
 //! | [`Header::len`] | the CPU that owns the region: bytes in use, header included | the reader |
 //! | [`Header::next`] | the CPU that owned it: the region that follows, plus 1 | the reader |
 //! | the stack of free regions | CPUs pop, the reader pushes, under the map's own lock | |
@@ -45,7 +46,7 @@ pub const ROOMS: [usize; 4] = [2048, 9216, 66_560, 262_272];
 /// Longest that a store may take to become visible to other CPUs, in nanoseconds, with generous reserve.
 pub const SETTLE_NS: u64 = 100_000;
 
-/// The state of one CPU; a cache line of its own.
+/// The state of one CPU; a cache line of its own. The BPF ring buffer uses what decides about wake-ups only.
 #[repr(C, align(64))]
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Cpu {
@@ -59,6 +60,8 @@ pub struct Cpu {
     pub offset: u64,
     /// Bytes written since the reader was last woken from this CPU.
     pub unwoken: u64,
+    /// Not 0 while the reader sleeps until it is woken.
+    pub asleep: u64,
 }
 
 /// What a region begins with; a cache line of its own.

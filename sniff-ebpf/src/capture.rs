@@ -102,7 +102,7 @@ impl Block for Capture<'_> {
             let data = to.add(epb::DATA_OFFSET);
             // Zeroes the padding; the data and the options then overwrite what is theirs.
             data.add((captured & !3) as usize).cast::<u32>().write(0);
-            self.packet.copy(data, at_least_one(captured))?;
+            self.packet.copy(data, at_least_one(captured), room::<N>())?;
             let flags = self.place.direction | self.packet.offload_flags();
             let end = write_options(data.add(padded as usize).cast(), flags, self.dropcount);
             end.write(total);

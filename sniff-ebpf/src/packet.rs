@@ -1,16 +1,21 @@
-//! Reading the packet. All access goes through `bpf_skb_load_bytes`: it reads the linear part and the fragments
-//! of a GSO packet alike.
+//! Reading the packet. `bpf_skb_load_bytes` reads the linear part and the fragments of a GSO packet alike; only a
+//! small packet is copied without it.
 
 use aya_ebpf::{EbpfContext as _, helpers::generated::bpf_skb_load_bytes, programs::TcContext};
 use sniff_common::epb;
 use sniff_ebpf::headers::{self, Bytes};
 
-use crate::ring::Unreadable;
+use crate::{ring::Unreadable, verifier::as_computed};
 
 /// Where a VLAN tag belongs: behind the two MAC addresses.
 const VLAN_OFFSET: u64 = 12;
 /// Length of a VLAN tag, in bytes.
 const VLAN_LEN: u64 = 4;
+
+/// Bytes that are copied with two loads and two stores.
+const PIECE: u64 = 16;
+/// Most bytes that are copied in pieces. For so few, to call a helper takes longer than to copy them.
+const SMALL: u64 = 8 * PIECE;
 
 /// What the kernel's `__sk_buff` tells of a packet.
 pub struct Packet<'a> {
@@ -61,16 +66,81 @@ impl<'a> Packet<'a> {
     ///
     /// # Safety
     ///
-    /// `to` has room for `len` bytes and for 16 at least, and the verifier can see both from the code before the
-    /// call; `len` is not 0.
+    /// `to` has room for `room` bytes, a constant, and for 16 at least. `len` is not 0 and not more than `room`, and the
+    /// verifier can see that from the code before the call.
     #[inline(always)]
-    pub unsafe fn copy(&self, to: *mut u8, len: u64) -> Result<(), Unreadable> {
+    pub unsafe fn copy(&self, to: *mut u8, len: u64, room: u64) -> Result<(), Unreadable> {
         match self.vlan {
+            // SAFETY: the caller's promise.
+            None if unsafe { self.copy_small(to, len, room) } => Ok(()),
             // SAFETY: the caller's promise.
             None => unsafe { self.load(0, to, len) },
             // SAFETY: the caller's promise.
             Some(tag) => unsafe { self.copy_tagged(tag, to, len) },
         }
+    }
+
+    /// Copies a small packet, or the start of one, in pieces, the last two of which overlap. Tells whether it did; if not,
+    /// some may be copied.
+    ///
+    /// # Safety
+    ///
+    /// As for [`Self::copy`].
+    #[inline(always)]
+    unsafe fn copy_small(&self, to: *mut u8, len: u64, room: u64) -> bool {
+        if !(PIECE..=SMALL).contains(&len) {
+            return false;
+        }
+        let last = len - PIECE;
+        // SAFETY: `last` and the pieces before it are within `len`.
+        let copy = |at| unsafe { self.copy_piece(at, to.add(at as usize)) };
+        macro_rules! copy_pieces {
+            ($($i:literal)*) => {
+                // Old verifiers do not see that a piece beyond the room is never asked for.
+                $(if $i * PIECE >= last || ($i + 1) * PIECE > room {
+                    return true;
+                }
+                if !copy($i * PIECE) {
+                    return false;
+                })*
+            };
+        }
+        if !copy(last) {
+            return false;
+        }
+        copy_pieces!(0 1 2 3 4 5 6);
+        true
+    }
+
+    /// Copies [`PIECE`] bytes from `at` on, if they are in the packet's linear part.
+    ///
+    /// # Safety
+    ///
+    /// `to` has room for them.
+    #[inline(always)]
+    unsafe fn copy_piece(&self, at: u64, to: *mut u8) -> bool {
+        // SAFETY: the kernel hands the classifier a valid `__sk_buff`.
+        let skb = unsafe { &*self.ctx.skb.skb };
+        let from = as_computed(skb.data as usize + at as usize);
+        if from + PIECE as usize > skb.data_end as usize {
+            return false;
+        }
+        // SAFETY: inside the packet, and inside what the caller promises. Neither is aligned, which these instructions do
+        // not ask for, but the language would.
+        unsafe {
+            core::arch::asm!(
+                "{0} = *(u64 *)({2} + 0)",
+                "{1} = *(u64 *)({2} + 8)",
+                "*(u64 *)({3} + 0) = {0}",
+                "*(u64 *)({3} + 8) = {1}",
+                out(reg) _,
+                out(reg) _,
+                in(reg) from,
+                in(reg) to,
+                options(nostack),
+            );
+        }
+        true
     }
 
     /// As [`Self::copy`], for a packet with a tag. Kept apart because it is rare.

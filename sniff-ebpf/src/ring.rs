@@ -11,9 +11,11 @@ use core::ptr;
 
 use aya_ebpf::{
     bindings::BPF_F_MMAPABLE,
+    helpers::generated::bpf_get_smp_processor_id,
     macros::map,
     maps::{Array, RingBuf},
 };
+use sniff_common::regions::Cpu;
 
 pub use self::{buffer::Buffer, regions::Regions};
 
@@ -25,9 +27,9 @@ static SNIFF_WAKE_BYTES: u64 = 1 << 20;
 #[map]
 static SNIFF_RING: RingBuf = RingBuf::with_byte_size(1 << 20, 0);
 
-/// Not 0 while the reader sleeps until it is woken.
+/// One entry a possible CPU; the loader sets how many.
 #[map]
-static SNIFF_ASLEEP: Array<u64> = Array::with_max_entries(1, BPF_F_MMAPABLE);
+static SNIFF_CPUS: Array<Cpu> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 
 /// A ring that takes blocks.
 pub trait Ring {
@@ -69,31 +71,29 @@ impl From<Unreadable> for Lost {
     }
 }
 
-/// Whether the reader is to be woken, after `bytes` more. `unwoken` is this CPU's count.
+/// What is kept of the CPU that we run on.
 #[inline(always)]
-fn wake_is_due(unwoken: &mut u64, bytes: u64) -> bool {
-    *unwoken += bytes;
-    // SAFETY: read as it is at run time, since the loader changes it.
-    let due = *unwoken >= unsafe { ptr::read_volatile(&raw const SNIFF_WAKE_BYTES) };
-    if due || reader_sleeps() {
-        *unwoken = 0;
-        return true;
-    }
-    false
+fn this_cpu() -> Option<&'static mut Cpu> {
+    // SAFETY: a helper without arguments.
+    let cpu = SNIFF_CPUS.get_ptr_mut(unsafe { bpf_get_smp_processor_id() })?;
+    // SAFETY: the map's value lives as long as the program. No other CPU writes to it; where another classifier may run
+    // on this one in between (PREEMPT_RT), only what decides about wake-ups is used, which may then come early or late.
+    Some(unsafe { &mut *cpu })
 }
 
-/// Whether the reader sleeps, of which it is woken now.
+/// Whether the reader is to be woken, after `bytes` more from this CPU.
 #[inline(always)]
-fn reader_sleeps() -> bool {
-    let Some(asleep) = SNIFF_ASLEEP.get_ptr_mut(0) else {
-        return false;
+fn wake_is_due(cpu: &mut Cpu, bytes: u64) -> bool {
+    cpu.unwoken += bytes;
+    // SAFETY: valid pointers. One is read as it is at run time, since the loader changes it; the other since the reader
+    // writes there at any time.
+    let (enough, asleep) = unsafe {
+        (ptr::read_volatile(&raw const SNIFF_WAKE_BYTES), ptr::read_volatile(&raw const cpu.asleep))
     };
-    // SAFETY: a valid pointer from the map. The reader writes it at any time; two CPUs that both wake it do no harm.
-    unsafe {
-        let sleeps = ptr::read_volatile(asleep) != 0;
-        if sleeps {
-            ptr::write_volatile(asleep, 0);
-        }
-        sleeps
+    if cpu.unwoken < enough && asleep == 0 {
+        return false;
     }
+    cpu.unwoken = 0;
+    cpu.asleep = 0;
+    true
 }

@@ -53,3 +53,14 @@ pub fn at_least_one(mut value: u64) -> u64 {
     }
     value
 }
+
+/// The same address, of which the compiler knows nothing any more: what it then compares is this address, and not what it
+/// was computed from. The verifier learns only about what is compared.
+#[inline(always)]
+pub fn as_computed(mut address: usize) -> usize {
+    // SAFETY: a comment.
+    unsafe {
+        core::arch::asm!("/* {0} */", inout(reg) address, options(nomem, nostack, preserves_flags));
+    }
+    address
+}

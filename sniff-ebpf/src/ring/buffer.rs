@@ -4,16 +4,11 @@ use core::mem::MaybeUninit;
 
 use aya_ebpf::{
     bindings::{BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP},
-    macros::map,
-    maps::{PerCpuArray, ring_buf::RingBufEntry},
+    maps::ring_buf::RingBufEntry,
 };
 use sniff_common::RECORD_CLASSES;
 
-use super::{Block, Lost, Ring, SNIFF_RING, wake_is_due};
-
-/// Bytes that this CPU has written since it last woke the reader.
-#[map]
-static SNIFF_UNWOKEN: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
+use super::{Block, Lost, Ring, SNIFF_RING, this_cpu, wake_is_due};
 
 /// A record of one size class, reserved and still to be written. The alignment is what the ring buffer gives.
 #[repr(C, align(8))]
@@ -63,9 +58,6 @@ fn record<const N: usize>(block: &impl Block) -> Result<(), Lost> {
 
 #[inline(always)]
 fn submit<const N: usize>(record: RingBufEntry<Record<N>>) {
-    let due = SNIFF_UNWOKEN.get_ptr_mut(0).is_none_or(|unwoken| {
-        // SAFETY: a valid pointer from the map, this CPU's own.
-        wake_is_due(unsafe { &mut *unwoken }, N as u64)
-    });
+    let due = this_cpu().is_none_or(|cpu| wake_is_due(cpu, N as u64));
     record.submit(u64::from(if due { BPF_RB_FORCE_WAKEUP } else { BPF_RB_NO_WAKEUP }));
 }

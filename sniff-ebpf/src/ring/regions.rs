@@ -5,13 +5,12 @@ use core::{mem::MaybeUninit, ptr};
 
 use aya_ebpf::{
     bindings::{BPF_F_MMAPABLE, BPF_RB_FORCE_WAKEUP},
-    helpers::generated::bpf_get_smp_processor_id,
     macros::map,
     maps::{Array, Stack},
 };
 use sniff_common::regions::{self, Cpu, CpuWord, Header, Memory, REGION_BYTES, ROOMS, Word};
 
-use super::{Block, Lost, Ring, SNIFF_RING, wake_is_due};
+use super::{Block, Lost, Ring, SNIFF_RING, this_cpu, wake_is_due};
 use crate::{atomic, verifier::with_sound_bounds};
 
 /// A region: a [`Header`] and blocks.
@@ -21,10 +20,6 @@ struct Region(MaybeUninit<[u8; REGION_BYTES]>);
 /// The loader sets how many.
 #[map]
 static SNIFF_REGIONS: Array<Region> = Array::with_max_entries(1, BPF_F_MMAPABLE);
-
-/// One entry a possible CPU; the loader sets how many.
-#[map]
-static SNIFF_CPUS: Array<Cpu> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 
 /// The free regions.
 #[map]
@@ -38,12 +33,7 @@ impl Ring for Regions {
 
     #[inline(always)]
     fn put(block: &impl Block) -> Result<(), Lost> {
-        // SAFETY: a helper without arguments.
-        let Some(cpu) = SNIFF_CPUS.get_ptr_mut(unsafe { bpf_get_smp_processor_id() }) else {
-            return Err(Lost::RingFull);
-        };
-        // SAFETY: a valid pointer from the map; nothing else writes to it while we run.
-        let cpu = unsafe { &mut *cpu };
+        let cpu = this_cpu().ok_or(Lost::RingFull)?;
         work_on(cpu);
         let result = append(cpu, block);
         work_on(cpu);
@@ -100,7 +90,7 @@ fn write<const N: usize>(cpu: &mut Cpu, region: Place, block: &impl Block) -> Re
     // SAFETY: N bytes are left behind the offset, and the caller knows the block's bound.
     let len = unsafe { block.write::<N>(region.0.cast::<u8>().add(offset as usize)) }?;
     regions::publish(region, &mut cpu.offset, len);
-    if wake_is_due(&mut cpu.unwoken, len) {
+    if wake_is_due(cpu, len) {
         // Full of wake-ups that were not heard yet is as good.
         let _ = SNIFF_RING.output::<u64>(0, u64::from(BPF_RB_FORCE_WAKEUP));
     }

@@ -39,6 +39,11 @@ impl Mapping {
         Ok(Self { at: at.cast(), len })
     }
 
+    /// Bytes that are mapped.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
     /// The 64-bit word at `offset`.
     ///
     /// # Panics

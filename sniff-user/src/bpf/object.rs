@@ -19,7 +19,7 @@ use bytesize::ByteSize;
 use log::{Log, debug};
 use sniff_common::{
     ABI_VERSION, Counters, Direction,
-    regions::{self, REGION_BYTES},
+    regions::{self, Cpu, REGION_BYTES},
 };
 
 use super::{
@@ -149,9 +149,10 @@ impl Kernel {
             true => Memory::Regions(self.map_regions(records)?),
             false => Memory::Buffer(Buffer::new(records)),
         };
-        let asleep = data_of(self.ebpf.map("SNIFF_ASLEEP").ok_or_else(|| missing("SNIFF_ASLEEP"))?)?;
-        let asleep = Mapping::new(asleep.fd(), 0, size_of::<u64>(), true).context("cannot map the ring")?;
-        Ok(Ring::new(memory, asleep, order, clock_offset))
+        let cpus = data_of(self.ebpf.map("SNIFF_CPUS").ok_or_else(|| missing("SNIFF_CPUS"))?)?;
+        let bytes = possible_cpus()? as usize * size_of::<Cpu>();
+        let cpus = Mapping::new(cpus.fd(), 0, bytes, true).context("cannot map the ring")?;
+        Ok(Ring::new(memory, cpus, order, clock_offset))
     }
 
     fn map_regions(&mut self, bell: Records) -> Result<Regions> {

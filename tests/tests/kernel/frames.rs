@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use sniff_tests::{
-    frame,
+    frame, kernel,
     machine::{FakePod, Machine},
     pcap::{Direction, Packet},
     sniff::Sniff,
@@ -67,6 +67,33 @@ fn experiments(packets: &[Packet], direction: Direction) -> Vec<Vec<u8>> {
         packet.data.clone()
     };
     packets.iter().filter(ours).map(bytes).collect()
+}
+
+#[test]
+fn small_frames_are_whole_whatever_their_length_and_are_cut_anywhere() {
+    let machine = Machine::boot();
+    let node = machine.netns();
+    let FakePod { netns, eth0, veth, .. } = machine.fake_pod("blue", 1);
+    let lengths = [14, 15, 16, 17, 31, 32, 33, 34, 48, 60, 63, 64, 65, 96, 97, 127, 128, 129, 130, 200];
+    let sent = lengths.map(|len| frame(eth0.mac, veth.mac, &[], len - 14));
+    for ring in kernel::rings() {
+        for snaplen in [1000, 1, 15, 17, 61, 96, 128, 129] {
+            let capture = Capture::new();
+            let value = snaplen.to_string();
+            let args = ["--netns", "blue", "-Q", "out", "--ring", ring, "-s", &value, "-w", capture.arg()];
+            let sniff = Sniff::in_netns(&node).args(args).args(["ether proto 0x88b5"]).start();
+            for frame in &sent {
+                frame::send(&netns, eth0.index, frame);
+            }
+            sniff.stop().success();
+            let packets = capture.read().packets;
+            let kept: Vec<_> =
+                packets.iter().map(|packet| (packet.original_len as usize, &packet.data[..])).collect();
+            let expected: Vec<_> =
+                sent.iter().map(|frame| (frame.len(), &frame[..frame.len().min(snaplen)])).collect();
+            assert_eq!(kept, expected, "snaplen {snaplen}, {ring}");
+        }
+    }
 }
 
 #[test]

@@ -12,13 +12,14 @@ pub(super) mod records;
 pub(super) mod regions;
 
 use std::{
-    io,
+    io, mem,
     os::fd::{AsFd, BorrowedFd},
     sync::atomic::{Ordering, fence},
 };
 
 use anyhow::Result;
 use clap::ValueEnum;
+use sniff_common::regions::Cpu;
 
 use self::{buffer::Buffer, regions::Regions};
 use super::mapping::Mapping;
@@ -57,8 +58,8 @@ pub enum Until {
 /// The reader's end.
 pub struct Ring {
     memory: Memory,
-    /// The word that tells the kernel side that we sleep.
-    asleep: Mapping,
+    /// Where each CPU is told that we sleep.
+    cpus: Mapping,
     order: Order,
     /// What the kernel side adds to its clock.
     clock_offset: u64,
@@ -73,13 +74,16 @@ pub(super) enum Memory {
 }
 
 impl Ring {
-    pub(super) fn new(memory: Memory, asleep: Mapping, order: Order, clock_offset: u64) -> Self {
-        Self { memory, asleep, order, clock_offset, horizon: 0 }
+    /// `cpus` is an entry for each possible CPU.
+    pub(super) fn new(memory: Memory, cpus: Mapping, order: Order, clock_offset: u64) -> Self {
+        Self { memory, cpus, order, clock_offset, horizon: 0 }
     }
 
-    /// Has the next packet wake us. What came before that is found by another look.
+    /// Has the next packet on each CPU wake us. What came before that is found by another look.
     pub fn sleep(&self) {
-        self.asleep.u64(0).store(1, Ordering::Relaxed);
+        for entry in (0..self.cpus.len()).step_by(size_of::<Cpu>()) {
+            self.cpus.u64(entry + mem::offset_of!(Cpu, asleep)).store(1, Ordering::Relaxed);
+        }
         // A CPU publishes, as a full barrier, and then reads this word; we write it, and then look at what is published.
         fence(Ordering::SeqCst);
     }
