@@ -64,17 +64,6 @@ pub struct Args {
     #[arg(value_name = "EXPRESSION", help_heading = "Filter")]
     pub expression: Vec<String>,
 
-    /// The same as one word
-    #[arg(
-        short,
-        long,
-        alias = "pcap-filter",
-        value_name = "EXPR",
-        conflicts_with = "expression",
-        help_heading = "Filter"
-    )]
-    pub filter: Option<String>,
-
     /// The same from a file, which is read again on SIGUSR2
     #[arg(short = 'F', long, value_name = "FILE", conflicts_with_all = ["expression", "filter"],
         help_heading = "Filter")]
@@ -146,7 +135,7 @@ impl Args {
 
     /// Where the general filter comes from.
     pub fn filter_source(&self) -> Source {
-        match (&self.filter_file, &self.filter) {
+        match (&self.filter_file, &self.capture.filter) {
             (Some(path), _) => Source::File(path.clone()),
             (None, Some(text)) => Source::Text(text.clone()),
             (None, None) => Source::Text(self.expression.join(" ")),

@@ -32,6 +32,7 @@ pub mod netns;
 pub mod options;
 #[cfg(target_os = "linux")]
 pub mod output;
+#[cfg(target_os = "linux")]
 pub mod parallel;
 pub mod pcapng;
 #[cfg(target_os = "linux")]

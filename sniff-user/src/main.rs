@@ -132,7 +132,7 @@ fn options(args: &Args) -> target::Options {
 
 fn plan(args: Args, interfaces: Vec<target::Interface>) -> Result<Plan> {
     let filter = args.filter_source();
-    let CaptureArgs { attach, direction, snaplen, headers, count, duration, ring_bytes } = args.capture;
+    let CaptureArgs { attach, direction, snaplen, headers, count, duration, ring_bytes, .. } = args.capture;
     Ok(Plan {
         interfaces,
         room: 0,

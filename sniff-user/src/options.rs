@@ -11,6 +11,17 @@ use sniff_common::{Direction, MAX_SNAPLEN, MIN_RING_BYTES};
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Capture")]
 pub struct CaptureArgs {
+    /// The filter as one word
+    #[arg(
+        short,
+        long,
+        alias = "pcap-filter",
+        value_name = "EXPR",
+        conflicts_with = "expression",
+        help_heading = "Filter"
+    )]
+    pub filter: Option<String>,
+
     /// Where to attach: the host end of the pod's veth, the interface inside the pod, or whichever sees all packets
     #[arg(long, value_enum, default_value_t, value_name = "WHERE")]
     pub attach: AttachAt,

@@ -270,12 +270,11 @@ impl Session {
     /// Captures more interfaces: all, or none when something is wrong.
     fn join(&mut self, interfaces: Vec<Interface>, comment: Option<&str>) -> Result<()> {
         let first = self.spans.len() as u32;
-        let room = self.room;
-        let taps = new_taps(&mut self.filters, self.general.as_deref(), &self.plan, first, interfaces)?;
         ensure!(
-            taps.len() as u32 <= room,
+            interfaces.len() as u32 <= self.room,
             "this capture has had as many interfaces as it has room for: start another"
         );
+        let taps = new_taps(&mut self.filters, self.general.as_deref(), &self.plan, first, interfaces)?;
         self.room -= taps.len() as u32;
         for tap in &taps {
             self.describe(tap, comment.map(str::to_owned))?;
@@ -298,14 +297,7 @@ impl Session {
                 let ids: Vec<u32> = ids.collect();
                 (done, ids.into_iter().try_for_each(|id| self.leave(id)))
             }
-            Order::Filter { source, done } => {
-                let before = std::mem::replace(&mut self.plan.filter, source);
-                let changed = self.change_filter();
-                if changed.is_err() {
-                    self.plan.filter = before;
-                }
-                (done, changed)
-            }
+            Order::Filter { source, done } => (done, self.change_filter(source)),
         };
         // Whoever gave the order may have gone.
         let _ = done.send(result);
@@ -371,13 +363,18 @@ impl Session {
 
     /// What the classifiers of all directions of all `taps` are told, in order; none where no packet would match.
     fn all_arguments(&self, taps: &[Tap]) -> Vec<Option<Arguments>> {
-        taps.iter().flat_map(|tap| self.arguments(tap)).collect()
+        taps.iter().flat_map(|tap| self.arguments(tap, &tap.directions)).collect()
     }
 
-    fn arguments(&self, tap: &Tap) -> impl Iterator<Item = Option<Arguments>> {
+    /// What the classifiers of a tap are told that is to have these filters.
+    fn arguments(
+        &self,
+        tap: &Tap,
+        directions: &[(Direction, Filter)],
+    ) -> impl Iterator<Item = Option<Arguments>> {
         let Plan { snaplen, headers, .. } = self.plan;
         let (interface, clock_offset, link_type) = (tap.id, self.clock_offset, link_type(&tap.interface));
-        tap.directions.iter().map(move |(direction, filter)| {
+        directions.iter().map(move |(direction, filter)| {
             let filter = match filter {
                 Filter::All => None,
                 Filter::Some(fragment) => Some(Arc::clone(fragment)),
@@ -388,38 +385,32 @@ impl Session {
         })
     }
 
-    /// Reads the filter again and changes it at every interface that has none of its own. Whatever is wrong with it is
-    /// found before the first one changes.
+    /// Reads the filter from `source` and changes it at every interface that has none of its own. Whatever is wrong with
+    /// it is found before the first one changes.
     ///
     /// # Errors
     ///
     /// When it cannot be read, compiled or loaded; the old one then goes on.
-    fn change_filter(&mut self) -> Result<()> {
-        let general = self.plan.filter.read()?;
-        let mut changed = Vec::new();
-        for (at, tap) in self.taps.iter().enumerate().filter(|(_, tap)| tap.interface.filter.is_none()) {
-            let wanted: Vec<Direction> = tap.directions.iter().map(|&(direction, _)| direction).collect();
-            changed.push((at, with_filters(&mut self.filters, &tap.interface, general.as_deref(), &wanted)?));
+    fn change_filter(&mut self, source: Source) -> Result<()> {
+        let general = source.read()?;
+        let (mut wanted, mut arguments) = (Vec::new(), Vec::new());
+        for tap in self.taps.iter().filter(|tap| tap.interface.filter.is_none()) {
+            let directions: Vec<Direction> = tap.directions.iter().map(|&(direction, _)| direction).collect();
+            let directions =
+                with_filters(&mut self.filters, &tap.interface, general.as_deref(), &directions)?;
+            arguments.extend(self.arguments(tap, &directions));
+            wanted.push(directions);
         }
-        let before: Vec<_> = changed
-            .into_iter()
-            .map(|(at, directions)| std::mem::replace(&mut self.taps[at].directions, directions))
-            .collect();
-        let mut classifiers = match load(&self.kernel.body(), &self.all_arguments(&self.taps)) {
-            Ok(classifiers) => classifiers.into_iter(),
-            Err(error) => {
-                let general = self.taps.iter_mut().filter(|tap| tap.interface.filter.is_none());
-                general.zip(before).for_each(|(tap, directions)| tap.directions = directions);
-                return Err(error);
+        let mut classifiers = load(&self.kernel.body(), &arguments)?.into_iter();
+        let taps = self.taps.iter_mut().filter(|tap| tap.interface.filter.is_none());
+        for (tap, directions) in taps.zip(wanted) {
+            for (&(direction, _), classifier) in directions.iter().zip(&mut classifiers) {
+                let hook = tap.point.hook(direction);
+                tap.attachment.as_mut().map_or(Ok(()), |attachment| attachment.set(hook, classifier))?;
             }
-        };
-        for Tap { directions, point, attachment, .. } in &mut self.taps {
-            let Some(attachment) = attachment else { continue };
-            for (&mut (direction, _), classifier) in directions.iter_mut().zip(&mut classifiers) {
-                attachment.set(point.hook(direction), classifier)?;
-            }
+            tap.directions = directions;
         }
-        self.general = general;
+        (self.plan.filter, self.general) = (source, general);
         Ok(())
     }
 
@@ -444,7 +435,7 @@ impl Session {
         let ended = loop {
             tokio::select! {
                 () = signals.next() => break Why::Signal,
-                _ = change.recv() => match self.change_filter() {
+                _ = change.recv() => match self.change_filter(self.plan.filter.clone()) {
                     Ok(()) => info!("the filter is now: {}", self.general.as_deref().unwrap_or("every packet")),
                     Err(error) => warn!("the filter stays as it is: {error:#}"),
                 },

@@ -29,7 +29,7 @@ const LAST_PAUSE: Duration = Duration::from_secs(1);
 const AT_ONCE: usize = 32;
 
 /// Of a pod that our classifiers see no packets of, only every so many looks ask the kernel.
-const SILENT_LOOKS: u32 = 8;
+const SILENT_LOOKS: u32 = 20;
 
 /// What is known from the last looks.
 pub struct Watch {

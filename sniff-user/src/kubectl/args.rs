@@ -66,17 +66,6 @@ pub struct Args {
     #[arg(value_name = "EXPRESSION", last = true, help_heading = "Filter")]
     pub expression: Vec<String>,
 
-    /// The same as one word
-    #[arg(
-        short,
-        long,
-        alias = "pcap-filter",
-        value_name = "EXPR",
-        conflicts_with = "expression",
-        help_heading = "Filter"
-    )]
-    pub filter: Option<String>,
-
     /// What to capture, and how much
     #[command(flatten)]
     pub capture: CaptureArgs,
@@ -174,7 +163,8 @@ impl ClusterArgs {
 impl Args {
     /// The filter, when there is one.
     pub fn filter(&self) -> Option<String> {
-        self.filter
+        self.capture
+            .filter
             .clone()
             .or_else(|| Some(self.expression.join(" ")))
             .filter(|filter| !filter.trim().is_empty())

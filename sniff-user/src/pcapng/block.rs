@@ -5,8 +5,8 @@ const OPT_ENDOFOPT: u16 = 0;
 /// A comment; every block may have one.
 const OPT_COMMENT: u16 = 1;
 
-/// Length of the shortest block: type, and length twice.
-const MIN_BLOCK_LEN: usize = 12;
+/// Length of the shortest block, which has no body: type, and length twice.
+pub const MIN_BLOCK_LEN: usize = 12;
 /// Most bytes that the value of an option can have.
 pub(super) const MAX_OPTION_LEN: usize = u16::MAX as usize;
 

@@ -12,7 +12,7 @@ mod packet;
 mod read;
 mod section;
 
-pub use block::blocks;
+pub use block::{MIN_BLOCK_LEN, blocks};
 pub use interface::{InterfaceDescription, InterfaceStatistics, LinkType};
 pub use packet::{EnhancedPacket, NoPacket, PacketHead};
 pub use read::{AnyBlock, BlockType, ReadInterface};

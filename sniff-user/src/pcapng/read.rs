@@ -3,10 +3,11 @@
 
 use anyhow::{Context as _, Result, ensure};
 
-use super::packet::{take_option, word};
+use super::{
+    block::MIN_BLOCK_LEN,
+    packet::{take_option, word},
+};
 
-/// Bytes of a block without a body.
-const FRAME_LEN: usize = 12;
 /// Where the body of a block begins.
 const BODY: usize = 8;
 /// Where the options of an Interface Description Block begin.
@@ -56,7 +57,7 @@ impl<'a> AnyBlock<'a> {
             other => BlockType::Other(other),
         };
         let len = word(bytes, 4)? as usize;
-        ensure!(len >= FRAME_LEN && len.is_multiple_of(4), "block length {len} is impossible");
+        ensure!(len >= MIN_BLOCK_LEN && len.is_multiple_of(4), "block length {len} is impossible");
         let block = bytes
             .get(..len)
             .with_context(|| format!("block of {len} bytes is cut off after {}", bytes.len()))?;
@@ -74,7 +75,7 @@ impl<'a> AnyBlock<'a> {
     ///
     /// When the body is empty.
     pub fn first_word(&self) -> Result<u32> {
-        ensure!(self.bytes.len() > FRAME_LEN, "block without a body");
+        ensure!(self.bytes.len() > MIN_BLOCK_LEN, "block without a body");
         word(self.bytes, BODY)
     }
 

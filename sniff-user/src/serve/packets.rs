@@ -20,20 +20,18 @@ use nix::{
     fcntl::{FcntlArg, OFlag, fcntl},
     unistd::pipe2,
 };
+use sniff_common::epb;
 use tokio::task;
 
 use super::output::{Output, Stdout};
 use crate::{
     options::Compress,
+    pcapng::MIN_BLOCK_LEN,
     stream::{Compressor, encode_packets},
 };
 
 /// What the pipe holds: the most that the kernel gives without further ado (`/proc/sys/fs/pipe-max-size`).
 const PIPE_BYTES: i32 = 1 << 20;
-/// Block type of packets (draft-ietf-opsawg-pcapng, section 4.3).
-const ENHANCED_PACKET: u32 = 6;
-/// Bytes that a block has at least: type and twice the length.
-const MIN_BLOCK: usize = 12;
 /// Having found so many bytes waiting, the thread has come late.
 const LATE_BYTES: usize = 256 << 10;
 /// An output that takes this long for a MiB is slower than packing is.
@@ -188,14 +186,14 @@ fn blocks(bytes: &[u8]) -> io::Result<Blocks> {
     while let Some(&[a, b, c, d, e, f, g, h]) = bytes[blocks.whole..].first_chunk::<8>() {
         let kind = u32::from_ne_bytes([a, b, c, d]);
         let len = u32::from_ne_bytes([e, f, g, h]) as usize;
-        if len < MIN_BLOCK || len > PIPE_BYTES as usize {
+        if len < MIN_BLOCK_LEN || len > PIPE_BYTES as usize {
             return Err(io::Error::other(format!("a block of {len} bytes: that is a bug in sniff")));
         }
         if bytes.len() - blocks.whole < len {
             break;
         }
         blocks.whole += len;
-        blocks.packets += u64::from(kind == ENHANCED_PACKET);
+        blocks.packets += u64::from(kind == epb::BLOCK_TYPE);
     }
     Ok(blocks)
 }
