@@ -8,6 +8,7 @@ mod filtering;
 mod frames;
 mod limits;
 mod programs;
+mod records;
 
 use sniff_tests::kernel;
 

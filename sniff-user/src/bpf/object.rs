@@ -298,6 +298,37 @@ fn missing(name: &str) -> anyhow::Error {
 mod tests {
     use super::*;
 
+    fn layout(ring_bytes: u32, packet_buffered: bool, regions: bool, cpus: usize) -> Layout {
+        let sizes = Sizes { ring: ring::Wanted::Auto, ring_bytes, packet_buffered, interfaces: 1 };
+        Layout::of(&sizes, regions, cpus)
+    }
+
+    #[test]
+    fn the_buffer_is_a_budget_for_all_cpus() {
+        for cpus in [1, 2, 128] {
+            let regions = layout(64 << 20, false, true, cpus);
+            let bytes = regions.region_count as usize * REGION_BYTES;
+            assert!((63 << 20..=64 << 20).contains(&bytes), "{cpus} CPUs: {bytes}");
+            assert_eq!(layout(64 << 20, false, false, cpus).buffer_bytes, 64 << 20, "{cpus} CPUs");
+        }
+        assert_eq!(layout(100 << 20, false, false, 2).buffer_bytes, 64 << 20);
+    }
+
+    #[test]
+    fn each_cpu_can_own_a_region_however_small_the_budget() {
+        assert_eq!(layout(sniff_common::MIN_RING_BYTES, false, true, 128).region_count, 129);
+        assert_eq!(layout(sniff_common::MIN_RING_BYTES, false, true, 1).region_count, 2);
+    }
+
+    #[test]
+    fn the_reader_is_woken_before_all_cpus_together_have_filled_the_buffer() {
+        for regions in [true, false] {
+            assert_eq!(layout(64 << 20, false, regions, 2).wake_bytes, WAKE_BYTES);
+            assert_eq!(layout(1 << 20, false, regions, 8).wake_bytes, 64 << 10);
+            assert_eq!(layout(64 << 20, true, regions, 2).wake_bytes, 1);
+        }
+    }
+
     #[test]
     fn a_kernel_that_is_too_old_is_named_as_the_reason() {
         let told = |kernel| format!("{:#}", explain(EbpfError::NoBTF, Some(kernel)));

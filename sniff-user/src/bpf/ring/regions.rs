@@ -274,3 +274,38 @@ impl Word for Shared<'_> {
 fn entries(map: &MapData) -> Result<usize> {
     Ok(map.info().context("the kernel does not describe a map")?.max_entries() as usize)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn lanes(next: &[Option<u64>]) -> Vec<Lane> {
+        next.iter().map(|&next| Lane { next, ..Lane::default() }).collect()
+    }
+
+    #[test]
+    fn the_oldest_goes_on_until_another_is_older() {
+        assert_eq!(earliest(&lanes(&[None, None]), 100), None);
+        assert_eq!(earliest(&lanes(&[Some(7), None]), 100), Some((0, 100)));
+        // Up to and with the time of the others: what is as old may come in any order.
+        assert_eq!(earliest(&lanes(&[Some(9), Some(7), Some(8)]), 100), Some((1, 9)));
+        assert_eq!(earliest(&lanes(&[Some(7), Some(7)]), 100), Some((0, 8)));
+    }
+
+    #[test]
+    fn nothing_goes_beyond_the_horizon() {
+        assert_eq!(earliest(&lanes(&[Some(100), Some(101)]), 100), None);
+        assert_eq!(earliest(&lanes(&[Some(100), Some(99)]), 100), Some((1, 100)));
+        assert_eq!(earliest(&lanes(&[Some(u64::MAX - 1)]), u64::MAX), Some((0, u64::MAX)));
+    }
+
+    #[test]
+    fn the_last_block_is_found_by_its_length() {
+        let block = |len: u32| [vec![0; len as usize - 4], len.to_ne_bytes().to_vec()].concat();
+        let blocks = [block(32), block(48)].concat();
+        assert_eq!(last_block(&blocks), Some(&blocks[32..]));
+        assert_eq!(last_block(&block(32)).map(<[u8]>::len), Some(32));
+        assert_eq!(last_block(&[]), None);
+        assert_eq!(last_block(&block(32)[16..]), None);
+    }
+}
