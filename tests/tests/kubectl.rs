@@ -286,6 +286,24 @@ fn a_killed_client_leaves_neither_capture_nor_pod() {
 }
 
 #[test]
+fn a_client_that_is_killed_while_its_pod_starts_leaves_one_that_ends_and_can_be_cleaned_up() {
+    let place = Place::without_daemonset();
+    place.cluster.set_pod_start(Duration::from_secs(1));
+    let mut client = Client::start(&place.cluster, &["shop/web-0", "--image", "sniff:test", "-w", "FILE"]);
+    client.wait_for("waiting for");
+    client.signal(Signal::SIGKILL);
+    client.outcome();
+    let [pod] = &place.cluster.pods("tools")[..] else { panic!("not one pod") };
+    wait::until("the end of its process", GONE, || {
+        let phase = place.cluster.pod("tools", pod)?["status"]["phase"].clone();
+        (phase == "Succeeded").then_some(())
+    });
+    place.assert_nothing_runs(GONE);
+    Client::start(&place.cluster, &["cleanup"]).outcome().assert_success();
+    assert!(place.cluster.pods("tools").is_empty());
+}
+
+#[test]
 fn a_cut_connection_is_an_error_and_leaves_a_file_that_opens() {
     let place = Place::new();
     let mut client = place.listen(&["shop/web-0", "-w", "FILE", "-f", "icmp"]);
@@ -396,6 +414,33 @@ fn what_rbac_forbids_is_named() {
     refused("create", "pods", &image, &["create pods in namespace tools"]);
     refused("get", "nodes", &["node/n1", "-i", "eth0"], &["get nodes n1"]);
     refused("create", "pods/exec", &image, &["create pods/exec", "namespace tools"]);
+    refused("get", "pods", &image, &["get pods sniff-", "in namespace tools"]);
+    refused("list", "pods", &["-A", "-l", "app=web"], &["list pods in all namespaces"]);
+    for (kind, resource) in [
+        ("sts", "statefulsets.apps"),
+        ("ds", "daemonsets.apps"),
+        ("rs", "replicasets.apps"),
+        ("job", "jobs.batch"),
+        ("svc", "services"),
+    ] {
+        let denied = resource.split('.').next().expect("a name");
+        let missing = format!("get {resource} web in namespace shop");
+        refused("get", denied, &[&format!("{kind}/web"), "-n", "shop"], &[&missing]);
+    }
+}
+
+#[test]
+fn a_pod_that_may_not_be_removed_is_named() {
+    let place = Place::without_daemonset();
+    place.cluster.deny("delete", "pods");
+    let mut client = place.listen(&["shop/web-0", "--image", "sniff:test", "-w", "FILE"]);
+    client.wait_for("stays until it is removed: you may not delete pods sniff-");
+    let outcome = client.stop();
+    let stderr = outcome.stderr.join("\n");
+    assert!(stderr.contains("kubectl sniff cleanup removes it: you may not delete pods"), "{stderr}");
+    let cleanup = Client::start(&place.cluster, &["cleanup"]).outcome();
+    assert_ne!(cleanup.code, Some(0));
+    assert!(cleanup.stderr.join("\n").contains("delete pods sniff-"), "{cleanup:#?}");
 }
 
 #[test]

@@ -40,7 +40,7 @@ const GRACE: Duration = Duration::from_secs(10);
 /// How long a connection may take to say what it wants.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// With `--once`: how long to wait for the first session.
-const FIRST_SESSION: Duration = Duration::from_secs(60);
+const FIRST_SESSION: Duration = Duration::from_secs(20);
 /// Longest deadline; an `Instant` cannot take all of a `Duration`.
 const FOREVER: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 
