@@ -24,7 +24,7 @@ pub const SOCKETS: [&str; 6] = [
     // containerd
     "/run/containerd/containerd.sock",
     // CRI-O
-    "/var/run/crio/crio.sock",
+    "/run/crio/crio.sock",
     // cri-dockerd
     "/run/cri-dockerd.sock",
     // k3s and RKE2

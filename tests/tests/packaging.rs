@@ -211,11 +211,18 @@ fn config(spec: ContainerSpec) -> cri::ContainerConfig {
         readonly: mount.read_only.unwrap_or_default(),
         propagation: i32::from(mount.mount_propagation.as_deref() == Some("HostToContainer")),
     };
+    // The token of the service account, which the kubelet mounts unasked.
+    let token = cri::Mount {
+        host_path: "/var/lib/sniff-test".to_owned(),
+        container_path: "/var/run/secrets/kubernetes.io/serviceaccount".to_owned(),
+        readonly: true,
+        propagation: 0,
+    };
     cri::ContainerConfig {
         image: Some(cri::ImageSpec { image: spec.image.expect("an image") }),
         args: spec.args.expect("arguments"),
         envs: envs.collect(),
-        mounts: spec.volume_mounts.expect("mounts").into_iter().map(mount).collect(),
+        mounts: spec.volume_mounts.expect("mounts").into_iter().map(mount).chain([token]).collect(),
         linux: Some(cri::LinuxContainerConfig {
             security_context: Some(cri::LinuxContainerSecurityContext {
                 capabilities,

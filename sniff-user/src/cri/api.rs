@@ -163,11 +163,13 @@ fn pid_in(info: &Value) -> Option<u32> {
     (pid != 0).then_some(pid)
 }
 
-/// The path of the network namespace in the sandbox's OCI configuration.
+/// The path of the network namespace in the sandbox's OCI configuration, below `/run`: on a node `/var/run` leads there,
+/// in sniff's image it does not.
 fn netns_in(info: &Value) -> Option<std::path::PathBuf> {
     let namespaces = info["runtimeSpec"]["linux"]["namespaces"].as_array()?;
     let network = namespaces.iter().find(|namespace| namespace["type"] == "network")?;
     let path = network["path"].as_str()?;
+    let path = path.strip_prefix("/var").filter(|path| path.starts_with("/run/")).unwrap_or(path);
     (!path.is_empty()).then(|| path.into())
 }
 
@@ -199,6 +201,10 @@ mod tests {
         assert_eq!(network, expected);
         // CRI-O without an infra container.
         assert_eq!(status(0, &format!("{{{spec}}}")).pid, None);
+        for (told, meant) in [("/var/run/netns/a", "/run/netns/a"), ("/var/runs", "/var/runs")] {
+            let info = format!("{{{}}}", spec.replace("/n", told));
+            assert_eq!(status(0, &info).netns, Some(meant.into()));
+        }
     }
 
     #[test]

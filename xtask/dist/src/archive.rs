@@ -45,15 +45,6 @@ impl Archive {
         self.file(path, mode, &fs::read(from).with_context(|| format!("cannot read {}", from.display()))?)
     }
 
-    /// Adds a symbolic link.
-    ///
-    /// # Errors
-    /// A path does not fit.
-    pub fn link(&mut self, path: &str, to: &str) -> Result<()> {
-        let mut header = header(tar::EntryType::Symlink, 0o777, 0);
-        self.0.append_link(&mut header, path, to).with_context(|| path.to_owned())
-    }
-
     /// The archive's bytes.
     ///
     /// # Errors

@@ -85,8 +85,9 @@ fn layer(sniff: &Path) -> Result<Vec<u8>> {
     files.extend(NAMES.map(|path| (path.trim_start_matches('/').to_owned(), 0o644, path.into())));
     let mut folders: Vec<&Path> =
         files.iter().flat_map(|(path, ..)| Path::new(path).ancestors().skip(1)).collect();
-    // What is mounted over; sniff's own state; and where runtimes have their sockets on some nodes.
-    folders.extend(["run", "tmp", "var/lib", "var/lib/sniff", "var", "etc"].map(Path::new));
+    // What is mounted over, and sniff's own state. Kubernetes mounts a token below /var/run, which must not lead to /run,
+    // where the node's is mounted read-only.
+    folders.extend(["run", "tmp", "var/lib", "var/lib/sniff", "var/run", "var", "etc"].map(Path::new));
     folders.retain(|folder| !folder.as_os_str().is_empty());
     folders.sort();
     folders.dedup();
@@ -96,7 +97,6 @@ fn layer(sniff: &Path) -> Result<Vec<u8>> {
         let mode = if folder == Path::new("tmp") { 0o1777 } else { 0o755 };
         layer.folder(&folder.to_string_lossy(), mode)?;
     }
-    layer.link("var/run", "/run")?;
     for (path, content) in [("etc/group", GROUP), ("etc/nsswitch.conf", NSSWITCH), ("etc/passwd", PASSWD)] {
         layer.file(path, 0o644, content.as_bytes())?;
     }
