@@ -26,7 +26,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use k8s_openapi::api::core::v1;
+use k8s_openapi::api::{batch::v1::Job, core::v1};
 use nix::{
     sys::{
         signal::{Signal, kill},
@@ -296,8 +296,8 @@ impl Shared {
                 self.lock().objects.get(&key).cloned().map(|it| (200, it)).ok_or_else(|| asked.not_found())
             }
             "list" => Ok((200, self.lock().list(asked))),
-            "create" if resource == "pods" => self.create_pod(namespace, body.clone()).map(|pod| (201, pod)),
-            "delete" if resource == "pods" => self.delete_pod(&key, body).ok_or_else(|| asked.not_found()),
+            "create" if resource == "jobs" => self.create_job(namespace, body.clone()).map(|job| (201, job)),
+            "delete" if resource == "jobs" => self.delete_job(&key).ok_or_else(|| asked.not_found()),
             _ => {
                 Err(Refusal { code: 405, reason: "MethodNotAllowed", message: format!("{verb} {resource}") })
             }
@@ -315,6 +315,49 @@ impl Shared {
         let denied = self.lock().denials.iter().any(|it| it.verb == verb && it.resource == resource);
         json!({"apiVersion": "authorization.k8s.io/v1", "kind": "SelfSubjectAccessReview", "spec": review["spec"],
             "status": {"allowed": !denied}})
+    }
+
+    /// Creates a Job, and plays its controller: there is one pod, which is not made again.
+    fn create_job(self: &Arc<Self>, namespace: &str, mut job: Value) -> Result<Value, Refusal> {
+        let typed: Job = serde_json::from_value(job.clone()).map_err(|error| Refusal {
+            code: 400,
+            reason: "BadRequest",
+            message: error.to_string(),
+        })?;
+        let spec = typed.spec.expect("a spec");
+        assert_eq!((spec.backoff_limit, spec.ttl_seconds_after_finished), (Some(0), Some(0)));
+        let name = format!("{}{}", typed.metadata.generate_name.unwrap_or_default(), &random_uuid()[..5]);
+        job["metadata"]["name"] = json!(name);
+        job["metadata"]["namespace"] = json!(namespace);
+        let job = self.lock().put(("jobs".to_owned(), namespace.to_owned(), name.clone()), job);
+        let mut pod = job["spec"]["template"].clone();
+        pod["metadata"]["labels"]["job-name"] = json!(name);
+        pod["metadata"]["generateName"] = json!(format!("{name}-"));
+        if let Err(refusal) = self.create_pod(namespace, pod) {
+            let event = json!({"metadata": {"name": format!("{name}.1"), "namespace": namespace},
+                "involvedObject": {"kind": "Job", "name": name}, "reason": "FailedCreate",
+                "message": format!("Error creating: {}", refusal.message)});
+            self.lock().put(("events".to_owned(), namespace.to_owned(), format!("{name}.1")), event);
+        }
+        Ok(job)
+    }
+
+    /// Deletes a Job, and as the garbage collector its pod.
+    fn delete_job(&self, key: &Key) -> Option<(u16, Value)> {
+        let (_, namespace, name) = key;
+        let mut state = self.lock();
+        let job = state.objects.get(key)?.clone();
+        state.remove(key);
+        let is_its = |pod: &Value| pod["metadata"]["labels"]["job-name"] == json!(name);
+        let pods =
+            state.objects.iter().filter(|(key, pod)| key.0 == "pods" && key.1 == *namespace && is_its(pod));
+        let pods: Vec<Key> = pods.map(|(key, _)| key.clone()).collect();
+        drop(state);
+        for pod in pods {
+            self.delete_pod(&pod);
+        }
+        self.changed.notify_all();
+        Some((200, job))
     }
 
     /// Creates a pod, and plays its node's kubelet.
@@ -385,21 +428,18 @@ impl Shared {
             }
             thread::sleep(TICK);
         }
+        // Its Job is finished with it, and not kept.
         let mut state = self.lock();
-        let is_deleted =
-            state.objects.get(key).is_none_or(|pod| !pod["metadata"]["deletionTimestamp"].is_null());
-        if is_deleted {
-            state.remove(key);
-        } else if let Some(mut pod) = state.objects.get(key).cloned() {
-            pod["status"] = json!({"phase": "Succeeded"});
-            state.put(key.clone(), pod);
-        }
+        let job = state.objects.get(key).and_then(|pod| pod["metadata"]["labels"]["job-name"].as_str());
+        let job = job.map(|name| ("jobs".to_owned(), key.1.clone(), name.to_owned()));
+        job.into_iter().for_each(|job| state.remove(&job));
+        state.remove(key);
         drop(state);
         self.changed.notify_all();
     }
 
     /// Deletes a pod: at once when it has no process here, otherwise by its grace period.
-    fn delete_pod(&self, key: &Key, options: &Value) -> Option<(u16, Value)> {
+    fn delete_pod(&self, key: &Key) -> Option<(u16, Value)> {
         let mut state = self.lock();
         let mut pod = state.objects.get(key)?.clone();
         let Some(pid) = pod["status"]["pid"].as_u64() else {
@@ -408,7 +448,7 @@ impl Shared {
             self.changed.notify_all();
             return Some((200, pod));
         };
-        let grace = options["gracePeriodSeconds"].as_u64().unwrap_or(30);
+        let grace = pod["spec"]["terminationGracePeriodSeconds"].as_u64().unwrap_or(30);
         let until = now_ms() + grace * 1000;
         let shortest = pod["status"]["killAt"].as_u64().map_or(until, |before| before.min(until));
         pod["status"]["killAt"] = json!(shortest);
@@ -486,8 +526,12 @@ impl State {
 
     /// RBAC.
     fn check(&self, asked: &Asked) -> Result<(), Refusal> {
-        let Asked { verb, resource, namespace, name, .. } = asked;
-        if !self.denials.iter().any(|denial| denial.verb == *verb && denial.resource == resource) {
+        self.check_verb(asked.verb, asked)
+    }
+
+    fn check_verb(&self, verb: &str, asked: &Asked) -> Result<(), Refusal> {
+        let Asked { resource, namespace, name, .. } = asked;
+        if !self.denials.iter().any(|denial| denial.verb == verb && denial.resource == resource) {
             return Ok(());
         }
         let scope = match namespace.as_str() {
@@ -582,6 +626,7 @@ fn kind(resource: &str) -> (&'static str, &'static str) {
         "daemonsets" => ("apps/v1", "DaemonSet"),
         "replicasets" => ("apps/v1", "ReplicaSet"),
         "jobs" => ("batch/v1", "Job"),
+        "events" => ("v1", "Event"),
         other => panic!("no resource {other}"),
     }
 }

@@ -261,7 +261,7 @@ fn without_a_daemonset_a_pod_is_made_and_removed() {
     assert_eq!(pod["spec"]["nodeName"], "n1");
     assert_eq!(pod["metadata"]["annotations"]["sniff/who"], "jane");
     assert_eq!(pod["metadata"]["annotations"]["sniff/what"], "shop/web-0");
-    client.wait_for("made pod tools/sniff-");
+    client.wait_for("made job tools/sniff-");
     place.ping(2);
     thread::sleep(Duration::from_millis(500));
     let outcome = client.stop();
@@ -286,21 +286,16 @@ fn a_killed_client_leaves_neither_capture_nor_pod() {
 }
 
 #[test]
-fn a_client_that_is_killed_while_its_pod_starts_leaves_one_that_ends_and_can_be_cleaned_up() {
+fn a_client_that_is_killed_while_its_pod_starts_leaves_nothing() {
     let place = Place::without_daemonset();
     place.cluster.set_pod_start(Duration::from_secs(1));
     let mut client = Client::start(&place.cluster, &["shop/web-0", "--image", "sniff:test", "-w", "FILE"]);
     client.wait_for("waiting for");
     client.signal(Signal::SIGKILL);
     client.outcome();
-    let [pod] = &place.cluster.pods("tools")[..] else { panic!("not one pod") };
-    wait::until("the end of its process", GONE, || {
-        let phase = place.cluster.pod("tools", pod)?["status"]["phase"].clone();
-        (phase == "Succeeded").then_some(())
-    });
+    assert_eq!(place.cluster.pods("tools").len(), 1);
+    wait::until("the end of the pod", GONE, || place.cluster.pods("tools").is_empty().then_some(()));
     place.assert_nothing_runs(GONE);
-    Client::start(&place.cluster, &["cleanup"]).outcome().assert_success();
-    assert!(place.cluster.pods("tools").is_empty());
 }
 
 #[test]
@@ -381,7 +376,8 @@ fn a_dry_run_makes_nothing() {
     let outcome = Client::start(&place.cluster, &args).outcome();
     outcome.assert_success();
     let pod: Value = serde_json::from_slice(&outcome.stdout).expect("a pod");
-    assert_eq!((&pod["kind"], &pod["spec"]["nodeName"]), (&json!("Pod"), &json!("n1")));
+    let template = &pod["spec"]["template"];
+    assert_eq!((&pod["kind"], &template["spec"]["nodeName"]), (&json!("Job"), &json!("n1")));
     let log = place.cluster.log();
     assert!(log.iter().all(|line| !line.starts_with("create") && !line.starts_with("delete")), "{log:#?}");
 }
@@ -411,10 +407,10 @@ fn what_rbac_forbids_is_named() {
         &["get deployments.apps web in namespace shop"],
     );
     refused("list", "pods", &["shop/web-0"], &["list pods", "namespace sniff"]);
-    refused("create", "pods", &image, &["create pods in namespace tools"]);
+    refused("create", "jobs", &image, &["create jobs.batch in namespace tools"]);
     refused("get", "nodes", &["node/n1", "-i", "eth0"], &["get nodes n1"]);
+    refused("get", "pods/exec", &image, &["get pods/exec", "namespace tools"]);
     refused("create", "pods/exec", &image, &["create pods/exec", "namespace tools"]);
-    refused("get", "pods", &image, &["get pods sniff-", "in namespace tools"]);
     refused("list", "pods", &["-A", "-l", "app=web"], &["list pods in all namespaces"]);
     for (kind, resource) in [
         ("sts", "statefulsets.apps"),
@@ -432,15 +428,14 @@ fn what_rbac_forbids_is_named() {
 #[test]
 fn a_pod_that_may_not_be_removed_is_named() {
     let place = Place::without_daemonset();
-    place.cluster.deny("delete", "pods");
-    let mut client = place.listen(&["shop/web-0", "--image", "sniff:test", "-w", "FILE"]);
-    client.wait_for("stays until it is removed: you may not delete pods sniff-");
+    place.cluster.deny("delete", "jobs");
+    let client = place.listen(&["shop/web-0", "--image", "sniff:test", "-w", "FILE"]);
+    let cleanup = Client::start(&place.cluster, &["cleanup"]).outcome();
+    cleanup.assert_failure(&["delete jobs.batch sniff-"]);
     let outcome = client.stop();
     let stderr = outcome.stderr.join("\n");
-    assert!(stderr.contains("kubectl sniff cleanup removes it: you may not delete pods"), "{stderr}");
-    let cleanup = Client::start(&place.cluster, &["cleanup"]).outcome();
-    assert_ne!(cleanup.code, Some(0));
-    assert!(cleanup.stderr.join("\n").contains("delete pods sniff-"), "{cleanup:#?}");
+    assert!(stderr.contains("is left to go by itself, or by kubectl sniff cleanup: you may not"), "{stderr}");
+    wait::until("the end of the pod", GONE, || place.cluster.pods("tools").is_empty().then_some(()));
 }
 
 #[test]
@@ -468,22 +463,26 @@ fn hostile_words_stay_words() {
 }
 
 #[test]
-fn cleanup_lists_and_removes_what_is_left_over() {
+fn cleanup_lists_and_ends_what_somebody_else_has_left() {
     let place = Place::without_daemonset();
-    let labels =
-        json!({"app.kubernetes.io/name": "sniff-session", "app.kubernetes.io/managed-by": "kubectl-sniff"});
-    place.cluster.add_pod("tools", "sniff-old", "1", "n1", &labels);
+    let client = place.listen(&["shop/web-0", "--image", "sniff:test", "-w", "FILE"]);
     let run = |args: &[&str]| {
         let outcome = Client::start(&place.cluster, args).outcome();
         outcome.assert_success();
         String::from_utf8(outcome.stdout).expect("text")
     };
-    assert!(run(&["cleanup", "--dry-run"]).contains("would remove tools/sniff-old on n1"));
-    assert_eq!(place.cluster.pods("tools"), ["sniff-old"]);
-    assert!(run(&["cleanup"]).contains("removed tools/sniff-old"));
-    assert_eq!(place.cluster.pods("tools"), [""; 0]);
+    let listed = run(&["cleanup", "--dry-run"]);
+    assert!(
+        listed.contains("would remove tools/sniff-") && listed.contains(" on n1: shop/web-0"),
+        "{listed}"
+    );
+    assert_eq!(place.cluster.pods("tools").len(), 1);
+    assert!(run(&["cleanup"]).contains("removed tools/sniff-"));
+    wait::until("the end of the pod", GONE, || place.cluster.pods("tools").is_empty().then_some(()));
+    client.outcome().assert_failure(&["n1"]);
     assert_eq!(place.cluster.pods("shop"), ["web-0"], "nothing else is touched");
     assert!(run(&["cleanup"]).contains("nothing"));
+    place.assert_nothing_runs(GONE);
 }
 
 #[test]

@@ -237,7 +237,7 @@ impl Capture {
             match (installed, session::wanted(&self.common, node)) {
                 (Some(pod), _) => info!("node {node}: would run in pod {}/{}", pod.namespace, pod.name),
                 (None, Some(wanted)) => {
-                    info!("node {node}: would make this pod:");
+                    info!("node {node}: would make this job:");
                     writeln!(stdout, "{}", wanted.manifest()?)?;
                 }
                 (None, None) => {

@@ -1,4 +1,4 @@
-//! `kubectl sniff cleanup`: short-lived pods that nobody needs any more.
+//! `kubectl sniff cleanup`: the Jobs of short-lived pods.
 
 use std::io::{self, Write as _};
 
@@ -11,7 +11,7 @@ use crate::{
     kubernetes::{Cluster, Forbidden, agent::Leftover},
 };
 
-/// Lists the short-lived pods, and removes them unless `dry_run`.
+/// Lists the Jobs of short-lived pods, those that still capture too, and removes them unless `dry_run`.
 ///
 /// # Errors
 ///
@@ -23,20 +23,20 @@ pub async fn run(cluster: &Cluster, args: &Args, dry_run: bool) -> Result<u8> {
         writeln!(stdout, "nothing of sniff is left over")?;
     }
     let mut status = exit::SUCCESS;
-    for Leftover { pod, node, who, what, until } in leftovers {
+    for Leftover { job, node, who, what, until } in leftovers {
         let done = match dry_run {
             true => "would remove",
-            false => match cluster.delete_agent(&pod).await {
+            false => match cluster.delete_agent(&job).await {
                 Ok(()) => "removed",
                 Err(error) => {
-                    error!("{}/{}: {error:#}", pod.namespace, pod.name);
+                    error!("{}/{}: {error:#}", job.namespace, job.name);
                     status = exit::FAILURE;
                     continue;
                 }
             },
         };
         let [who, what, until] = [who, what, until].map(|text| text.escape_debug().to_string());
-        writeln!(stdout, "{done} {}/{} on {node}: {what}, by {who}, until {until}", pod.namespace, pod.name)?;
+        writeln!(stdout, "{done} {}/{} on {node}: {what}, by {who}, until {until}", job.namespace, job.name)?;
     }
     Ok(status)
 }

@@ -17,6 +17,9 @@ use crate::{
 const OLDEST: (u32, u32) = (5, 8);
 const TCX: (u32, u32) = (6, 6);
 
+/// What an exec by WebSocket takes: the first, and from Kubernetes 1.35 on the second too.
+const EXEC: &[(&str, &str)] = &[("get", "pods/exec"), ("create", "pods/exec")];
+
 /// One line of the answer.
 enum Finding {
     /// This works.
@@ -126,7 +129,7 @@ async fn agents(
     let with = nodes.len() - without.len();
     if with > 0 {
         findings.push(Finding::Good(format!("DaemonSet: runs on {with} of {} nodes", nodes.len())));
-        findings.extend(permissions(cluster, namespace, "DaemonSet", &[("create", "pods/exec")]).await?);
+        findings.extend(permissions(cluster, namespace, "DaemonSet", EXEC).await?);
     } else {
         findings.push(Finding::Note(format!(
             "DaemonSet: none in namespace {namespace}, short-lived pods take its place"
@@ -141,7 +144,7 @@ async fn agents(
 /// What short-lived pods need.
 async fn short_lived(cluster: &Cluster, args: &Args) -> Result<Vec<Finding>> {
     let namespace = args.cluster.session_namespace(cluster.default_namespace());
-    let needed = [("create", "pods"), ("get", "pods"), ("delete", "pods"), ("create", "pods/exec")];
+    let needed = [&[("create", "jobs.batch"), ("delete", "jobs.batch"), ("list", "pods")], EXEC].concat();
     let mut findings = permissions(cluster, namespace, "short-lived pods", &needed).await?;
     findings.push(match &args.image {
         Some(image) => Finding::Good(format!("short-lived pods: image {image}")),

@@ -13,7 +13,7 @@ use tokio::{
 use crate::{
     kubernetes::{
         Cluster, Input, Output, Piece,
-        agent::{AgentPod, CONTAINER, Wanted},
+        agent::{AgentJob, AgentPod, CONTAINER, Wanted},
     },
     stream::{
         Decoder, PREFACE, ToClient, ToNode, encode,
@@ -124,31 +124,35 @@ impl Task {
     async fn run(mut self, targets: Vec<Target>, changes: mpsc::UnboundedReceiver<ToNode>) {
         let mut made = None;
         let outcome = self.capture(&mut made, targets, changes).await;
-        if let Some(pod) = made {
-            self.remove(&pod).await;
+        if let Some(job) = made {
+            self.remove(&job).await;
         }
         let node = &self.node;
         let outcome = outcome.with_context(|| format!("node {node}"));
         self.tell(Update::Ended(outcome)).await;
     }
 
-    /// From finding a pod to the far side's last word. A pod that was made is put into `made`.
+    /// From finding a pod to the far side's last word. A Job that was made for one is put into `made`.
     async fn capture(
         &mut self,
-        made: &mut Option<AgentPod>,
+        made: &mut Option<AgentJob>,
         targets: Vec<Target>,
         changes: mpsc::UnboundedReceiver<ToNode>,
     ) -> Result<Option<End>> {
-        let pod = match self.installed().await? {
-            Some(pod) => pod,
-            None => made.insert(self.make().await?).clone(),
-        };
+        let installed = self.installed().await?;
+        if installed.is_none() {
+            *made = Some(self.make().await?);
+        }
         let mut orders = self.orders.clone();
         let process = async {
-            if made.is_some() {
-                let tell = |what: &str| info!("node {}: waiting for {what}", self.node);
-                self.common.cluster.wait_for_agent(&pod, POD_START, tell).await?;
-            }
+            let pod = match (installed, &made) {
+                (Some(pod), _) => pod,
+                (None, Some(job)) => {
+                    let tell = |what: &str| info!("node {}: waiting for {what}", self.node);
+                    self.common.cluster.wait_for_agent(job, POD_START, tell).await?
+                }
+                (None, None) => bail!("no pod to capture in"),
+            };
             let command = ["sniff", "serve"];
             self.common.cluster.exec(&pod.namespace, &pod.name, CONTAINER, &command).await
         };
@@ -164,7 +168,7 @@ impl Task {
             lease_seconds: LEASE_SECONDS,
         }));
         tokio::select! {
-            outcome = self.listen(process.output, made.as_ref()) => outcome,
+            outcome = self.listen(process.output) => outcome,
             failed = speak(process.input, hello, changes, self.orders.clone()) => Err(failed),
         }
     }
@@ -176,8 +180,8 @@ impl Task {
         self.common.cluster.installed_agent(namespace, &self.node).await
     }
 
-    /// Makes a short-lived pod.
-    async fn make(&self) -> Result<AgentPod> {
+    /// Has a short-lived pod made.
+    async fn make(&self) -> Result<AgentJob> {
         let Some(wanted) = wanted(&self.common, &self.node) else {
             let namespace = self.common.daemonset_namespace.as_deref().unwrap_or_default();
             bail!(
@@ -185,23 +189,25 @@ impl Task {
                  short-lived one: install the DaemonSet, or name an image with --image or SNIFF_IMAGE"
             );
         };
-        let pod = self.common.cluster.create_agent(&wanted).await?;
-        info!("node {}: made pod {}/{} of {}", self.node, pod.namespace, pod.name, wanted.image);
-        Ok(pod)
+        let job = self.common.cluster.create_agent(&wanted).await?;
+        info!("node {}: made job {}/{} for a pod of {}", self.node, job.namespace, job.name, wanted.image);
+        Ok(job)
     }
 
-    async fn remove(&self, pod: &AgentPod) {
-        let AgentPod { namespace, name } = pod;
-        match self.common.cluster.delete_agent(pod).await {
-            Ok(()) => debug!("removed pod {namespace}/{name}"),
+    async fn remove(&self, job: &AgentJob) {
+        let AgentJob { namespace, name } = job;
+        match self.common.cluster.delete_agent(job).await {
+            Ok(()) => debug!("removed job {namespace}/{name}"),
             Err(error) => {
-                warn!("pod {namespace}/{name} is left behind, kubectl sniff cleanup removes it: {error:#}");
+                warn!(
+                    "job {namespace}/{name} is left to go by itself, or by kubectl sniff cleanup: {error:#}"
+                );
             }
         }
     }
 
     /// Hears the far side out.
-    async fn listen(&self, mut output: Output, made: Option<&AgentPod>) -> Result<Option<End>> {
+    async fn listen(&self, mut output: Output) -> Result<Option<End>> {
         let mut decoder = Decoder::<ToClient>::new();
         let mut orders = self.orders.clone();
         let mut greeted = false;
@@ -242,7 +248,6 @@ impl Task {
                     ToClient::Hello(hello) => {
                         ensure!(!greeted, "a second hello");
                         greeted = true;
-                        self.let_end(made);
                         Update::Hello(hello)
                     }
                     ToClient::Error(error) => Update::Error(error),
@@ -254,17 +259,6 @@ impl Task {
                 self.tell(update).await;
             }
         }
-    }
-
-    /// From now on the short-lived pod needs nobody to go away.
-    fn let_end(&self, made: Option<&AgentPod>) {
-        let Some(pod) = made.cloned() else { return };
-        let common = Arc::clone(&self.common);
-        tokio::spawn(async move {
-            if let Err(error) = common.cluster.let_agent_end(&pod, common.lifetime).await {
-                warn!("pod {}/{} stays until it is removed: {error:#}", pod.namespace, pod.name);
-            }
-        });
     }
 
     async fn tell(&self, update: Update) {

@@ -1,8 +1,9 @@
 //! The pods that capture: those of the DaemonSet, and short-lived ones where there is none.
 //!
-//! A short-lived pod is made to go away whatever happens to its client. Its main process ends when its session does,
-//! and its session when the client is not heard of. And as soon as the session stands, the pod is deleted with a long
-//! grace period: the kubelet lets it run until its process ends, and then removes it without anybody's help.
+//! A short-lived pod is made to go away whatever happens to its client. Its main process ends when its session does, or
+//! when none comes, and its session when the client is not heard of. And it is made by a Job with
+//! `ttlSecondsAfterFinished: 0`, which Kubernetes (1.23) removes together with its pod as soon as that has ended. Whoever
+//! deletes the Job, deletes the pod or drains the node ends the capture at once.
 
 use std::{
     collections::BTreeMap,
@@ -11,7 +12,10 @@ use std::{
 
 use anyhow::{Result, bail};
 use k8s_openapi::{
-    api::core::v1,
+    api::{
+        batch::v1::{Job, JobSpec},
+        core::v1,
+    },
     apimachinery::pkg::{api::resource::Quantity, apis::meta::v1::ObjectMeta},
 };
 use kube::{
@@ -20,7 +24,7 @@ use kube::{
 };
 use tokio::time::{Instant, sleep};
 
-use super::{Cluster, Forbidden, Request};
+use super::{Cluster, Request};
 
 /// The container that sniff runs in, in pods of both kinds.
 pub const CONTAINER: &str = "sniff";
@@ -42,15 +46,28 @@ const UNTIL: &str = "sniff/until";
 const RUN: &str = "/run";
 /// Where the main process keeps its socket.
 const STATE: &str = "/var/lib/sniff";
+/// The label that Kubernetes gives to the pods of a Job.
+const JOB_LABEL: &str = "job-name";
+/// A Job that has no pod after this long has probably been refused one.
+const POD_IS_DUE: Duration = Duration::from_secs(1);
 /// Between two looks at a pod that starts: at first, and at most.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const MAX_PAUSE: Duration = Duration::from_millis(500);
 /// Seconds that the kubelet waits for the main process at the end.
-const GRACE_SECONDS: u32 = 3;
+const GRACE_SECONDS: i64 = 3;
 
 /// A pod that captures on a node.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AgentPod {
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+}
+
+/// A Job with a short-lived pod.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AgentJob {
     /// Its namespace.
     pub namespace: String,
     /// Its name.
@@ -74,12 +91,12 @@ pub struct Wanted {
     pub lifetime: Duration,
 }
 
-/// A pod of ours that `cleanup` finds.
+/// A Job of ours that `cleanup` finds.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Leftover {
     /// Which.
-    pub pod: AgentPod,
-    /// Its node.
+    pub job: AgentJob,
+    /// The node of its pod.
     pub node: String,
     /// Who made it, and what for.
     pub who: String,
@@ -110,127 +127,162 @@ impl Cluster {
             .map(|pod| AgentPod { namespace: namespace.into(), name: pod.name_any() }))
     }
 
-    /// Makes a short-lived pod.
+    /// Has a short-lived pod made.
     ///
     /// # Errors
     ///
-    /// When the server refuses: by RBAC, PodSecurity or a quota.
-    pub async fn create_agent(&self, wanted: &Wanted) -> Result<AgentPod> {
+    /// When the server refuses.
+    pub async fn create_agent(&self, wanted: &Wanted) -> Result<AgentJob> {
         let namespace = &wanted.namespace;
-        let request = Request { verb: "create", resource: "pods", namespace: Some(namespace), name: None };
-        let api = Api::<v1::Pod>::namespaced(self.client.clone(), namespace);
-        match self.ask(request, api.create(&PostParams::default(), &wanted.pod())).await {
-            Ok(Some(pod)) => Ok(AgentPod { namespace: namespace.clone(), name: pod.name_any() }),
-            Ok(None) => bail!("there is no namespace {namespace}"),
-            Err(error) if error.is::<Forbidden>() || !error.to_string().contains("PodSecurity") => Err(error),
-            Err(error) => Err(error.context(format!(
-                "PodSecurity of namespace {namespace} forbids privileged pods: choose another with --agent-namespace, \
-                 or install the DaemonSet"
-            ))),
+        let request =
+            Request { verb: "create", resource: "jobs.batch", namespace: Some(namespace), name: None };
+        let api = Api::<Job>::namespaced(self.client.clone(), namespace);
+        match self.ask(request, api.create(&PostParams::default(), &wanted.job())).await? {
+            Some(job) => Ok(AgentJob { namespace: namespace.clone(), name: job.name_any() }),
+            None => bail!("there is no namespace {namespace}"),
         }
     }
 
-    /// Waits until the pod runs; `tell` hears what is waited for, when that changes.
+    /// Waits until a Job's pod runs; `tell` hears what is waited for, when that changes.
     ///
     /// # Errors
     ///
-    /// When it cannot run, does not within `limit`, or is gone.
+    /// When there may be no such pod, it cannot run, does not within `limit`, or is gone.
     pub async fn wait_for_agent(
         &self,
-        pod: &AgentPod,
+        job: &AgentJob,
         limit: Duration,
         mut tell: impl FnMut(&str),
-    ) -> Result<()> {
-        let AgentPod { namespace, name } = pod;
-        let request = Request { verb: "get", resource: "pods", namespace: Some(namespace), name: Some(name) };
-        let api = Api::<v1::Pod>::namespaced(self.client.clone(), namespace);
-        let (deadline, mut pause, mut told) = (Instant::now() + limit, FIRST_PAUSE, String::new());
+    ) -> Result<AgentPod> {
+        let AgentJob { namespace, name } = job;
+        let (began, mut pause, mut told) = (Instant::now(), FIRST_PAUSE, String::new());
+        let mut seen = None;
         loop {
-            let Some(now) = self.ask(request, api.get(name)).await? else {
-                bail!("pod {namespace}/{name} was deleted while it started");
-            };
-            let waiting = match state(&now) {
-                State::Running => return Ok(()),
-                State::Failed(why) => bail!("pod {namespace}/{name} cannot start: {why}"),
-                State::Waiting(why) => why,
+            let waiting = match self.pod_of(job).await? {
+                Some(pod) => {
+                    let pod_name = pod.name_any();
+                    match state(&pod) {
+                        State::Running => {
+                            return Ok(AgentPod { namespace: namespace.clone(), name: pod_name });
+                        }
+                        State::Failed(why) => bail!("pod {namespace}/{pod_name} cannot start: {why}"),
+                        State::Waiting(why) => {
+                            seen = Some(pod_name);
+                            why
+                        }
+                    }
+                }
+                None if let Some(pod_name) = &seen => {
+                    bail!("pod {namespace}/{pod_name} was deleted while it started")
+                }
+                None => {
+                    if began.elapsed() >= POD_IS_DUE
+                        && let Some(why) = self.refusal_of_pod(job).await
+                    {
+                        bail!("{why}");
+                    }
+                    format!("a pod of job {name}")
+                }
             };
             if waiting != told {
                 tell(&waiting);
                 told = waiting;
             }
-            if Instant::now() >= deadline {
-                bail!("pod {namespace}/{name} has not started within {} s: {told}", limit.as_secs());
+            if began.elapsed() >= limit {
+                bail!("job {namespace}/{name} has no running pod after {} s: {told}", limit.as_secs());
             }
             sleep(pause).await;
             pause = (pause * 2).min(MAX_PAUSE);
         }
     }
 
-    /// Has the pod go away by itself, when its process ends and at the latest when `lifetime` is over. Until then it
-    /// goes on.
-    ///
-    /// # Errors
-    ///
-    /// When the server refuses, or does not answer.
-    pub async fn let_agent_end(&self, pod: &AgentPod, lifetime: Duration) -> Result<()> {
-        self.delete(pod, lifetime.as_secs() as u32).await
-    }
-
-    /// Deletes the pod; one that is gone already is fine.
-    ///
-    /// # Errors
-    ///
-    /// When the server refuses, or does not answer.
-    pub async fn delete_agent(&self, pod: &AgentPod) -> Result<()> {
-        self.delete(pod, GRACE_SECONDS).await
-    }
-
-    async fn delete(&self, pod: &AgentPod, grace_seconds: u32) -> Result<()> {
-        let AgentPod { namespace, name } = pod;
-        let request =
-            Request { verb: "delete", resource: "pods", namespace: Some(namespace), name: Some(name) };
-        let parameters =
-            DeleteParams { grace_period_seconds: Some(grace_seconds), ..DeleteParams::default() };
+    async fn pod_of(&self, AgentJob { namespace, name }: &AgentJob) -> Result<Option<v1::Pod>> {
+        let request = Request { verb: "list", resource: "pods", namespace: Some(namespace), name: None };
+        let ours = ListParams::default().labels(&format!("{JOB_LABEL}={name}"));
         let api = Api::<v1::Pod>::namespaced(self.client.clone(), namespace);
-        self.ask(request, api.delete(name, &parameters)).await?;
+        let pods = self.ask(request, api.list(&ours)).await?;
+        Ok(pods.into_iter().flatten().next())
+    }
+
+    /// Why Kubernetes does not let a Job have its pod, as far as its events may be read.
+    async fn refusal_of_pod(&self, AgentJob { namespace, name }: &AgentJob) -> Option<String> {
+        let request = Request { verb: "list", resource: "events", namespace: Some(namespace), name: None };
+        let refused =
+            ListParams::default().fields(&format!("involvedObject.name={name},reason=FailedCreate"));
+        let api = Api::<v1::Event>::namespaced(self.client.clone(), namespace);
+        let events = self.ask(request, api.list(&refused)).await.ok()??;
+        let says = events.into_iter().filter_map(|event| event.message).next_back()?;
+        let advice = if says.contains("PodSecurity") {
+            ": choose a namespace for privileged pods with --agent-namespace, or install the DaemonSet"
+        } else {
+            ""
+        };
+        Some(format!("namespace {namespace} takes no pod of job {name}: {says}{advice}"))
+    }
+
+    /// Deletes a Job and its pod; one that is gone already is fine.
+    ///
+    /// # Errors
+    ///
+    /// When the server refuses, or does not answer.
+    pub async fn delete_agent(&self, job: &AgentJob) -> Result<()> {
+        let AgentJob { namespace, name } = job;
+        let request =
+            Request { verb: "delete", resource: "jobs.batch", namespace: Some(namespace), name: Some(name) };
+        let api = Api::<Job>::namespaced(self.client.clone(), namespace);
+        self.ask(request, api.delete(name, &DeleteParams::background())).await?;
         Ok(())
     }
 
-    /// The short-lived pods that are there, of whoever; in one namespace or all.
+    /// The Jobs with short-lived pods that are there, of whoever; in one namespace or all.
     ///
     /// # Errors
     ///
     /// When the server refuses, or does not answer.
     pub async fn leftovers(&self, namespace: Option<&str>) -> Result<Vec<Leftover>> {
-        let request = Request { verb: "list", resource: "pods", namespace, name: None };
+        let request = Request { verb: "list", resource: "jobs.batch", namespace, name: None };
         let ours =
             ListParams::default().labels(&format!("{NAME_LABEL}={SESSION},{MANAGED_BY_LABEL}={MANAGER}"));
         let api = match namespace {
-            Some(namespace) => Api::<v1::Pod>::namespaced(self.client.clone(), namespace),
+            Some(namespace) => Api::<Job>::namespaced(self.client.clone(), namespace),
             None => Api::all(self.client.clone()),
         };
-        let pods = self.ask(request, api.list(&ours)).await?;
-        Ok(pods.into_iter().flatten().map(Leftover::from).collect())
+        let jobs = self.ask(request, api.list(&ours)).await?;
+        Ok(jobs.into_iter().flatten().map(Leftover::from).collect())
     }
 }
 
 impl Wanted {
-    /// The pod, as it would be created.
-    pub fn pod(&self) -> v1::Pod {
+    /// The Job, as it would be created.
+    pub fn job(&self) -> Job {
+        let mut metadata = self.metadata();
+        metadata.generate_name = Some("sniff-".into());
+        metadata.namespace = Some(self.namespace.clone());
+        let template = v1::PodTemplateSpec { metadata: Some(self.metadata()), spec: Some(self.pod()) };
+        let spec = JobSpec {
+            // A session that has failed is not to be tried again by anybody but its client.
+            backoff_limit: Some(0),
+            template,
+            ttl_seconds_after_finished: Some(0),
+            ..JobSpec::default()
+        };
+        Job { metadata, spec: Some(spec), ..Job::default() }
+    }
+
+    /// What tells whose it is; on the Job and on its pod.
+    fn metadata(&self) -> ObjectMeta {
         let until = humantime::format_rfc3339_seconds(SystemTime::now() + self.lifetime).to_string();
         let labels = [(NAME_LABEL, SESSION), (MANAGED_BY_LABEL, MANAGER)];
         let annotations = [(WHO, self.who.clone()), (WHAT, self.what.clone()), (UNTIL, until)];
-        let mut pod = v1::Pod {
-            metadata: ObjectMeta {
-                generate_name: Some("sniff-".into()),
-                namespace: Some(self.namespace.clone()),
-                labels: Some(labels.map(|(key, value)| (key.into(), value.into())).into()),
-                annotations: Some(annotations.map(|(key, value)| (key.into(), value)).into()),
-                ..ObjectMeta::default()
-            },
-            ..v1::Pod::default()
-        };
-        pod.spec = Some(v1::PodSpec {
+        ObjectMeta {
+            labels: Some(labels.map(|(key, value)| (key.into(), value.into())).into()),
+            annotations: Some(annotations.map(|(key, value)| (key.into(), value)).into()),
+            ..ObjectMeta::default()
+        }
+    }
+
+    fn pod(&self) -> v1::PodSpec {
+        v1::PodSpec {
             active_deadline_seconds: Some(self.lifetime.as_secs() as i64),
             automount_service_account_token: Some(false),
             containers: vec![self.container()],
@@ -238,24 +290,23 @@ impl Wanted {
             host_pid: Some(true),
             node_name: Some(self.node.clone()),
             restart_policy: Some("Never".into()),
-            termination_grace_period_seconds: Some(GRACE_SECONDS.into()),
+            termination_grace_period_seconds: Some(GRACE_SECONDS),
             tolerations: Some(vec![v1::Toleration {
                 operator: Some("Exists".into()),
                 ..v1::Toleration::default()
             }]),
             volumes: Some(volumes()),
             ..v1::PodSpec::default()
-        });
-        pod
+        }
     }
 
-    /// The pod as JSON, which kubectl takes too.
+    /// The Job as JSON, which kubectl takes too.
     ///
     /// # Errors
     ///
     /// Never in practice.
     pub fn manifest(&self) -> Result<String> {
-        Ok(serde_json::to_string_pretty(&self.pod())?)
+        Ok(serde_json::to_string_pretty(&self.job())?)
     }
 
     fn container(&self) -> v1::Container {
@@ -317,13 +368,13 @@ fn mounts() -> Vec<v1::VolumeMount> {
     vec![run, state]
 }
 
-impl From<v1::Pod> for Leftover {
-    fn from(pod: v1::Pod) -> Self {
-        let annotation = |key: &str| pod.annotations().get(key).cloned().unwrap_or_else(|| "unknown".into());
+impl From<Job> for Leftover {
+    fn from(job: Job) -> Self {
+        let annotation = |key: &str| job.annotations().get(key).cloned().unwrap_or_else(|| "unknown".into());
         let (who, what, until) = (annotation(WHO), annotation(WHAT), annotation(UNTIL));
-        let (namespace, name) = (pod.namespace().unwrap_or_default(), pod.name_any());
-        let node = pod.spec.and_then(|spec| spec.node_name).unwrap_or_default();
-        Self { pod: AgentPod { namespace, name }, node, who, what, until }
+        let (namespace, name) = (job.namespace().unwrap_or_default(), job.name_any());
+        let node = job.spec.and_then(|spec| spec.template.spec?.node_name).unwrap_or_default();
+        Self { job: AgentJob { namespace, name }, node, who, what, until }
     }
 }
 
@@ -409,8 +460,11 @@ mod tests {
 
     #[test]
     fn the_pod_is_what_the_node_needs_and_no_more() {
-        let pod = serde_json::to_value(wanted().pod()).unwrap();
-        let spec = &pod["spec"];
+        let job = serde_json::to_value(wanted().job()).unwrap();
+        assert_eq!(job["spec"]["ttlSecondsAfterFinished"], 0);
+        assert_eq!(job["spec"]["backoffLimit"], 0);
+        assert_eq!(job["metadata"]["annotations"], job["spec"]["template"]["metadata"]["annotations"]);
+        let spec = &job["spec"]["template"]["spec"];
         assert_eq!(spec["nodeName"], "n-1");
         assert_eq!(spec["restartPolicy"], "Never");
         assert_eq!(spec["hostPID"], true);
@@ -422,13 +476,13 @@ mod tests {
         assert_eq!(container["securityContext"]["privileged"], true);
         assert_eq!(container["resources"]["limits"]["memory"], "512Mi");
         assert_eq!(container["command"], serde_json::json!(["sniff", "agent", "--once"]));
-        assert_eq!(pod["metadata"]["annotations"]["sniff/who"], "jane@laptop $(reboot)");
-        assert_eq!(pod["metadata"]["labels"][MANAGED_BY_LABEL], "kubectl-sniff");
+        assert_eq!(job["metadata"]["annotations"]["sniff/who"], "jane@laptop $(reboot)");
+        assert_eq!(job["metadata"]["labels"][MANAGED_BY_LABEL], "kubectl-sniff");
     }
 
     #[test]
     fn a_leftover_tells_whose_it_is() {
-        let leftover = Leftover::from(wanted().pod());
+        let leftover = Leftover::from(wanted().job());
         assert_eq!((leftover.who.as_str(), leftover.what.as_str()), ("jane@laptop $(reboot)", "shop/web-0"));
         assert!(leftover.until.starts_with("20"), "{leftover:?}");
     }

@@ -110,7 +110,13 @@ impl Cluster {
         match status.code {
             // Admission refuses with the same code as RBAC, but says more than who may do what.
             403 if !is_admission(&status.message) => {
-                Forbidden { missing: request.to_string(), says: status.message.clone() }.into()
+                let missing = request.to_string();
+                // To one request can belong several rights.
+                let missing = match refused_verb(&status.message) {
+                    Some(verb) => missing.replacen(request.verb, verb, 1),
+                    None => missing,
+                };
+                Forbidden { missing, says: status.message.clone() }.into()
             }
             401 => anyhow!(
                 "Kubernetes API at {}: it does not know you ({}): log in again, or choose another context with -x",
@@ -122,10 +128,15 @@ impl Cluster {
     }
 }
 
+/// The verb that RBAC refuses.
+fn refused_verb(message: &str) -> Option<&str> {
+    message.split_once(" cannot ")?.1.split(' ').next()
+}
+
 /// Whether a 403 comes from PodSecurity or another admission controller. RBAC's own begin alike, and then say
 /// `User "…" cannot VERB resource`.
 fn is_admission(message: &str) -> bool {
-    !message.contains(" cannot ")
+    refused_verb(message).is_none()
 }
 
 impl fmt::Display for Request<'_> {

@@ -71,7 +71,7 @@ impl Cluster {
         command: &[&str],
     ) -> Result<Process> {
         let request =
-            Request { verb: "create", resource: "pods/exec", namespace: Some(namespace), name: Some(pod) };
+            Request { verb: "get", resource: "pods/exec", namespace: Some(namespace), name: Some(pod) };
         let parameters =
             AttachParams { stdin: true, ..AttachParams::default() }.container(container).stderr(true);
         let url = v1::Pod::url_path(&(), Some(namespace));

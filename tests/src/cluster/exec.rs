@@ -45,7 +45,9 @@ pub(super) fn serve(
         state.log.push(format!("create pods/exec {namespace}/{name} {words:?}"));
         let node = |pod: &Value| state.nodes.get(pod["spec"]["nodeName"].as_str()?).cloned();
         let node = state.objects.get(&key).and_then(node);
-        state.check(asked).and_then(|()| node.ok_or_else(|| asked.not_found()))
+        // A GET that is upgraded; Kubernetes 1.35 asks for `create`, too.
+        let rights = ["get", "create"].iter().try_for_each(|verb| state.check_verb(verb, asked));
+        rights.and_then(|()| node.ok_or_else(|| asked.not_found()))
     };
     let node = match found {
         Ok(node) => node,

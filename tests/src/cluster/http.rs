@@ -20,7 +20,7 @@ pub(super) fn serve(stream: TcpStream, shared: &Arc<Shared>) {
                 watch(&stream, shared, &asked);
                 return;
             }
-            ("create", "pods/exec") => {
+            ("get", "pods/exec") => {
                 exec::serve(&stream, reader, shared, &head, &asked);
                 return;
             }
@@ -89,7 +89,6 @@ fn take_apart(line: &str, body: Value) -> Asked {
     };
     let is_watch = query.iter().any(|(key, value)| key == "watch" && (value == "true" || value == "1"));
     let verb = match method {
-        "GET" if resource == "pods/exec" => "create",
         "GET" if is_watch => "watch",
         "GET" if name.is_empty() => "list",
         "GET" => "get",
