@@ -238,11 +238,11 @@ pub async fn resolve(wanted: &[Wanted], options: &Options) -> Result<Vec<Interfa
                 Place { label: format!("netns:{name}"), pod: None, netns: Netns::named(name)? }
             }
             Target::Interface(name) => {
-                all.push(Interface { filter: filter.clone(), ..interfaces::of_host(name, &hosts)? });
+                all.push(Interface { filter: filter.clone(), ..interfaces::of_host(name, hosts.first())? });
                 continue;
             }
             Target::NodeInterface(name) => {
-                let node = &hosts[hosts.len().saturating_sub(1)..];
+                let node = interfaces::node(&hosts);
                 all.push(Interface { filter: filter.clone(), ..interfaces::of_host(name, node)? });
                 continue;
             }

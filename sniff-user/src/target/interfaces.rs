@@ -39,6 +39,13 @@ pub(super) fn hosts() -> Result<Vec<Netns>> {
     Ok(iter::once(here).chain(node).collect())
 }
 
+/// The node's namespace among [`hosts`]: process 1's, and where sniff runs only when that cannot be told or is the same.
+///
+/// In a pod that sees the node's processes, the namespace sniff runs in is the pod's own.
+pub(super) fn node(hosts: &[Netns]) -> Option<&Netns> {
+    hosts.last()
+}
+
 /// The interfaces of a place: those in `wanted`, or all that are up but `lo`.
 ///
 /// # Errors
@@ -47,12 +54,8 @@ pub(super) fn of(place: &Place, wanted: &[String], hosts: &[Netns]) -> Result<Ve
     let Place { label, pod, netns } = place;
     let links = link::links(netns).with_context(|| label.clone())?;
     let picked = if wanted.is_empty() {
-        if hosts.first() == Some(netns) {
-            bail!(
-                "{label} is the network namespace that sniff runs in: choose interfaces with -i \
-                 ({})",
-                names(&links)
-            );
+        if node(hosts) == Some(netns) {
+            bail!("{label} is the node's network namespace: choose interfaces with -i ({})", names(&links));
         }
         all_up(label, &links)?
     } else {
@@ -78,12 +81,12 @@ pub(super) fn of(place: &Place, wanted: &[String], hosts: &[Netns]) -> Result<Ve
     Ok(picked.into_iter().map(describe).collect())
 }
 
-/// An interface of the namespace that sniff runs in.
+/// An interface of one of the [`hosts`].
 ///
 /// # Errors
 /// When there is none of this name.
-pub(super) fn of_host(name: &str, hosts: &[Netns]) -> Result<Interface> {
-    let here = hosts.first().context("no network namespace to run in")?;
+pub(super) fn of_host(name: &str, host: Option<&Netns>) -> Result<Interface> {
+    let here = host.context("no network namespace to run in")?;
     let links = link::links(here)?;
     let (link, link_layer) = by_name("this host", &links, name)?;
     Ok(Interface {
@@ -309,8 +312,22 @@ mod tests {
     }
 
     #[test]
-    fn the_namespace_sniff_runs_in_is_not_captured_as_a_whole() {
-        let hosts = hosts().unwrap();
+    #[ignore = "needs root; `cargo xtask test` runs it"]
+    fn where_sniff_runs_in_a_pod_that_pod_is_captured_like_any_other() {
+        let [host, pod] = [TestNetns::new(), TestNetns::new()];
+        host.veth("veth0", &pod, "eth0");
+        let found = all(&pod, &[pod.clone(), host.clone()]);
+        let [eth0] = &found[..] else { panic!("one interface, not {found:?}") };
+        assert_eq!(eth0.name, "ns/pod/eth0");
+        assert_eq!(
+            eth0.host_side.as_ref().map(|side| (&side.netns, side.ifname.as_str())),
+            Some((&*host, "veth0"))
+        );
+    }
+
+    #[test]
+    fn the_nodes_namespace_is_not_captured_as_a_whole() {
+        let hosts = [Netns::current().unwrap()];
         let error = refusal(&hosts[0], &[], &hosts);
         assert!(error.contains("choose interfaces with -i (lo"), "{error}");
         assert!(refusal(&hosts[0], &["no-such"], &hosts).contains("no interface \"no-such\""));

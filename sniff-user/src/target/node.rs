@@ -26,7 +26,7 @@ pub(super) struct Node {
     name: String,
     runtimes: Runtimes,
     proc: ProcFs,
-    /// Where host ends may be; the first is where sniff runs.
+    /// Where host ends may be; the first is where sniff runs, the last is the node's.
     hosts: Vec<Netns>,
     /// Set up when first needed: a kubeconfig may name a program to log in with.
     kubernetes: OnceCell<Option<Kubernetes>>,
@@ -227,13 +227,13 @@ impl Node {
         Ok(Place { label: short(&found.id), pod: None, netns })
     }
 
-    /// The first namespace that is not the host's: among a pod's processes there may be the
-    /// runtime's monitor, which runs in the host's.
+    /// The first namespace that is not the node's: among a pod's processes there may be the
+    /// runtime's monitor, which runs in the node's.
     fn first_own(&self, candidates: impl IntoIterator<Item = Result<Netns>>) -> Result<Netns> {
         let mut why_not = None;
         for candidate in candidates {
             match candidate {
-                Ok(netns) if self.hosts.contains(&netns) => {
+                Ok(netns) if interfaces::node(&self.hosts) == Some(&netns) => {
                     why_not.get_or_insert_with(|| self.uses_host_network("it"));
                 }
                 Ok(netns) => return Ok(netns),
@@ -277,8 +277,8 @@ impl Node {
     }
 
     fn uses_host_network(&self, who: &str) -> anyhow::Error {
-        let here = self.hosts.first().map(interfaces::names_in);
-        let there = here.transpose().ok().flatten().unwrap_or_default();
+        let there = interfaces::node(&self.hosts).map(interfaces::names_in);
+        let there = there.transpose().ok().flatten().unwrap_or_default();
         anyhow!(
             "{who} uses the node's network (hostNetwork) and has no interface of its own: capture \
              the node's with -i ({there})"
@@ -327,7 +327,7 @@ mod tests {
             name: "here".into(),
             runtimes: Runtimes::default(),
             proc: ProcFs::at(dir.path()),
-            hosts: interfaces::hosts().unwrap(),
+            hosts: vec![Netns::current().unwrap()],
             kubernetes: OnceCell::new_with(Some(Some(serving(answers).await))),
         };
         (dir, node)
@@ -383,11 +383,23 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn processes_on_the_hosts_network_are_not_the_pods() {
+    async fn processes_on_the_nodes_network_are_not_the_pods() {
         let own = std::process::id();
         let cgroup = format!("0::/kubepods/pod{UID}/crio-conmon");
         let (_dir, node) = node(Some(&pod("here", "Running", false)), &[(own, cgroup)]).await;
         assert!(refusal(&node, "front").await.contains("uses the node's network"));
+    }
+
+    #[tokio::test]
+    #[ignore = "needs root; `cargo xtask test` runs it"]
+    async fn the_pod_that_sniff_runs_in_has_a_network_of_its_own() {
+        let cgroup = format!("0::/kubepods/pod{UID}/x");
+        let (_dir, mut node) =
+            node(Some(&pod("here", "Running", false)), &[(std::process::id(), cgroup)]).await;
+        // Where sniff runs is the pod's namespace, the node's is another.
+        node.hosts.push(TestNetns::new().clone());
+        let place = node.pod("web", "front").await.unwrap();
+        assert_eq!(place.netns, Netns::current().unwrap());
     }
 
     #[tokio::test]
