@@ -18,6 +18,7 @@ use tokio::{
 use super::{
     args::Args,
     interrupt::Interrupts,
+    legible::legible,
     output::{Output, Wanted, is_closed_pipe},
     reference::Reference,
     session::{self, Common, Number, Orders, Session, Update},
@@ -517,7 +518,7 @@ impl Capture {
                 self.has_begun = true;
                 if hello.version != env!("CARGO_PKG_VERSION") {
                     let ours = env!("CARGO_PKG_VERSION");
-                    info!("node {node} has sniff {}, this is {ours}", hello.version.escape_debug());
+                    info!("node {node} has sniff {}, this is {ours}", legible(&hello.version));
                 }
             }
             Update::Packets(blocks) => self.packets(number, blocks),
@@ -525,7 +526,7 @@ impl Capture {
             Update::Stats(stats) => self.sessions[number].stats = stats,
             Update::Error(error) => {
                 self.failed = true;
-                error!("node {node}: {}", error.message.escape_debug());
+                error!("node {node}: {}", legible(&error.message));
             }
             Update::Ended(outcome) => {
                 let running = &mut self.sessions[number];
@@ -571,7 +572,7 @@ impl Capture {
     fn event(&mut self, number: Number, node: &str, event: Event) {
         match event {
             Event::TargetAdded { target, interfaces } => {
-                let interfaces: Vec<_> = interfaces.iter().map(|it| it.escape_debug().to_string()).collect();
+                let interfaces: Vec<_> = interfaces.iter().map(|it| legible(it)).collect();
                 info!("capturing {} on node {node}: {}", name(&target, node), interfaces.join(", "));
             }
             Event::TargetGone { target, why } => self.lost(node, target, &why, false),
@@ -586,15 +587,15 @@ impl Capture {
                     info!("listening after {:.2} s", self.began.elapsed().as_secs_f64());
                 }
             }
-            Event::Note { level: Level::Warn, text } => warn!("node {node}: {}", text.escape_debug()),
-            Event::Note { level: Level::Info, text } => info!("node {node}: {}", text.escape_debug()),
+            Event::Note { level: Level::Warn, text } => warn!("node {node}: {}", legible(&text)),
+            Event::Note { level: Level::Info, text } => info!("node {node}: {}", legible(&text)),
             Event::FilterChanged | Event::Unknown => {}
         }
     }
 
     /// A node does not capture a target any more, or cannot.
     fn lost(&mut self, node: &str, id: TargetId, why: &str, is_failure: bool) {
-        let why = why.escape_debug();
+        let why = legible(why);
         let can_retry = !self.follows.is_empty();
         match self.members.get_mut(&id) {
             // It was told to.
