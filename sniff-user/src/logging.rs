@@ -14,16 +14,15 @@ pub struct Stderr;
 
 impl Log for Stderr {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        let level = metadata.level();
-        let ours = metadata.target().starts_with("sniff");
-        // Libraries report each of their steps at debug level.
-        level <= log::max_level() && (ours || level <= Level::Warn || log::max_level() == LevelFilter::Trace)
+        metadata.level() <= limit(metadata.target().starts_with("sniff"), log::max_level())
     }
 
     fn log(&self, record: &Record<'_>) {
         if self.enabled(record.metadata()) {
+            // Stderr has no buffer: only what is written at once arrives as a line where it leads far away.
+            let line = format!("sniff: {}\n", record.args());
             // A closed stderr is no reason to stop capturing.
-            let _ = writeln!(std::io::stderr(), "sniff: {}", record.args());
+            let _ = std::io::stderr().write_all(line.as_bytes());
             if let (Level::Warn, Some(listener)) = (record.level(), LISTENER.get()) {
                 listener(&record.args().to_string());
             }
@@ -31,6 +30,19 @@ impl Log for Stderr {
     }
 
     fn flush(&self) {}
+}
+
+/// The least important level that is written when `wanted` is.
+///
+/// Libraries warn of what is dealt with here, in words for those who use the library, and report each of their steps
+/// at debug level.
+fn limit(ours: bool, wanted: LevelFilter) -> LevelFilter {
+    match wanted {
+        wanted if ours => wanted,
+        LevelFilter::Trace => LevelFilter::Trace,
+        LevelFilter::Debug => LevelFilter::Warn,
+        wanted => wanted.min(LevelFilter::Error),
+    }
 }
 
 /// From now on, `listener` hears of each warning too; one listener in a process.
@@ -48,4 +60,22 @@ pub fn start(quiet: bool, verbose: u8) {
     });
     // Fails only when a test has set a logger before.
     let _ = log::set_logger(&Stderr);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn warnings_of_libraries_are_for_those_who_ask_for_more() {
+        for (wanted, foreign) in [
+            (LevelFilter::Off, LevelFilter::Off),
+            (LevelFilter::Warn, LevelFilter::Error),
+            (LevelFilter::Info, LevelFilter::Error),
+            (LevelFilter::Debug, LevelFilter::Warn),
+            (LevelFilter::Trace, LevelFilter::Trace),
+        ] {
+            assert_eq!((limit(true, wanted), limit(false, wanted)), (wanted, foreign));
+        }
+    }
 }
