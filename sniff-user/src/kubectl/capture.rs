@@ -104,8 +104,20 @@ struct Running {
     session: Session,
     stream: StreamId,
     stats: Stats,
+    accounts: Accounts,
     is_listening: bool,
     ended: bool,
+}
+
+/// How far a session's counts can be relied on.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Accounts {
+    /// It has not begun: there is nothing to count.
+    NotBegun,
+    /// More may have come since.
+    Open,
+    /// They are its last.
+    Final,
 }
 
 impl Capture {
@@ -348,15 +360,17 @@ impl Capture {
 
     fn say_counts(&self) {
         let sum = |count: fn(&Stats) -> u64| self.sessions.iter().map(|it| count(&it.stats)).sum::<u64>();
-        let mut stderr = io::stderr();
-        // A closed stderr is no reason to fail.
-        let _ = writeln!(
-            stderr,
-            "{} packets captured\n{} packets received by filter\n{} packets dropped by kernel",
+        let silent = self.sessions.iter().filter(|it| it.accounts == Accounts::Open);
+        let silent: BTreeSet<&str> = silent.map(|it| it.session.node.as_str()).collect();
+        let counts = counts(
             self.merger.written(),
             sum(|stats| stats.matched),
-            sum(|stats| stats.dropped)
+            sum(|stats| stats.dropped),
+            &Vec::from_iter(silent),
         );
+        let mut stderr = io::stderr();
+        // A closed stderr is no reason to fail.
+        let _ = stderr.write_all(counts.as_bytes());
         if self.merger.late() > 0 {
             let _ = writeln!(stderr, "{} packets written out of order", self.merger.late());
         }
@@ -506,7 +520,15 @@ impl Capture {
             let session = Session::start(Arc::clone(&self.common), node, targets, orders, number, updates);
             let stream = self.merger.join();
             let stats = Stats::default();
-            self.sessions.push(Running { session, stream, stats, is_listening: false, ended: false });
+            let accounts = Accounts::NotBegun;
+            self.sessions.push(Running {
+                session,
+                stream,
+                stats,
+                accounts,
+                is_listening: false,
+                ended: false,
+            });
         }
     }
 
@@ -516,6 +538,7 @@ impl Capture {
         match update {
             Update::Hello(hello) => {
                 self.has_begun = true;
+                self.sessions[number].accounts = Accounts::Open;
                 if hello.version != env!("CARGO_PKG_VERSION") {
                     let ours = env!("CARGO_PKG_VERSION");
                     info!("node {node} has sniff {}, this is {ours}", legible(&hello.version));
@@ -534,6 +557,7 @@ impl Capture {
                 self.merger.end(running.stream);
                 match outcome {
                     Ok(Some(end)) => {
+                        running.accounts = Accounts::Final;
                         let stats = &mut running.stats;
                         (stats.matched, stats.dropped, stats.delivered) =
                             (end.matched, end.dropped, end.captured);
@@ -633,6 +657,21 @@ impl Capture {
             }
         }
     }
+}
+
+/// The counts at the end, as tcpdump has them. What `silent` nodes said before they broke off is the least that it was;
+/// so is what came from them.
+fn counts(captured: u64, matched: u64, dropped: u64, silent: &[&str]) -> String {
+    if silent.is_empty() {
+        return format!(
+            "{captured} packets captured\n{matched} packets received by filter\n{dropped} packets dropped by kernel\n"
+        );
+    }
+    let (nodes, matched) = (silent.join(", "), matched.max(captured));
+    format!(
+        "{captured} packets captured; no final counts from node {nodes}\nat least {matched} packets received by filter\n\
+         at least {dropped} packets dropped by kernel\n"
+    )
 }
 
 /// What an output does next.
@@ -762,5 +801,24 @@ fn why(reason: Reason) -> &'static str {
         Reason::Signal => "the pod that captures is going away",
         Reason::Failed => "it failed there",
         Reason::Other => "for a reason that this version does not know",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counts_that_are_not_final_are_said_to_be_the_least() {
+        assert_eq!(
+            counts(8, 9, 1, &[]),
+            "8 packets captured\n9 packets received by filter\n1 packets dropped by kernel\n"
+        );
+        assert_eq!(
+            counts(8, 0, 0, &["a", "b"]),
+            "8 packets captured; no final counts from node a, b\nat least 8 packets received by filter\n\
+             at least 0 packets dropped by kernel\n"
+        );
+        assert!(counts(8, 22, 3, &["a"]).contains("at least 22 packets received"));
     }
 }
