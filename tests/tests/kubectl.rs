@@ -502,3 +502,32 @@ fn doctor_says_what_works_and_what_to_do() {
     let said = String::from_utf8(bad.stdout).expect("text");
     assert!(said.contains("you may not create pods/exec in namespace sniff: ask for a role"), "{said}");
 }
+
+#[test]
+fn doctor_knows_the_daemonsets_pods_without_the_nodes_and_names_those_that_do_not_run() {
+    let place = Place::new();
+    let doctor = |code| {
+        let outcome = Client::start(&place.cluster, &["doctor"]).outcome();
+        assert_eq!(outcome.code, Some(code), "{outcome:#?}");
+        String::from_utf8(outcome.stdout).expect("text")
+    };
+    place.cluster.deny("list", "nodes");
+    let said = doctor(0);
+    assert!(said.contains("DaemonSet: 1 pod(s) run"), "{said}");
+
+    let waiting = json!({"waiting": {"reason": "CrashLoopBackOff"}});
+    let crashing = json!({
+        "metadata": {"namespace": "sniff", "name": "sniff-2", "labels": {"app.kubernetes.io/name": "sniff"}},
+        "spec": {"nodeName": "n2", "containers": [{"name": "sniff"}]},
+        "status": {"phase": "Running", "containerStatuses": [{"name": "sniff", "image": "", "imageID": "",
+            "ready": false, "restartCount": 3, "state": waiting}]},
+    });
+    place.cluster.put("pods", "sniff", "sniff-2", crashing);
+    let said = doctor(1);
+    for part in [
+        "pod sniff/sniff-2 on node n2 does not run (CrashLoopBackOff)",
+        "namespace tools has no PodSecurity label",
+    ] {
+        assert!(said.contains(part), "no {part}: {said}");
+    }
+}

@@ -10,7 +10,7 @@ use anyhow::Result;
 use super::args::Args;
 use crate::{
     exit,
-    kubernetes::{Cluster, NodeFacts, Permission, Request},
+    kubernetes::{Cluster, DaemonPod, NodeFacts, Permission, Request},
 };
 
 /// The oldest kernel that has what sniff cannot do without, and the one that has TCX.
@@ -105,7 +105,7 @@ async fn nodes(cluster: &Cluster, findings: &mut Vec<Finding>) -> Vec<NodeFacts>
     nodes.into_iter().filter(|node| node.os != "windows").collect()
 }
 
-/// Whether the DaemonSet's pods run; `true` when some are missing.
+/// Whether the DaemonSet's pods run; `true` when some are missing, as far as can be told.
 async fn agents(
     cluster: &Cluster,
     namespace: &str,
@@ -120,25 +120,48 @@ async fn agents(
         ));
         return Ok(true);
     }
-    let mut without = Vec::new();
-    for NodeFacts { name, .. } in nodes {
-        if cluster.installed_agent(namespace, name).await?.is_none() {
-            without.push(name.as_str());
-        }
-    }
-    let with = nodes.len() - without.len();
-    if with > 0 {
-        findings.push(Finding::Good(format!("DaemonSet: runs on {with} of {} nodes", nodes.len())));
-        findings.extend(permissions(cluster, namespace, "DaemonSet", EXEC).await?);
-    } else {
+    let (running, stuck): (Vec<_>, Vec<_>) =
+        cluster.daemon_pods(namespace).await?.into_iter().partition(|pod| pod.trouble.is_none());
+    findings.extend(stuck.iter().map(|pod| does_not_run(namespace, pod)));
+    if running.is_empty() && stuck.is_empty() {
         findings.push(Finding::Note(format!(
             "DaemonSet: none in namespace {namespace}, short-lived pods take its place"
         )));
+        return Ok(true);
     }
-    if with > 0 && !without.is_empty() {
+    if !running.is_empty() {
+        findings.push(Finding::Good(runs_on(&running, nodes)));
+        findings.extend(permissions(cluster, namespace, "DaemonSet", EXEC).await?);
+    }
+    let has_pod = |node: &&NodeFacts| running.iter().chain(&stuck).any(|pod| is_on(pod, node));
+    let without: Vec<_> = nodes.iter().filter(|node| !has_pod(node)).map(|node| node.name.as_str()).collect();
+    if !without.is_empty() {
         findings.push(Finding::Note(format!("DaemonSet: not on {}", without.join(", "))));
     }
-    Ok(!without.is_empty() || nodes.is_empty())
+    Ok(!stuck.is_empty() || !without.is_empty())
+}
+
+fn is_on(pod: &DaemonPod, node: &NodeFacts) -> bool {
+    pod.node.as_ref() == Some(&node.name)
+}
+
+/// Where the DaemonSet's pods run. The nodes may be unknown: not everybody may list them.
+fn runs_on(running: &[DaemonPod], nodes: &[NodeFacts]) -> String {
+    if nodes.is_empty() {
+        return format!("DaemonSet: {} pod(s) run", running.len());
+    }
+    let with = nodes.iter().filter(|node| running.iter().any(|pod| is_on(pod, node))).count();
+    format!("DaemonSet: runs on {with} of {} nodes", nodes.len())
+}
+
+fn does_not_run(namespace: &str, pod: &DaemonPod) -> Finding {
+    let DaemonPod { name, node, trouble } = pod;
+    let node = node.as_ref().map(|node| format!(" on node {node}")).unwrap_or_default();
+    let trouble = trouble.as_deref().unwrap_or("unknown");
+    Finding::Bad(
+        format!("DaemonSet: pod {namespace}/{name}{node} does not run ({trouble})"),
+        format!("kubectl describe pod -n {namespace} {name} says more"),
+    )
 }
 
 /// What short-lived pods need.
@@ -158,8 +181,11 @@ async fn short_lived(cluster: &Cluster, args: &Args) -> Result<Vec<Finding>> {
             format!("short-lived pods: PodSecurity of namespace {namespace} enforces {level}"),
             "choose a namespace for privileged pods with --agent-namespace".to_owned(),
         ),
-        Ok(Some(_)) => Finding::Good(format!(
+        Ok(Some(Some(_))) => Finding::Good(format!(
             "short-lived pods: namespace {namespace} lets privileged pods in by its label"
+        )),
+        Ok(Some(None)) => Finding::Note(format!(
+            "short-lived pods: namespace {namespace} has no PodSecurity label, so the cluster's default applies"
         )),
         Ok(None) => Finding::Bad(
             format!("short-lived pods: there is no namespace {namespace}"),

@@ -10,7 +10,7 @@ mod exec;
 mod node;
 mod pods;
 
-pub use access::{Permission, ServerVersion};
+pub use access::{DaemonPod, Permission, ServerVersion};
 pub use cluster::{Cluster, Forbidden, Request};
 pub use exec::{Input, Output, Piece, Process};
 pub use node::{Kubernetes, Pod};
