@@ -6,6 +6,7 @@
 mod access;
 pub mod agent;
 mod cluster;
+mod connection;
 mod exec;
 mod node;
 mod pods;
