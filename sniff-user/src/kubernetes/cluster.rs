@@ -9,8 +9,6 @@ use kube::{
     core::Status,
 };
 
-use super::connection;
-
 /// How long the API server may take to be reached, and then for one answer.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -65,8 +63,9 @@ impl Cluster {
 
     pub(super) fn new(mut config: Config) -> Result<Self> {
         config.connect_timeout = Some(TIMEOUT);
+        config.default_retry = false;
         let (server, namespace) = (config.cluster_url.to_string(), config.default_namespace.clone());
-        let client = connection::client(config).context("setting up the Kubernetes client")?;
+        let client = Client::try_from(config).context("setting up the Kubernetes client")?;
         Ok(Self { client, server, namespace })
     }
 

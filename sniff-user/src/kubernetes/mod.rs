@@ -6,7 +6,6 @@
 mod access;
 pub mod agent;
 mod cluster;
-mod connection;
 mod exec;
 mod node;
 mod pods;
