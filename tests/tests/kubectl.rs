@@ -479,7 +479,7 @@ fn cleanup_lists_and_ends_what_somebody_else_has_left() {
     assert_eq!(place.cluster.pods("tools").len(), 1);
     assert!(run(&["cleanup"]).contains("removed tools/sniff-"));
     wait::until("the end of the pod", GONE, || place.cluster.pods("tools").is_empty().then_some(()));
-    client.outcome().assert_failure(&["n1"]);
+    client.outcome().assert_failure(&["n1", "the pod that captures is going away"]);
     assert_eq!(place.cluster.pods("shop"), ["web-0"], "nothing else is touched");
     assert!(run(&["cleanup"]).contains("nothing"));
     place.assert_nothing_runs(GONE);

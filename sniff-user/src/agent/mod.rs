@@ -68,7 +68,7 @@ pub async fn run(args: AgentArgs) -> Result<()> {
     let (running, is_running) = watch::channel(true);
     let accepting = accept(&listener, &ledger, &is_running);
     tokio::select! {
-        () = told_to_end(&mut signals, &ledger, args.once) => info!("a signal: the sessions are being ended"),
+        () = signals.next() => info!("a signal: the sessions are being ended"),
         () = over(&ledger), if args.once => info!("the sessions are over"),
         error = accepting => return Err(error),
     }
@@ -114,17 +114,6 @@ async fn accept(
                 sleep(Duration::from_secs(1)).await;
             }
         }
-    }
-}
-
-/// Returns when a signal ends the agent. With `once` that is when no session is left: such a pod is deleted, with a
-/// long grace period, as soon as its session stands, so that it goes away though nobody may be left to delete it.
-async fn told_to_end(signals: &mut Signals, ledger: &Shared, once: bool) {
-    signals.next().await;
-    if once {
-        let mut changes = lock(ledger).changes();
-        // It fails when the ledger is gone, and this with it.
-        let _ = changes.wait_for(|sessions| *sessions == 0).await;
     }
 }
 
