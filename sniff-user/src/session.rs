@@ -404,9 +404,9 @@ impl Session {
         let mut classifiers = load(&self.kernel.body(), &arguments)?.into_iter();
         let taps = self.taps.iter_mut().filter(|tap| tap.interface.filter.is_none());
         for (tap, directions) in taps.zip(wanted) {
+            let Tap { point, attachment: Some(attachment), .. } = tap else { continue };
             for (&(direction, _), classifier) in directions.iter().zip(&mut classifiers) {
-                let hook = tap.point.hook(direction);
-                tap.attachment.as_mut().map_or(Ok(()), |attachment| attachment.set(hook, classifier))?;
+                attachment.set(point.hook(direction), classifier)?;
             }
             tap.directions = directions;
         }

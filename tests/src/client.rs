@@ -3,7 +3,7 @@
 use std::{
     ffi::OsString,
     fs,
-    io::{BufRead as _, BufReader, Read as _},
+    io::{BufRead as _, BufReader},
     os::unix::{fs::PermissionsExt as _, process::ExitStatusExt as _},
     path::{Path, PathBuf},
     process::{Child, Stdio},
@@ -89,12 +89,7 @@ impl Client {
         let (sender, stderr) = channel();
         let lines = BufReader::new(child.stderr.take().expect("a pipe")).lines();
         thread::spawn(move || lines.map_while(Result::ok).try_for_each(|line| sender.send(line)));
-        let mut pipe = child.stdout.take().expect("a pipe");
-        let stdout = thread::spawn(move || {
-            let mut all = Vec::new();
-            pipe.read_to_end(&mut all).expect("a pipe");
-            all
-        });
+        let stdout = sniff::read_aside(child.stdout.take().expect("a pipe"));
         Self { child, stderr, said: Vec::new(), stdout: Some(stdout), folder, began }
     }
 

@@ -157,13 +157,7 @@ impl<'a> Sniff<'a> {
             command.uid(user).gid(user);
         }
         let mut child = netns.spawn(&mut command);
-        let stdout = child.stdout.take_if(|_| collect).map(|mut pipe| {
-            thread::spawn(move || {
-                let mut bytes = Vec::new();
-                pipe.read_to_end(&mut bytes).expect("reading sniff's stdout");
-                bytes
-            })
-        });
+        let stdout = child.stdout.take_if(|_| collect).map(read_aside);
         let (sender, stderr) = channel();
         if let Some(pipe) = child.stderr.take() {
             thread::spawn(move || {
@@ -256,6 +250,15 @@ impl Drop for Running {
             let _ = self.child.wait();
         }
     }
+}
+
+/// Reads a pipe to its end, while the test goes on.
+pub fn read_aside(mut pipe: ChildStdout) -> JoinHandle<Vec<u8>> {
+    thread::spawn(move || {
+        let mut bytes = Vec::new();
+        pipe.read_to_end(&mut bytes).expect("reading stdout");
+        bytes
+    })
 }
 
 impl Outcome {

@@ -112,6 +112,14 @@ impl Session {
     }
 }
 
+/// Where to capture.
+enum Place<'made> {
+    /// In the DaemonSet's pod.
+    Installed(AgentPod),
+    /// In the pod of this Job, once it runs.
+    Made(&'made AgentJob),
+}
+
 struct Task {
     common: Arc<Common>,
     node: String,
@@ -139,19 +147,18 @@ impl Task {
         targets: Vec<Target>,
         changes: mpsc::UnboundedReceiver<ToNode>,
     ) -> Result<Option<End>> {
-        let installed = self.installed().await?;
-        if installed.is_none() {
-            *made = Some(self.make().await?);
-        }
+        let place = match self.installed().await? {
+            Some(pod) => Place::Installed(pod),
+            None => Place::Made(made.insert(self.make().await?)),
+        };
         let mut orders = self.orders.clone();
         let process = async {
-            let pod = match (installed, &made) {
-                (Some(pod), _) => pod,
-                (None, Some(job)) => {
+            let pod = match place {
+                Place::Installed(pod) => pod,
+                Place::Made(job) => {
                     let tell = |what: &str| info!("node {}: waiting for {what}", self.node);
                     self.common.cluster.wait_for_agent(job, POD_START, tell).await?
                 }
-                (None, None) => bail!("no pod to capture in"),
             };
             let command = ["sniff", "serve"];
             self.common.cluster.exec(&pod.namespace, &pod.name, CONTAINER, &command).await

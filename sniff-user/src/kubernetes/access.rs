@@ -10,10 +10,8 @@ use kube::{
     api::{ListParams, PostParams},
 };
 
-use super::{Cluster, Request};
+use super::{Cluster, Request, agent::DAEMON_PODS};
 
-/// What the DaemonSet's pods are found by.
-const DAEMON_PODS: &str = "app.kubernetes.io/name=sniff";
 /// Label of a namespace that says which pods PodSecurity lets in.
 const ENFORCE: &str = "pod-security.kubernetes.io/enforce";
 

@@ -33,9 +33,9 @@ pub const NAMESPACE: &str = "sniff";
 
 const NAME_LABEL: &str = "app.kubernetes.io/name";
 const MANAGED_BY_LABEL: &str = "app.kubernetes.io/managed-by";
-/// The name of the DaemonSet's pods.
-const SNIFF: &str = "sniff";
-/// The name of short-lived pods. It is another, lest the DaemonSet takes them for its own.
+/// What the DaemonSet's pods are found by.
+pub(super) const DAEMON_PODS: &str = "app.kubernetes.io/name=sniff";
+/// The name of short-lived pods. It is not that of the DaemonSet's, lest that takes them for its own.
 const SESSION: &str = "sniff-session";
 const MANAGER: &str = "kubectl-sniff";
 const WHO: &str = "sniff/who";
@@ -115,7 +115,7 @@ impl Cluster {
     pub async fn installed_agent(&self, namespace: &str, node: &str) -> Result<Option<AgentPod>> {
         let request = Request { verb: "list", resource: "pods", namespace: Some(namespace), name: None };
         let of_node = ListParams::default()
-            .labels(&format!("{NAME_LABEL}={SNIFF}"))
+            .labels(DAEMON_PODS)
             .fields(&format!("spec.nodeName={node},status.phase=Running"));
         let api = Api::<v1::Pod>::namespaced(self.client.clone(), namespace);
         let pods = self.ask(request, api.list(&of_node)).await?;

@@ -1,11 +1,11 @@
 //! Every packet is accounted for: written, or counted as dropped.
 
-use std::{io::Read as _, net::SocketAddr, thread, time::Duration};
+use std::{net::SocketAddr, thread, time::Duration};
 
 use sniff_tests::{
     machine::Machine,
     pcap::{self, Packet},
-    sniff::Sniff,
+    sniff::{Sniff, read_aside},
     traffic::UdpFlow,
 };
 
@@ -57,13 +57,9 @@ fn assert_the_rest_is_counted(way: &[&str]) {
     };
     let before = crossed();
     let args = ["--netns", "blue", "-B", "512KiB", "-w", "-"].iter().chain(way);
-    let (sniff, mut stdout) = Sniff::in_netns(&node).args(args).start_unread();
+    let (sniff, stdout) = Sniff::in_netns(&node).args(args).start_unread();
     flow.send(BURST, 1000);
-    let reader = thread::spawn(move || {
-        let mut bytes = Vec::new();
-        stdout.read_to_end(&mut bytes).expect("reading the capture");
-        bytes
-    });
+    let reader = read_aside(stdout);
     // With a reader there is room again, and so a packet to carry the number of those lost.
     for _ in 0..AFTERWARDS {
         flow.send(1, 1000);

@@ -1,12 +1,6 @@
 //! Two CPUs write at the same time, while the ring wraps, fills and is emptied; each record is looked at.
 
-use std::{
-    io::{self, Read as _},
-    net::SocketAddr,
-    ops::Range,
-    thread,
-    time::Duration,
-};
+use std::{net::SocketAddr, ops::Range, thread, time::Duration};
 
 use nix::{
     sched::{CpuSet, sched_getaffinity, sched_setaffinity},
@@ -17,7 +11,7 @@ use sniff_tests::{
     machine::{FakePod, Machine},
     netns::Netns,
     pcap::{self, Packet},
-    sniff::Sniff,
+    sniff::{Sniff, read_aside},
     traffic::{self, UdpFlow},
 };
 
@@ -58,9 +52,9 @@ fn the_summary_tells_how_full_the_ring_got() {
             let args = ["--netns", "blue", "-B", "512KiB", "--ring", ring, "-w", "-", FILTER];
             let (sniff, stdout) = Sniff::in_netns(&node).args(args).start_unread();
             send(&flows, 0..count);
-            let reader = thread::spawn(move || io::copy(&mut { stdout }, &mut io::sink()));
+            let reader = read_aside(stdout);
             let outcome = sniff.stop();
-            reader.join().expect("the reader").expect("reading the capture");
+            reader.join().expect("the reader");
             let line = outcome.stderr.iter().find(|line| line.contains("the buffer was at most"));
             let line = line.unwrap_or_else(|| panic!("not told: {outcome:#?}"));
             let memory = if *ring == "regions" { " regions)" } else { "in a BPF ring buffer)" };
@@ -144,13 +138,9 @@ fn capture_in_two_parts(args: &[&str], unread: Range<u32>, read: Range<u32>) -> 
     let node = machine.netns();
     let flows = flows(&node, &machine.fake_pod("blue", 1));
     let sniff = Sniff::in_netns(&node).args(["--netns", "blue", "-w", "-", FILTER]).args(args);
-    let (sniff, mut stdout) = sniff.start_unread();
+    let (sniff, stdout) = sniff.start_unread();
     send(&flows, unread);
-    let reader = thread::spawn(move || {
-        let mut bytes = Vec::new();
-        stdout.read_to_end(&mut bytes).expect("reading the capture");
-        bytes
-    });
+    let reader = read_aside(stdout);
     // In pieces, so that there is room again in between.
     for start in read.clone().step_by(100) {
         send(&flows, start..read.end.min(start + 100));
