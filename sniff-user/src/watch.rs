@@ -25,6 +25,8 @@ use crate::{
 const FIRST_PAUSE: Duration = Duration::from_millis(20);
 /// Time between two looks later.
 const LAST_PAUSE: Duration = Duration::from_secs(1);
+/// How much longer each pause is than the one before it.
+const LONGER: u32 = 4;
 /// Most taps in one look: many pods must not make idling costly.
 const AT_ONCE: usize = 32;
 
@@ -135,7 +137,7 @@ impl Watch {
                 go_inside(session, id, &blind);
             }
         }
-        self.pause = LAST_PAUSE.min(self.pause * 2);
+        self.pause = LAST_PAUSE.min(self.pause * LONGER);
         self.next = Instant::now() + self.pause;
         Ok(gone)
     }

@@ -199,10 +199,10 @@ impl Attachment {
         if let Some(qdisc) = &self.qdisc {
             return qdisc.side().is_there();
         }
-        let is_bound = |hooked: &Hooked| {
+        // All links are bound to the one interface.
+        self.hooked.first().is_none_or(|hooked| {
             hooked.link.fd().is_ok_and(|fd| !matches!(fdinfo(fd.as_raw_fd(), "ifindex:"), Ok(Some(0))))
-        };
-        self.hooked.iter().all(is_bound)
+        })
     }
 
     /// Ids of others' TCX programs that run before ours, because somebody put them there after we attached. What they do

@@ -3,7 +3,8 @@
 
 use std::{
     ffi::CString,
-    fs,
+    fs::File,
+    io::Read as _,
     os::fd::{AsRawFd as _, OwnedFd},
     sync::Arc,
 };
@@ -24,6 +25,8 @@ use crate::{
 /// Name of the programs in the kernel, as bpftool shows it.
 pub const NAME: &str = "sniff_capture";
 const LICENSE: &str = "Dual MIT/GPL";
+/// Bytes of a file in `/proc/self/fdinfo` at most; the kernel shows some hundred.
+const FDINFO_ROOM: usize = 4096;
 
 /// What one classifier is told.
 #[derive(Clone, Debug)]
@@ -140,7 +143,10 @@ fn program_id(fd: &OwnedFd) -> Result<u32> {
 /// A number out of `/proc/self/fdinfo`.
 pub(super) fn fdinfo(fd: i32, key: &str) -> Result<Option<u32>> {
     let path = format!("/proc/self/fdinfo/{fd}");
-    let text = fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?;
+    // Room for all at once: idle captures look each second, and growing a string costs more than asking.
+    let mut text = String::with_capacity(FDINFO_ROOM);
+    let file = File::open(&path).with_context(|| format!("cannot open {path}"))?;
+    file.take(FDINFO_ROOM as u64).read_to_string(&mut text).with_context(|| format!("cannot read {path}"))?;
     let value = text.lines().find_map(|line| line.strip_prefix(key));
     value.map(|value| value.trim().parse().with_context(|| format!("{path}: odd {key}"))).transpose()
 }
