@@ -87,8 +87,10 @@ struct State {
     /// What was asked, as `verb resource namespace/name`.
     log: Vec<String>,
     execs: Vec<TcpStream>,
-    /// Whether exec's connections carry nothing any more, without being closed.
-    frozen: bool,
+    /// How many connections exec has had.
+    exec_count: usize,
+    /// The first so many of them carry nothing any more, without being closed.
+    frozen: usize,
 }
 
 type Key = (String, String, String);
@@ -233,9 +235,10 @@ impl Cluster {
         }
     }
 
-    /// From now on exec's connections carry nothing, and nobody is told.
+    /// From now on the connections that exec has carry nothing, and nobody is told.
     pub fn freeze_execs(&self) {
-        self.state().frozen = true;
+        let mut state = self.state();
+        state.frozen = state.exec_count;
     }
 
     /// Names of the pods in a namespace.

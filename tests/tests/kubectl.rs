@@ -8,7 +8,7 @@ use std::{
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 use sniff_tests::{
-    client::Client,
+    client::{Client, Outcome},
     cluster::Cluster,
     node::{Node, Pod},
     pcap::{Direction, PcapNg},
@@ -48,7 +48,11 @@ impl Place {
     }
 
     fn ping(&self, count: u32) {
-        traffic::ping(&self.node.netns, self.web.ipv4.into(), count, 56);
+        self.ping_of(count, 56);
+    }
+
+    fn ping_of(&self, count: u32, size: u32) {
+        traffic::ping(&self.node.netns, self.web.ipv4.into(), count, size);
     }
 
     /// Runs it until it listens.
@@ -56,6 +60,34 @@ impl Place {
         let mut client = Client::start(&self.cluster, args);
         client.wait_for(LISTENING);
         client
+    }
+
+    /// Captures two pings of 56 bytes, until they have reached the client.
+    fn listen_to_pings(&self, args: &[&str]) -> Client {
+        let mut client = self.listen(&[args, &["-w", "FILE", "-f", "icmp"]].concat());
+        self.ping(2);
+        client.wait_for("first packet");
+        thread::sleep(ON_THE_WAY);
+        client
+    }
+
+    /// Sends three pings of 57 bytes to a capture that has joined the node again, and ends it.
+    #[track_caller]
+    fn assert_joined_again(&self, mut client: Client, why: &str) -> Outcome {
+        client.wait_for("node n1: joined again");
+        self.ping_of(3, 57);
+        thread::sleep(ON_THE_WAY);
+        let outcome = client.stop();
+        outcome.assert_failure(&["node n1: ", why, "; joining again in "]);
+        wireshark::assert_clean(&outcome.path());
+        let file = outcome.file();
+        assert_pings(&file, 56, 2);
+        assert_pings(&file, 57, 3);
+        let comments = comments(&file, "shop/web-0/eth0");
+        let [first, again] = &comments[..] else { panic!("{comments:?}") };
+        assert!(first.is_empty() && again.contains("joined again: its node was lost at"), "{comments:?}");
+        self.assert_nothing_runs(GONE);
+        outcome
     }
 
     /// Waits until no process of sniff is left on the node.
@@ -78,6 +110,12 @@ fn assert_pings(file: &PcapNg, size: u32, count: usize) {
 
 fn names(file: &PcapNg) -> Vec<&str> {
     file.interfaces.iter().filter_map(|interface| interface.name.as_deref()).collect()
+}
+
+/// The comment of each interface of this name.
+fn comments(file: &PcapNg, name: &str) -> Vec<String> {
+    let of_name = file.interfaces.iter().filter(|it| it.name.as_deref() == Some(name));
+    of_name.map(|it| it.comment.clone().unwrap_or_default()).collect()
 }
 
 #[test]
@@ -215,13 +253,9 @@ fn pods_of_two_nodes_are_followed_into_one_file() {
         assert_pings(&file, size, 2);
     }
     assert_eq!(file.interfaces.len(), 12);
-    let comment = |name: &str| {
-        let of_name = file.interfaces.iter().filter(|it| it.name.as_deref() == Some(name));
-        of_name.map(|it| it.comment.clone().unwrap_or_default()).collect::<Vec<_>>()
-    };
-    let restarted = comment("shop/web-8/eth0");
+    let restarted = comments(&file, "shop/web-8/eth0");
     assert!(restarted[0].is_empty() && restarted[1].contains("in place of an earlier pod"), "{restarted:?}");
-    assert!(comment("shop/web-10/eth0")[0].contains("joined the running capture"));
+    assert!(comments(&file, "shop/web-10/eth0")[0].contains("joined the running capture"));
     assert_eq!(file.packets_of("shop/web-0/eth0").len(), 8);
     assert!(names(&file).iter().all(|name| *name != "shop/other/eth0"));
     let watches = cluster.log().iter().filter(|line| line.starts_with("watch")).count();
@@ -299,51 +333,121 @@ fn a_client_that_is_killed_while_its_pod_starts_leaves_nothing() {
 }
 
 #[test]
-fn a_cut_connection_is_an_error_and_leaves_a_file_that_opens() {
+fn a_node_is_joined_again_after_its_connection_was_cut() {
     let place = Place::new();
-    let mut client = place.listen(&["shop/web-0", "-w", "FILE", "-f", "icmp"]);
-    place.ping(2);
-    client.wait_for("first packet");
-    thread::sleep(ON_THE_WAY);
+    let client = place.listen_to_pings(&["shop/web-0"]);
     place.cluster.cut_execs();
-    let outcome = client.outcome();
-    outcome.assert_failure(&["node n1", "cut"]);
-    assert_pings(&outcome.file(), 56, 2);
-    place.assert_nothing_runs(GONE);
+    let outcome = place.assert_joined_again(client, "cut");
+    assert!(outcome.said("10 packets captured; no final counts from node n1"), "{outcome:#?}");
 }
 
 #[test]
 fn a_connection_that_carries_nothing_any_more_is_noticed_at_both_ends() {
     let place = Place::new();
-    let mut client = place.listen(&["shop/web-0", "-w", "FILE", "-f", "icmp"]);
-    place.ping(2);
-    client.wait_for("first packet");
-    thread::sleep(ON_THE_WAY);
+    let client = place.listen_to_pings(&["shop/web-0"]);
     place.cluster.freeze_execs();
-    let outcome = client.outcome();
-    outcome.assert_failure(&["node n1", "nothing was heard"]);
-    assert_pings(&outcome.file(), 56, 2);
-    place.assert_nothing_runs(GONE);
+    place.assert_joined_again(client, "nothing was heard");
 }
 
 #[test]
-fn a_deleted_agent_pod_is_an_error_that_says_so() {
+fn a_session_that_is_told_to_end_by_its_daemonset_is_followed_by_another() {
+    let place = Place::new();
+    let client = place.listen_to_pings(&["shop/web-0"]);
+    let running = place.node.netns.run("ps -e -o pid=,args=");
+    let serving = running.lines().find(|line| line.ends_with(" serve")).expect("a session");
+    let pid = serving.split_whitespace().next().expect("a PID");
+    place.node.netns.run(&format!("kill -TERM {pid}"));
+    let outcome = place.assert_joined_again(client, "the pod that captures is going away");
+    assert!(outcome.said("10 packets received by filter"), "its counts were final: {outcome:#?}");
+}
+
+/// While there is none on the node, a pod comes.
+#[test]
+fn a_node_is_joined_again_in_the_pod_that_a_rollout_makes() {
+    let place = Place::new();
+    let mut client = place.listen_to_pings(&["-l", "app=web", "-n", "shop", "--image", "sniff:test"]);
+    place.cluster.remove_pod("sniff", "sniff-n1");
+    place.cluster.cut_execs();
+    client.wait_for("node n1: sniff's DaemonSet has no running pod here; joining again in");
+    let more = place.node.pod("shop", "web-1").start();
+    place.cluster.add_pod("shop", "web-1", &more.sandbox.uid, "n1", &json!({"app": "web"}));
+    client.wait_for("shop/web-1 on node n1 joins");
+    place.cluster.add_agent("n1");
+    client.wait_for("capturing shop/web-1 on node n1");
+    traffic::ping(&place.node.netns, more.ipv4.into(), 1, 58);
+    let outcome = place.assert_joined_again(client, "cut");
+    let file = outcome.file();
+    assert_pings(&file, 58, 1);
+    assert!(comments(&file, "shop/web-1/eth0")[0].contains("joined the running capture"));
+    assert!(!place.cluster.log().contains(&"create jobs tools/".to_owned()), "no pod is made");
+}
+
+#[test]
+fn pods_that_are_not_followed_are_joined_again_as_far_as_they_live() {
+    let place = Place::new();
+    let other = place.node.pod("shop", "web-1").start();
+    place.cluster.add_pod("shop", "web-1", &other.sandbox.uid, "n1", &json!({"app": "web"}));
+    let mut client = place.listen_to_pings(&["-l", "app=web", "-n", "shop", "--no-follow"]);
+    place.cluster.remove_pod("sniff", "sniff-n1");
+    place.cluster.cut_execs();
+    client.wait_for("has no running pod here");
+    other.sandbox.stop();
+    place.cluster.add_agent("n1");
+    let outcome = place.assert_joined_again(client, "cut");
+    assert_eq!(comments(&outcome.file(), "shop/web-1/eth0").len(), 1);
+}
+
+#[test]
+fn a_count_holds_for_a_node_before_and_after_it_was_lost() {
+    let place = Place::new();
+    let mut client = place.listen_to_pings(&["shop/web-0", "--count", "6"]);
+    place.cluster.cut_execs();
+    client.wait_for("node n1: joined again");
+    place.ping_of(3, 57);
+    let outcome = client.outcome();
+    outcome.assert_failure(&["node n1", "cut", "joining again in"]);
+    let file = outcome.file();
+    assert_eq!(file.packets.len(), 6);
+    assert_eq!(file.statistics[0].usrdeliv, Some(2), "the node itself has not counted from the start");
+}
+
+#[test]
+fn a_node_that_refuses_is_not_joined_again() {
+    let place = Place::new();
+    let mut client = place.listen_to_pings(&["shop/web-0"]);
+    place.cluster.deny("create", "pods/exec");
+    place.cluster.cut_execs();
+    client.wait_for("joining again in");
+    let outcome = client.outcome();
+    outcome.assert_failure(&["node n1", "you may not create pods/exec"]);
+    assert_eq!(outcome.stderr.iter().filter(|line| line.contains("joining again")).count(), 1);
+    assert_pings(&outcome.file(), 56, 2);
+}
+
+#[test]
+fn ctrl_c_ends_a_capture_that_waits_for_its_node() {
+    let place = Place::new();
+    let mut client = place.listen_to_pings(&["shop/web-0"]);
+    place.cluster.remove_pod("sniff", "sniff-n1");
+    place.cluster.cut_execs();
+    client.wait_for("has no running pod here; joining again in");
+    let outcome = client.stop();
+    outcome.assert_failure(&["node n1", "cut"]);
+    assert_pings(&outcome.file(), 56, 2);
+}
+
+#[test]
+fn a_short_lived_pod_that_is_lost_is_made_anew() {
     let place = Place::without_daemonset();
-    let mut client = place.listen(&["shop/web-0", "--image", "sniff:test", "-w", "FILE", "-f", "icmp"]);
-    place.ping(2);
-    client.wait_for("first packet");
-    thread::sleep(ON_THE_WAY);
+    let client = place.listen_to_pings(&["shop/web-0", "--image", "sniff:test"]);
     let [pod] = &place.cluster.pods("tools")[..] else { panic!("not one pod") };
     // As an operator does who takes no pod's word for it.
     let pid = place.cluster.pod("tools", pod).expect("the pod")["status"]["pid"].as_u64().expect("a PID");
     place.cluster.cut_execs();
     nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid as i32), Signal::SIGKILL)
         .expect("the pod's process");
-    let outcome = client.outcome();
-    outcome.assert_failure(&["node n1", "cut"]);
-    assert_pings(&outcome.file(), 56, 2);
-    wait::until("the end of the pod", GONE, || place.cluster.pods("tools").is_empty().then_some(()));
-    place.assert_nothing_runs(GONE);
+    place.assert_joined_again(client, "cut");
+    wait::until("the end of the pods", GONE, || place.cluster.pods("tools").is_empty().then_some(()));
 }
 
 #[test]

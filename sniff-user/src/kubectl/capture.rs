@@ -21,7 +21,8 @@ use super::{
     legible::legible,
     output::{Output, Wanted, is_closed_pipe},
     reference::Reference,
-    session::{self, Common, Number, Orders, Session, Update},
+    rejoin::{Ending, Rejoins},
+    session::{self, Common, Number, Orders, PodKind, Session, Start, Update},
     wireshark,
 };
 use crate::{
@@ -29,7 +30,7 @@ use crate::{
     kubernetes::{By, Change, Cluster, Follow, Pod, Selection, follow},
     merge::{Merger, StreamId},
     pcapng::SectionHeader,
-    stream::message::{CapturePlan, Event, Level, Reason, Stats, Target, TargetId, Targets},
+    stream::message::{CapturePlan, Code, End, Event, Level, Reason, Stats, Target, TargetId, Targets},
 };
 
 /// How long short-lived pods may live, beyond the duration that was asked for, and without one.
@@ -83,6 +84,7 @@ struct Capture {
     /// Each session gets a copy of it.
     updating: mpsc::Sender<(Number, Update)>,
     retries: Vec<(Instant, TargetId)>,
+    rejoins: Rejoins,
     merger: Merger,
     pending: Vec<u8>,
     wanted: Wanted,
@@ -105,6 +107,10 @@ struct Running {
     stream: StreamId,
     stats: Stats,
     accounts: Accounts,
+    /// Where it runs; not known before it has greeted, unless its node is joined again.
+    pod: Option<PodKind>,
+    /// Whether a limit of the node refused it at its start.
+    is_over_limit: bool,
     is_listening: bool,
     ended: bool,
 }
@@ -133,7 +139,6 @@ impl Capture {
             lifetime,
             who: who(),
             what,
-            plan: plan(&args),
             cluster,
         });
         let selections = selections(&common.cluster, &args).await?;
@@ -161,6 +166,7 @@ impl Capture {
             updates,
             updating,
             retries: Vec::new(),
+            rejoins: Rejoins::default(),
             merger,
             pending,
             wanted,
@@ -270,7 +276,7 @@ impl Capture {
             if self.sessions.iter().all(|session| session.ended) && (told_to_end > 0 || self.is_over()) {
                 return Ok(output);
             }
-            if told_to_end == 0 && (self.merger.is_full() || self.is_out_of_time()) {
+            if told_to_end == 0 && self.is_complete() {
                 told_to_end = 1;
                 self.order(Orders::Stop);
             }
@@ -304,7 +310,10 @@ impl Capture {
                 },
                 Some((number, update)) = self.updates.recv(), if has_room => self.update(number, update),
                 Some((selection, change)) = self.changes.recv(), if told_to_end == 0 => self.change(selection, change),
-                () = time::sleep_until(wake.into()) => self.retry(),
+                () = time::sleep_until(wake.into()) => {
+                    self.retry();
+                    self.rejoin();
+                }
             }
             if told_to_end == 0 {
                 self.tell_sessions();
@@ -383,11 +392,17 @@ impl Capture {
     /// Whether there is nothing left to wait for, though nobody said so.
     fn is_over(&self) -> bool {
         let is_fixed = self.follows.is_empty();
-        !self.sessions.is_empty() && (self.failed || is_fixed) && self.joining.is_empty()
+        let is_waiting = !self.joining.is_empty() || self.rejoins.due().is_some();
+        !self.sessions.is_empty() && (self.failed || is_fixed) && !is_waiting
     }
 
-    fn is_out_of_time(&self) -> bool {
-        self.deadline().is_some_and(|deadline| Instant::now() >= deadline)
+    /// Whether there is as much as was asked for.
+    fn is_complete(&self) -> bool {
+        self.merger.is_full() || self.deadline().is_some_and(|deadline| Instant::now() >= deadline)
+    }
+
+    fn is_ending(&self) -> bool {
+        *self.orders.borrow() != Orders::Run || self.is_complete()
     }
 
     /// When the duration that was asked for is over. Nodes count for themselves; some may have begun later.
@@ -397,7 +412,7 @@ impl Capture {
 
     fn next_wake(&self) -> Instant {
         let retry = self.retries.iter().map(|(at, _)| *at).min();
-        let times = [self.merger.due(), retry, self.deadline()].into_iter().flatten();
+        let times = [self.merger.due(), retry, self.rejoins.due(), self.deadline()].into_iter().flatten();
         times.min().unwrap_or_else(|| Instant::now() + Duration::from_secs(1))
     }
 
@@ -508,7 +523,8 @@ impl Capture {
     /// Tells the sessions who joins; a node without one gets one.
     fn tell_sessions(&mut self) {
         for (node, targets) in std::mem::take(&mut self.joining) {
-            if targets.is_empty() {
+            // One that is lost is told in time, of all its targets.
+            if targets.is_empty() || self.rejoins.is_waiting(&node) {
                 continue;
             }
             if let Some(session) = self.session_of(&node) {
@@ -517,7 +533,9 @@ impl Capture {
             }
             let (number, orders) = (self.sessions.len(), self.orders.subscribe());
             let updates = self.updating.clone();
-            let session = Session::start(Arc::clone(&self.common), node, targets, orders, number, updates);
+            let again = self.rejoins.pod(&node);
+            let start = Start { plan: self.plan(), targets, again };
+            let session = Session::start(Arc::clone(&self.common), node, start, orders, number, updates);
             let stream = self.merger.join();
             let stats = Stats::default();
             let accounts = Accounts::NotBegun;
@@ -526,19 +544,34 @@ impl Capture {
                 stream,
                 stats,
                 accounts,
+                pod: again,
+                is_over_limit: false,
                 is_listening: false,
                 ended: false,
             });
         }
     }
 
+    /// The plan of a session that begins now: what limits the capture holds over all of it.
+    fn plan(&self) -> CapturePlan {
+        let mut plan = plan(&self.args);
+        // None is no limit of a session's.
+        plan.count = plan.count.map(|count| count.saturating_sub(self.merger.written()).max(1));
+        if let Some(deadline) = self.deadline() {
+            let left = deadline.saturating_duration_since(Instant::now());
+            plan.duration_ms = Some(left.as_millis() as u64);
+        }
+        plan
+    }
+
     /// What a session says.
     fn update(&mut self, number: Number, update: Update) {
         let node = self.sessions[number].session.node.clone();
         match update {
-            Update::Hello(hello) => {
+            Update::Hello(hello, pod) => {
                 self.has_begun = true;
                 self.sessions[number].accounts = Accounts::Open;
+                self.sessions[number].pod = Some(pod);
                 if hello.version != env!("CARGO_PKG_VERSION") {
                     let ours = env!("CARGO_PKG_VERSION");
                     info!("node {node} has sniff {}, this is {ours}", legible(&hello.version));
@@ -549,31 +582,65 @@ impl Capture {
             Update::Stats(stats) => self.sessions[number].stats = stats,
             Update::Error(error) => {
                 self.failed = true;
+                let running = &mut self.sessions[number];
+                // One that has listened has used up what it may have.
+                running.is_over_limit |= error.code == Code::RefusedLimit && !running.is_listening;
                 error!("node {node}: {}", legible(&error.message));
             }
-            Update::Ended(outcome) => {
-                let running = &mut self.sessions[number];
-                running.ended = true;
-                self.merger.end(running.stream);
-                match outcome {
-                    Ok(Some(end)) => {
-                        running.accounts = Accounts::Final;
-                        let stats = &mut running.stats;
-                        (stats.matched, stats.dropped, stats.delivered) =
-                            (end.matched, end.dropped, end.captured);
-                        if !matches!(end.reason, Reason::Stopped | Reason::Count | Reason::Duration) {
-                            self.failed = true;
-                            error!("node {node}: the capture has ended: {}", why(end.reason));
-                        }
-                    }
-                    Ok(None) => {}
-                    Err(error) => {
-                        self.failed = true;
-                        error!("{error:#}");
-                    }
+            Update::Ended(outcome) => self.ended(number, &node, outcome),
+        }
+    }
+
+    fn ended(&mut self, number: Number, node: &str, outcome: Result<Option<End>>) {
+        let pause = self.pause_before_again(number, node, &outcome);
+        let again = pause.map(|it| format!("; joining again in {:.0} s", it.as_secs_f64()));
+        let again = again.unwrap_or_default();
+        let running = &mut self.sessions[number];
+        running.ended = true;
+        self.merger.end(running.stream);
+        match outcome {
+            Ok(Some(end)) => {
+                running.accounts = Accounts::Final;
+                let stats = &mut running.stats;
+                (stats.matched, stats.dropped, stats.delivered) = (end.matched, end.dropped, end.captured);
+                if !matches!(end.reason, Reason::Stopped | Reason::Count | Reason::Duration) {
+                    self.failed = true;
+                    error!("node {node}: the capture has ended: {}{again}", why(end.reason));
                 }
             }
+            Ok(None) => {}
+            Err(error) => {
+                self.failed = true;
+                error!("{error:#}{again}");
+            }
         }
+    }
+
+    /// When a session was lost whose targets are still wanted, has its node joined again after this pause.
+    fn pause_before_again(
+        &mut self,
+        number: Number,
+        node: &str,
+        outcome: &Result<Option<End>>,
+    ) -> Option<Duration> {
+        let now = Instant::now();
+        let &Running { pod, is_over_limit, is_listening, .. } = &self.sessions[number];
+        let since_lost = self.rejoins.since_lost(node, now);
+        let ending = Ending { outcome, pod, is_over_limit, since_lost };
+        if !ending.is_lost() || self.is_ending() {
+            return None;
+        }
+        let mut wanted = self.members.values_mut().filter(|member| member.node == node).peekable();
+        wanted.peek()?;
+        if is_listening {
+            let at = humantime::format_rfc3339_seconds(SystemTime::now());
+            for member in wanted {
+                let comment =
+                    format!("joined again: its node was lost at {at}, packets since then may be missing");
+                member.target.comment = Some(comment);
+            }
+        }
+        Some(self.rejoins.lose(node, pod?, is_listening, now))
     }
 
     fn packets(&mut self, number: Number, blocks: bytes::Bytes) {
@@ -603,6 +670,9 @@ impl Capture {
             Event::TargetFailed { target, error } => self.lost(node, target, &error, true),
             Event::Listening { interfaces } => {
                 self.sessions[number].is_listening = true;
+                if self.rejoins.pod(node).is_some() {
+                    info!("node {node}: joined again");
+                }
                 info!("node {node}: listening on {interfaces} interface(s)");
                 if self.listening_since.is_none()
                     && self.sessions.iter().all(|it| it.is_listening || it.ended)
@@ -655,6 +725,16 @@ impl Capture {
             if let Some(member) = self.members.get(&id) {
                 self.joining.entry(member.node.clone()).or_default().push(member.target.clone());
             }
+        }
+    }
+
+    /// Has nodes joined again whose pause is over, with whom is still wanted there.
+    fn rejoin(&mut self) {
+        for node in self.rejoins.take_due(Instant::now()) {
+            let wanted = self.members.values().filter(|member| member.node == node);
+            let mut targets: Vec<_> = wanted.map(|member| member.target.clone()).collect();
+            targets.sort_by(|one, other| one.id.cmp(&other.id));
+            self.joining.insert(node, targets);
         }
     }
 }

@@ -1,8 +1,8 @@
 //! `kubectl sniff`: captures pods anywhere in a cluster, from wherever kubectl runs.
 //!
 //! [`args`] is what is typed and [`mod@reference`] what it names. [`capture`] is the whole of a capture: it follows the
-//! pods that are meant, keeps one [`session`] for each node that has any, merges what they send, and hands that to
-//! [`output`]. [`cleanup`] and [`doctor`] are the subcommands.
+//! pods that are meant, keeps one [`session`] for each node that has any ([`rejoin`] when it is lost), merges what they
+//! send, and hands that to [`output`]. [`cleanup`] and [`doctor`] are the subcommands.
 
 pub mod args;
 pub mod capture;
@@ -12,6 +12,7 @@ pub mod interrupt;
 pub mod legible;
 pub mod output;
 pub mod reference;
+pub mod rejoin;
 pub mod session;
 pub mod wireshark;
 

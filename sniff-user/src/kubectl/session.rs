@@ -23,8 +23,8 @@ use crate::{
 
 /// Between two signs of life.
 const KEEP_ALIVE: Duration = Duration::from_secs(5);
-/// The far side ends when it has heard nothing for this many seconds, and this side likewise.
-const LEASE_SECONDS: u32 = 15;
+/// The far side ends when it has heard nothing for this long, and this side likewise.
+pub const LEASE: Duration = Duration::from_secs(15);
 /// How long the far side may take to send what is left.
 const LAST_WORDS: Duration = Duration::from_secs(10);
 /// How long a short-lived pod may take to start; images are pulled meanwhile.
@@ -47,8 +47,26 @@ pub struct Common {
     pub who: String,
     /// What is captured, in words.
     pub what: String,
+}
+
+/// What a session begins with.
+#[derive(Debug)]
+pub struct Start {
     /// What is captured.
     pub plan: CapturePlan,
+    /// Of whom.
+    pub targets: Vec<Target>,
+    /// Where the session ran that this one is in place of. What was in the DaemonSet's pod waits for another of its pods.
+    pub again: Option<PodKind>,
+}
+
+/// The pods that sessions run in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PodKind {
+    /// The DaemonSet's.
+    Installed,
+    /// Short-lived ones.
+    Made,
 }
 
 /// How a session is to go on.
@@ -66,7 +84,7 @@ pub enum Orders {
 #[derive(Debug)]
 pub enum Update {
     /// The far side is there.
-    Hello(NodeHello),
+    Hello(NodeHello, PodKind),
     /// Whole pcapng blocks.
     Packets(Bytes),
     /// Something happened.
@@ -94,14 +112,14 @@ impl Session {
     pub fn start(
         common: Arc<Common>,
         node: String,
-        targets: Vec<Target>,
+        start: Start,
         orders: watch::Receiver<Orders>,
         number: Number,
         updates: mpsc::Sender<(Number, Update)>,
     ) -> Self {
         let (changes, received) = mpsc::unbounded_channel();
         let task = Task { common, node: node.clone(), number, orders, updates };
-        tokio::spawn(task.run(targets, received));
+        tokio::spawn(task.run(start, received));
         Self { node, changes }
     }
 
@@ -120,6 +138,15 @@ enum Place<'made> {
     Made(&'made AgentJob),
 }
 
+impl Place<'_> {
+    fn kind(&self) -> PodKind {
+        match self {
+            Self::Installed(_) => PodKind::Installed,
+            Self::Made(_) => PodKind::Made,
+        }
+    }
+}
+
 struct Task {
     common: Arc<Common>,
     node: String,
@@ -129,9 +156,9 @@ struct Task {
 }
 
 impl Task {
-    async fn run(mut self, targets: Vec<Target>, changes: mpsc::UnboundedReceiver<ToNode>) {
+    async fn run(mut self, start: Start, changes: mpsc::UnboundedReceiver<ToNode>) {
         let mut made = None;
-        let outcome = self.capture(&mut made, targets, changes).await;
+        let outcome = self.capture(&mut made, start, changes).await;
         if let Some(job) = made {
             self.remove(&job).await;
         }
@@ -144,14 +171,20 @@ impl Task {
     async fn capture(
         &mut self,
         made: &mut Option<AgentJob>,
-        targets: Vec<Target>,
+        Start { plan, targets, again }: Start,
         changes: mpsc::UnboundedReceiver<ToNode>,
     ) -> Result<Option<End>> {
-        let place = match self.installed().await? {
-            Some(pod) => Place::Installed(pod),
-            None => Place::Made(made.insert(self.make().await?)),
-        };
         let mut orders = self.orders.clone();
+        let installed = tokio::select! {
+            installed = self.installed() => installed?,
+            _ = orders.wait_for(|orders| *orders != Orders::Run) => return Ok(None),
+        };
+        let place = match (installed, again) {
+            (Some(pod), _) => Place::Installed(pod),
+            (None, Some(PodKind::Installed)) => bail!("sniff's DaemonSet has no running pod here"),
+            (None, Some(PodKind::Made) | None) => Place::Made(made.insert(self.make().await?)),
+        };
+        let kind = place.kind();
         let process = async {
             let pod = match place {
                 Place::Installed(pod) => pod,
@@ -170,12 +203,12 @@ impl Task {
         let hello = ToNode::Hello(Box::new(ClientHello {
             version: env!("CARGO_PKG_VERSION").into(),
             who: self.common.who.clone(),
-            plan: self.common.plan.clone(),
+            plan,
             targets,
-            lease_seconds: LEASE_SECONDS,
+            lease_seconds: LEASE.as_secs() as u32,
         }));
         tokio::select! {
-            outcome = self.listen(process.output) => outcome,
+            outcome = self.listen(process.output, kind) => outcome,
             failed = speak(process.input, hello, changes, self.orders.clone()) => Err(failed),
         }
     }
@@ -214,18 +247,17 @@ impl Task {
     }
 
     /// Hears the far side out.
-    async fn listen(&self, mut output: Output) -> Result<Option<End>> {
+    async fn listen(&self, mut output: Output, kind: PodKind) -> Result<Option<End>> {
         let mut decoder = Decoder::<ToClient>::new();
         let mut orders = self.orders.clone();
         let mut greeted = false;
         let mut ending: Option<Instant> = None;
         loop {
-            let lease = Duration::from_secs(LEASE_SECONDS.into());
-            let last = ending.unwrap_or_else(|| Instant::now() + lease);
+            let last = ending.unwrap_or_else(|| Instant::now() + LEASE);
             let piece = tokio::select! {
                 piece = output.next() => piece.context("the connection was cut")?,
                 () = sleep_until(last), if ending.is_some() => bail!("it did not end in time, packets are missing"),
-                () = sleep_until(last) => bail!("nothing was heard for {LEASE_SECONDS} s, the connection was cut"),
+                () = sleep_until(last) => bail!("nothing was heard for {} s, the connection was cut", LEASE.as_secs()),
                 _ = orders.changed() => {
                     match *orders.borrow_and_update() {
                         Orders::Run => {}
@@ -255,7 +287,7 @@ impl Task {
                     ToClient::Hello(hello) => {
                         ensure!(!greeted, "a second hello");
                         greeted = true;
-                        Update::Hello(hello)
+                        Update::Hello(hello, kind)
                     }
                     ToClient::Error(error) => Update::Error(error),
                     _ if !greeted => bail!("no hello at the start"),
@@ -319,7 +351,6 @@ async fn speak(
 }
 
 async fn write(input: &mut Input, bytes: &[u8]) -> Result<()> {
-    let limit = Duration::from_secs(LEASE_SECONDS.into());
-    let written = timeout(limit, input.write(bytes)).await;
+    let written = timeout(LEASE, input.write(bytes)).await;
     written.context("nothing is taken any more")?.context("the connection was cut")
 }

@@ -12,6 +12,10 @@ mod pods;
 
 pub use access::{DaemonPod, Permission, ServerVersion};
 pub use cluster::{Cluster, Forbidden, Request};
+/// Pauses between tries: longer each time up to half a minute, never two clients in step, and short again after two
+/// minutes without a try. Those of the watches, too.
+pub use kube::runtime::watcher::DefaultBackoff as Backoff;
+
 pub use exec::{Input, Output, Piece, Process};
 pub use node::{Kubernetes, Pod};
 pub use pods::{By, Change, Follow, NodeFacts, Selection, Workload, follow};

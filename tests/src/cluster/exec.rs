@@ -69,7 +69,12 @@ pub(super) fn serve(
     );
     let output = Arc::new(Mutex::new(stream.try_clone().expect("a descriptor")));
     (&*stream).write_all(upgrade.as_bytes()).expect("a client");
-    shared.lock().execs.push(stream.try_clone().expect("a descriptor"));
+    let number = {
+        let mut state = shared.lock();
+        state.execs.push(stream.try_clone().expect("a descriptor"));
+        state.exec_count += 1;
+        state.exec_count
+    };
 
     let Some(mut command) = command(&words, &key) else {
         let message = format!("exec: {words:?}: executable file not found in $PATH");
@@ -84,12 +89,12 @@ pub(super) fn serve(
     let mut child = node.spawn(command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()));
     let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
     let copies = [
-        copy(stdout.expect("a pipe"), STDOUT, &output, shared),
-        copy(stderr.expect("a pipe"), STDERR, &output, shared),
+        copy(stdout.expect("a pipe"), STDOUT, number, &output, shared),
+        copy(stderr.expect("a pipe"), STDERR, number, &output, shared),
     ];
     let carrying = thread::spawn({
         let (output, shared) = (Arc::clone(&output), Arc::clone(shared));
-        move || carry_in(&mut reader, stdin, &output, &shared)
+        move || carry_in(&mut reader, stdin, number, &output, &shared)
     });
     for copy in copies {
         copy.join().expect("no panic");
@@ -111,6 +116,7 @@ pub(super) fn serve(
 fn copy(
     mut pipe: impl Read + Send + 'static,
     channel: u8,
+    number: usize,
     output: &Arc<Mutex<TcpStream>>,
     shared: &Arc<Shared>,
 ) -> thread::JoinHandle<()> {
@@ -118,9 +124,7 @@ fn copy(
     thread::spawn(move || {
         let mut buffer = vec![0; PIECE];
         while let Ok(len @ 1..) = pipe.read(&mut buffer) {
-            while shared.lock().frozen && !shared.lock().ended {
-                thread::sleep(Duration::from_millis(50));
-            }
+            shared.wait_while_frozen(number);
             if !send(&output, channel, &buffer[..len]) {
                 return;
             }
@@ -132,13 +136,12 @@ fn copy(
 fn carry_in(
     reader: &mut BufReader<TcpStream>,
     mut stdin: Option<ChildStdin>,
+    number: usize,
     output: &Arc<Mutex<TcpStream>>,
     shared: &Shared,
 ) {
     while let Some((opcode, data)) = read_frame(reader) {
-        while shared.lock().frozen && !shared.lock().ended {
-            thread::sleep(Duration::from_millis(50));
-        }
+        shared.wait_while_frozen(number);
         match (opcode, data.split_first()) {
             (BINARY, Some((&STDIN, data)))
                 if stdin.as_mut().is_some_and(|stdin| stdin.write_all(data).is_err()) =>
@@ -149,6 +152,19 @@ fn carry_in(
             (PING, _) => drop(write_frame(output, PONG, &data)),
             (CLOSING, _) => return,
             _ => {}
+        }
+    }
+}
+
+impl Shared {
+    /// Does not return while the connection of this number carries nothing.
+    fn wait_while_frozen(&self, number: usize) {
+        let is_frozen = || {
+            let state = self.lock();
+            number <= state.frozen && !state.ended
+        };
+        while is_frozen() {
+            thread::sleep(Duration::from_millis(50));
         }
     }
 }

@@ -1,0 +1,190 @@
+//! Joining a node again whose session was lost: when there is a point in that, and after what pause.
+
+use std::{
+    collections::HashMap,
+    time::{Duration, Instant},
+};
+
+use anyhow::Result;
+
+use super::session::{LEASE, PodKind};
+use crate::{
+    kubernetes::{Backoff, Forbidden},
+    stream::{
+        Broken,
+        message::{End, Reason},
+    },
+};
+
+/// How long a lost session may go on at its node, and count towards the limits there: its lease, and time to end.
+const LINGERS: Duration = LEASE.saturating_add(Duration::from_secs(10));
+
+/// The end of a session, which was not told to end.
+pub struct Ending<'a> {
+    /// How it ended.
+    pub outcome: &'a Result<Option<End>>,
+    /// Where it ran, or was to run again; `None` when nothing was ever heard of this node.
+    pub pod: Option<PodKind>,
+    /// Whether a limit of the node refused it at its start.
+    pub is_over_limit: bool,
+    /// Time since the session before it was lost.
+    pub since_lost: Option<Duration>,
+}
+
+impl Ending<'_> {
+    /// Whether it was lost, as another one may not be. A refusal is final.
+    pub fn is_lost(&self) -> bool {
+        let Some(pod) = self.pod else { return false };
+        match self.outcome {
+            Ok(None) => false,
+            Ok(Some(end)) => match end.reason {
+                // The DaemonSet makes its pod anew; whoever deletes a Job wants the capture to end.
+                Reason::Signal => pod == PodKind::Installed,
+                Reason::Lease | Reason::InputClosed => true,
+                Reason::Failed => self.is_over_limit && self.since_lost.is_some_and(|time| time < LINGERS),
+                Reason::Stopped | Reason::Count | Reason::Duration | Reason::Deadline | Reason::Other => {
+                    false
+                }
+            },
+            Err(error) => {
+                let is_nonsense = error.downcast_ref().is_some_and(|broken| !matches!(broken, Broken::Cut));
+                !is_nonsense && !error.is::<Forbidden>()
+            }
+        }
+    }
+}
+
+/// The nodes that were lost in the course of a capture.
+#[derive(Default)]
+pub struct Rejoins(HashMap<String, Lost>);
+
+struct Lost {
+    pod: PodKind,
+    pauses: Backoff,
+    /// When its last session was lost that had listened.
+    at: Instant,
+    /// When it is tried again; `None` once it is.
+    due: Option<Instant>,
+}
+
+impl Rejoins {
+    /// Notes that a node was lost, or could not be joined again; returns the pause until it is tried.
+    pub fn lose(&mut self, node: &str, pod: PodKind, was_listening: bool, now: Instant) -> Duration {
+        let new = || Lost { pod, pauses: Backoff::default(), at: now, due: None };
+        let lost = self.0.entry(node.to_owned()).or_insert_with(new);
+        if was_listening {
+            (lost.pod, lost.at) = (pod, now);
+        }
+        let pause = lost.pauses.next().unwrap_or_default();
+        lost.due = Some(now + pause);
+        pause
+    }
+
+    /// Where a session is to run on a node that was lost before.
+    pub fn pod(&self, node: &str) -> Option<PodKind> {
+        self.0.get(node).map(|lost| lost.pod)
+    }
+
+    /// Time since a node was lost, if it was.
+    pub fn since_lost(&self, node: &str, now: Instant) -> Option<Duration> {
+        self.0.get(node).map(|lost| now.saturating_duration_since(lost.at))
+    }
+
+    /// Whether a node is to be tried again later.
+    pub fn is_waiting(&self, node: &str) -> bool {
+        self.0.get(node).is_some_and(|lost| lost.due.is_some())
+    }
+
+    /// When the next node is tried again.
+    pub fn due(&self) -> Option<Instant> {
+        self.0.values().filter_map(|lost| lost.due).min()
+    }
+
+    /// The nodes to be tried at the time `now`; they wait no more.
+    pub fn take_due(&mut self, now: Instant) -> Vec<String> {
+        let due = self.0.iter_mut().filter(|(_, lost)| lost.due.is_some_and(|due| due <= now));
+        due.map(|(node, lost)| {
+            lost.due = None;
+            node.clone()
+        })
+        .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use anyhow::{Context as _, anyhow};
+
+    use super::*;
+
+    const LATER: Duration = Duration::from_secs(3600);
+
+    fn ended(reason: Reason) -> Result<Option<End>> {
+        Ok(Some(End { reason, captured: 0, matched: 0, dropped: 0 }))
+    }
+
+    /// As a session reports it.
+    fn failed(error: impl Into<anyhow::Error>) -> Result<Option<End>> {
+        Err(error.into()).context("node n1")
+    }
+
+    fn is_lost(outcome: &Result<Option<End>>, pod: PodKind) -> bool {
+        Ending { outcome, pod: Some(pod), is_over_limit: false, since_lost: None }.is_lost()
+    }
+
+    #[test]
+    fn what_broke_off_is_lost_and_what_was_refused_or_meant_is_not() {
+        let cut = || failed(anyhow!("the connection was cut"));
+        for outcome in [cut(), failed(Broken::Cut), ended(Reason::Lease), ended(Reason::InputClosed)] {
+            assert!(is_lost(&outcome, PodKind::Installed), "{outcome:?}");
+            assert!(is_lost(&outcome, PodKind::Made), "{outcome:?}");
+            let unknown = Ending { outcome: &outcome, pod: None, is_over_limit: false, since_lost: None };
+            assert!(!unknown.is_lost(), "{outcome:?}");
+        }
+        let (foreign, skewed) = (failed(Broken::Foreign("oh".into())), failed(Broken::Protocol(9)));
+        let meant = [Reason::Stopped, Reason::Count, Reason::Duration, Reason::Deadline, Reason::Failed];
+        for outcome in meant.map(ended).into_iter().chain([Ok(None), foreign, skewed]) {
+            assert!(!is_lost(&outcome, PodKind::Installed), "{outcome:?}");
+        }
+    }
+
+    #[test]
+    fn a_pod_that_goes_is_joined_again_where_another_takes_its_place() {
+        assert!(is_lost(&ended(Reason::Signal), PodKind::Installed));
+        assert!(!is_lost(&ended(Reason::Signal), PodKind::Made));
+    }
+
+    #[test]
+    fn a_limit_is_tried_again_while_the_lost_session_may_count_towards_it() {
+        let outcome = ended(Reason::Failed);
+        let ending = |is_over_limit, since_lost| Ending {
+            outcome: &outcome,
+            pod: Some(PodKind::Installed),
+            is_over_limit,
+            since_lost,
+        };
+        assert!(ending(true, Some(Duration::from_secs(1))).is_lost());
+        assert!(!ending(true, Some(LATER)).is_lost());
+        assert!(!ending(true, None).is_lost());
+        assert!(!ending(false, Some(Duration::from_secs(1))).is_lost());
+    }
+
+    #[test]
+    fn pauses_become_longer_while_a_node_cannot_be_joined() {
+        let (mut rejoins, start) = (Rejoins::default(), Instant::now());
+        let first = rejoins.lose("n1", PodKind::Installed, true, start);
+        assert!(first < Duration::from_secs(3), "{first:?}");
+        assert!(rejoins.is_waiting("n1") && !rejoins.is_waiting("n2"));
+        assert_eq!(rejoins.due(), Some(start + first));
+        assert!(rejoins.take_due(start).is_empty());
+        assert_eq!(rejoins.take_due(start + first), ["n1"]);
+        assert!(!rejoins.is_waiting("n1") && rejoins.due().is_none());
+        for _ in 0..3 {
+            rejoins.lose("n1", PodKind::Installed, false, start + LATER);
+        }
+        let later = rejoins.lose("n1", PodKind::Installed, false, start + LATER);
+        assert!(later > first * 2, "{first:?}, {later:?}");
+        assert_eq!(rejoins.since_lost("n1", start + LATER), Some(LATER), "that is no new loss");
+        assert_eq!(rejoins.pod("n1"), Some(PodKind::Installed));
+    }
+}
