@@ -1,5 +1,8 @@
 //! Messages from far away, fit for a terminal.
 
+/// Longest line in bytes; more of it makes another.
+const MAX_LINE: usize = 4096;
+
 /// The text with all that a terminal might obey written out. Quotes and newlines stay: messages may have several lines.
 pub fn legible(text: &str) -> String {
     let mut legible = String::with_capacity(text.len());
@@ -12,9 +15,59 @@ pub fn legible(text: &str) -> String {
     legible
 }
 
+/// A stream of text that comes in pieces, of which the last line is not whole yet.
+#[derive(Debug, Default)]
+pub struct Lines(Vec<u8>);
+
+impl Lines {
+    /// Takes a piece; returns the lines that are whole with it, [legible].
+    pub fn push(&mut self, piece: &[u8]) -> Vec<String> {
+        let mut lines = Vec::new();
+        for part in piece.split_inclusive(|byte| *byte == b'\n').flat_map(|line| line.chunks(MAX_LINE)) {
+            if self.0.len() + part.len() > MAX_LINE {
+                lines.extend(self.take());
+            }
+            self.0.extend(part);
+            if part.ends_with(b"\n") {
+                lines.extend(self.take());
+            }
+        }
+        lines
+    }
+
+    /// What there is of the last line, unless that is blank.
+    pub fn take(&mut self) -> Option<String> {
+        let line = std::mem::take(&mut self.0);
+        let line = String::from_utf8_lossy(&line);
+        let line = line.trim_end();
+        (!line.is_empty()).then(|| legible(line))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn lines_are_the_same_however_they_are_cut() {
+        let text = "sniff: grüße\r\n\n  \u{1b}[2J two\nand the rest".as_bytes();
+        for len in 1..=text.len() {
+            let mut lines = Lines::default();
+            let mut all: Vec<_> = text.chunks(len).flat_map(|piece| lines.push(piece)).collect();
+            all.extend(lines.take());
+            assert_eq!(all, ["sniff: grüße", r"  \u{1b}[2J two", "and the rest"], "{len}");
+            assert_eq!(lines.take(), None);
+        }
+    }
+
+    #[test]
+    fn lines_without_end_are_bounded() {
+        let mut lines = Lines::default();
+        let all: Vec<_> = (0..100).flat_map(|_| lines.push(&[b'x'; 1000])).collect();
+        assert!(all.iter().all(|line| line.len() <= MAX_LINE) && lines.0.len() <= MAX_LINE);
+        let len: usize = all.iter().map(String::len).sum();
+        assert_eq!(len + lines.take().unwrap().len(), 100_000);
+    }
 
     #[test]
     fn what_a_person_wrote_stays_as_it_is() {

@@ -10,6 +10,7 @@ use tokio::{
     time::{Instant, MissedTickBehavior, interval, sleep_until, timeout},
 };
 
+use super::legible::{Lines, legible};
 use crate::{
     kubernetes::{
         Cluster, Input, Output, Piece,
@@ -207,10 +208,18 @@ impl Task {
             targets,
             lease_seconds: LEASE.as_secs() as u32,
         }));
-        tokio::select! {
-            outcome = self.listen(process.output, kind) => outcome,
+        let mut stderr = Lines::default();
+        let outcome = tokio::select! {
+            outcome = self.listen(process.output, kind, &mut stderr) => outcome,
             failed = speak(process.input, hello, changes, self.orders.clone()) => Err(failed),
-        }
+        };
+        self.report(stderr.take());
+        outcome
+    }
+
+    /// What the far side's program writes besides, line by line.
+    fn report(&self, stderr: impl IntoIterator<Item = String>) {
+        stderr.into_iter().for_each(|line| debug!("node {}: {line}", self.node));
     }
 
     async fn installed(&self) -> Result<Option<AgentPod>> {
@@ -247,7 +256,7 @@ impl Task {
     }
 
     /// Hears the far side out.
-    async fn listen(&self, mut output: Output, kind: PodKind) -> Result<Option<End>> {
+    async fn listen(&self, mut output: Output, kind: PodKind, stderr: &mut Lines) -> Result<Option<End>> {
         let mut decoder = Decoder::<ToClient>::new();
         let mut orders = self.orders.clone();
         let mut greeted = false;
@@ -269,13 +278,11 @@ impl Task {
             };
             match piece {
                 Some(Piece::Stdout(bytes)) => decoder.push(&bytes),
-                Some(Piece::Stderr(bytes)) => {
-                    debug!("node {}: {}", self.node, bytes.trim_ascii().escape_ascii());
-                }
+                Some(Piece::Stderr(bytes)) => self.report(stderr.push(&bytes)),
                 Some(Piece::Ended(Err(why))) if !greeted => {
-                    bail!("sniff does not run in its pod: {}", why.escape_debug())
+                    bail!("sniff does not run in its pod: {}", legible(&why))
                 }
-                Some(Piece::Ended(Err(why))) => bail!("sniff has ended: {}", why.escape_debug()),
+                Some(Piece::Ended(Err(why))) => bail!("sniff has ended: {}", legible(&why)),
                 Some(Piece::Ended(Ok(()))) | None => {
                     decoder.finish()?;
                     bail!("sniff's pod has ended, packets may be missing");
