@@ -24,7 +24,7 @@ pub struct Cgroup {
 impl Cgroup {
     /// A cgroup that nobody else uses. It comes into being with its first pod.
     pub fn named_at_random() -> Self {
-        Self { name: format!("sniff-test-{}", &random_uuid()[..8]) }
+        Self { name: random_name() }
     }
 
     /// Its name at the top of each hierarchy.
@@ -53,6 +53,44 @@ impl Drop for Cgroup {
             remove_tree(&hierarchy.join(&self.name));
         }
     }
+}
+
+/// A cgroup whose processes may take so much memory; removed on drop.
+#[derive(Debug)]
+pub struct MemoryLimit(PathBuf);
+
+impl MemoryLimit {
+    /// A limit in bytes, for nobody yet.
+    ///
+    /// # Panics
+    ///
+    /// When there is no memory controller at the top of the tree.
+    pub fn new(bytes: u64) -> Self {
+        let v1 = Path::new(ROOT).join("memory");
+        let (top, file) = match v1.exists() {
+            true => (v1, "memory.limit_in_bytes"),
+            false => (PathBuf::from(ROOT), "memory.max"),
+        };
+        let this = Self(top.join(random_name()));
+        fs::create_dir(&this.0).expect("a cgroup");
+        fs::write(this.0.join(file), bytes.to_string()).expect("a memory controller");
+        this
+    }
+
+    /// Where whoever writes 0 falls under it.
+    pub fn procs(&self) -> PathBuf {
+        self.0.join("cgroup.procs")
+    }
+}
+
+impl Drop for MemoryLimit {
+    fn drop(&mut self) {
+        remove_tree(&self.0);
+    }
+}
+
+fn random_name() -> String {
+    format!("sniff-test-{}", &random_uuid()[..8])
 }
 
 /// A UUID, such as the API server gives to a pod.

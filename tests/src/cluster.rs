@@ -412,6 +412,10 @@ impl Shared {
         let words = container.command.iter().chain(&container.args).flatten();
         let words: Vec<&str> = words.map(String::as_str).collect();
         let mut command = command(&words, key).expect("sniff");
+        // Its folders are not those of the real one.
+        for variable in container.env.iter().flatten().filter(|it| it.name != "SNIFF_AGENT_SOCKET") {
+            command.env(&variable.name, variable.value.as_deref().unwrap_or_default());
+        }
         command.stdin(std::process::Stdio::null()).stdout(std::process::Stdio::null());
         let mut child = node.spawn(command.stderr(std::process::Stdio::null()));
         self.change(key, |pod| {

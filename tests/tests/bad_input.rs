@@ -9,10 +9,11 @@ use std::{
 
 use nix::pty::openpty;
 use sniff_tests::{
+    cgroup::MemoryLimit,
     machine::{FakePod, Machine},
     netns::Netns,
     node::Node,
-    sniff::Sniff,
+    sniff::{self, Sniff},
 };
 
 /// Something failed.
@@ -52,6 +53,24 @@ fn a_wrong_command_line_is_a_usage_error() {
     ] {
         assert_refused(&netns, args, USAGE, names);
     }
+}
+
+#[test]
+fn a_buffer_that_finds_no_memory_is_refused_with_what_to_do() {
+    let machine = Machine::boot();
+    let netns = machine.netns();
+    let limit = MemoryLimit::new(64 << 20);
+    let script = format!("echo 0 > {} && exec \"$0\" \"$@\"", limit.procs().display());
+    let limited = |buffer: &str| {
+        let args = ["-i", "lo", "-B", buffer, "--duration", "1ms"];
+        let command = ["-c".into(), script.clone().into(), sniff::binary().into_os_string()];
+        Sniff::in_netns(&netns).program("sh").args(command).args(args).run()
+    };
+    for buffer in ["500MiB", "2GiB"] {
+        let line = limited(buffer).refusal(FAILURE).to_owned();
+        assert!(line.contains("(-B)") && line.contains("memory limit of the pod"), "{line}");
+    }
+    limited("8MiB").success();
 }
 
 #[test]
@@ -144,7 +163,7 @@ fn without_privileges_the_capability_that_lacks_is_named() {
     machine.fake_pod("blue", 1);
     // Where it was built, nobody but root may be able to look.
     let copy = machine.path("/run/sniff");
-    fs::copy(sniff_tests::sniff::binary(), &copy).expect("a copy of sniff");
+    fs::copy(sniff::binary(), &copy).expect("a copy of sniff");
     fs::set_permissions(&copy, Permissions::from_mode(0o755)).expect("its permissions");
     let netns = machine.netns();
     let sniff = Sniff::in_netns(&netns).program("/run/sniff").args(["--netns", "blue"]);

@@ -308,6 +308,21 @@ fn without_a_daemonset_a_pod_is_made_and_removed() {
 }
 
 #[test]
+fn a_short_lived_pod_takes_the_buffer_that_is_asked_for() {
+    let place = Place::without_daemonset();
+    let client =
+        place.listen(&["shop/web-0", "--image", "sniff:test", "-B", "600MiB", "-w", "FILE", "-f", "icmp"]);
+    let [pod] = &place.cluster.pods("tools")[..] else { panic!("not one pod") };
+    let pod = place.cluster.pod("tools", pod).expect("the pod");
+    assert_eq!(pod["spec"]["containers"][0]["resources"]["limits"]["memory"], "728Mi");
+    place.ping(1);
+    thread::sleep(ON_THE_WAY);
+    let outcome = client.stop();
+    outcome.assert_success();
+    assert_pings(&outcome.file(), 56, 1);
+}
+
+#[test]
 fn a_killed_client_leaves_neither_capture_nor_pod() {
     let place = Place::without_daemonset();
     let client = place.listen(&["shop/web-0", "--agentless", "--image", "sniff:test", "-w", "FILE"]);
@@ -476,12 +491,13 @@ fn an_interrupt_while_a_pod_starts_removes_it() {
 #[test]
 fn a_dry_run_makes_nothing() {
     let place = Place::without_daemonset();
-    let args = ["shop/web-0", "--image", "sniff:test", "--dry-run"];
+    let args = ["shop/web-0", "--image", "sniff:test", "--dry-run", "-B", "1GiB"];
     let outcome = Client::start(&place.cluster, &args).outcome();
     outcome.assert_success();
     let pod: Value = serde_json::from_slice(&outcome.stdout).expect("a pod");
     let template = &pod["spec"]["template"];
     assert_eq!((&pod["kind"], &template["spec"]["nodeName"]), (&json!("Job"), &json!("n1")));
+    assert_eq!(template["spec"]["containers"][0]["resources"]["limits"]["memory"], "1152Mi");
     let log = place.cluster.log();
     assert!(log.iter().all(|line| !line.starts_with("create") && !line.starts_with("delete")), "{log:#?}");
 }

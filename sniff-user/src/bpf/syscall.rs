@@ -19,13 +19,19 @@ const LOG_SIZE: usize = 1 << 20;
 /// The first kernel on which the memory of maps and programs is not counted as locked memory.
 const UNLOCKED_SINCE: KernelVersion = KernelVersion::new(5, 11, 0);
 
-/// What to do about an error that is one of limits, although it reads like one of privileges.
+/// What to do about an error that is one of limits, although it may read like one of privileges.
 pub fn advice(error: &io::Error) -> Option<&'static str> {
-    let is_limit = error.raw_os_error() == Some(libc::EPERM) && !is_at_least(UNLOCKED_SINCE);
-    is_limit.then_some(
-        "the limit of locked memory, which BPF takes before Linux 5.11, is too low: raise it (ulimit -l unlimited), run \
-         with CAP_SYS_RESOURCE, or make the buffer smaller (-B)",
-    )
+    match error.raw_os_error() {
+        Some(libc::EPERM) if !is_at_least(UNLOCKED_SINCE) => Some(
+            "the limit of locked memory, which BPF takes before Linux 5.11, is too low: raise it (ulimit -l unlimited), run \
+             with CAP_SYS_RESOURCE, or make the buffer smaller (-B)",
+        ),
+        Some(libc::ENOMEM) => Some(
+            "there is not enough memory: make the buffer smaller (-B), or raise the memory limit of the pod or service \
+             that sniff runs in",
+        ),
+        _ => None,
+    }
 }
 
 fn is_at_least(version: KernelVersion) -> bool {

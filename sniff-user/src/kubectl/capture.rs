@@ -139,6 +139,7 @@ impl Capture {
             lifetime,
             who: who(),
             what,
+            buffer_bytes: args.capture.ring_bytes,
             cluster,
         });
         let selections = selections(&common.cluster, &args).await?;

@@ -48,6 +48,8 @@ pub struct Common {
     pub who: String,
     /// What is captured, in words.
     pub what: String,
+    /// Bytes of each session's buffer.
+    pub buffer_bytes: u32,
 }
 
 /// What a session begins with.
@@ -322,6 +324,7 @@ pub fn wanted(common: &Common, node: &str) -> Option<Wanted> {
         who: common.who.clone(),
         what: common.what.clone(),
         lifetime: common.lifetime,
+        buffer_bytes: common.buffer_bytes,
     })
 }
 

@@ -53,6 +53,10 @@ const POD_IS_DUE: Duration = Duration::from_secs(1);
 /// Between two looks at a pod that starts: at first, and at most.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const MAX_PAUSE: Duration = Duration::from_millis(500);
+/// Memory in MiB that a pod may take besides its capture's buffer. Sniff takes some 30, and a little for each CPU.
+const HEADROOM_MIB: u64 = 128;
+/// The smallest memory limit of a pod, in MiB.
+const LEAST_MIB: u64 = 512;
 /// Seconds that the kubelet waits for the main process at the end.
 const GRACE_SECONDS: i64 = 3;
 
@@ -89,6 +93,8 @@ pub struct Wanted {
     pub what: String,
     /// How long it may live.
     pub lifetime: Duration,
+    /// Bytes of its capture's buffer.
+    pub buffer_bytes: u32,
 }
 
 /// A Job of ours that `cleanup` finds.
@@ -309,11 +315,16 @@ impl Wanted {
         Ok(serde_json::to_string_pretty(&self.job())?)
     }
 
+    /// The memory limit; the kernel counts the buffer towards it.
+    fn memory_mib(&self) -> u64 {
+        (u64::from(self.buffer_bytes).div_ceil(1 << 20) + HEADROOM_MIB).max(LEAST_MIB)
+    }
+
     fn container(&self) -> v1::Container {
         let quantities = |pairs: [(&str, &str); 2]| {
             pairs.map(|(key, value)| (key.to_owned(), Quantity(value.to_owned()))).into_iter().collect()
         };
-        let limits = BTreeMap::from([("memory".to_owned(), Quantity("512Mi".to_owned()))]);
+        let limits = BTreeMap::from([("memory".to_owned(), Quantity(format!("{}Mi", self.memory_mib())))]);
         v1::Container {
             name: CONTAINER.into(),
             image: Some(self.image.clone()),
@@ -321,6 +332,8 @@ impl Wanted {
             env: Some(vec![
                 variable("NODE_NAME", self.node.clone()),
                 variable("SNIFF_AGENT_SOCKET", format!("{STATE}/agent.sock")),
+                // The pod is for one capture.
+                variable("SNIFF_MAX_MEMORY", self.buffer_bytes.to_string()),
             ]),
             resources: Some(v1::ResourceRequirements {
                 requests: Some(quantities([("cpu", "10m"), ("memory", "16Mi")])),
@@ -450,6 +463,7 @@ mod tests {
             who: "jane@laptop $(reboot)".into(),
             what: "shop/web-0".into(),
             lifetime: Duration::from_secs(3600),
+            buffer_bytes: 64 << 20,
         }
     }
 
@@ -478,6 +492,26 @@ mod tests {
         assert_eq!(container["command"], serde_json::json!(["sniff", "agent", "--once"]));
         assert_eq!(job["metadata"]["annotations"]["sniff/who"], "jane@laptop $(reboot)");
         assert_eq!(job["metadata"]["labels"][MANAGED_BY_LABEL], "kubectl-sniff");
+    }
+
+    #[test]
+    fn a_pod_has_memory_for_its_buffer() {
+        let container = |buffer_bytes| {
+            let job = serde_json::to_value(Wanted { buffer_bytes, ..wanted() }.job()).unwrap();
+            job["spec"]["template"]["spec"]["containers"][0].clone()
+        };
+        for (buffer_bytes, limit) in [
+            (512 << 10, "512Mi"),
+            (384 << 20, "512Mi"),
+            ((384 << 20) + 1, "513Mi"),
+            (500 << 20, "628Mi"),
+            (1 << 31, "2176Mi"),
+        ] {
+            let container = container(buffer_bytes);
+            assert_eq!(container["resources"]["limits"]["memory"], limit);
+            let most = serde_json::json!({"name": "SNIFF_MAX_MEMORY", "value": buffer_bytes.to_string()});
+            assert!(container["env"].as_array().unwrap().contains(&most), "{container}");
+        }
     }
 
     #[test]
