@@ -2,7 +2,7 @@
 //! nothing but itself; the ring then fills, and the kernel side counts what it cannot take.
 
 use std::{
-    io,
+    io, mem,
     os::fd::{AsFd as _, BorrowedFd},
     sync::{
         Arc,
@@ -22,7 +22,7 @@ use tokio::sync::oneshot;
 use crate::{
     bpf::ring::{Ring, Until},
     output::Output,
-    pcapng::{InterfaceDescription, blocks},
+    pcapng::{InterfaceDescription, Watermark, blocks},
 };
 
 /// Longest that a packet waits in the ring while less than a batch is there, in milliseconds.
@@ -48,6 +48,7 @@ pub enum End {
 /// Tells the thread something.
 enum Message {
     Interface(Box<InterfaceDescription>),
+    Watermark,
     Stop,
 }
 
@@ -85,7 +86,7 @@ impl Drain {
         let (messages, receiver) = mpsc::channel();
         let (ended, has_ended) = oneshot::channel();
         let left = count.unwrap_or(u64::MAX);
-        let desk = Desk { output, left, stopping: false, messages: receiver };
+        let desk = Desk { output, left, stopping: false, watermark: false, messages: receiver };
         let fullest_percent = Arc::new(AtomicU8::new(0));
         let worker = Worker {
             ring,
@@ -109,6 +110,15 @@ impl Drain {
     /// When the thread has ended.
     pub fn add_interface(&self, description: InterfaceDescription) -> Result<()> {
         self.send(Message::Interface(Box::new(description)))
+    }
+
+    /// Has a [`Watermark`] written behind what is in the ring by now.
+    ///
+    /// # Errors
+    ///
+    /// When the thread has ended.
+    pub fn watermark(&self) -> Result<()> {
+        self.send(Message::Watermark)
     }
 
     /// Tells the thread to empty the ring once more and to end. The classifiers are detached by now.
@@ -246,6 +256,9 @@ impl Worker {
             any = true;
             desk.deliver(run)
         })?;
+        if !self.more && mem::take(&mut desk.watermark) {
+            desk.output.block(&Watermark { time_ns: ring.horizon() }.block())?;
+        }
         if any {
             self.asleep = false;
         } else if !self.asleep && !self.held && !self.more {
@@ -264,6 +277,8 @@ struct Desk {
     left: u64,
     /// Whether the thread was told to stop. Whoever says so has detached before: what is in the ring then is all.
     stopping: bool,
+    /// Whether somebody waits to hear how far the output is complete.
+    watermark: bool,
     messages: mpsc::Receiver<Message>,
 }
 
@@ -272,6 +287,7 @@ impl Desk {
         while let Ok(message) = self.messages.try_recv() {
             match message {
                 Message::Stop => self.stopping = true,
+                Message::Watermark => self.watermark = true,
                 Message::Interface(description) => self.output.interface(&description)?,
             }
         }

@@ -3,7 +3,7 @@
 //! Each stream comes from one node, nearly sorted; the nodes' clocks agree as far as they do, and the network between
 //! is late by different times. A packet is written when it is the oldest at hand and
 //!
-//! - every other live stream has a younger one, or
+//! - every other live stream has a younger one, or has said with a [`Watermark`] that it sends no older one, or
 //! - it has been held for [`HOLD`] since it came, or
 //! - more than [`MAX_HELD`] bytes are held.
 //!
@@ -14,7 +14,7 @@
 //! renumbered. Everything else about packets and statistics goes through untouched, drop counts among it.
 //!
 //! Memory is bounded: what is held is at most [`MAX_HELD`], plus one pushed piece for each stream. Nothing here does
-//! I/O or asks for the time.
+//! I/O or asks for the time; [`Merger::awaited`] tells whom to ask for a watermark.
 
 use std::{
     collections::VecDeque,
@@ -24,7 +24,7 @@ use std::{
 use anyhow::{Context as _, Result, bail, ensure};
 use bytes::{Buf as _, Bytes};
 
-use crate::pcapng::{AnyBlock, BlockType, EnhancedPacket, ReadInterface, SectionHeader};
+use crate::pcapng::{AnyBlock, BlockType, EnhancedPacket, ReadInterface, SectionHeader, Watermark};
 
 /// How long a packet waits for older ones of other nodes.
 pub const HOLD: Duration = Duration::from_millis(250);
@@ -63,6 +63,8 @@ struct Stream {
     queue: VecDeque<Held>,
     /// Time of its youngest packet. Packets of one stream keep their order.
     youngest: u64,
+    /// It sends no packet any more that is older.
+    watermark: u64,
 }
 
 /// A packet or statistics that wait.
@@ -72,6 +74,13 @@ struct Held {
     is_packet: bool,
     interface: u32,
     block: Bytes,
+}
+
+impl Stream {
+    /// Whether a packet older than `time` may come.
+    fn may_send_before(&self, time: u64) -> bool {
+        !self.ended && self.queue.is_empty() && self.watermark < time
+    }
 }
 
 impl Merger {
@@ -141,6 +150,9 @@ impl Merger {
                     stream.queue.push_back(Held { time, arrived: now, is_packet, interface, block });
                     self.held += len;
                 }
+                BlockType::Watermark => {
+                    stream.watermark = stream.watermark.max(Watermark::parse(block.bytes)?.time_ns);
+                }
                 BlockType::Section => {}
                 BlockType::Other(block_type) => bail!("block of type {block_type:#x}"),
             }
@@ -169,6 +181,14 @@ impl Merger {
     /// When [`Self::write_due`] has something to write, if nothing more comes.
     pub fn due(&self) -> Option<Instant> {
         self.oldest().and_then(|stream| self.streams[stream].queue.front()).map(|held| held.arrived + HOLD)
+    }
+
+    /// The streams that the oldest packet at hand waits for.
+    pub fn awaited(&self) -> impl Iterator<Item = StreamId> {
+        let oldest = self.oldest().and_then(|stream| self.streams[stream].queue.front());
+        let time = oldest.map_or(0, |held| held.time);
+        let streams = self.streams.iter().enumerate();
+        streams.filter(move |(_, stream)| stream.may_send_before(time)).map(|(at, _)| StreamId(at))
     }
 
     /// Packets written.
@@ -201,7 +221,7 @@ impl Merger {
             || held.time <= self.youngest
             || self.held > MAX_HELD
             || now.saturating_duration_since(held.arrived) >= HOLD
-            || self.streams.iter().all(|stream| stream.ended || !stream.queue.is_empty())
+            || !self.streams.iter().any(|stream| stream.may_send_before(held.time))
     }
 
     fn write_next(&mut self, stream: usize, out: &mut Vec<u8>) {

@@ -134,6 +134,11 @@ pub enum Order {
         /// Whether that worked; the old filter goes on if not.
         done: oneshot::Sender<Result<()>>,
     },
+    /// Have a [`Watermark`](crate::pcapng::Watermark) written, soon. Only a reader that knows of it may be given one.
+    Watermark {
+        /// Whether it will be.
+        done: oneshot::Sender<Result<()>>,
+    },
 }
 
 /// What a running capture tells.
@@ -298,6 +303,7 @@ impl Session {
                 (done, ids.into_iter().try_for_each(|id| self.leave(id)))
             }
             Order::Filter { source, done } => (done, self.change_filter(source)),
+            Order::Watermark { done } => (done, self.drain.watermark()),
         };
         // Whoever gave the order may have gone.
         let _ = done.send(result);

@@ -12,9 +12,12 @@ use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
-use sniff_user::stream::{
-    Decoder, PREFACE, ToClient, ToNode, encode,
-    message::{ClientHello, End, Event, NodeError, Target, TargetId, Targets},
+use sniff_user::{
+    pcapng::{AnyBlock, BlockType, Watermark, blocks},
+    stream::{
+        Decoder, PREFACE, ToClient, ToNode, encode,
+        message::{ClientHello, End, Event, NodeError, Target, TargetId, Targets},
+    },
 };
 
 use crate::{
@@ -186,6 +189,29 @@ impl Serving {
         }
     }
 
+    /// Asks how far in time the packets are complete, and waits for the answer among them: nanoseconds since 1970.
+    ///
+    /// # Panics
+    ///
+    /// When it does not come.
+    pub fn ask_for_watermark(&mut self) -> u64 {
+        self.send(&ToNode::Watermark);
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            match self.messages.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+                Ok(ToClient::Packets(new)) => {
+                    let last = blocks(&new).filter_map(watermark).last();
+                    self.packets.extend(&new);
+                    if let Some(time) = last {
+                        return time;
+                    }
+                }
+                Ok(message) => self.said.push(message),
+                Err(error) => panic!("no watermark: {error}: {:#?}", self.said),
+            }
+        }
+    }
+
     /// Sends a signal; it may have ended already.
     pub fn signal(&self, signal: Signal) {
         let _ = kill(Pid::from_raw(self.pid().cast_signed()), signal);
@@ -233,6 +259,12 @@ impl Serving {
     }
 }
 
+/// The time of a block that is a watermark.
+fn watermark(block: &[u8]) -> Option<u64> {
+    let is_watermark = AnyBlock::first(block).expect("a block").block_type == BlockType::Watermark;
+    is_watermark.then(|| Watermark::parse(block).expect("a watermark").time_ns)
+}
+
 impl Drop for Serving {
     fn drop(&mut self) {
         if matches!(self.child.try_wait(), Ok(None)) {
@@ -255,12 +287,18 @@ impl Outcome {
         }
     }
 
-    /// The packets as a file, which must be whole and hold as many as the end says.
+    /// The packets as a file, without watermarks. It must be whole and hold as many as the end says.
     pub fn file(&self) -> PcapNg {
-        let file = pcap::parse_pcapng(&self.packets);
+        let lasting = blocks(&self.packets).filter(|block| watermark(block).is_none());
+        let file = pcap::parse_pcapng(&lasting.flatten().copied().collect::<Vec<u8>>());
         assert_eq!(file.packets.len() as u64, self.end().captured);
         assert_eq!(file.statistics.len(), file.interfaces.len());
         file
+    }
+
+    /// The kinds of the blocks, in order.
+    pub fn block_types(&self) -> Vec<BlockType> {
+        blocks(&self.packets).map(|block| AnyBlock::first(block).expect("a block").block_type).collect()
     }
 
     /// The errors.

@@ -1,6 +1,10 @@
 //! `sniff serve`, spoken to as kubectl sniff does: pods that join and leave, and every way for a session to end.
 
-use std::{io::Read as _, net::SocketAddr, time::Duration};
+use std::{
+    io::Read as _,
+    net::SocketAddr,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
 
 use nix::sys::signal::Signal;
 use sniff_tests::{
@@ -17,6 +21,7 @@ use sniff_tests::{
 };
 use sniff_user::{
     options::Compress,
+    pcapng::BlockType,
     stream::{
         PROTOCOL, ToClient, ToNode,
         message::{CapturePlan, ClientHello, Code, Event, NewFilter, Reason, Stats, Target},
@@ -267,6 +272,29 @@ fn ends(limit: u64, end: impl FnOnce(&mut Serving)) -> Outcome {
     objects.assert_gone();
     before.assert_unchanged(&binary);
     serving.wait()
+}
+
+/// Who is asked has no younger packet to show, and says how far it is, behind all that is older.
+#[test]
+fn a_client_hears_how_far_the_packets_are_complete() {
+    let place = Place::new();
+    let mut serving = place.begin(pings());
+    place.ping(2);
+    let first = serving.ask_for_watermark();
+    let between = SystemTime::now().duration_since(UNIX_EPOCH).expect("a clock");
+    place.ping(3);
+    let second = serving.ask_for_watermark();
+    assert!(Duration::from_nanos(first) < between && between < Duration::from_nanos(second));
+
+    let outcome = serving.stop();
+    assert_eq!(outcome.end().reason, Reason::Stopped);
+    let file = outcome.file();
+    let before = |time| file.packets.iter().filter(|packet| packet.timestamp_ns < time).count();
+    assert_eq!((before(first), before(second), file.packets.len()), (4, 10, 10));
+    let kinds = outcome.block_types();
+    let watermarks: Vec<_> = (0..kinds.len()).filter(|&at| kinds[at] == BlockType::Watermark).collect();
+    let packets_before = |at: usize| kinds[..at].iter().filter(|kind| **kind == BlockType::Packet).count();
+    assert_eq!(watermarks.iter().map(|&at| packets_before(at)).collect::<Vec<_>>(), [4, 10]);
 }
 
 #[test]

@@ -43,6 +43,8 @@ const MAX_PENDING: usize = 8 << 20;
 /// How often a target that a node lost, though its pod runs, is tried again, and after what pause.
 const RETRIES: u32 = 5;
 const RETRY_PAUSE: Duration = Duration::from_secs(1);
+/// A node is asked for a watermark no sooner again: what it tells is the clock, so that asking faster saves little.
+const BETWEEN_ASKS: Duration = Duration::from_millis(20);
 
 /// Captures until something ends it; the answer is the exit status.
 ///
@@ -107,6 +109,8 @@ struct Running {
     stream: StreamId,
     stats: Stats,
     accounts: Accounts,
+    /// When it may be asked for a watermark next, if it answers.
+    next_ask: Option<Instant>,
     /// Where it runs; not known before it has greeted, unless its node is joined again.
     pod: Option<PodKind>,
     /// Whether a limit of the node refused it at its start.
@@ -282,10 +286,11 @@ impl Capture {
                 self.order(Orders::Stop);
             }
             self.merger.write_due(Instant::now(), &mut self.pending);
+            let ask = self.ask(Instant::now());
             if output.is_none() && self.has_begun {
                 output = Some(Output::open(&self.wanted)?);
             }
-            let wake = self.next_wake();
+            let wake = ask.into_iter().fold(self.next_wake(), Instant::min);
             // What is pending after the output is gone goes nowhere.
             let has_room = self.pending.len() < MAX_PENDING || told_to_end > 1;
             tokio::select! {
@@ -417,6 +422,21 @@ impl Capture {
         times.min().unwrap_or_else(|| Instant::now() + Duration::from_secs(1))
     }
 
+    /// Asks the nodes that packets wait for how far they are; returns when that is due again, if nothing comes.
+    fn ask(&mut self, now: Instant) -> Option<Instant> {
+        let awaited: Vec<StreamId> = self.merger.awaited().collect();
+        let sessions = self.sessions.iter_mut().filter(|it| awaited.contains(&it.stream));
+        let asked = sessions.filter_map(|Running { session, next_ask, .. }| {
+            let at = next_ask.as_mut()?;
+            if *at <= now {
+                session.ask_for_watermark();
+                *at = now + BETWEEN_ASKS;
+            }
+            Some(*at)
+        });
+        asked.min()
+    }
+
     /// A change of what is meant.
     fn change(&mut self, selection: usize, change: Change) {
         match change {
@@ -545,6 +565,7 @@ impl Capture {
                 stream,
                 stats,
                 accounts,
+                next_ask: None,
                 pod: again,
                 is_over_limit: false,
                 is_listening: false,
@@ -573,6 +594,7 @@ impl Capture {
                 self.has_begun = true;
                 self.sessions[number].accounts = Accounts::Open;
                 self.sessions[number].pod = Some(pod);
+                self.sessions[number].next_ask = hello.has_watermarks.then(Instant::now);
                 if hello.version != env!("CARGO_PKG_VERSION") {
                     let ours = env!("CARGO_PKG_VERSION");
                     info!("node {node} has sniff {}, this is {ours}", legible(&hello.version));

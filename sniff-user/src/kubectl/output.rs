@@ -177,7 +177,7 @@ impl Lines {
                     self.interfaces.push((name, known));
                 }
                 BlockType::Packet => self.packet(&EnhancedPacket::parse(block.bytes)?)?,
-                BlockType::Section | BlockType::Statistics | BlockType::Other(_) => {}
+                BlockType::Section | BlockType::Statistics | BlockType::Watermark | BlockType::Other(_) => {}
             }
             blocks = &blocks[block.bytes.len()..];
         }

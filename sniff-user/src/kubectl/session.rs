@@ -126,6 +126,11 @@ impl Session {
         Self { node, changes }
     }
 
+    /// Asks for a [`Watermark`](crate::pcapng::Watermark), from a far side that has them.
+    pub fn ask_for_watermark(&self) {
+        let _ = self.changes.send(ToNode::Watermark);
+    }
+
     /// Has targets join and leave.
     pub fn change(&self, targets: Targets) {
         // A session that is over has said so, or is about to.

@@ -147,6 +147,33 @@ fn packets_wait_for_the_other_stream_but_not_for_long() {
 }
 
 #[test]
+fn packets_do_not_wait_for_a_stream_that_is_complete_so_far() {
+    let (mut out, now) = (Vec::new(), Instant::now());
+    let mut merger = merger(&mut out);
+    let [a, b] = [merger.join(), merger.join()];
+    assert_eq!(merger.awaited().count(), 0, "nobody waits for anything");
+    let packets = [section(), interface("a"), packet(0, 10, b"a"), packet(0, 12, b"c")];
+    merger.push(a, packets.concat().into(), now, &mut out).unwrap();
+    let awaited = |merger: &Merger| merger.awaited().collect::<Vec<_>>();
+    assert_eq!(awaited(&merger), [b]);
+
+    let watermark = |time_ns| Watermark { time_ns }.block();
+    merger.push(b, [section(), watermark(9)].concat().into(), now, &mut out).unwrap();
+    merger.write_due(now, &mut out);
+    assert_eq!((merger.written(), awaited(&merger)), (0, vec![b]), "b may send one of the time 9");
+    // An older watermark takes nothing back.
+    merger.push(b, [watermark(11), watermark(8)].concat().into(), now, &mut out).unwrap();
+    merger.write_due(now, &mut out);
+    assert_eq!((merger.written(), awaited(&merger)), (1, vec![b]));
+    merger.push(b, [interface("b"), packet(0, 11, b"b")].concat().into(), now, &mut out).unwrap();
+    merger.push(b, watermark(20).into(), now, &mut out).unwrap();
+    merger.write_due(now, &mut out);
+    assert_eq!((merger.written(), merger.late(), merger.due()), (3, 0, None));
+    let times = read(&out).packets.iter().map(|(_, time, _)| *time).collect::<Vec<_>>();
+    assert_eq!(times, [10, 11, 12], "and no watermark, which the reader would not know");
+}
+
+#[test]
 fn what_comes_too_late_is_written_at_once_and_counted() {
     let (mut out, start) = (Vec::new(), Instant::now());
     let mut merger = merger(&mut out);

@@ -11,12 +11,14 @@ mod interface;
 mod packet;
 mod read;
 mod section;
+mod watermark;
 
 pub use block::{MIN_BLOCK_LEN, blocks};
 pub use interface::{InterfaceDescription, InterfaceStatistics, LinkType};
 pub use packet::{EnhancedPacket, NoPacket, PacketHead};
 pub use read::{AnyBlock, BlockType, ReadInterface};
 pub use section::SectionHeader;
+pub use watermark::Watermark;
 
 #[cfg(test)]
 mod tests;

@@ -6,6 +6,7 @@ use anyhow::{Context as _, Result, ensure};
 use super::{
     block::MIN_BLOCK_LEN,
     packet::{take_option, word},
+    watermark,
 };
 
 /// Where the body of a block begins.
@@ -29,6 +30,8 @@ pub enum BlockType {
     Packet,
     /// Interface Statistics Block.
     Statistics,
+    /// A [`super::Watermark`], which no file has.
+    Watermark,
     /// Any other.
     Other(u32),
 }
@@ -54,6 +57,7 @@ impl<'a> AnyBlock<'a> {
             1 => BlockType::Interface,
             6 => BlockType::Packet,
             5 => BlockType::Statistics,
+            watermark::BLOCK_TYPE => BlockType::Watermark,
             other => BlockType::Other(other),
         };
         let len = word(bytes, 4)? as usize;

@@ -153,6 +153,10 @@ impl<'a> Conversation<'a> {
                     }
                 }
             }
+            ToNode::Watermark => {
+                // A capture that has ended has sent all.
+                let _ = self.order(|done| Order::Watermark { done }).await;
+            }
             ToNode::Hello(_) => {
                 self.fail(Code::Usage, &anyhow!("a second hello, which changes nothing"));
             }

@@ -150,6 +150,7 @@ async fn open(
         node: system.node.clone(),
         kernel: system.os.rsplit(' ').next().unwrap_or_default().to_owned(),
         max_targets: MAX_INTERFACES,
+        has_watermarks: true,
     }));
     let ClientHello { version, who, plan, targets, lease_seconds } = greeting(input).await?;
     info!("{} captures with kubectl sniff {}", who.escape_debug(), version.escape_debug());

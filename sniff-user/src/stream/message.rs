@@ -21,13 +21,15 @@ const TARGETS: u8 = 0x82;
 const FILTER: u8 = 0x83;
 const KEEP_ALIVE: u8 = 0x84;
 const STOP: u8 = 0x85;
+const WATERMARK: u8 = 0x86;
 
 /// From the far side to the client. The first is `Hello` or `Error`; the last is `End`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ToClient {
     /// Who speaks.
     Hello(NodeHello),
-    /// Whole pcapng blocks of the session's one section, in its byte order and in order.
+    /// Whole pcapng blocks of the session's one section, in its byte order and in order. A
+    /// [`Watermark`](crate::pcapng::Watermark) may be among them for each that was asked for.
     Packets(Bytes),
     /// Something happened.
     Event(Event),
@@ -50,6 +52,8 @@ pub enum ToNode {
     Filter(NewFilter),
     /// A sign of life, every 5 seconds.
     KeepAlive,
+    /// Send a [`Watermark`](crate::pcapng::Watermark) soon. Only for a far side whose hello says that it does.
+    Watermark,
     /// Detach, send what is left, and end.
     Stop,
 }
@@ -68,6 +72,9 @@ pub struct NodeHello {
     /// Most targets of one session; 0 when there is no limit.
     #[serde(default)]
     pub max_targets: u32,
+    /// Whether it answers [`ToNode::Watermark`].
+    #[serde(default)]
+    pub has_watermarks: bool,
 }
 
 /// The client's first message.
@@ -347,6 +354,7 @@ impl Frame for ToNode {
             Self::Filter(filter) => (FILTER, json(filter)),
             Self::KeepAlive => (KEEP_ALIVE, Payload::Empty),
             Self::Stop => (STOP, Payload::Empty),
+            Self::Watermark => (WATERMARK, Payload::Empty),
         }
     }
 
@@ -357,6 +365,7 @@ impl Frame for ToNode {
             FILTER => Self::Filter(parse(kind, &payload)?),
             KEEP_ALIVE => empty(kind, &payload, Self::KeepAlive)?,
             STOP => empty(kind, &payload, Self::Stop)?,
+            WATERMARK => empty(kind, &payload, Self::Watermark)?,
             _ => return Err(unknown(kind)),
         })
     }

@@ -53,6 +53,7 @@ fn to_node() -> Vec<ToNode> {
         ToNode::Targets(Targets { add: vec![target], remove: vec![TargetId::Node] }),
         ToNode::Filter(NewFilter { expression: "port 53".into() }),
         ToNode::KeepAlive,
+        ToNode::Watermark,
         ToNode::Stop,
     ]
 }

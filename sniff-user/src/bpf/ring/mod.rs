@@ -120,6 +120,11 @@ impl Ring {
         }
     }
 
+    /// What was taken is all that is older than this, in nanoseconds since the epoch.
+    pub fn horizon(&self) -> u64 {
+        self.horizon
+    }
+
     /// The largest part of the ring that was ever in use, 0 to 1.
     pub fn fullest(&self) -> f64 {
         match &self.memory {
