@@ -262,6 +262,57 @@ fn pods_of_two_nodes_are_followed_into_one_file() {
     assert!(watches <= 3, "one watch, and one after each time it was lost: {:#?}", cluster.log());
 }
 
+/// A pod whose init container hangs has a network all the same, as soon as it has a sandbox.
+#[test]
+fn a_pod_is_captured_in_its_init_containers() {
+    let place = Place::new();
+    let init = place.web.sandbox.container("wait-for-db");
+    let status_of_init = |state: &Value| {
+        json!([{"name": "wait-for-db", "image": "", "imageID": "", "ready": false, "restartCount": 0,
+            "containerID": format!("containerd://{}", init.id), "state": state}])
+    };
+    let spec = json!({"nodeName": "n1", "initContainers": [{"name": "wait-for-db"}], "containers": [{"name": "app"}]});
+    let set = |name: &str, uid: &str, spec: &Value, status: &Value| {
+        let metadata = json!({"namespace": "shop", "name": name, "uid": uid, "labels": {"app": "web"}});
+        place.cluster.put(
+            "pods",
+            "shop",
+            name,
+            json!({"metadata": metadata, "spec": spec, "status": status}),
+        );
+    };
+    let set_web = |status: &Value| set("web-0", &place.web.sandbox.uid, &spec, status);
+    let address = json!({"phase": "Pending", "podIP": "10.88.0.2"});
+
+    set_web(&json!({"phase": "Pending", "initContainerStatuses": status_of_init(&json!({"waiting": {}}))}));
+    let mut client = Client::start(
+        &place.cluster,
+        &["-l", "app=web", "-n", "shop", "-c", "wait-for-db", "-w", "FILE", "-f", "icmp"],
+    );
+    client.wait_for("no pod matches that runs; waiting for one");
+    let mut of_node = spec.clone();
+    of_node["hostNetwork"] = json!(true);
+    set("proxy", "0-0", &of_node, &address);
+    client.wait_for("shop/proxy uses the network of its node");
+    set_web(&json!({"phase": "Pending", "initContainerStatuses": status_of_init(&json!({"running": {}}))}));
+    client.wait_for(LISTENING);
+    place.ping(2);
+    // Between two init containers, and then past them.
+    set_web(&address);
+    set_web(&json!({"phase": "Running", "podIP": "10.88.0.2"}));
+    place.ping(2);
+    thread::sleep(ON_THE_WAY);
+
+    let outcome = client.stop();
+    outcome.assert_success();
+    let file = outcome.file();
+    assert_pings(&file, 56, 4);
+    assert_eq!(names(&file), ["shop/web-0/eth0"]);
+    // A name alone, without waiting for anything.
+    set_web(&address);
+    place.listen(&["shop/web-0", "--no-follow", "-w", "FILE"]).stop().assert_success();
+}
+
 #[test]
 fn no_follow_keeps_to_the_pods_of_the_start() {
     let place = Place::new();

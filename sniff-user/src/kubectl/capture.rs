@@ -463,10 +463,11 @@ impl Capture {
 
     fn applied(&mut self, selection: usize, pod: Pod) {
         let id = id(&pod);
-        match pod.phase.as_str() {
-            "Running" => {}
-            "Succeeded" | "Failed" => return self.gone(selection, &id, "ended"),
-            _ => return,
+        if matches!(pod.phase.as_str(), "Succeeded" | "Failed") {
+            return self.gone(selection, &id, "ended");
+        }
+        if !pod.has_sandbox {
+            return;
         }
         if let Some(member) = self.members.get_mut(&id) {
             member.selections.insert(selection);

@@ -37,6 +37,9 @@ pub struct Pod {
     pub node: Option<String>,
     /// `Pending`, `Running`, `Succeeded`, `Failed` or `Unknown`.
     pub phase: String,
+    /// Whether it has a sandbox, and with that a network: so it has while its init containers run, when its phase is
+    /// `Pending` still.
+    pub has_sandbox: bool,
     /// Whether it uses the node's network namespace.
     pub host_network: bool,
     /// The ids of its containers, without `containerd://` and the like.
@@ -130,6 +133,7 @@ impl From<v1::Pod> for Pod {
         let mirrored = pod.annotations().get(MIRROR).cloned();
         let spec = pod.spec.unwrap_or_default();
         let status = pod.status.unwrap_or_default();
+        let has_sandbox = has_sandbox(&status);
         let ephemeral = spec.ephemeral_containers.into_iter().flatten().map(|container| container.name);
         let names = spec.containers.into_iter().chain(spec.init_containers.into_iter().flatten());
         let containers =
@@ -147,10 +151,27 @@ impl From<v1::Pod> for Pod {
             uid: mirrored.or(pod.metadata.uid).unwrap_or_default(),
             node: spec.node_name,
             phase: status.phase.unwrap_or_else(|| "Unknown".into()),
+            has_sandbox,
             host_network: spec.host_network.unwrap_or_default(),
             container_ids,
             containers: names.map(|container| container.name).chain(ephemeral).collect(),
         }
+    }
+}
+
+/// Whether the kubelet says of a pod that its sandbox is there. It names the addresses from then on until the sandbox
+/// has gone, and starts no container before.
+fn has_sandbox(status: &v1::PodStatus) -> bool {
+    let containers = [&status.init_container_statuses, &status.container_statuses];
+    let states = containers.into_iter().flatten().flatten().filter_map(|container| container.state.as_ref());
+    match status.phase.as_deref() {
+        Some("Running") => true,
+        Some("Pending") => {
+            status.pod_ip.as_ref().is_some_and(|address| !address.is_empty())
+                || status.pod_ips.as_ref().is_some_and(|addresses| !addresses.is_empty())
+                || states.into_iter().any(|state| state.running.is_some())
+        }
+        _ => false,
     }
 }
 
@@ -239,10 +260,32 @@ mod tests {
             uid: "u-1".into(),
             node: Some("node-2".into()),
             phase: "Running".into(),
+            has_sandbox: true,
             host_network: false,
             container_ids: vec!["abc".into()],
             containers: vec!["a".into(), "b".into()],
         }
+    }
+
+    #[test]
+    fn a_sandbox_is_there_from_before_the_init_containers_until_the_end() {
+        let has_sandbox = |status: &str| has_sandbox(&serde_json::from_str(status).unwrap());
+        let init = |state: &str| {
+            format!(
+                r#"{{"phase": "Pending", "initContainerStatuses": [{{"name": "wait", "image": "", "imageID": "",
+                "ready": false, "restartCount": 0, "state": {state}}}]}}"#
+            )
+        };
+        assert!(has_sandbox(r#"{"phase": "Running"}"#));
+        assert!(has_sandbox(r#"{"phase": "Pending", "podIP": "10.0.0.5", "podIPs": [{"ip": "10.0.0.5"}]}"#));
+        assert!(has_sandbox(&init(r#"{"running": {}}"#)));
+        // One that shall be started, or has been before the node was restarted, is no sign of a network.
+        assert!(!has_sandbox(&init(r#"{"waiting": {"reason": "PodInitializing"}}"#)));
+        assert!(!has_sandbox(&init(r#"{"terminated": {"exitCode": 255}}"#)));
+        assert!(!has_sandbox(r#"{"phase": "Pending"}"#));
+        // The addresses of pods that have ended are named, too.
+        assert!(!has_sandbox(r#"{"phase": "Succeeded", "podIP": "10.0.0.5"}"#));
+        assert!(!has_sandbox("{}"));
     }
 
     #[tokio::test]

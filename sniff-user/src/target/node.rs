@@ -146,7 +146,7 @@ impl Node {
         let place = |pod: &kubernetes::Pod| {
             if pod.host_network { Ok(None) } else { self.of_api_pod(pod).map(Some) }
         };
-        let running = pods.into_iter().filter(|pod| pod.phase == "Running");
+        let running = pods.into_iter().filter(|pod| pod.has_sandbox);
         running
             .map(|pod| {
                 let place = place(&pod);
@@ -189,8 +189,7 @@ impl Node {
 
     /// Where the interfaces are of a pod that no runtime knows.
     fn of_api_pod(&self, pod: &kubernetes::Pod) -> Result<Place> {
-        let kubernetes::Pod { namespace, name, uid, node, phase, host_network, container_ids, containers: _ } =
-            pod;
+        let kubernetes::Pod { namespace, name, uid, node, host_network, container_ids, .. } = pod;
         let who = format!("pod {namespace}/{name}");
         let mut pids = self.proc.of_pod(uid)?;
         // The kubelet can be told to make no cgroups for pods; containers always have theirs.
@@ -203,8 +202,8 @@ impl Node {
             Some(node) if pids.is_empty() && *node != self.name => {
                 bail!("{who} runs on node {node}, and this is node {}: run sniff there", self.name)
             }
-            _ if phase != "Running" && pids.is_empty() => {
-                bail!("{who} is not running: its phase is {phase}")
+            _ if !pod.has_sandbox && pids.is_empty() => {
+                bail!("{who} is not running: its phase is {}", pod.phase)
             }
             _ if *host_network => return Err(self.uses_host_network(&who)),
             _ if pids.is_empty() => bail!(
@@ -322,6 +321,8 @@ mod tests {
         let mut answers = vec![("/api/v1/namespaces/web/pods?", 200, names.to_owned())];
         if let Some(pod) = pod {
             answers.push(("/api/v1/namespaces/web/pods/front ", 200, pod.to_owned()));
+            let list = format!(r#"{{"kind":"PodList","apiVersion":"v1","metadata":{{}},"items":[{pod}]}}"#);
+            answers.push(("/api/v1/pods?", 200, list));
         }
         let node = Node {
             name: "here".into(),
@@ -360,6 +361,16 @@ mod tests {
         let (_dir, node) = node(Some(&pod("here", "Pending", false)), &[]).await;
         let error = refusal(&node, "front").await;
         assert_eq!(error, "pod web/front is not running: its phase is Pending");
+    }
+
+    #[tokio::test]
+    async fn a_pod_in_its_init_containers_has_a_network() {
+        let pod = pod("here", "Pending", false)
+            .replace(r#""phase":"Pending""#, r#""phase":"Pending","podIP":"10.0.0.5""#);
+        let (_dir, node) = node(Some(&pod), &[]).await;
+        assert!(refusal(&node, "front").await.contains("hostPID"));
+        let listed = node.pods().await.unwrap();
+        assert!(listed.contains_key(&("web".into(), "front".into())), "{:?}", listed.keys());
     }
 
     #[tokio::test]
