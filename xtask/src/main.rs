@@ -32,6 +32,9 @@ struct Cli {
 enum Command {
     /// Install what is missing to build and run sniff; do nothing when all is there
     Setup {
+        /// Also what the lints need: the standard library for Windows and macOS
+        #[arg(long)]
+        lint: bool,
         /// Also what the tests need: containerd, runc, CNI plugins, tshark, tcpdump and others
         #[arg(long)]
         tests: bool,
@@ -65,7 +68,7 @@ enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<OsString>,
     },
-    /// Check format, clippy, documentation, generated files and the project's own rules
+    /// Check format, clippy, the client for Windows and macOS, documentation, generated files and the project's own rules
     Lint,
     /// Make deploy/sniff.yaml, one file for `kubectl apply -f`, from deploy/base
     Deploy,
@@ -109,8 +112,13 @@ fn main() -> ExitCode {
 
 fn run(Cli { command }: Cli) -> Result<ExitCode> {
     match command {
-        Command::Setup { tests, bench, kernels } => {
-            let extras = [(tests, Extra::Tests), (bench, Extra::Bench), (kernels, Extra::Kernels)];
+        Command::Setup { lint, tests, bench, kernels } => {
+            let extras = [
+                (lint, Extra::Lint),
+                (tests, Extra::Tests),
+                (bench, Extra::Bench),
+                (kernels, Extra::Kernels),
+            ];
             let extras: Vec<_> =
                 extras.into_iter().filter_map(|(wanted, extra)| wanted.then_some(extra)).collect();
             if !setup::setup(&extras)? {

@@ -13,6 +13,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 
 use crate::{
     kernel::KEYRING,
+    lint::OTHER_SYSTEMS,
     process::{self, NIGHTLY, as_root, cargo, nightly, step},
 };
 
@@ -22,6 +23,8 @@ const BPF_LINKER: &str = "0.13.0";
 /// What a machine is set up for beyond building and running.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Extra {
+    /// `cargo xtask lint`
+    Lint,
     /// `cargo xtask test`
     Tests,
     /// `cargo xtask bench`
@@ -36,12 +39,14 @@ pub enum Extra {
 /// Something cannot be installed; on a system without apt, all that is missing is named.
 pub fn setup(extras: &[Extra]) -> Result<bool> {
     let installed_toolchain = ensure_toolchain()?;
+    let installed_targets = extras.contains(&Extra::Lint) && ensure_targets()?;
     let llvm = nightly_llvm()?;
     let linker_works = check_bpf_linker(llvm);
 
     let mut needs = needs_of_sniff();
     for extra in extras {
         needs.extend(match extra {
+            Extra::Lint => Vec::new(),
             Extra::Tests => needs_of_tests(),
             Extra::Bench => needs_of_bench(),
             Extra::Kernels => needs_of_kernels(),
@@ -60,7 +65,7 @@ pub fn setup(extras: &[Extra]) -> Result<bool> {
         eprintln!("setup: bpf-linker: {problem:#}");
         install_bpf_linker(llvm)?;
     }
-    Ok(installed_toolchain || !needs.is_empty() || linker_works.is_err())
+    Ok(installed_toolchain || installed_targets || !needs.is_empty() || linker_works.is_err())
 }
 
 /// Makes sure of the nightly toolchain and of the sources of `core`, which cargo builds for BPF.
@@ -78,6 +83,24 @@ fn ensure_toolchain() -> Result<bool> {
         return Ok(false);
     }
     step(Command::new("rustup").args(["component", "add", "rust-src", "--toolchain", NIGHTLY]))?;
+    Ok(true)
+}
+
+/// Makes sure of the standard library for the other systems that the client is checked for. Returns whether anything
+/// was installed.
+fn ensure_targets() -> Result<bool> {
+    let mut missing = Vec::new();
+    for target in OTHER_SYSTEMS {
+        let libraries = ["--print", "target-libdir", "--target", target];
+        let folder = process::output(Command::new("rustc").args(libraries))?;
+        if !Path::new(folder.trim()).exists() {
+            missing.push(target);
+        }
+    }
+    if missing.is_empty() {
+        return Ok(false);
+    }
+    step(Command::new("rustup").args(["target", "add"]).args(missing))?;
     Ok(true)
 }
 
