@@ -2,17 +2,20 @@
 //! (<https://github.com/opencontainers/image-spec/blob/main/image-layout.md>).
 //!
 //! libpcap comes with the distribution, and so do the libraries that it is linked against (D-Bus among them): they are
-//! copied as they are, loader included. A static program would need a libpcap of our own making, with nobody but us to
+//! copied as they are, loader included, and what the distribution says of their copyright. A static program would need a libpcap of our own making, with nobody but us to
 //! mend it; these are the very files that the tests ran with, and a new image takes their security fixes along.
 
-use std::{fs, path::Path};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
 use anyhow::{Context as _, Result};
 use serde_json::{Value, json};
 
 use crate::{
     archive::{Archive, gzip, sha256},
-    libraries,
+    copyright, libraries,
 };
 
 /// Nobody in particular. A capture needs root, which the DaemonSet asks for; nothing else does.
@@ -78,11 +81,13 @@ fn make(sniff: &Path, name: &str) -> Result<Image> {
 
 /// The root file system.
 fn layer(sniff: &Path) -> Result<Vec<u8>> {
+    let (libraries, names) = (libraries::of(sniff)?, NAMES.map(PathBuf::from));
+    let texts = copyright::of(libraries.iter().chain(&names))?;
     let mut files = vec![("usr/bin/sniff".to_owned(), 0o755, sniff.to_owned())];
-    for path in libraries::of(sniff)? {
-        files.push((path.to_string_lossy().trim_start_matches('/').to_owned(), 0o755, path));
-    }
-    files.extend(NAMES.map(|path| (path.trim_start_matches('/').to_owned(), 0o644, path.into())));
+    let same_place =
+        |mode, path: PathBuf| (path.to_string_lossy().trim_start_matches('/').to_owned(), mode, path);
+    files.extend(libraries.into_iter().map(|path| same_place(0o755, path)));
+    files.extend(names.into_iter().chain(texts).map(|path| same_place(0o644, path)));
     let mut folders: Vec<&Path> =
         files.iter().flat_map(|(path, ..)| Path::new(path).ancestors().skip(1)).collect();
     // What is mounted over, and sniff's own state. Kubernetes mounts a token below /var/run, which must not lead to /run,
@@ -157,7 +162,7 @@ mod tests {
     }
 
     /// The tests' own program: dynamically linked, as sniff is.
-    fn program() -> std::path::PathBuf {
+    fn program() -> PathBuf {
         std::env::current_exe().expect("this program")
     }
 
@@ -201,5 +206,15 @@ mod tests {
             let is_there = |parent: &Path| entries.contains_key(&format!("{}/", parent.display()));
             assert!(parent.is_none_or(is_there), "{} has no folder", path.display());
         }
+    }
+
+    #[test]
+    fn the_root_has_the_copyright_files_of_debians_packages() {
+        let entries = entries(&layer(&program()).expect("a layer"));
+        let text = |path: &str| entries.get(path).map(|text| String::from_utf8_lossy(text).into_owned());
+        let is_debian = Path::new("/var/lib/dpkg/status").exists();
+        let libc = text("usr/share/doc/libc6/copyright");
+        assert_eq!(libc.is_some_and(|text| text.contains("/usr/share/common-licenses/LGPL-2.1")), is_debian);
+        assert_eq!(text("usr/share/common-licenses/LGPL-2.1").is_some(), is_debian);
     }
 }

@@ -3,6 +3,7 @@
 //! The same programs make the same bytes: entries are in one order, and have no owner and no time of their own.
 
 mod archive;
+mod copyright;
 mod image;
 mod libraries;
 mod release;
