@@ -2,8 +2,9 @@
 //! (<https://github.com/opencontainers/image-spec/blob/main/image-layout.md>).
 //!
 //! libpcap comes with the distribution, and so do the libraries that it is linked against (D-Bus among them): they are
-//! copied as they are, loader included, and what the distribution says of their copyright. A static program would need a libpcap of our own making, with nobody but us to
-//! mend it; these are the very files that the tests ran with, and a new image takes their security fixes along.
+//! copied as they are, loader included, and what the distribution says of their copyright. A static program would need a
+//! libpcap of our own making, with nobody but us to mend it; these are the very files that the tests ran with, and a new
+//! image takes their security fixes along.
 
 use std::{
     fs,
