@@ -1,0 +1,184 @@
+//! Who is captured: pods and nodes that join, leave, and are tried again.
+
+use std::{
+    collections::{BTreeSet, HashSet},
+    time::{Duration, Instant, SystemTime},
+};
+
+use log::{error, info, warn};
+
+use super::Capture;
+use crate::{
+    kubectl::{legible::legible, session::Orders},
+    kubernetes::{Change, Pod},
+    stream::message::{Target, TargetId, Targets},
+};
+
+/// How often a target that a node lost, though its pod runs, is tried again, and after what pause.
+const RETRIES: u32 = 5;
+const RETRY_PAUSE: Duration = Duration::from_secs(1);
+
+/// A pod or node that is captured.
+pub(super) struct Member {
+    pub(super) node: String,
+    pub(super) target: Target,
+    pub(super) selections: BTreeSet<usize>,
+    pub(super) retries: u32,
+}
+
+impl Capture {
+    /// A change of what is meant.
+    pub(super) fn change(&mut self, selection: usize, change: Change) {
+        match change {
+            Change::All(pods) => self.all(selection, pods),
+            Change::Applied(pod) => self.applied(selection, pod),
+            Change::Gone(pod) => self.gone(selection, &id(&pod), "deleted"),
+            Change::Trouble(error) => {
+                warn!("the watch of {}: {error:#}; trying again", self.selections[selection]);
+            }
+            Change::NotAllowed(forbidden) => {
+                warn!("{} is not followed: {forbidden}", self.selections[selection]);
+            }
+        }
+    }
+
+    pub(super) fn all(&mut self, selection: usize, pods: Vec<Pod>) {
+        let there: HashSet<TargetId> = pods.iter().map(id).collect();
+        let of_selection = self.members.iter().filter(|(_, member)| member.selections.contains(&selection));
+        let gone: Vec<_> =
+            of_selection.map(|(id, _)| id).filter(|id| !there.contains(*id)).cloned().collect();
+        gone.iter().for_each(|id| self.gone(selection, id, "deleted"));
+        pods.into_iter().for_each(|pod| self.applied(selection, pod));
+    }
+
+    fn applied(&mut self, selection: usize, pod: Pod) {
+        let id = id(&pod);
+        if matches!(pod.phase.as_str(), "Succeeded" | "Failed") {
+            return self.gone(selection, &id, "ended");
+        }
+        if !pod.has_sandbox {
+            return;
+        }
+        if let Some(member) = self.members.get_mut(&id) {
+            member.selections.insert(selection);
+            return;
+        }
+        let Some(node) = pod.node.clone() else { return };
+        let full = format!("{}/{}", pod.namespace, pod.name);
+        if pod.host_network {
+            if self.names.insert(full.clone()) {
+                warn!("{full} uses the network of its node: capture node/{node} with -i instead");
+            }
+            return;
+        }
+        if let Some(container) = &self.args.container
+            && !pod.containers.contains(container)
+        {
+            if self.names.insert(full.clone()) {
+                warn!("{full} has no container {container}, but {}", pod.containers.join(", "));
+            }
+            return;
+        }
+        self.join(id, node, Some(selection));
+    }
+
+    /// Has a target captured from now on.
+    pub(super) fn join(&mut self, id: TargetId, node: String, selection: Option<usize>) {
+        let full = name(&id, &node);
+        let is_again = !self.names.insert(full.clone());
+        let comment = (!self.sessions.is_empty()).then(|| {
+            let now = humantime::format_rfc3339_seconds(SystemTime::now());
+            match is_again {
+                true => {
+                    format!("joined the running capture at {now}, in place of an earlier pod of this name")
+                }
+                false => format!("joined the running capture at {now}"),
+            }
+        });
+        if comment.is_some() {
+            info!("{full} on node {node} joins");
+        }
+        let target = Target {
+            id: id.clone(),
+            container: self.args.container.clone(),
+            interfaces: self.args.interfaces.clone(),
+            filter: None,
+            comment,
+        };
+        self.joining.entry(node.clone()).or_default().push(target.clone());
+        let selections = selection.into_iter().collect();
+        self.members.insert(id, Member { node, target, selections, retries: 0 });
+    }
+
+    fn gone(&mut self, selection: usize, id: &TargetId, why: &str) {
+        let Some(member) = self.members.get_mut(id) else { return };
+        member.selections.remove(&selection);
+        if !member.selections.is_empty() {
+            return;
+        }
+        if let Some(Member { node, .. }) = self.members.remove(id) {
+            info!("{} leaves: {why}", name(id, &node));
+            if let Some(queued) = self.joining.get_mut(&node) {
+                queued.retain(|target| target.id != *id);
+            }
+            if let Some(session) = self.session_of(&node) {
+                session.change(Targets { add: Vec::new(), remove: vec![id.clone()] });
+            }
+        }
+    }
+
+    /// A node does not capture a target any more, or cannot.
+    pub(super) fn lost(&mut self, node: &str, id: TargetId, why: &str, is_failure: bool) {
+        let why = legible(why);
+        let can_retry = !self.follows.is_empty();
+        match self.members.get_mut(&id) {
+            // It was told to.
+            None => {}
+            Some(member) if can_retry && member.retries < RETRIES => {
+                member.retries += 1;
+                info!("{} on node {node}: {why}; trying again if it still runs", name(&id, node));
+                self.retries.push((Instant::now() + RETRY_PAUSE, id));
+            }
+            Some(_) => {
+                self.members.remove(&id);
+                if is_failure {
+                    self.failed = true;
+                    error!("{} on node {node}: {why}", name(&id, node));
+                } else {
+                    info!("{} on node {node} is gone: {why}", name(&id, node));
+                }
+                if self.members.is_empty() && self.follows.is_empty() {
+                    info!("nothing is left to capture");
+                    self.order(Orders::Stop);
+                }
+            }
+        }
+    }
+
+    /// Has targets join once more whose pause is over, and whose pods are still there.
+    pub(super) fn retry(&mut self) {
+        let now = Instant::now();
+        let (due, later) = std::mem::take(&mut self.retries).into_iter().partition(|(at, _)| *at <= now);
+        self.retries = later;
+        let due: Vec<(Instant, TargetId)> = due;
+        for (_, id) in due {
+            if let Some(member) = self.members.get(&id) {
+                self.joining.entry(member.node.clone()).or_default().push(member.target.clone());
+            }
+        }
+    }
+}
+
+fn id(pod: &Pod) -> TargetId {
+    let Pod { namespace, name, uid, .. } = pod.clone();
+    TargetId::Pod { namespace, name, uid }
+}
+
+pub(super) fn name(id: &TargetId, node: &str) -> String {
+    match id {
+        TargetId::Pod { namespace, name, .. } => {
+            format!("{}/{}", namespace.escape_debug(), name.escape_debug())
+        }
+        TargetId::Node => format!("node/{node}"),
+    }
+}

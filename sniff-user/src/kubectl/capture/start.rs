@@ -1,0 +1,247 @@
+//! Finding out what is meant, before anything is made.
+
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    env,
+    io::{self, Write as _},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use log::{info, warn};
+use tokio::sync::{mpsc, watch};
+
+use super::{Capture, members::name};
+use crate::{
+    exit,
+    kubectl::{
+        args::Args,
+        output::Wanted,
+        reference::Reference,
+        rejoin::Rejoins,
+        session::{self, Common, Orders},
+        wireshark,
+    },
+    kubernetes::{By, Change, Cluster, Selection, follow},
+    merge::Merger,
+    pcapng::SectionHeader,
+    stream::message::TargetId,
+};
+
+/// How long short-lived pods may live, beyond the duration that was asked for, and without one.
+const MARGIN: Duration = Duration::from_secs(60);
+const MAX_LIFETIME: Duration = Duration::from_secs(8 * 3600);
+/// Updates of all sessions on their way; each is at most a frame.
+const QUEUED: usize = 8;
+
+impl Capture {
+    /// Finds out what is meant. Nothing is made yet.
+    pub(super) async fn start(cluster: Cluster, args: Args, began: Instant) -> Result<Self> {
+        let what = describe(&args);
+        let wanted = wanted_output(&args, &what)?;
+        let lifetime = args.capture.duration.map_or(MAX_LIFETIME, |duration| duration + MARGIN);
+        let common = Arc::new(Common {
+            daemonset_namespace: (!args.agentless).then(|| args.cluster.daemonset_namespace().to_owned()),
+            session_namespace: args.cluster.session_namespace(cluster.default_namespace()).to_owned(),
+            image: args.image.clone(),
+            lifetime,
+            who: who(),
+            what,
+            buffer_bytes: args.capture.ring_bytes,
+            cluster,
+        });
+        let selections = selections(&common.cluster, &args).await?;
+        let (sender, changes) = mpsc::channel(64);
+        let (updating, updates) = mpsc::channel(QUEUED);
+        let mut pending = Vec::new();
+        let header = SectionHeader {
+            application: concat!("kubectl-sniff ", env!("CARGO_PKG_VERSION")).into(),
+            comment: Some(format!("{}, by {}", common.what, common.who)),
+            ..SectionHeader::default()
+        };
+        let merger = Merger::new(&header, args.capture.count, &mut pending);
+        let mut capture = Self {
+            args,
+            common,
+            began,
+            selections,
+            follows: Vec::new(),
+            changes,
+            members: HashMap::new(),
+            names: HashSet::new(),
+            joining: BTreeMap::new(),
+            orders: watch::channel(Orders::Run).0,
+            sessions: Vec::new(),
+            updates,
+            updating,
+            retries: Vec::new(),
+            rejoins: Rejoins::default(),
+            merger,
+            pending,
+            wanted,
+            has_begun: false,
+            listening_since: None,
+            failed: false,
+        };
+        capture.find_nodes().await?;
+        capture.find_pods(&sender).await?;
+        Ok(capture)
+    }
+
+    /// The nodes that are targets themselves.
+    async fn find_nodes(&mut self) -> Result<()> {
+        let targets = self.args.targets.clone();
+        for name in targets.iter().filter_map(|target| match target {
+            Reference::Node(name) => Some(name),
+            Reference::Pod { .. } | Reference::Workload(..) => None,
+        }) {
+            let facts = self.common.cluster.node(name).await?;
+            ensure!(facts.os != "windows", "node {name} runs Windows, sniff captures on Linux");
+            self.join(TargetId::Node, name.clone(), None);
+        }
+        Ok(())
+    }
+
+    /// The pods that are there now. Where pods are followed, those are what the watch begins with.
+    async fn find_pods(&mut self, sender: &mpsc::Sender<(usize, Change)>) -> Result<()> {
+        for (at, selection) in self.selections.clone().into_iter().enumerate() {
+            if self.args.no_follow || self.args.dry_run {
+                let pods = self.common.cluster.pods(&selection).await?;
+                self.all(at, pods);
+                continue;
+            }
+            let (changes, mut own) = mpsc::channel(16);
+            self.follows.push(follow(self.common.cluster.clone(), selection.clone(), changes));
+            match own.recv().await.context("the watch has ended")? {
+                Change::All(pods) => self.all(at, pods),
+                Change::NotAllowed(forbidden) if matches!(selection.by, By::Name(_)) => {
+                    let pods = self.common.cluster.pods(&selection).await?;
+                    warn!("{selection} is not followed: {forbidden}");
+                    self.all(at, pods);
+                }
+                Change::NotAllowed(forbidden) => return Err(forbidden.into()),
+                Change::Trouble(error) => return Err(error),
+                Change::Applied(pod) | Change::Gone(pod) => {
+                    bail!("{}/{} before the list", pod.namespace, pod.name)
+                }
+            }
+            let sender = sender.clone();
+            tokio::spawn(async move {
+                while let Some(change) = own.recv().await {
+                    if sender.send((at, change)).await.is_err() {
+                        return;
+                    }
+                }
+            });
+        }
+        self.say_what_was_found()
+    }
+
+    fn say_what_was_found(&self) -> Result<()> {
+        for (node, targets) in &self.joining {
+            let names: Vec<_> = targets.iter().map(|target| name(&target.id, node)).collect();
+            info!("on node {node}: {}", names.join(", "));
+        }
+        let nothing = self.joining.is_empty();
+        let by_name = self.selections.iter().find(|selection| matches!(selection.by, By::Name(_)));
+        if let (true, Some(selection)) = (nothing, by_name) {
+            bail!("there is no pod {selection} that runs and has a network of its own");
+        }
+        ensure!(!nothing || !(self.args.no_follow || self.args.dry_run), "no pod matches that runs");
+        if nothing {
+            info!("no pod matches that runs; waiting for one");
+        }
+        Ok(())
+    }
+
+    /// What a dry run says.
+    pub(super) async fn describe(&self) -> Result<u8> {
+        let mut stdout = io::stdout();
+        for node in self.joining.keys() {
+            let installed = match &self.common.daemonset_namespace {
+                Some(namespace) => self.common.cluster.installed_agent(namespace, node).await?,
+                None => None,
+            };
+            match (installed, session::wanted(&self.common, node)) {
+                (Some(pod), _) => info!("node {node}: would run in pod {}/{}", pod.namespace, pod.name),
+                (None, Some(wanted)) => {
+                    info!("node {node}: would make this job:");
+                    writeln!(stdout, "{}", wanted.manifest()?)?;
+                }
+                (None, None) => {
+                    bail!("node {node}: neither a DaemonSet's pod nor an --image for a short-lived one")
+                }
+            }
+        }
+        Ok(exit::SUCCESS)
+    }
+}
+
+/// What is meant by the command line, but for nodes.
+async fn selections(cluster: &Cluster, args: &Args) -> Result<Vec<Selection>> {
+    let default = args.cluster.namespace.clone().unwrap_or_else(|| cluster.default_namespace().to_owned());
+    let node = args.node.clone();
+    let mut selections = Vec::new();
+    for target in &args.targets {
+        let mut selection = match target {
+            Reference::Pod { namespace, name } => Selection {
+                namespace: Some(namespace.clone().unwrap_or_else(|| default.clone())),
+                by: By::Name(name.clone()),
+                node: None,
+            },
+            Reference::Workload(workload, name) => cluster.pods_of(*workload, &default, name).await?,
+            Reference::Node(_) => continue,
+        };
+        selection.node.clone_from(&node);
+        selections.push(selection);
+    }
+    if args.selector.is_some() || args.targets.is_empty() {
+        let by = By::Labels(args.selector.clone().unwrap_or_default());
+        // Pods of a node are of any namespace, unless one is named.
+        let is_any = args.all_namespaces
+            || args.selector.is_none() && args.node.is_some() && args.cluster.namespace.is_none();
+        selections.push(Selection { namespace: (!is_any).then_some(default), by, node });
+    }
+    Ok(selections)
+}
+
+fn wanted_output(args: &Args, what: &str) -> Result<Wanted> {
+    if let Some(path) = &args.write {
+        return Ok(Wanted::Write { path: path.clone(), print: args.print });
+    }
+    if args.print || args.dry_run {
+        return Ok(Wanted::Lines);
+    }
+    Ok(match wireshark::find(args.wireshark_path.as_deref())? {
+        Some(program) => Wanted::Wireshark { program, title: what.to_owned() },
+        None => Wanted::Lines,
+    })
+}
+
+/// The targets in words, for titles and annotations.
+fn describe(args: &Args) -> String {
+    let namespace = args.cluster.namespace.as_deref().map(|it| format!("{it}/")).unwrap_or_default();
+    let mut words: Vec<String> = Vec::new();
+    words.extend(args.targets.iter().map(|target| match target {
+        Reference::Pod { namespace: Some(_), .. } | Reference::Node(_) => target.to_string(),
+        Reference::Pod { namespace: None, .. } | Reference::Workload(..) => format!("{namespace}{target}"),
+    }));
+    words.extend(args.selector.as_ref().map(|selector| format!("{namespace}{selector}")));
+    words.extend(args.node.as_ref().map(|node| format!("on {node}")));
+    if words.is_empty() {
+        words.push("all pods".to_owned());
+    }
+    words.join(" ")
+}
+
+/// `user@host`, as far as the environment tells.
+fn who() -> String {
+    let first =
+        |names: &[&str]| names.iter().find_map(|name| env::var(name).ok().filter(|it| !it.is_empty()));
+    let user = first(&["USER", "LOGNAME", "USERNAME"]).unwrap_or_else(|| "unknown".into());
+    match first(&["HOSTNAME", "COMPUTERNAME", "NAME"]) {
+        Some(host) => format!("{user}@{host}"),
+        None => user,
+    }
+}
