@@ -27,16 +27,16 @@ const BETWEEN_ASKS: Duration = Duration::from_millis(20);
 /// A session with what it said last.
 pub(super) struct Running {
     pub(super) session: Session,
-    pub(super) stream: StreamId,
+    stream: StreamId,
     pub(super) stats: Stats,
     pub(super) accounts: Accounts,
     /// When it may be asked for a watermark next, if it answers.
-    pub(super) next_ask: Option<Instant>,
+    next_ask: Option<Instant>,
     /// Where it runs; not known before it has greeted, unless its node is joined again.
-    pub(super) pod: Option<PodKind>,
+    pod: Option<PodKind>,
     /// Whether a limit of the node refused it at its start.
-    pub(super) is_over_limit: bool,
-    pub(super) is_listening: bool,
+    is_over_limit: bool,
+    is_listening: bool,
     pub(super) ended: bool,
 }
 
