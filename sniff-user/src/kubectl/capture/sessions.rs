@@ -21,8 +21,8 @@ use crate::{
     stream::message::{CapturePlan, Code, End, Event, Level, Reason, Stats, Targets},
 };
 
-/// A node is asked for a watermark no sooner again: what it tells is the clock, so that asking faster saves little.
-const BETWEEN_ASKS: Duration = Duration::from_millis(20);
+/// Between two questions for watermarks, to whichever node: all go through the API server.
+const BETWEEN_ASKS: Duration = Duration::from_millis(10);
 
 /// A session with what it said last.
 pub(super) struct Running {
@@ -105,12 +105,13 @@ impl Capture {
     /// Asks the nodes that packets wait for how far they are; returns when that is due again, if nothing comes.
     pub(super) fn ask(&mut self, now: Instant) -> Option<Instant> {
         let awaited: Vec<StreamId> = self.merger.awaited().collect();
+        let pause = BETWEEN_ASKS * self.sessions.len() as u32;
         let sessions = self.sessions.iter_mut().filter(|it| awaited.contains(&it.stream));
         let asked = sessions.filter_map(|Running { session, next_ask, .. }| {
             let at = next_ask.as_mut()?;
             if *at <= now {
                 session.ask_for_watermark();
-                *at = now + BETWEEN_ASKS;
+                *at = now + pause;
             }
             Some(*at)
         });
