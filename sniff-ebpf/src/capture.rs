@@ -58,15 +58,16 @@ fn kept(packet: &Packet<'_>, snaplen: u64) -> u64 {
 
 #[inline(always)]
 fn count<R: Ring>(ctx: &TcContext, place: &Place, counters: &mut Counters, lost: &Lost) {
-    if counters.untold == 0 && counters.lost() == 0 {
-        debug!(ctx, "interface {}: first lost packet on this CPU", place.interface);
-    }
+    let is_first = counters.untold == 0 && counters.lost() == 0;
     counters::add(R::EXCLUSIVE, &mut counters.untold, 1);
     let counter = match lost {
         Lost::RingFull => &mut counters.ring_full,
         Lost::Unreadable => &mut counters.unreadable,
     };
     counters::add(R::EXCLUSIVE, counter, 1);
+    if is_first {
+        debug!(ctx, "interface {}: first lost packet on this CPU", place.interface);
+    }
 }
 
 /// A packet on its way to become a block.
@@ -86,7 +87,7 @@ impl Block for Capture<'_> {
     }
 
     #[inline(always)]
-    unsafe fn write<const N: usize>(&self, to: *mut u8) -> Result<u64, Unreadable> {
+    unsafe fn write<const N: usize, const BELOW: usize>(&self, to: *mut u8) -> Result<u64, Unreadable> {
         // Only now that the block has its place: blocks in the ring are in order of time but for what other CPUs do
         // between here and there.
         // SAFETY: a helper without arguments.
@@ -102,7 +103,7 @@ impl Block for Capture<'_> {
             let data = to.add(epb::DATA_OFFSET);
             // Zeroes the padding; the data and the options then overwrite what is theirs.
             data.add((captured & !3) as usize).cast::<u32>().write(0);
-            self.packet.copy(data, at_least_one(captured), room::<N>())?;
+            self.packet.copy(data, at_least_one(captured), room::<BELOW>(), room::<N>())?;
             let flags = self.place.direction | self.packet.offload_flags();
             let end = write_options(data.add(padded as usize).cast(), flags, self.dropcount);
             end.write(total);
@@ -123,7 +124,7 @@ impl Block for Capture<'_> {
 
 /// Bytes of a packet that a block of at most `N` bytes takes.
 const fn room<const N: usize>() -> u64 {
-    let room = N as u64 - epb::OVERHEAD as u64;
+    let room = (N as u64).saturating_sub(epb::OVERHEAD as u64);
     if room < MAX_SNAPLEN as u64 { room } else { MAX_SNAPLEN as u64 }
 }
 

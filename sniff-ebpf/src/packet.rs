@@ -5,7 +5,10 @@ use aya_ebpf::{EbpfContext as _, helpers::generated::bpf_skb_load_bytes, program
 use sniff_common::epb;
 use sniff_ebpf::headers::{self, Bytes};
 
-use crate::{ring::Unreadable, verifier::as_computed};
+use crate::{
+    ring::Unreadable,
+    verifier::{as_computed, forgotten},
+};
 
 /// Where a VLAN tag belongs: behind the two MAC addresses.
 const VLAN_OFFSET: u64 = 12;
@@ -58,7 +61,7 @@ impl<'a> Packet<'a> {
     /// Length of the packet up to the end of its headers, VLAN tag included.
     #[inline(always)]
     pub fn headers_len(&self, ethernet: bool) -> u64 {
-        let len = u64::from(headers::len(self, ethernet));
+        let len = u64::from(self.forgotten(headers::len(self, ethernet)));
         if self.vlan.is_some() { len + VLAN_LEN } else { len }
     }
 
@@ -67,12 +70,13 @@ impl<'a> Packet<'a> {
     /// # Safety
     ///
     /// `to` has room for `room` bytes, a constant, and for 16 at least. `len` is not 0 and not more than `room`, and the
-    /// verifier can see that from the code before the call.
+    /// verifier can see that from the code before the call. What has `below` bytes or less, a constant too, does not come
+    /// here.
     #[inline(always)]
-    pub unsafe fn copy(&self, to: *mut u8, len: u64, room: u64) -> Result<(), Unreadable> {
+    pub unsafe fn copy(&self, to: *mut u8, len: u64, below: u64, room: u64) -> Result<(), Unreadable> {
         match self.vlan {
             // SAFETY: the caller's promise.
-            None if unsafe { self.copy_small(to, len, room) } => Ok(()),
+            None if below < SMALL && unsafe { self.copy_small(to, len, room) } => Ok(()),
             // SAFETY: the caller's promise.
             None => unsafe { self.load(0, to, len) },
             // SAFETY: the caller's promise.
@@ -187,5 +191,10 @@ impl Bytes for Packet<'_> {
     #[inline(always)]
     fn u16(&self, offset: u32) -> Option<u16> {
         self.ctx.load(offset as usize).ok().map(u16::from_be)
+    }
+
+    #[inline(always)]
+    fn forgotten(&self, offset: u32) -> u32 {
+        forgotten(u64::from(offset), u64::from(self.ctx.len())) as u32
     }
 }

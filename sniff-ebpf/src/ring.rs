@@ -49,8 +49,14 @@ pub trait Block {
     ///
     /// # Safety
     ///
-    /// `to` points to `N` writable bytes, aligned to 4, and [`Self::bound`] is not more than `N`.
-    unsafe fn write<const N: usize>(&self, to: *mut u8) -> Result<u64, Unreadable>;
+    /// `to` points to `N` writable bytes, aligned to 4, and [`Self::bound`] is not more than `N`. It is more than `BELOW`:
+    /// such a block is not written with this `N`.
+    unsafe fn write<const N: usize, const BELOW: usize>(&self, to: *mut u8) -> Result<u64, Unreadable>;
+}
+
+/// The size before this one; 0 before the first.
+const fn below(sizes: &[usize], i: usize) -> usize {
+    if i == 0 { 0 } else { sizes[i - 1] }
 }
 
 /// The kernel would not give the packet's bytes.

@@ -64,3 +64,23 @@ pub fn as_computed(mut address: usize) -> usize {
     }
     address
 }
+
+/// The same value, of which the verifier knows nothing any more: paths that differ in nothing else are one to it from here
+/// on, and it follows them once. `unknown` is any value that it knows nothing about: what `unknown ^ unknown` is, it does
+/// not know either.
+#[inline(always)]
+pub fn forgotten(mut value: u64, unknown: u64) -> u64 {
+    // SAFETY: moves, an exclusive or and an addition.
+    unsafe {
+        core::arch::asm!(
+            "{1} = {2}",
+            "{1} ^= {2}",
+            "{0} += {1}",
+            inout(reg) value,
+            out(reg) _,
+            in(reg) unknown,
+            options(nomem, nostack, preserves_flags),
+        );
+    }
+    value
+}

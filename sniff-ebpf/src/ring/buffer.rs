@@ -8,7 +8,7 @@ use aya_ebpf::{
 };
 use sniff_common::RECORD_CLASSES;
 
-use super::{Block, Lost, Ring, SNIFF_RING, this_cpu, wake_is_due};
+use super::{Block, Lost, Ring, SNIFF_RING, below, this_cpu, wake_is_due};
 
 /// A record of one size class, reserved and still to be written. The alignment is what the ring buffer gives.
 #[repr(C, align(8))]
@@ -26,7 +26,7 @@ impl Ring for Buffer {
         macro_rules! smallest_class_of {
             ($($i:literal)*) => {
                 $(if block.bound() <= RECORD_CLASSES[$i] as u64 {
-                    return record::<{ RECORD_CLASSES[$i] }>(block);
+                    return record::<{ RECORD_CLASSES[$i] }, { below(&RECORD_CLASSES, $i) }>(block);
                 })*
             };
         }
@@ -37,13 +37,13 @@ impl Ring for Buffer {
 }
 
 #[inline(always)]
-fn record<const N: usize>(block: &impl Block) -> Result<(), Lost> {
+fn record<const N: usize, const BELOW: usize>(block: &impl Block) -> Result<(), Lost> {
     let Some(mut record) = SNIFF_RING.reserve::<Record<N>>(0) else {
         return Err(Lost::RingFull);
     };
     let to: *mut Record<N> = record.as_mut_ptr();
-    // SAFETY: the record has N bytes, and the block was asked for its bound.
-    match unsafe { block.write::<N>(to.cast()) } {
+    // SAFETY: the record has N bytes, and the block was asked for its bound: there was no smaller class for it.
+    match unsafe { block.write::<N, BELOW>(to.cast()) } {
         Ok(_) => {
             submit(record);
             Ok(())

@@ -10,7 +10,7 @@ use aya_ebpf::{
 };
 use sniff_common::regions::{self, Cpu, CpuWord, Header, Memory, REGION_BYTES, ROOMS, Word};
 
-use super::{Block, Lost, Ring, SNIFF_RING, this_cpu, wake_is_due};
+use super::{Block, Lost, Ring, SNIFF_RING, below, this_cpu, wake_is_due};
 use crate::{atomic, verifier::with_sound_bounds};
 
 /// A region: a [`Header`] and blocks.
@@ -58,7 +58,7 @@ fn append(cpu: &mut Cpu, block: &impl Block) -> Result<(), Lost> {
     macro_rules! smallest_room_of {
         ($($i:literal)*) => {
             $(if bound <= ROOMS[$i] as u64 {
-                return write::<{ ROOMS[$i] }>(cpu, region, block);
+                return write::<{ ROOMS[$i] }, { below(&ROOMS, $i) }>(cpu, region, block);
             })*
         };
     }
@@ -81,14 +81,18 @@ fn room_for(bound: u64) -> u64 {
 
 /// Writes a block that fits into the room `N` behind what is in the region, and hands it over.
 #[inline(always)]
-fn write<const N: usize>(cpu: &mut Cpu, region: Place, block: &impl Block) -> Result<(), Lost> {
+fn write<const N: usize, const BELOW: usize>(
+    cpu: &mut Cpu,
+    region: Place,
+    block: &impl Block,
+) -> Result<(), Lost> {
     let offset = with_sound_bounds(cpu.offset);
     // Known already, but not to the verifier.
     if offset > (REGION_BYTES - N) as u64 {
         return Err(Lost::RingFull);
     }
-    // SAFETY: N bytes are left behind the offset, and the caller knows the block's bound.
-    let len = unsafe { block.write::<N>(region.0.cast::<u8>().add(offset as usize)) }?;
+    // SAFETY: N bytes are left behind the offset, and the caller knows the block's bound: there was no smaller room for it.
+    let len = unsafe { block.write::<N, BELOW>(region.0.cast::<u8>().add(offset as usize)) }?;
     regions::publish(region, &mut cpu.offset, len);
     if wake_is_due(cpu, len) {
         // Full of wake-ups that were not heard yet is as good.
