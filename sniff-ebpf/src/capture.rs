@@ -65,6 +65,7 @@ fn count<R: Ring>(ctx: &TcContext, place: &Place, counters: &mut Counters, lost:
         Lost::Unreadable => &mut counters.unreadable,
     };
     counters::add(R::EXCLUSIVE, counter, 1);
+    // Last, when both kinds of loss are one to the verifier: this is the longest part of the program.
     if is_first {
         debug!(ctx, "interface {}: first lost packet on this CPU", place.interface);
     }

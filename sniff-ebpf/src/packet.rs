@@ -65,13 +65,13 @@ impl<'a> Packet<'a> {
         if self.vlan.is_some() { len + VLAN_LEN } else { len }
     }
 
-    /// Copies the packet's first `len` bytes to `to`, with the VLAN tag back in its place.
+    /// Copies the packet's first `len` bytes to `to`, with the VLAN tag back in its place. No packet of at most `below`
+    /// bytes, a constant, is expected: where that leaves no small ones, the way for them is left out.
     ///
     /// # Safety
     ///
     /// `to` has room for `room` bytes, a constant, and for 16 at least. `len` is not 0 and not more than `room`, and the
-    /// verifier can see that from the code before the call. What has `below` bytes or less, a constant too, does not come
-    /// here.
+    /// verifier can see that from the code before the call.
     #[inline(always)]
     pub unsafe fn copy(&self, to: *mut u8, len: u64, below: u64, room: u64) -> Result<(), Unreadable> {
         match self.vlan {

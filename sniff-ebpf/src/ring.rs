@@ -45,12 +45,12 @@ pub trait Block {
     /// Most bytes that it can take.
     fn bound(&self) -> u64;
 
-    /// Writes it, and returns its length in bytes, a multiple of 4.
+    /// Writes it, and returns its length in bytes, a multiple of 4. What only blocks of at most `BELOW` bytes need is left
+    /// out: they are written with a smaller `N`.
     ///
     /// # Safety
     ///
-    /// `to` points to `N` writable bytes, aligned to 4, and [`Self::bound`] is not more than `N`. It is more than `BELOW`:
-    /// such a block is not written with this `N`.
+    /// `to` points to `N` writable bytes, aligned to 4, and [`Self::bound`] is not more than `N`.
     unsafe fn write<const N: usize, const BELOW: usize>(&self, to: *mut u8) -> Result<u64, Unreadable>;
 }
 

@@ -42,7 +42,7 @@ fn record<const N: usize, const BELOW: usize>(block: &impl Block) -> Result<(), 
         return Err(Lost::RingFull);
     };
     let to: *mut Record<N> = record.as_mut_ptr();
-    // SAFETY: the record has N bytes, and the block was asked for its bound: there was no smaller class for it.
+    // SAFETY: the record has N bytes, and the block was asked for its bound.
     match unsafe { block.write::<N, BELOW>(to.cast()) } {
         Ok(_) => {
             submit(record);

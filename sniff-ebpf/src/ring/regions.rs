@@ -91,7 +91,7 @@ fn write<const N: usize, const BELOW: usize>(
     if offset > (REGION_BYTES - N) as u64 {
         return Err(Lost::RingFull);
     }
-    // SAFETY: N bytes are left behind the offset, and the caller knows the block's bound: there was no smaller room for it.
+    // SAFETY: N bytes are left behind the offset, and the caller knows the block's bound.
     let len = unsafe { block.write::<N, BELOW>(region.0.cast::<u8>().add(offset as usize)) }?;
     regions::publish(region, &mut cpu.offset, len);
     if wake_is_due(cpu, len) {
