@@ -11,7 +11,7 @@ pub mod regions;
 /// Version of this contract. The loader refuses an object that carries another one.
 ///
 /// Raise it with every change of a record, of [`Counters`], or of the classifier's arguments.
-pub const ABI_VERSION: u32 = 4;
+pub const ABI_VERSION: u32 = 5;
 
 /// Largest part of a packet that a record holds, in bytes; also pcapng's usual largest snaplen.
 ///
@@ -49,9 +49,9 @@ impl Direction {
     /// Both directions.
     pub const BOTH: [Self; 2] = [Self::In, Self::Out];
 
-    /// Index of the [`Counters`] of this direction of an interface; each interface has one entry a direction.
-    pub const fn counters_index(self, interface: u32) -> u32 {
-        interface * 2 + self as u32 - 1
+    /// Index of this direction's [`Counters`] in its interface's map; each interface has a map of its own.
+    pub const fn counters_index(self) -> u32 {
+        self as u32 - 1
     }
 }
 
@@ -111,14 +111,8 @@ mod tests {
     }
 
     #[test]
-    fn every_direction_of_every_interface_has_counters_of_its_own() {
-        let indexes: [u32; 4] = [
-            Direction::In.counters_index(0),
-            Direction::Out.counters_index(0),
-            Direction::In.counters_index(1),
-            Direction::Out.counters_index(1),
-        ];
-        assert_eq!(indexes, [0, 1, 2, 3]);
+    fn every_direction_has_counters_of_its_own() {
+        assert_eq!(Direction::BOTH.map(Direction::counters_index), [0, 1]);
     }
 
     #[test]

@@ -31,7 +31,7 @@ pub struct Place {
 /// Captures one packet, and counts it: matched, and lost if it did not get into the ring.
 #[inline(always)]
 pub fn capture<R: Ring>(ctx: &TcContext, place: &Place) {
-    let Some(counters) = counters::of(place.interface * 2 + place.direction - 1) else {
+    let Some(counters) = counters::of(place.direction - 1) else {
         return;
     };
     counters::add(R::EXCLUSIVE, &mut counters.matched, 1);

@@ -5,11 +5,11 @@ use sniff_common::Counters;
 
 use crate::atomic;
 
-/// Two entries an interface; the loader sets the size.
+/// One entry a direction. The loader makes each interface such a map of its own, and puts it into its programs.
 #[map]
 static SNIFF_COUNTERS: PerCpuArray<Counters> = PerCpuArray::with_max_entries(2, 0);
 
-/// The counters of the classifier with this index on this CPU, or none when the index is out of bounds.
+/// The counters of a direction on this CPU, or none when the index is out of bounds.
 #[inline(always)]
 pub fn of(index: u32) -> Option<&'static mut Counters> {
     let counters = SNIFF_COUNTERS.get_ptr_mut(index)?;

@@ -4,7 +4,7 @@
 //! then empty the ring, then read the counters, then write the statistics.
 
 use std::{
-    future,
+    future, mem,
     path::PathBuf,
     sync::{
         Arc,
@@ -12,7 +12,7 @@ use std::{
         mpsc::sync_channel,
     },
     thread,
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use anyhow::{Context as _, Result, ensure};
@@ -28,7 +28,7 @@ use crate::{
     accounts::{Accounts, Span},
     args::AttachAt,
     bpf::{
-        attach::{Attachment, Mechanism},
+        attach::{Attachment, Hook, Mechanism},
         classifier::{self, Arguments, Classifier},
         object::{Body, Kernel, Sizes},
         ring, wait_for_running_programs,
@@ -39,7 +39,7 @@ use crate::{
     logging,
     output::Output,
     parallel,
-    pcapng::SectionHeader,
+    pcapng::{InterfaceDescription, SectionHeader},
     signals::Signals,
     system::System,
     tap::{Tap, link_type},
@@ -106,6 +106,15 @@ pub struct Session {
     taps: Vec<Tap>,
     /// When each interface in the file was captured, by its id.
     spans: Vec<Span>,
+}
+
+/// What a new general filter means for one tap.
+struct Change {
+    /// The tap, by its place.
+    at: usize,
+    /// Its id from then on.
+    id: u32,
+    directions: Vec<(Direction, Filter)>,
 }
 
 /// What a running capture can be told. Each order is answered.
@@ -241,12 +250,10 @@ impl Session {
     fn start(mut plan: Plan, stop: &AtomicBool) -> Result<(Self, oneshot::Receiver<()>)> {
         let mut filters = Filters::new(plan.no_optimize);
         let general = plan.filter.read()?;
-        let interfaces = std::mem::take(&mut plan.interfaces);
+        let interfaces = mem::take(&mut plan.interfaces);
         let taps = new_taps(&mut filters, general.as_deref(), &plan, 0, interfaces)?;
-        // Each interface can get a second entry, for its other end.
-        let interfaces = (taps.len() as u32 + plan.room) * 2;
         let Plan { ring, ring_bytes, order, packet_buffered, .. } = plan;
-        let mut kernel = Kernel::load(Sizes { ring, ring_bytes, packet_buffered, interfaces })?;
+        let mut kernel = Kernel::load(Sizes { ring, ring_bytes, packet_buffered })?;
         // Only here, so that a capture that cannot start leaves an older file as it is.
         let mut output = Output::open(plan.write.as_deref(), plan.print)?;
         let mut block = Vec::new();
@@ -311,9 +318,16 @@ impl Session {
 
     /// Describes an interface in the output, before its packets come.
     fn describe(&mut self, tap: &Tap, comment: Option<String>) -> Result<()> {
+        self.introduce(self.description(tap, comment))
+    }
+
+    fn description(&self, tap: &Tap, comment: Option<String>) -> InterfaceDescription {
         let filter = tap.interface.filter.clone().or_else(|| self.general.clone());
-        let filtered = filter.is_some() || matches!(self.plan.filter, Source::File(_));
-        let description = tap.describe(&self.plan.system, self.plan.snaplen, filter, comment);
+        tap.describe(&self.plan.system, self.plan.snaplen, filter, comment)
+    }
+
+    fn introduce(&mut self, description: InterfaceDescription) -> Result<()> {
+        let filtered = description.filter.is_some();
         self.drain.add_interface(description)?;
         self.spans.push(Span { start: clock::now()?, end: None, filtered });
         Ok(())
@@ -369,17 +383,18 @@ impl Session {
 
     /// What the classifiers of all directions of all `taps` are told, in order; none where no packet would match.
     fn all_arguments(&self, taps: &[Tap]) -> Vec<Option<Arguments>> {
-        taps.iter().flat_map(|tap| self.arguments(tap, &tap.directions)).collect()
+        taps.iter().flat_map(|tap| self.arguments(tap, tap.id, &tap.directions)).collect()
     }
 
-    /// What the classifiers of a tap are told that is to have these filters.
+    /// What the classifiers of a tap are told that is to have this id and these filters.
     fn arguments(
         &self,
         tap: &Tap,
+        interface: u32,
         directions: &[(Direction, Filter)],
     ) -> impl Iterator<Item = Option<Arguments>> {
         let Plan { snaplen, headers, .. } = self.plan;
-        let (interface, clock_offset, link_type) = (tap.id, self.clock_offset, link_type(&tap.interface));
+        let (clock_offset, link_type) = (self.clock_offset, link_type(&tap.interface));
         directions.iter().map(move |(direction, filter)| {
             let filter = match filter {
                 Filter::All => None,
@@ -391,32 +406,92 @@ impl Session {
         })
     }
 
-    /// Reads the filter from `source` and changes it at every interface that has none of its own. Whatever is wrong with
-    /// it is found before the first one changes.
+    /// Reads the filter from `source`, and has it at every interface that has none of its own: at all of them or, when
+    /// anything is wrong with it, at none. Each goes on as one interface more in the file, so that every packet shows by
+    /// which filter it was judged. An interface that has gone meanwhile is left to whoever takes leave of it.
     ///
     /// # Errors
     ///
-    /// When it cannot be read, compiled or loaded; the old one then goes on.
+    /// When it cannot be read, compiled, loaded or attached; the old one then goes on.
     fn change_filter(&mut self, source: Source) -> Result<()> {
         let general = source.read()?;
-        let (mut wanted, mut arguments) = (Vec::new(), Vec::new());
-        for tap in self.taps.iter().filter(|tap| tap.interface.filter.is_none()) {
-            let directions: Vec<Direction> = tap.directions.iter().map(|&(direction, _)| direction).collect();
-            let directions =
-                with_filters(&mut self.filters, &tap.interface, general.as_deref(), &directions)?;
-            arguments.extend(self.arguments(tap, &directions));
-            wanted.push(directions);
-        }
-        let mut classifiers = load(&self.kernel.body(), &arguments)?.into_iter();
-        let taps = self.taps.iter_mut().filter(|tap| tap.interface.filter.is_none());
-        for (tap, directions) in taps.zip(wanted) {
-            let Tap { point, attachment: Some(attachment), .. } = tap else { continue };
-            for (&(direction, _), classifier) in directions.iter().zip(&mut classifiers) {
-                attachment.set(point.hook(direction), classifier)?;
+        if general != self.general {
+            let (changes, classifiers) = self.changes(general.as_deref())?;
+            let old = mem::replace(&mut self.general, general);
+            if let Err(error) = self.switch(changes, classifiers, old.as_deref()) {
+                self.general = old;
+                return Err(error);
             }
-            tap.directions = directions;
         }
-        (self.plan.filter, self.general) = (source, general);
+        self.plan.filter = source;
+        Ok(())
+    }
+
+    /// What another general filter changes, and the classifiers for all that, in order. Nothing is touched.
+    fn changes(&mut self, general: Option<&str>) -> Result<(Vec<Change>, Vec<Option<Classifier>>)> {
+        let (mut changes, mut arguments) = (Vec::new(), Vec::new());
+        let ids = self.spans.len() as u32..;
+        let taps = self.taps.iter().enumerate().filter(|(_, tap)| tap.interface.filter.is_none());
+        for (id, (at, tap)) in ids.zip(taps) {
+            let mut directions =
+                with_filters(&mut self.filters, &tap.interface, general, self.plan.directions)?;
+            directions.retain(|(direction, _)| tap.directions.iter().any(|(has, _)| has == direction));
+            arguments.extend(self.arguments(tap, id, &directions));
+            changes.push(Change { at, id, directions });
+        }
+        Ok((changes, load(&self.kernel.body(), &arguments)?))
+    }
+
+    /// Carries out all `changes`, or takes back those that were.
+    fn switch(
+        &mut self,
+        changes: Vec<Change>,
+        classifiers: Vec<Option<Classifier>>,
+        old: Option<&str>,
+    ) -> Result<()> {
+        let since = humantime::format_rfc3339_nanos(SystemTime::now());
+        let comment = format!("goes on with another filter since {since}; before: {}", in_words(old));
+        for change in &changes {
+            self.introduce(self.description(&self.taps[change.at], Some(comment.clone())))?;
+        }
+        let (mut classifiers, mut done) = (classifiers.into_iter(), Vec::new());
+        for change in &changes {
+            let tap = &mut self.taps[change.at];
+            for (&(direction, _), classifier) in change.directions.iter().zip(&mut classifiers) {
+                let (hook, Some(attachment)) = (tap.point.hook(direction), &mut tap.attachment) else {
+                    continue;
+                };
+                match attachment.set(hook, classifier) {
+                    Ok(before) => done.push((change.at, hook, before)),
+                    Err(_) if !attachment.is_alive() => {}
+                    Err(error) => {
+                        self.take_back(done, &changes)?;
+                        return Err(error);
+                    }
+                }
+            }
+        }
+        let now = clock::now()?;
+        for Change { at, id, directions } in changes {
+            let tap = &mut self.taps[at];
+            self.spans[tap.id as usize].end = Some(now);
+            (tap.id, tap.directions) = (id, directions);
+        }
+        Ok(())
+    }
+
+    /// Puts back the classifiers that were there before, the last one first.
+    fn take_back(&mut self, done: Vec<(usize, Hook, Option<Classifier>)>, changes: &[Change]) -> Result<()> {
+        for (at, hook, before) in done.into_iter().rev() {
+            let Tap { interface, attachment: Some(attachment), .. } = &mut self.taps[at] else { continue };
+            if let Err(error) = attachment.set(hook, before)
+                && attachment.is_alive()
+            {
+                warn!("{}: has the new filter, and cannot have the old one again: {error:#}", interface.name);
+            }
+        }
+        let now = clock::now()?;
+        changes.iter().for_each(|change| self.spans[change.id as usize].end = Some(now));
         Ok(())
     }
 
@@ -442,7 +517,10 @@ impl Session {
             tokio::select! {
                 () = signals.next() => break Why::Signal,
                 _ = change.recv() => match self.change_filter(self.plan.filter.clone()) {
-                    Ok(()) => info!("the filter is now: {}", self.general.as_deref().unwrap_or("every packet")),
+                    Ok(()) => {
+                        info!("the filter is now: {}", in_words(self.general.as_deref()));
+                        watch.meet(self);
+                    }
                     Err(error) => warn!("the filter stays as it is: {error:#}"),
                 },
                 order = next_order(&mut remote) => match order {
@@ -587,6 +665,11 @@ async fn next_order(remote: &mut Option<Remote>) -> Option<Order> {
     }
 }
 
+/// A filter for a person.
+fn in_words(filter: Option<&str>) -> &str {
+    filter.unwrap_or("every packet")
+}
+
 /// Loads classifiers; none where there are no arguments.
 fn load(body: &Body, arguments: &[Option<Arguments>]) -> Result<Vec<Option<Classifier>>> {
     let given: Vec<Arguments> = arguments.iter().flatten().cloned().collect();
@@ -604,11 +687,6 @@ fn new_taps(
 ) -> Result<Vec<Tap>> {
     let directions = |(id, interface): (u32, Interface)| {
         let directions = with_filters(filters, &interface, general, plan.directions)?;
-        ensure!(
-            directions.iter().any(|(_, filter)| *filter != Filter::None),
-            "{}: no packet matches the filter",
-            interface.name
-        );
         Ok((id, interface, directions))
     };
     let filtered = (first..).zip(interfaces).map(directions).collect::<Result<Vec<_>>>()?;
@@ -626,7 +704,13 @@ fn with_filters(
 ) -> Result<Vec<(Direction, Filter)>> {
     let text = interface.filter.as_deref().or(general);
     let of = |&direction: &Direction| Ok((direction, filters.of(text, link_type(interface), direction)?));
-    directions.iter().map(of).collect()
+    let with_filters = directions.iter().map(of).collect::<Result<Vec<_>>>()?;
+    ensure!(
+        with_filters.iter().any(|(_, filter)| *filter != Filter::None),
+        "{}: no packet matches the filter",
+        interface.name
+    );
+    Ok(with_filters)
 }
 
 fn section_header(system: &System) -> SectionHeader {

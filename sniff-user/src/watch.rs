@@ -98,9 +98,10 @@ impl Watch {
         watch
     }
 
-    /// Watches the taps that are new too; those at a host end that was chosen, not asked for, may miss packets.
+    /// Watches the taps that are new too, or have a new id; those at a host end that was chosen, not asked for, may miss packets.
     pub fn meet(&mut self, session: &Session) {
         let taps = session.taps().iter().filter(|tap| tap.id >= self.next_id);
+        self.suspects.retain(|id, _| session.taps().iter().any(|tap| tap.id == *id));
         let before = self.suspects.len();
         let suspects = taps.clone().filter(|tap| tap.point == Point::HostVeth && session.may_go_inside());
         self.suspects.extend(suspects.filter_map(|tap| Some((tap.id, Suspect::new(tap)?))));

@@ -79,6 +79,8 @@ pub struct Interface {
     pub description: Option<String>,
     /// `opt_comment`.
     pub comment: Option<String>,
+    /// `if_filter`, when it is an expression of libpcap's.
+    pub filter: Option<String>,
     /// `if_os`.
     pub os: Option<String>,
     /// `if_MACaddr`.
@@ -271,6 +273,12 @@ fn read_interface(block: &InterfaceDescriptionBlock<'_>) -> Interface {
             .iter()
             .find(|option| option.code == OptionCode(1))
             .map(|option| String::from_utf8_lossy(option.as_bytes().expect("an option")).into_owned()),
+        filter: block
+            .options
+            .iter()
+            .find(|option| option.code == OptionCode(11))
+            .and_then(|option| option.as_bytes().expect("an option").strip_prefix(&[0]))
+            .map(|text| String::from_utf8(text.to_vec()).expect("UTF-8")),
         os: text(block.if_os()),
         mac: block.if_macaddr().map(|mac| mac.expect("a MAC address").to_vec()),
         ipv4: block.if_ipv4addr().map(|all| all.expect("IPv4 addresses")).unwrap_or_default(),

@@ -3,7 +3,10 @@
 //! TCX (Linux 6.6) where the kernel has it: the link is a descriptor, so it goes with the process, whatever ends it.
 //! Otherwise filters on a clsact qdisc (`clsact`).
 
-use std::{fmt, os::fd::AsRawFd as _};
+use std::{
+    fmt, mem,
+    os::fd::{AsFd as _, AsRawFd as _},
+};
 
 use anyhow::{Context as _, Result};
 use aya::{
@@ -19,6 +22,7 @@ use log::{debug, warn};
 use super::{
     classifier::{self, Classifier, fdinfo},
     clsact::Qdisc,
+    syscall,
 };
 use crate::{target::Side, tc};
 
@@ -69,8 +73,7 @@ pub struct Attachment {
 /// One classifier at its hook.
 struct Hooked {
     hook: Hook,
-    program_id: u32,
-    /// Keeps the program loaded.
+    classifier: Classifier,
     link: SchedClassifierLink,
 }
 
@@ -102,14 +105,14 @@ impl Attachment {
         side.netns.run(attach).with_context(|| format!("cannot attach to {side}"))
     }
 
-    fn attach(&mut self, hook: Hook, classifier: Classifier, mechanism: Option<Mechanism>) -> Result<()> {
-        let Classifier { mut program, id: program_id } = classifier;
+    fn attach(&mut self, hook: Hook, mut classifier: Classifier, mechanism: Option<Mechanism>) -> Result<()> {
+        let program = &mut classifier.program;
         let link = match &self.qdisc {
-            Some(qdisc) => qdisc.attach(&mut program, hook)?,
-            None => match attach_tcx(&mut program, &self.side, hook) {
+            Some(qdisc) => qdisc.attach(program, hook)?,
+            None => match attach_tcx(program, &self.side, hook) {
                 Err(error) if mechanism.is_none() && is_unknown_to_kernel(&error) => {
                     debug!("{}: no TCX in this kernel ({error}); using clsact", self.side);
-                    self.qdisc.insert(Qdisc::ensure(&self.side)?).attach(&mut program, hook)?
+                    self.qdisc.insert(Qdisc::ensure(&self.side)?).attach(program, hook)?
                 }
                 Err(error) if is_unknown_to_kernel(&error) => {
                     return Err(error).context(
@@ -119,65 +122,58 @@ impl Attachment {
                 link => link?,
             },
         };
-        self.hooked.push(Hooked { hook, program_id, link });
+        self.hooked.push(Hooked { hook, classifier, link });
         Ok(())
     }
 
-    /// From now on has this classifier at a hook, in place of the one that is there. Every packet is judged by one of
-    /// the two. `None` takes the classifier away.
+    /// From now on has this classifier at a hook, in place of the one that is there, which it returns. Every packet is
+    /// judged by one of the two. `None` takes the classifier away.
     ///
     /// # Errors
     ///
-    /// When the kernel refuses.
-    pub fn set(&mut self, hook: Hook, classifier: Option<Classifier>) -> Result<()> {
+    /// When the kernel refuses, or the interface is gone; the classifier that is there then stays.
+    pub fn set(&mut self, hook: Hook, classifier: Option<Classifier>) -> Result<Option<Classifier>> {
         let there = self.hooked.iter().position(|hooked| hooked.hook == hook);
-        match (there, classifier) {
-            (Some(at), Some(classifier)) => {
-                let before = self.hooked.swap_remove(at);
-                self.replace(before, classifier)
-            }
+        let before = match (there, classifier) {
+            (Some(at), Some(classifier)) => Some(self.replace(at, classifier)?),
             (None, Some(classifier)) => {
                 let side = self.side.clone();
-                side.netns.run(|| self.attach(hook, classifier, None))
+                side.netns.run(|| self.attach(hook, classifier, None))?;
+                None
             }
-            (Some(_), None) => {
-                self.unhook(hook);
-                Ok(())
-            }
-            (None, None) => Ok(()),
-        }
+            (Some(at), None) => Some(self.take(at)),
+            (None, None) => None,
+        };
+        Ok(before)
     }
 
-    /// Swaps the program of a link, which the kernel does in one step (`BPF_LINK_UPDATE`; with clsact, a filter is
-    /// replaced by one of the same handle).
-    fn replace(&mut self, before: Hooked, classifier: Classifier) -> Result<()> {
-        let Hooked { hook, link, .. } = before;
-        let Classifier { mut program, id: program_id } = classifier;
-        let swap = || {
-            let id = program.attach_to_link(link)?;
-            Ok(program.take_link(id)?)
+    /// Swaps the program of a link, which the kernel does in one step; with clsact, that of a filter.
+    fn replace(&mut self, at: usize, mut classifier: Classifier) -> Result<Classifier> {
+        let Self { side, hooked, qdisc } = self;
+        let Hooked { hook, classifier: before, link } = &mut hooked[at];
+        let program = &mut classifier.program;
+        let replaced = match qdisc {
+            Some(qdisc) => qdisc.replace(link, program, *hook),
+            None => {
+                let update = || Ok(syscall::update_link(link.fd()?.as_fd(), program.fd()?.as_fd())?);
+                update()
+            }
         };
-        let link = self
-            .side
-            .netns
-            .run(swap)
-            .with_context(|| format!("cannot change the filter on {}", self.side))?;
-        self.hooked.push(Hooked { hook, program_id, link });
-        Ok(())
+        replaced.with_context(|| format!("cannot change the filter on {side}"))?;
+        Ok(mem::replace(before, classifier))
     }
 
     /// Takes away the classifier at one hook.
     pub fn unhook(&mut self, hook: Hook) {
         if let Some(at) = self.hooked.iter().position(|hooked| hooked.hook == hook) {
-            let hooked = self.hooked.swap_remove(at);
-            self.detach(hooked);
+            self.take(at);
         }
     }
 
-    fn detach(&self, hooked: Hooked) {
-        let Hooked { hook, program_id, link } = hooked;
+    fn take(&mut self, at: usize) -> Classifier {
+        let Hooked { hook, classifier, link } = self.hooked.swap_remove(at);
         let detached = match &self.qdisc {
-            Some(qdisc) => qdisc.detach(link, program_id, hook),
+            Some(qdisc) => qdisc.detach(link, classifier.id, hook),
             None => link.detach().map_err(Into::into),
         };
         // An interface that went away took its hooks with it.
@@ -186,6 +182,7 @@ impl Attachment {
         {
             warn!("{}: cannot detach: {error:#}", self.side);
         }
+        classifier
     }
 
     /// How they are attached.
@@ -200,9 +197,12 @@ impl Attachment {
             return qdisc.side().is_there();
         }
         // All links are bound to the one interface.
-        self.hooked.first().is_none_or(|hooked| {
-            hooked.link.fd().is_ok_and(|fd| !matches!(fdinfo(fd.as_raw_fd(), "ifindex:"), Ok(Some(0))))
-        })
+        match self.hooked.first() {
+            Some(Hooked { link, .. }) => {
+                link.fd().is_ok_and(|fd| !matches!(fdinfo(fd.as_raw_fd(), "ifindex:"), Ok(Some(0))))
+            }
+            None => self.side.is_there(),
+        }
     }
 
     /// Ids of others' TCX programs that run before ours, because somebody put them there after we attached. What they do
@@ -214,9 +214,9 @@ impl Attachment {
     pub fn programs_ahead(&self) -> Result<Vec<u32>> {
         let mut ahead = Vec::new();
         if self.qdisc.is_none() {
-            for Hooked { hook, program_id, .. } in &self.hooked {
+            for Hooked { hook, classifier, .. } in &self.hooked {
                 let programs = tcx_programs(&self.side, *hook)?;
-                let before = programs.iter().take_while(|program| program.id() != *program_id);
+                let before = programs.iter().take_while(|program| program.id() != classifier.id);
                 ahead.extend(before.filter(|program| is_foreign(program)).map(ProgramInfo::id));
             }
         }
@@ -226,8 +226,8 @@ impl Attachment {
 
 impl Drop for Attachment {
     fn drop(&mut self) {
-        while let Some(hooked) = self.hooked.pop() {
-            self.detach(hooked);
+        while !self.hooked.is_empty() {
+            self.take(0);
         }
     }
 }

@@ -81,7 +81,7 @@ pub fn load(body: &Body, arguments: &[Arguments]) -> Result<Vec<Classifier>> {
 
 fn load_one(body: &Body, arguments: &Arguments) -> Result<OwnedFd> {
     let mut instructions = prologue(arguments);
-    instructions.extend_from_slice(&body.instructions);
+    instructions.extend(body.counting_for(arguments.interface)?);
     syscall::load_classifier(&instructions, &CString::new(NAME)?, &CString::new(LICENSE)?).map_err(|refused| {
         if refused.log.is_empty() {
             let advice = syscall::advice(&refused.error);

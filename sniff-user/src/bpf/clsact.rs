@@ -3,7 +3,7 @@
 //! A filter outlives a killed process, and others keep theirs on the same qdisc. So a filter is deleted only while it
 //! still holds our program, and the qdisc only if we made it and nothing is left on it.
 
-use std::{fs::File, os::fd::AsRawFd as _};
+use std::{fs::File, mem, os::fd::AsRawFd as _};
 
 use anyhow::{Context as _, Result};
 use aya::programs::{
@@ -71,6 +71,30 @@ impl Qdisc {
         Ok(program.take_link(id)?)
     }
 
+    /// Has another program in our filter, in one step.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses, or the interface is gone; the filter then stays as it is.
+    pub fn replace(
+        &self,
+        filter: &SchedClassifierLink,
+        program: &mut SchedClassifier,
+        hook: Hook,
+    ) -> Result<()> {
+        let Side { netns, ifname, .. } = &self.side;
+        netns.run(|| {
+            self.side.ensure_there()?;
+            // aya takes the link that it replaces, and loses it when that fails.
+            let (priority, handle) = (filter.priority()?, filter.handle()?);
+            let same = SchedClassifierLink::attached(ifname, hook.into(), priority, handle, None)?;
+            let id = program.attach_to_link(same)?;
+            // Dropping it would delete the filter.
+            mem::forget(program.take_link(id)?);
+            Ok(())
+        })
+    }
+
     /// Deletes our filter. aya would delete whatever has its priority and handle by now, and in whatever namespace it
     /// is called in; this makes sure of both.
     ///
@@ -87,7 +111,7 @@ impl Qdisc {
         }
         debug!("{}: our filter is gone already", self.side);
         // Dropping it would delete the other's.
-        std::mem::forget(filter);
+        mem::forget(filter);
         Ok(())
     }
 }

@@ -2,19 +2,22 @@
 //! of every classifier.
 
 use std::{
-    collections::HashSet,
-    os::fd::{AsFd as _, AsRawFd as _, OwnedFd},
-    sync::Arc,
+    collections::{HashMap, HashSet, hash_map::Entry},
+    os::fd::{AsFd as _, AsRawFd as _, OwnedFd, RawFd},
+    sync::{Arc, Mutex, PoisonError},
 };
 
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use aya::{
     Ebpf, EbpfError, EbpfLoader,
-    maps::{Map, MapData, PerCpuArray},
+    maps::{IterableMap as _, Map, MapData, PerCpuArray},
     util::{KernelVersion, nr_cpus, online_cpus},
 };
 use aya_log::EbpfLogger;
-use aya_obj::{Object, generated::bpf_insn};
+use aya_obj::{
+    Object,
+    generated::{BPF_DW, BPF_IMM, BPF_LD, BPF_PSEUDO_MAP_FD, bpf_insn, bpf_map_type},
+};
 use bytesize::ByteSize;
 use log::{Log, debug};
 use sniff_common::{
@@ -36,6 +39,8 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/sn
 const WAKE_BYTES: u64 = 1 << 20;
 /// Bytes of a ring buffer that holds only wake-ups: a page, the smallest there is.
 const WAKE_UP_BYTES: u32 = 4096;
+/// The map that an interface's counters stand in for.
+const COUNTERS: &str = "SNIFF_COUNTERS";
 /// The first kernel with `BPF_MAP_TYPE_RINGBUF`.
 const RINGBUF_SINCE: KernelVersion = KernelVersion::new(5, 8, 0);
 
@@ -48,8 +53,6 @@ pub struct Sizes {
     pub ring_bytes: u32,
     /// Whether each packet wakes the reader.
     pub packet_buffered: bool,
-    /// Most interfaces that this capture can have.
-    pub interfaces: u32,
 }
 
 /// The ring that was chosen, and how large its maps are.
@@ -99,16 +102,66 @@ impl Layout {
 /// The maps, and what classifiers are made from.
 pub struct Kernel {
     ebpf: Ebpf,
-    counters: PerCpuArray<MapData, Counters>,
     layout: Layout,
     body: Arc<Body>,
 }
 
-/// The capture function, from which all classifiers are made.
+/// The capture function, from which all classifiers are made, and where they count.
 pub struct Body {
     /// They name the maps by the numbers of these descriptors.
-    pub(super) instructions: Vec<bpf_insn>,
+    instructions: Vec<bpf_insn>,
+    /// The one among them that stands for the counters of the interface.
+    stand_in: RawFd,
     _maps: Vec<OwnedFd>,
+    /// By pcapng interface id: one map each, so that a capture can have any number of interfaces.
+    counters: Mutex<HashMap<u32, PerCpuArray<MapData, Counters>>>,
+}
+
+impl Body {
+    /// The instructions for a classifier of this interface.
+    ///
+    /// # Errors
+    ///
+    /// When the system has no memory or descriptor left for its counters.
+    pub(super) fn counting_for(&self, interface: u32) -> Result<Vec<bpf_insn>> {
+        let mut counters = self.counters.lock().unwrap_or_else(PoisonError::into_inner);
+        let counters = match counters.entry(interface) {
+            Entry::Occupied(there) => there.into_mut(),
+            Entry::Vacant(free) => free.insert(new_counters()?),
+        };
+        let counters = counters.map().fd().as_fd().as_raw_fd();
+        let loads_map = (BPF_LD | BPF_IMM | BPF_DW) as u8;
+        let with_counters = |&instruction: &bpf_insn| {
+            let is_stand_in = instruction.code == loads_map
+                && u32::from(instruction.src_reg()) == BPF_PSEUDO_MAP_FD
+                && instruction.imm == self.stand_in;
+            bpf_insn { imm: if is_stand_in { counters } else { instruction.imm }, ..instruction }
+        };
+        Ok(self.instructions.iter().map(with_counters).collect())
+    }
+
+    /// What was counted so far for an interface, over both directions and all CPUs.
+    fn counters(&self, interface: u32) -> Result<Counters> {
+        let counters = self.counters.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut sum = Counters::default();
+        // None of its own has an interface that no classifier was ever made for.
+        if let Some(counters) = counters.get(&interface) {
+            for direction in Direction::BOTH {
+                for &value in counters.get(&direction.counters_index(), 0)?.iter() {
+                    sum += value;
+                }
+            }
+        }
+        Ok(sum)
+    }
+}
+
+fn new_counters() -> Result<PerCpuArray<MapData, Counters>> {
+    let (key, value) = (size_of::<u32>() as u32, size_of::<Counters>() as u32);
+    let kind = bpf_map_type::BPF_MAP_TYPE_PERCPU_ARRAY as u32;
+    let definition = aya_obj::Map::new_from_params(kind, key, value, Direction::BOTH.len() as u32, 0);
+    let data = MapData::create(definition, COUNTERS, None).context("cannot make an interface's counters")?;
+    Ok(Map::PerCpuArray(data).try_into()?)
 }
 
 impl Kernel {
@@ -121,18 +174,16 @@ impl Kernel {
         check_abi(OBJECT)?;
         let layout = choose(&sizes)?;
         debug!("the ring is {}", layout.describe());
-        let mut ebpf = EbpfLoader::new()
+        let ebpf = EbpfLoader::new()
             .map_max_entries("SNIFF_RING", layout.buffer_bytes)
             .map_max_entries("SNIFF_REGIONS", layout.region_count)
             .map_max_entries("SNIFF_FREE", layout.region_count)
             .map_max_entries("SNIFF_CPUS", possible_cpus()?)
-            .map_max_entries("SNIFF_COUNTERS", sizes.interfaces * 2)
             .override_global("SNIFF_WAKE_BYTES", &layout.wake_bytes, true)
             .load(OBJECT)
             .map_err(|error| explain(error, KernelVersion::current().ok()))?;
         let body = Arc::new(capture_function(&ebpf, layout.function())?);
-        let counters = ebpf.take_map("SNIFF_COUNTERS").ok_or_else(|| missing("SNIFF_COUNTERS"))?;
-        Ok(Self { counters: counters.try_into()?, layout, body, ebpf })
+        Ok(Self { layout, body, ebpf })
     }
 
     /// The reader's end of the ring; there is only one. `clock_offset` is what the classifiers are told.
@@ -184,16 +235,9 @@ impl Kernel {
     ///
     /// # Errors
     ///
-    /// When the interface is beyond [`Sizes::interfaces`].
+    /// When the kernel does not give them.
     pub fn counters(&self, interface: u32) -> Result<Counters> {
-        let mut sum = Counters::default();
-        for direction in Direction::BOTH {
-            let values = self.counters.get(&direction.counters_index(interface), 0)?;
-            for &value in values.iter() {
-                sum += value;
-            }
-        }
-        Ok(sum)
+        self.body.counters(interface)
     }
 }
 
@@ -254,10 +298,13 @@ fn capture_function(ebpf: &Ebpf, name: &str) -> Result<Body> {
     let mut object = Object::parse(OBJECT)?;
     let definitions = std::mem::take(&mut object.maps);
     let mut descriptors = Vec::new();
-    let mut maps = Vec::new();
+    let (mut maps, mut stand_in) = (Vec::new(), None);
     for (name, definition) in &definitions {
         let map = ebpf.map(name).ok_or_else(|| missing(name))?;
         let descriptor = data_of(map)?.fd().as_fd().try_clone_to_owned()?;
+        if name == COUNTERS {
+            stand_in = Some(descriptor.as_raw_fd());
+        }
         maps.push((name.as_str(), descriptor.as_raw_fd(), definition));
         descriptors.push(descriptor);
     }
@@ -266,7 +313,9 @@ fn capture_function(ebpf: &Ebpf, name: &str) -> Result<Body> {
     object.relocate_calls(&text)?;
     let program = object.programs.get(name).ok_or_else(|| missing(name))?;
     let function = &object.functions[&program.function_key()];
-    Ok(Body { instructions: function.instructions.clone(), _maps: descriptors })
+    let stand_in = stand_in.ok_or_else(|| missing(COUNTERS))?;
+    let instructions = function.instructions.clone();
+    Ok(Body { instructions, stand_in, _maps: descriptors, counters: Mutex::default() })
 }
 
 fn explain(error: EbpfError, kernel: Option<KernelVersion>) -> anyhow::Error {
@@ -299,7 +348,7 @@ mod tests {
     use super::*;
 
     fn layout(ring_bytes: u32, packet_buffered: bool, regions: bool, cpus: usize) -> Layout {
-        let sizes = Sizes { ring: ring::Wanted::Auto, ring_bytes, packet_buffered, interfaces: 1 };
+        let sizes = Sizes { ring: ring::Wanted::Auto, ring_bytes, packet_buffered };
         Layout::of(&sizes, regions, cpus)
     }
 

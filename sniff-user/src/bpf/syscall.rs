@@ -1,10 +1,11 @@
-//! `bpf(2)`, for the one thing that aya cannot do: load a program from instructions instead of from an ELF file.
+//! `bpf(2)`, for what aya cannot do: load a program from instructions instead of from an ELF file, and change a link
+//! without putting it at risk.
 #![expect(unsafe_code, reason = "a system call that takes pointers")]
 
 use std::{
     ffi::CStr,
     io,
-    os::fd::{FromRawFd as _, OwnedFd},
+    os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd},
 };
 
 use aya::util::KernelVersion;
@@ -67,6 +68,25 @@ pub fn load_classifier(instructions: &[bpf_insn], name: &CStr, license: &CStr) -
             Refused { error, log: String::from_utf8_lossy(&log[..end]).into_owned() }
         })
     })
+}
+
+/// Has a link run another program from now on (`BPF_LINK_UPDATE`): each packet passes one of the two.
+///
+/// aya's way closes the link when the kernel refuses, which detaches.
+///
+/// # Errors
+///
+/// When the kernel refuses; the link then stays as it is. `ENOLINK` says that its interface is gone.
+pub fn update_link(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Result<()> {
+    // SAFETY: bpf_attr is plain data for which all zeroes is "not given".
+    let mut attr: bpf_attr = unsafe { std::mem::zeroed() };
+    attr.link_update.link_fd = link.as_raw_fd().cast_unsigned();
+    attr.link_update.__bindgen_anon_1.new_prog_fd = program.as_raw_fd().cast_unsigned();
+    // SAFETY: the call only reads attr, which has no pointers.
+    let result = unsafe {
+        libc::syscall(libc::SYS_bpf, bpf_cmd::BPF_LINK_UPDATE, &raw const attr, size_of::<bpf_attr>())
+    };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
 /// Whether programs may use `BPF_XCHG`, found out by loading one.

@@ -2,7 +2,7 @@
 
 use std::{
     collections::HashMap,
-    fs,
+    fs, iter,
     net::SocketAddr,
     sync::atomic::{AtomicBool, AtomicU32, Ordering},
     thread,
@@ -11,6 +11,8 @@ use std::{
 
 use nix::sys::signal::Signal;
 use sniff_tests::{
+    bpf::{Hook, Insn, Kind, Program},
+    kernel,
     machine::Machine,
     netns::tool,
     pcap::{Direction, Packet},
@@ -18,6 +20,7 @@ use sniff_tests::{
     traffic::{self, UdpFlow},
 };
 
+use super::ways;
 use crate::{Capture, echoes};
 
 const FAILURE: i32 = 1;
@@ -114,6 +117,115 @@ fn while_filters_alternate_a_packet_that_matches_both_is_there_exactly_once() {
         wrong.len(),
         &wrong[..wrong.len().min(9)]
     );
+}
+
+/// Each packet belongs to an interface of the file that names the filter it was judged by.
+#[test]
+fn after_a_change_the_file_says_which_filter_holds_from_when() {
+    const UDP: u8 = 17;
+    const PROTOCOL: usize = 14 + 9;
+    let machine = Machine::boot();
+    let node = machine.netns();
+    let (pod, own) = (machine.fake_pod("blue", 1), machine.fake_pod("own", 2));
+    let mut sleeper = own.netns.spawn(tool("sleep").arg("60"));
+    let own = format!("{}=udp port 9", machine.pid_inside(sleeper.id()));
+    let path = machine.path("/run/filter");
+    for way in ways() {
+        fs::write(&path, "icmp").expect("a filter");
+        let capture = Capture::new();
+        let args = ["--netns", "blue", "--pid", &own, "-F", "/run/filter", "-w", capture.arg()];
+        let mut sniff = Sniff::in_netns(&node).args(args).args(way).start();
+        let flow = UdpFlow::open(&node, &pod.netns, SocketAddr::new(pod.ipv4.into(), 7001));
+        let traffic = || {
+            traffic::ping(&node, pod.ipv4.into(), 2, 56);
+            flow.send(3, 100);
+        };
+        traffic();
+        fs::write(&path, "udp port 7001").expect("a filter");
+        sniff.signal(Signal::SIGUSR2);
+        sniff.wait_for_line("the filter is now: udp port 7001");
+        traffic();
+        // Nothing changes, and nothing is said of it in the file.
+        sniff.signal(Signal::SIGUSR2);
+        sniff.wait_for_line("the filter is now: udp port 7001");
+        let outcome = sniff.stop();
+        let file = capture.read_counted(&outcome);
+        let filters: Vec<_> = file.interfaces.iter().map(|it| it.filter.as_deref()).collect();
+        assert_eq!(filters, [Some("udp port 9"), Some("icmp"), Some("udp port 7001")]);
+        assert_eq!(file.interfaces[1].name, file.interfaces[2].name);
+        let comment = file.interfaces[2].comment.as_deref().expect("a comment");
+        assert!(comment.ends_with("; before: icmp"), "{comment}");
+        let of = |interface| file.packets.iter().filter(move |packet| packet.interface == interface);
+        assert_eq!((of(0).count(), of(1).count(), of(2).count()), (0, 4, 3));
+        assert!(of(2).all(|packet| packet.data[PROTOCOL] == UDP));
+        let counted: Vec<_> = file.statistics.iter().map(|it| it.filteraccept).collect();
+        assert_eq!(counted, [Some(0), Some(4), Some(3)]);
+        let [_, before, after] = &file.statistics[..] else { panic!("{:?}", file.statistics) };
+        let (end, start) = (before.end_ns.expect("an end"), after.start_ns.expect("a start"));
+        assert!(of(1).all(|packet| packet.timestamp_ns <= end));
+        assert!(of(2).all(|packet| packet.timestamp_ns >= start));
+    }
+    sleeper.kill().and_then(|()| sleeper.wait()).expect("the end of sleep");
+}
+
+#[test]
+fn an_interface_that_has_gone_is_no_reason_to_keep_the_filter() {
+    let machine = Machine::boot();
+    let node = machine.netns();
+    let (blue, _green) = (machine.fake_pod("blue", 1), machine.fake_pod("green", 2));
+    let path = machine.path("/run/filter");
+    for (way, netns) in ways().into_iter().zip((0..).map(|at| format!("red{at}"))) {
+        let red = machine.fake_pod(&netns, 3);
+        fs::write(&path, "udp").expect("a filter");
+        let capture = Capture::new();
+        let args = ["--netns", "blue", "--netns", &netns, "--netns", "green", "-F", "/run/filter"];
+        let mut sniff = Sniff::in_netns(&node).args(args).args(["-w", capture.arg()]).args(way).start();
+        fs::write(&path, "icmp").expect("a filter");
+        node.run(&format!("ip link del {}", red.veth.name));
+        sniff.signal(Signal::SIGUSR2);
+        sniff.wait_for_line("the filter is now: icmp");
+        traffic::ping(&node, blue.ipv4.into(), 3, 56);
+        let outcome = sniff.stop();
+        let packets = capture.read_counted(&outcome).packets;
+        let counts = (echoes(&packets, Direction::In, 56), echoes(&packets, Direction::Out, 56));
+        assert_eq!(counts, (3, 3));
+    }
+}
+
+/// The second interface refuses: its hook has room for no more programs.
+#[test]
+fn a_filter_that_one_interface_refuses_changes_at_none() {
+    // `bpf_mprog_attach`, kernel/bpf/mprog.c: two less than BPF_MPROG_MAX.
+    const MOST_PROGRAMS: usize = 62;
+    if !kernel::has_tcx() {
+        // Without TCX a hook has room for any number of programs.
+        return;
+    }
+    let machine = Machine::boot();
+    let node = machine.netns();
+    let (first, second) = (machine.fake_pod("first", 1), machine.fake_pod("second", 2));
+    let path = machine.path("/run/filter");
+    fs::write(&path, "icmp and outbound").expect("a filter");
+    let capture = Capture::new();
+    let args = ["--netns", "first", "--netns", "second", "--attach", "host", "-F", "/run/filter"];
+    let mut sniff = Sniff::in_netns(&node).args(args).args(["-w", capture.arg()]).start();
+    let next = [Insn::new(0xb7, 0, 0, -1), Insn::new(0x95, 0, 0, 0)]; // return TCX_NEXT
+    let load = || Program::load(Kind::Classifier, &next).expect("a program");
+    let attach = || load().attach(&node, second.veth.index, Hook::Egress);
+    let _full: Vec<_> = iter::repeat_with(attach).take(MOST_PROGRAMS).collect();
+    fs::write(&path, "icmp").expect("a filter");
+    sniff.signal(Signal::SIGUSR2);
+    let line = sniff.wait_for_line("the filter stays as it is");
+    assert!(line.contains("veth-second"), "{line}");
+    for (size, pod) in [(56, &first), (57, &second)] {
+        traffic::ping(&node, pod.ipv4.into(), 3, size);
+    }
+    let outcome = sniff.stop();
+    let file = capture.read_counted(&outcome);
+    for (interface, size) in [(0, 56), (1, 57)] {
+        let of: Vec<_> = file.packets.iter().filter(|it| it.interface == interface).cloned().collect();
+        assert_eq!((echoes(&of, Direction::Out, size), of.len()), (3, 3), "{size}");
+    }
 }
 
 #[test]

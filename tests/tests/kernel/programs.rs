@@ -26,16 +26,15 @@ const LINK_TYPES: [LinkType; 2] = [LinkType::Ethernet, LinkType::Raw];
 /// Filters that are loaded as sniff loads them.
 const LONGEST: usize = 10;
 
-/// Interfaces that the maps have room for.
-const INTERFACES: u32 = 300;
+/// A pcapng interface id; a capture can have any number.
+const LAST_INTERFACE: u32 = 299;
 
 /// The maps for which programs are loaded, with each kind of ring.
 fn kernels() -> Vec<Kernel> {
     privileges::raise_limits();
     let load = |ring: &&str| {
         let ring = Wanted::from_str(ring, false).expect("a kind of ring");
-        let sizes =
-            Sizes { ring, ring_bytes: MIN_RING_BYTES, packet_buffered: false, interfaces: INTERFACES };
+        let sizes = Sizes { ring, ring_bytes: MIN_RING_BYTES, packet_buffered: false };
         Kernel::load(sizes).expect("the maps")
     };
     kernel::rings().iter().map(load).collect()
@@ -62,7 +61,7 @@ fn variants() -> impl Iterator<Item = Arguments> {
     let lengths = SNAPLENS.iter().flat_map(|&snaplen| [false, true].map(|headers| (snaplen, headers)));
     let packets =
         lengths.flat_map(|(snaplen, headers)| LINK_TYPES.map(|link_type| (snaplen, headers, link_type)));
-    let places = [(Direction::In, 0), (Direction::Out, INTERFACES - 1)].into_iter().cycle();
+    let places = [(Direction::In, 0), (Direction::Out, LAST_INTERFACE)].into_iter().cycle();
     packets.zip(places).map(|((snaplen, headers, link_type), (direction, interface))| {
         let clock_offset = 1_700_000_000_000_000_000;
         Arguments { filter: None, interface, direction, snaplen, headers, link_type, clock_offset }
