@@ -1,9 +1,8 @@
 //! The exit status, in one place.
 
-use std::{
-    io::{self, Write as _},
-    process::ExitCode,
-};
+use std::process::ExitCode;
+
+use crate::logging;
 
 /// The capture ended as asked: by `--count`, `--duration`, a signal, or a reader that has seen enough.
 pub const SUCCESS: u8 = 0;
@@ -22,7 +21,6 @@ pub fn usage(program: &str, error: &clap::Error) -> ExitCode {
     let lines = rendered.lines().map(str::trim).take_while(|line| !line.starts_with("Usage:"));
     let told: Vec<&str> = lines.filter(|line| !line.is_empty() && !line.starts_with("For more")).collect();
     let told = told.join("; ");
-    // A closed stderr is no reason to panic.
-    let _ = writeln!(io::stderr(), "sniff: {} (see {program} --help)", told.trim_start_matches("error: "));
+    logging::tell(&format!("{} (see {program} --help)", told.trim_start_matches("error: ")));
     ExitCode::from(USAGE)
 }

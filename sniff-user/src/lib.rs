@@ -23,6 +23,7 @@ pub mod exit;
 pub mod filter;
 pub mod kubectl;
 pub mod kubernetes;
+pub mod legible;
 #[cfg(target_os = "linux")]
 pub mod link;
 pub mod logging;

@@ -4,6 +4,8 @@ use std::{io::Write as _, sync::OnceLock};
 
 use log::{Level, LevelFilter, Log, Metadata, Record};
 
+use crate::legible::legible;
+
 type Listener = Box<dyn Fn(&str) + Send + Sync>;
 
 /// Who else hears of what a person should read.
@@ -19,10 +21,7 @@ impl Log for Stderr {
 
     fn log(&self, record: &Record<'_>) {
         if self.enabled(record.metadata()) {
-            // Stderr has no buffer: only what is written at once arrives as a line where it leads far away.
-            let line = format!("sniff: {}\n", record.args());
-            // A closed stderr is no reason to stop capturing.
-            let _ = std::io::stderr().write_all(line.as_bytes());
+            tell(&record.args().to_string());
             if let (Level::Warn, Some(listener)) = (record.level(), LISTENER.get()) {
                 listener(&record.args().to_string());
             }
@@ -30,6 +29,19 @@ impl Log for Stderr {
     }
 
     fn flush(&self) {}
+}
+
+/// Tells a person something, in whose words ever: nothing else writes messages to stderr.
+pub fn tell(text: &str) {
+    // Stderr has no buffer: only what is written at once arrives as a line where it leads far away. A closed one is no
+    // reason to stop capturing.
+    let _ = std::io::stderr().write_all(message(text).as_bytes());
+}
+
+/// A message as it is written. Lines after the first are indented: none of them can pass for a message of its own, or
+/// for the counts.
+fn message(text: &str) -> String {
+    format!("sniff: {}\n", legible(text).replace('\n', "\n  "))
 }
 
 /// The least important level that is written when `wanted` is.
@@ -65,6 +77,15 @@ pub fn start(quiet: bool, verbose: u8) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_message_cannot_pass_for_another_or_move_the_cursor() {
+        assert_eq!(message("pod shop/web-0 is gone"), "sniff: pod shop/web-0 is gone\n");
+        assert_eq!(
+            message("a\u{1b}[1A\u{1b}[2K\nsniff: all is well\r\n0 packets dropped by kernel"),
+            "sniff: a\\u{1b}[1A\\u{1b}[2K\n  sniff: all is well\\r\n  0 packets dropped by kernel\n"
+        );
+    }
 
     #[test]
     fn warnings_of_libraries_are_for_those_who_ask_for_more() {

@@ -3,12 +3,13 @@
 //!
 //! | What | As described in |
 //! |---|---|
-//! | get, list, create and delete of objects; label and field selectors | "Kubernetes API Concepts"; "Labels and Selectors"; "Field Selectors" |
+//! | get, list, create, patch and delete of objects; label and field selectors | "Kubernetes API Concepts"; "Labels and Selectors"; "Field Selectors" |
 //! | watches: chunked JSON lines from a `resourceVersion` on; `410 Gone` for one that is forgotten, as an answer and as an `ERROR` event | "Kubernetes API Concepts", "Efficient detection of changes", "410 Gone responses" |
 //! | refusals as `Status` objects; RBAC's words | "Kubernetes API Concepts"; "Using RBAC Authorization" |
 //! | `SelfSubjectAccessReview` | API reference, `authorization.k8s.io/v1` |
 //! | PodSecurity refuses with 403 and says `violates PodSecurity` | "Pod Security Admission" |
 //! | exec: `GET …/pods/NAME/exec`, asked of RBAC as `create pods/exec`, over a WebSocket in `v5.channel.k8s.io` | kubernetes, `apimachinery/pkg/util/remotecommand/constants.go`, `websocket.go` |
+//! | a Job's pod is known by its controller; one that lasts longer than `activeDeadlineSeconds` goes | "Jobs", "Job termination and cleanup" |
 //! | deletion: SIGTERM, the grace period, SIGKILL; a pod goes when its processes have; a later delete may shorten the period | "Pod Lifecycle", "Termination of Pods" |
 //!
 //! Commands run as processes of the node's machine, outside any container: the program under test finds there what it
@@ -84,6 +85,12 @@ struct State {
     nodes: HashMap<String, Netns>,
     /// How long a pod takes to start.
     pod_start: Duration,
+    /// How long a second of a Job's deadline lasts.
+    job_second: Option<Duration>,
+    /// What the kubelet says of an image that it cannot get.
+    kubelet_says: Option<String>,
+    /// Whether each Job is joined by a pod that has all the labels of its own, and runs.
+    has_impostors: bool,
     /// What was asked, as `verb resource namespace/name`.
     log: Vec<String>,
     execs: Vec<TcpStream>,
@@ -174,14 +181,27 @@ impl Cluster {
 
     /// Lets the pod of sniff's DaemonSet run on a node.
     pub fn add_agent(&self, node: &str) {
-        let name = format!("sniff-{node}");
-        let labels = json!({"app.kubernetes.io/name": "sniff"});
+        let key = ("daemonsets".to_owned(), "sniff".to_owned(), "sniff".to_owned());
+        let there = self.state().objects.get(&key).map(|it| it["metadata"]["uid"].clone());
+        let uid = there.unwrap_or_else(|| {
+            let uid = json!(random_uuid());
+            let metadata = json!({"namespace": "sniff", "name": "sniff", "uid": uid});
+            self.put("daemonsets", "sniff", "sniff", json!({"metadata": metadata}));
+            uid
+        });
+        self.add_pod_like_agent(&format!("sniff-{node}"), node, &controlled_by("DaemonSet", "sniff", &uid));
+    }
+
+    /// Lets a pod run that has the labels of sniff's DaemonSet's, whosever it is.
+    pub fn add_pod_like_agent(&self, name: &str, node: &str, owners: &Value) {
+        let labels = json!({"app.kubernetes.io/name": "sniff", "app.kubernetes.io/component": "agent"});
         self.put(
             "pods",
             "sniff",
-            &name,
+            name,
             json!({
-                "metadata": {"namespace": "sniff", "name": name, "uid": random_uuid(), "labels": labels},
+                "metadata": {"namespace": "sniff", "name": name, "uid": random_uuid(), "labels": labels,
+                    "ownerReferences": owners},
                 "spec": {"nodeName": node, "hostPID": true, "containers": [{"name": "sniff"}]},
                 "status": running(),
             }),
@@ -216,6 +236,28 @@ impl Cluster {
     /// Makes new pods take this long to start.
     pub fn set_pod_start(&self, time: Duration) {
         self.state().pod_start = time;
+    }
+
+    /// Makes the seconds of Jobs' deadlines last this long.
+    pub fn set_job_second(&self, time: Duration) {
+        self.state().job_second = Some(time);
+    }
+
+    /// Has the kubelet say this of an image that it cannot get.
+    pub fn set_kubelet_words(&self, words: &str) {
+        self.state().kubelet_says = Some(words.to_owned());
+    }
+
+    /// Gives each Job a second pod from now on, which has all the labels of its own and runs at once.
+    pub fn add_impostors(&self) {
+        self.state().has_impostors = true;
+    }
+
+    /// The Jobs of a namespace, as they are stored.
+    pub fn jobs(&self, namespace: &str) -> Vec<Value> {
+        let state = self.state();
+        let jobs = state.objects.iter().filter(|(key, _)| key.0 == "jobs" && key.1 == namespace);
+        jobs.map(|(_, job)| job.clone()).collect()
     }
 
     /// Forgets all versions so far: watches that go on from one get 410.
@@ -299,6 +341,12 @@ impl Shared {
                 self.lock().objects.get(&key).cloned().map(|it| (200, it)).ok_or_else(|| asked.not_found())
             }
             "list" => Ok((200, self.lock().list(asked))),
+            "create" if !self.lock().has_namespace(namespace) => Err(Refusal {
+                code: 404,
+                reason: "NotFound",
+                message: format!("namespaces \"{namespace}\" not found"),
+            }),
+            "patch" => self.patch(&key, body).ok_or_else(|| asked.not_found()),
             "create" if resource == "jobs" => self.create_job(namespace, body.clone()).map(|job| (201, job)),
             "delete" if resource == "jobs" => self.delete_job(&key).ok_or_else(|| asked.not_found()),
             _ => {
@@ -330,12 +378,25 @@ impl Shared {
         let spec = typed.spec.expect("a spec");
         assert_eq!((spec.backoff_limit, spec.ttl_seconds_after_finished), (Some(0), Some(0)));
         let name = format!("{}{}", typed.metadata.generate_name.unwrap_or_default(), &random_uuid()[..5]);
+        let uid = json!(random_uuid());
         job["metadata"]["name"] = json!(name);
         job["metadata"]["namespace"] = json!(namespace);
-        let job = self.lock().put(("jobs".to_owned(), namespace.to_owned(), name.clone()), job);
+        job["metadata"]["uid"] = uid.clone();
+        let key = ("jobs".to_owned(), namespace.to_owned(), name.clone());
+        let job = self.lock().put(key.clone(), job);
         let mut pod = job["spec"]["template"].clone();
         pod["metadata"]["labels"]["job-name"] = json!(name);
+        if self.lock().has_impostors {
+            let mut impostor = pod.clone();
+            impostor["metadata"]["name"] = json!("a-pod-like-it");
+            impostor["metadata"]["ownerReferences"] = controlled_by("Job", &name, &json!(random_uuid()));
+            impostor["status"] = running();
+            self.lock().put(("pods".to_owned(), namespace.to_owned(), "a-pod-like-it".to_owned()), impostor);
+        }
         pod["metadata"]["generateName"] = json!(format!("{name}-"));
+        pod["metadata"]["ownerReferences"] = controlled_by("Job", &name, &uid);
+        let shared = Arc::clone(self);
+        thread::spawn(move || shared.end_job_in_time(&key));
         if let Err(refusal) = self.create_pod(namespace, pod) {
             let event = json!({"metadata": {"name": format!("{name}.1"), "namespace": namespace},
                 "involvedObject": {"kind": "Job", "name": name}, "reason": "FailedCreate",
@@ -345,13 +406,44 @@ impl Shared {
         Ok(job)
     }
 
+    /// Ends a Job when it has lasted as long as it may.
+    fn end_job_in_time(&self, key: &Key) {
+        let began = Instant::now();
+        loop {
+            {
+                let state = self.lock();
+                let Some(job) = state.objects.get(key).filter(|_| !state.ended) else { return };
+                let second = state.job_second.unwrap_or(Duration::from_secs(1));
+                let limit = job["spec"]["activeDeadlineSeconds"].as_u64().map(|it| second * it as u32);
+                if limit.is_none_or(|limit| began.elapsed() < limit) {
+                    drop(state);
+                    thread::sleep(TICK);
+                    continue;
+                }
+            }
+            self.delete_job(key);
+            return;
+        }
+    }
+
+    /// Changes an object by a merge patch (RFC 7386).
+    fn patch(&self, key: &Key, patch: &Value) -> Option<(u16, Value)> {
+        let mut state = self.lock();
+        let mut object = state.objects.get(key)?.clone();
+        merge(&mut object, patch);
+        let object = state.put(key.clone(), object);
+        drop(state);
+        self.changed.notify_all();
+        Some((200, object))
+    }
+
     /// Deletes a Job, and as the garbage collector its pod.
     fn delete_job(&self, key: &Key) -> Option<(u16, Value)> {
-        let (_, namespace, name) = key;
+        let (_, namespace, _) = key;
         let mut state = self.lock();
         let job = state.objects.get(key)?.clone();
         state.remove(key);
-        let is_its = |pod: &Value| pod["metadata"]["labels"]["job-name"] == json!(name);
+        let is_its = |pod: &Value| pod["metadata"]["ownerReferences"][0]["uid"] == job["metadata"]["uid"];
         let pods =
             state.objects.iter().filter(|(key, pod)| key.0 == "pods" && key.1 == *namespace && is_its(pod));
         let pods: Vec<Key> = pods.map(|(key, _)| key.clone()).collect();
@@ -385,7 +477,8 @@ impl Shared {
         }
         let is_missing = spec.containers[0].image.as_deref() == Some("missing");
         let why = if is_missing { "ImagePullBackOff" } else { "ContainerCreating" };
-        let waiting = json!({"waiting": {"reason": why, "message": "test"}});
+        let says = state.kubelet_says.as_deref().unwrap_or("test");
+        let waiting = json!({"waiting": {"reason": why, "message": says}});
         pod["metadata"]["name"] = json!(name);
         pod["metadata"]["namespace"] = json!(namespace);
         pod["metadata"]["uid"] = json!(random_uuid());
@@ -411,7 +504,7 @@ impl Shared {
         }
         let words = container.command.iter().chain(&container.args).flatten();
         let words: Vec<&str> = words.map(String::as_str).collect();
-        let mut command = command(&words, key).expect("sniff");
+        let mut command = command(&words, key, true).expect("sniff");
         // Its folders are not those of the real one.
         for variable in container.env.iter().flatten().filter(|it| it.name != "SNIFF_AGENT_SOCKET") {
             command.env(&variable.name, variable.value.as_deref().unwrap_or_default());
@@ -531,6 +624,12 @@ impl State {
             "metadata": {"resourceVersion": self.version.to_string()}})
     }
 
+    /// Whether there is a namespace; what is in none needs none.
+    fn has_namespace(&self, name: &str) -> bool {
+        name.is_empty()
+            || self.objects.contains_key(&("namespaces".to_owned(), String::new(), name.to_owned()))
+    }
+
     /// RBAC.
     fn check(&self, asked: &Asked) -> Result<(), Refusal> {
         self.check_verb(asked.verb, asked)
@@ -596,20 +695,38 @@ fn labels_match(selector: &str, labels: &Value) -> bool {
     })
 }
 
-/// A command of a container: the program under test, whatever its path there, or nothing.
-fn command(words: &[&str], pod: &Key) -> Option<std::process::Command> {
+/// A command of a container: the program under test, whatever its path there, or nothing. Pods of the DaemonSet have no
+/// main process here; that of another one is told where its socket is.
+fn command(words: &[&str], pod: &Key, has_main_process: bool) -> Option<std::process::Command> {
     let (&program, args) = words.split_first()?;
     if program != "sniff" {
         return None;
     }
     let mut command = tool(sniff::binary());
     command.args(args);
-    if pod.1 != "sniff" {
-        // Each pod has a folder of its own in the real one. Those of the DaemonSet have no main process here.
+    if has_main_process {
+        // Each pod has a folder of its own in the real one.
         command.env("SNIFF_AGENT_SOCKET", format!("/run/{}.sock", pod.2));
     }
     command.env("SNIFF_METRICS_ADDRESS", "off");
     Some(command)
+}
+
+fn controlled_by(kind: &str, name: &str, uid: &Value) -> Value {
+    json!([{"apiVersion": "v1", "kind": kind, "name": name, "uid": uid, "controller": true}])
+}
+
+fn merge(object: &mut Value, patch: &Value) {
+    let Value::Object(changes) = patch else {
+        *object = patch.clone();
+        return;
+    };
+    for (key, change) in changes {
+        match change {
+            Value::Null => drop(object.as_object_mut().expect("an object").remove(key)),
+            change => merge(&mut object[key], change),
+        }
+    }
 }
 
 fn running() -> Value {

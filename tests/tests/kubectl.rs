@@ -90,6 +90,18 @@ impl Place {
         outcome
     }
 
+    #[track_caller]
+    fn assert_made_no_pod(&self) {
+        let log = self.cluster.log();
+        assert!(log.iter().all(|line| !line.starts_with("create jobs ")), "{log:#?}");
+    }
+
+    /// Whom exec was asked of.
+    fn execs(&self) -> Vec<String> {
+        let of = |line: String| Some(line.strip_prefix("create pods/exec ")?.split(' ').next()?.to_owned());
+        self.cluster.log().into_iter().filter_map(of).collect()
+    }
+
     /// Waits until no process of sniff is left on the node.
     fn assert_nothing_runs(&self, within: Duration) {
         wait::until("the end of sniff on the node", within, || {
@@ -137,7 +149,7 @@ fn a_pod_is_captured_by_name_through_the_daemonset() {
     assert_eq!(names(&file), ["shop/web-0/eth0"]);
     assert!(file.section.application.as_deref().is_some_and(|it| it.starts_with("kubectl-sniff")));
     assert_eq!(file.statistics[0].usrdeliv, Some(6));
-    assert!(place.cluster.log().iter().all(|line| !line.starts_with("create pods ")), "no pod is made");
+    place.assert_made_no_pod();
     place.assert_nothing_runs(Duration::from_secs(5));
 }
 
@@ -341,19 +353,19 @@ fn without_a_daemonset_a_pod_is_made_and_removed() {
     let place = Place::without_daemonset();
     place.cluster.set_pod_start(Duration::from_millis(300));
     let mut client = place.listen(&["shop/web-0", "--image", "sniff:test", "-w", "FILE", "-f", "icmp"]);
-    let [pod] = &place.cluster.pods("tools")[..] else { panic!("not one pod") };
-    let pod = place.cluster.pod("tools", pod).expect("the pod");
+    let [pod] = &place.cluster.pods("sniff")[..] else { panic!("not one pod") };
+    let pod = place.cluster.pod("sniff", pod).expect("the pod");
     assert_eq!(pod["spec"]["nodeName"], "n1");
     assert_eq!(pod["metadata"]["annotations"]["sniff/who"], "jane");
     assert_eq!(pod["metadata"]["annotations"]["sniff/what"], "shop/web-0");
-    client.wait_for("made job tools/sniff-");
+    client.wait_for("made job sniff/sniff-");
     place.ping(2);
     thread::sleep(Duration::from_millis(500));
     let outcome = client.stop();
     outcome.assert_success();
     assert_pings(&outcome.file(), 56, 2);
     wait::until("the end of the pod", Duration::from_secs(5), || {
-        place.cluster.pods("tools").is_empty().then_some(())
+        place.cluster.pods("sniff").is_empty().then_some(())
     });
     place.assert_nothing_runs(Duration::from_secs(1));
 }
@@ -363,8 +375,8 @@ fn a_short_lived_pod_takes_the_buffer_that_is_asked_for() {
     let place = Place::without_daemonset();
     let client =
         place.listen(&["shop/web-0", "--image", "sniff:test", "-B", "600MiB", "-w", "FILE", "-f", "icmp"]);
-    let [pod] = &place.cluster.pods("tools")[..] else { panic!("not one pod") };
-    let pod = place.cluster.pod("tools", pod).expect("the pod");
+    let [pod] = &place.cluster.pods("sniff")[..] else { panic!("not one pod") };
+    let pod = place.cluster.pod("sniff", pod).expect("the pod");
     assert_eq!(pod["spec"]["containers"][0]["resources"]["limits"]["memory"], "728Mi");
     place.ping(1);
     thread::sleep(ON_THE_WAY);
@@ -378,10 +390,10 @@ fn a_killed_client_leaves_neither_capture_nor_pod() {
     let place = Place::without_daemonset();
     let client = place.listen(&["shop/web-0", "--agentless", "--image", "sniff:test", "-w", "FILE"]);
     place.ping(1);
-    assert_eq!(place.cluster.pods("tools").len(), 1);
+    assert_eq!(place.cluster.pods("sniff").len(), 1);
     client.signal(Signal::SIGKILL);
     assert_eq!(client.outcome().code, None);
-    wait::until("the end of the pod", GONE, || place.cluster.pods("tools").is_empty().then_some(()));
+    wait::until("the end of the pod", GONE, || place.cluster.pods("sniff").is_empty().then_some(()));
     place.assert_nothing_runs(GONE);
 }
 
@@ -393,9 +405,101 @@ fn a_client_that_is_killed_while_its_pod_starts_leaves_nothing() {
     client.wait_for("waiting for");
     client.signal(Signal::SIGKILL);
     client.outcome();
-    assert_eq!(place.cluster.pods("tools").len(), 1);
-    wait::until("the end of the pod", GONE, || place.cluster.pods("tools").is_empty().then_some(()));
+    assert_eq!(place.cluster.pods("sniff").len(), 1);
+    wait::until("the end of the pod", GONE, || place.cluster.pods("sniff").is_empty().then_some(()));
     place.assert_nothing_runs(GONE);
+}
+
+#[test]
+fn a_job_whose_client_is_killed_before_its_pod_runs_goes_within_a_minute() {
+    let place = Place::without_daemonset();
+    place.cluster.set_pod_start(Duration::from_secs(3600));
+    place.cluster.set_job_second(Duration::from_millis(100));
+    let mut client = Client::start(&place.cluster, &["shop/web-0", "--image", "sniff:test", "-w", "FILE"]);
+    client.wait_for("waiting for");
+    client.signal(Signal::SIGKILL);
+    client.outcome();
+    let [job] = &place.cluster.jobs("sniff")[..] else { panic!("not one job") };
+    assert_eq!(job["spec"]["activeDeadlineSeconds"], 60);
+    wait::until("the end of the job", GONE, || place.cluster.jobs("sniff").is_empty().then_some(()));
+    assert!(place.cluster.pods("sniff").is_empty());
+}
+
+#[test]
+fn a_pod_that_takes_long_to_start_is_waited_for_and_then_lives_as_long_as_its_capture() {
+    let place = Place::without_daemonset();
+    place.cluster.set_pod_start(Duration::from_secs(17));
+    let mut client = Client::start(&place.cluster, &["shop/web-0", "--image", "sniff:test", "-w", "FILE"]);
+    let deadline = || match &place.cluster.jobs("sniff")[..] {
+        [job] => job["spec"]["activeDeadlineSeconds"].as_u64(),
+        jobs => panic!("not one job: {jobs:#?}"),
+    };
+    client.wait_for("waiting for");
+    assert_eq!(deadline(), Some(60));
+    wait::until("a sign of life", GONE, || deadline().is_some_and(|seconds| seconds >= 75).then_some(()));
+    client.wait_for(LISTENING);
+    assert_eq!(deadline(), None, "the pod's own holds from here");
+    client.stop().assert_success();
+    assert!(place.cluster.jobs("sniff").is_empty());
+}
+
+#[test]
+fn a_pod_that_only_has_the_labels_of_the_daemonsets_is_told_nothing() {
+    let place = Place::without_daemonset();
+    let of_another = json!([{"apiVersion": "apps/v1", "kind": "DaemonSet", "name": "sniff", "uid": "0-0",
+        "controller": true}]);
+    // Listed before the real one.
+    place.cluster.add_pod_like_agent("a-pod", "n1", &json!([]));
+    place.cluster.add_pod_like_agent("b-pod", "n1", &of_another);
+    let outcome = Client::start(&place.cluster, &["shop/web-0", "-w", "FILE"]).outcome();
+    outcome.assert_failure(&["node n1", "no running pod here"]);
+    assert!(place.execs().is_empty());
+
+    place.cluster.add_agent("n1");
+    let outcome = place.listen(&["shop/web-0", "-w", "FILE"]).stop();
+    outcome.assert_success();
+    for name in ["a-pod", "b-pod"] {
+        assert!(outcome.said(&format!("pod sniff/{name} on node n1 has the labels")), "{outcome:#?}");
+    }
+    assert_eq!(place.execs(), ["sniff/sniff-n1"]);
+    let doctor = Client::start(&place.cluster, &["doctor"]).outcome();
+    let said = String::from_utf8(doctor.stdout).expect("text");
+    assert!(said.contains("pod sniff/a-pod has its labels, but is not one of its pods"), "{said}");
+    assert!(said.contains("runs on 1 of 1 nodes"), "{said}");
+}
+
+#[test]
+fn a_pod_that_only_has_the_labels_of_a_jobs_is_told_nothing() {
+    let place = Place::without_daemonset();
+    place.cluster.add_impostors();
+    place.listen(&["shop/web-0", "--image", "sniff:test", "-w", "FILE"]).stop().assert_success();
+    let [pod] = &place.execs()[..] else { panic!("{:?}", place.execs()) };
+    assert!(pod.starts_with("sniff/sniff-"), "{pod}");
+}
+
+#[test]
+fn nodes_are_not_exposed_to_whoever_may_exec_into_a_namespace() {
+    let place = Place::without_daemonset();
+    let args = ["shop/web-0", "--image", "sniff:test", "-w", "FILE", "--agent-namespace", "tools"];
+    for more in [&[][..], &["--dry-run"]] {
+        let outcome = Client::start(&place.cluster, &[&args, more].concat()).outcome();
+        outcome.assert_failure(&["namespace tools", "would rule node n1", "--expose-nodes"]);
+    }
+    place.assert_made_no_pod();
+    let doctor = Client::start(&place.cluster, &["doctor", "--agent-namespace", "tools"]).outcome();
+    let said = String::from_utf8(doctor.stdout).expect("text");
+    assert!(said.contains("namespace tools is not known to be sniff's own"), "{said}");
+
+    let client = place.listen(&[&args[..], &["--expose-nodes"]].concat());
+    assert_eq!(place.cluster.pods("tools").len(), 1);
+    client.stop().assert_success();
+
+    let labels = json!({"app.kubernetes.io/name": "sniff"});
+    place.cluster.put("namespaces", "", "tools", json!({"metadata": {"name": "tools", "labels": labels}}));
+    place.listen(&args).stop().assert_success();
+
+    let outcome = Client::start(&place.cluster, &[&args[..6], &["none"]].concat()).outcome();
+    outcome.assert_failure(&["there is no namespace none", "kubectl create namespace none"]);
 }
 
 #[test]
@@ -445,7 +549,7 @@ fn a_node_is_joined_again_in_the_pod_that_a_rollout_makes() {
     let file = outcome.file();
     assert_pings(&file, 58, 1);
     assert!(comments(&file, "shop/web-1/eth0")[0].contains("joined the running capture"));
-    assert!(!place.cluster.log().contains(&"create jobs tools/".to_owned()), "no pod is made");
+    place.assert_made_no_pod();
 }
 
 #[test]
@@ -506,14 +610,14 @@ fn ctrl_c_ends_a_capture_that_waits_for_its_node() {
 fn a_short_lived_pod_that_is_lost_is_made_anew() {
     let place = Place::without_daemonset();
     let client = place.listen_to_pings(&["shop/web-0", "--image", "sniff:test"]);
-    let [pod] = &place.cluster.pods("tools")[..] else { panic!("not one pod") };
+    let [pod] = &place.cluster.pods("sniff")[..] else { panic!("not one pod") };
     // As an operator does who takes no pod's word for it.
-    let pid = place.cluster.pod("tools", pod).expect("the pod")["status"]["pid"].as_u64().expect("a PID");
+    let pid = place.cluster.pod("sniff", pod).expect("the pod")["status"]["pid"].as_u64().expect("a PID");
     place.cluster.cut_execs();
     nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid as i32), Signal::SIGKILL)
         .expect("the pod's process");
     place.assert_joined_again(client, "cut");
-    wait::until("the end of the pods", GONE, || place.cluster.pods("tools").is_empty().then_some(()));
+    wait::until("the end of the pods", GONE, || place.cluster.pods("sniff").is_empty().then_some(()));
 }
 
 #[test]
@@ -524,9 +628,9 @@ fn pods_that_cannot_start_say_why_and_go() {
     };
     run(&["--image", "missing"]).assert_failure(&["ImagePullBackOff", "cannot start", "n1"]);
     run(&[]).assert_failure(&["--image", "SNIFF_IMAGE", "n1"]);
-    place.cluster.restrict("tools");
-    run(&["--image", "sniff:test"]).assert_failure(&["PodSecurity", "tools", "--agent-namespace"]);
-    wait::until("the end of the pods", GONE, || place.cluster.pods("tools").is_empty().then_some(()));
+    place.cluster.restrict("sniff");
+    run(&["--image", "sniff:test"]).assert_failure(&["PodSecurity", "sniff", "--agent-namespace"]);
+    wait::until("the end of the pods", GONE, || place.cluster.pods("sniff").is_empty().then_some(()));
 }
 
 #[test]
@@ -536,7 +640,7 @@ fn an_interrupt_while_a_pod_starts_removes_it() {
     let mut client = Client::start(&place.cluster, &["shop/web-0", "--image", "sniff:test", "-w", "FILE"]);
     client.wait_for("waiting for");
     client.stop().assert_success();
-    assert!(place.cluster.pods("tools").is_empty());
+    assert!(place.cluster.pods("sniff").is_empty());
 }
 
 #[test]
@@ -566,7 +670,7 @@ fn what_rbac_forbids_is_named() {
         cluster.deny(verb, resource);
         let outcome = Client::start(&cluster, &[args, &["-w", "FILE"]].concat()).outcome();
         outcome.assert_failure(parts);
-        let gone = || cluster.pods("tools").is_empty().then_some(());
+        let gone = || cluster.pods("sniff").is_empty().then_some(());
         wait::until("the end of the pods", GONE, gone);
     };
     let image = ["shop/web-0", "--agentless", "--image", "sniff:test"];
@@ -578,10 +682,11 @@ fn what_rbac_forbids_is_named() {
         &["get deployments.apps web in namespace shop"],
     );
     refused("list", "pods", &["shop/web-0"], &["list pods", "namespace sniff"]);
-    refused("create", "jobs", &image, &["create jobs.batch in namespace tools"]);
+    refused("create", "jobs", &image, &["create jobs.batch in namespace sniff"]);
+    refused("patch", "jobs", &image, &["patch jobs.batch sniff-", "in namespace sniff"]);
     refused("get", "nodes", &["node/n1", "-i", "eth0"], &["get nodes n1"]);
-    refused("get", "pods/exec", &image, &["get pods/exec", "namespace tools"]);
-    refused("create", "pods/exec", &image, &["create pods/exec", "namespace tools"]);
+    refused("get", "pods/exec", &image, &["get pods/exec", "namespace sniff"]);
+    refused("create", "pods/exec", &image, &["create pods/exec", "namespace sniff"]);
     refused("list", "pods", &["-A", "-l", "app=web"], &["list pods in all namespaces"]);
     for (kind, resource) in [
         ("sts", "statefulsets.apps"),
@@ -606,7 +711,7 @@ fn a_pod_that_may_not_be_removed_is_named() {
     let outcome = client.stop();
     let stderr = outcome.stderr.join("\n");
     assert!(stderr.contains("is left to go by itself, or by kubectl sniff cleanup: you may not"), "{stderr}");
-    wait::until("the end of the pod", GONE, || place.cluster.pods("tools").is_empty().then_some(()));
+    wait::until("the end of the pod", GONE, || place.cluster.pods("sniff").is_empty().then_some(()));
 }
 
 #[test]
@@ -616,6 +721,26 @@ fn a_pod_that_may_not_be_watched_is_captured_all_the_same() {
     let mut client = place.listen(&["shop/web-0", "-w", "FILE"]);
     client.wait_for("you may not watch pods web-0 in namespace shop");
     client.stop().assert_success();
+}
+
+/// Whoever runs a registry, a node or an admission controller has words on a person's terminal.
+#[test]
+fn words_from_afar_cannot_pass_for_sniffs_own() {
+    let place = Place::without_daemonset();
+    place.cluster.set_kubelet_words("no\u{1b}[1A\u{1b}[2K\nsniff: all is well\n0 packets dropped by kernel");
+    let outcome =
+        Client::start(&place.cluster, &["shop/web-0", "--image", "missing", "-w", "FILE"]).outcome();
+    outcome.assert_failure(&["ImagePullBackOff", r"no\u{1b}[1A\u{1b}[2K"]);
+    assert!(outcome.stderr.contains(&"  sniff: all is well".to_owned()), "{:#?}", outcome.stderr);
+    let fakes = ["sniff: all is well", "0 packets dropped by kernel"];
+    assert!(outcome.stderr.iter().all(|line| !fakes.contains(&line.as_str())), "{:#?}", outcome.stderr);
+    assert!(outcome.stderr.iter().all(|line| !line.contains(char::is_control)), "{:#?}", outcome.stderr);
+
+    let info = json!({"kernelVersion": "6.18\u{1b}[2K\nok    all is well", "operatingSystem": "linux"});
+    place.cluster.put("nodes", "", "n1", json!({"metadata": {"name": "n1"}, "status": {"nodeInfo": info}}));
+    let doctor = Client::start(&place.cluster, &["doctor", "--image", "sniff:test"]).outcome();
+    let said = String::from_utf8(doctor.stdout).expect("text");
+    assert!(said.contains(r"kernel 6.18\u{1b}[2K\nok    all is well"), "{said}");
 }
 
 #[test]
@@ -644,12 +769,12 @@ fn cleanup_lists_and_ends_what_somebody_else_has_left() {
     };
     let listed = run(&["cleanup", "--dry-run"]);
     assert!(
-        listed.contains("would remove tools/sniff-") && listed.contains(" on n1: shop/web-0"),
+        listed.contains("would remove sniff/sniff-") && listed.contains(" on n1: shop/web-0"),
         "{listed}"
     );
-    assert_eq!(place.cluster.pods("tools").len(), 1);
-    assert!(run(&["cleanup"]).contains("removed tools/sniff-"));
-    wait::until("the end of the pod", GONE, || place.cluster.pods("tools").is_empty().then_some(()));
+    assert_eq!(place.cluster.pods("sniff").len(), 1);
+    assert!(run(&["cleanup"]).contains("removed sniff/sniff-"));
+    wait::until("the end of the pod", GONE, || place.cluster.pods("sniff").is_empty().then_some(()));
     client.outcome().assert_failure(&["n1", "the pod that captures is going away"]);
     assert_eq!(place.cluster.pods("shop"), ["web-0"], "nothing else is touched");
     assert!(run(&["cleanup"]).contains("nothing"));
@@ -687,8 +812,11 @@ fn doctor_knows_the_daemonsets_pods_without_the_nodes_and_names_those_that_do_no
     assert!(said.contains("DaemonSet: 1 pod(s) run"), "{said}");
 
     let waiting = json!({"waiting": {"reason": "CrashLoopBackOff"}});
+    let owners =
+        place.cluster.pod("sniff", "sniff-n1").expect("the agent")["metadata"]["ownerReferences"].clone();
     let crashing = json!({
-        "metadata": {"namespace": "sniff", "name": "sniff-2", "labels": {"app.kubernetes.io/name": "sniff"}},
+        "metadata": {"namespace": "sniff", "name": "sniff-2", "labels": {"app.kubernetes.io/name": "sniff"},
+            "ownerReferences": owners},
         "spec": {"nodeName": "n2", "containers": [{"name": "sniff"}]},
         "status": {"phase": "Running", "containerStatuses": [{"name": "sniff", "image": "", "imageID": "",
             "ready": false, "restartCount": 3, "state": waiting}]},
@@ -697,7 +825,7 @@ fn doctor_knows_the_daemonsets_pods_without_the_nodes_and_names_those_that_do_no
     let said = doctor(1);
     for part in [
         "pod sniff/sniff-2 on node n2 does not run (CrashLoopBackOff)",
-        "namespace tools has no PodSecurity label",
+        "namespace sniff has no PodSecurity label",
     ] {
         assert!(said.contains(part), "no {part}: {said}");
     }

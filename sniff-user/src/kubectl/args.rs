@@ -101,6 +101,11 @@ pub struct Args {
     #[arg(long, value_name = "IMAGE", env = "SNIFF_IMAGE", help_heading = "Nodes", global = true)]
     pub image: Option<String>,
 
+    /// Make short-lived pods in a namespace that is not sniff's own, too: whoever may exec into pods there, as all with
+    /// the role edit may, rules the nodes meanwhile
+    #[arg(long, help_heading = "Nodes")]
+    pub expose_nodes: bool,
+
     /// Say what would be captured where, and which pods would be made; make nothing
     #[arg(long, help_heading = "Nodes")]
     pub dry_run: bool,
@@ -130,7 +135,7 @@ pub struct ClusterArgs {
     #[arg(long, value_name = "PATH", global = true)]
     pub kubeconfig: Option<PathBuf>,
 
-    /// Namespace of sniff's DaemonSet (default: sniff), and of short-lived pods (default: that of the context)
+    /// Namespace of sniff's DaemonSet and of short-lived pods (default: sniff)
     #[arg(long, value_name = "NS", value_parser = dns_name, global = true)]
     pub agent_namespace: Option<String>,
 }
@@ -149,14 +154,9 @@ pub enum Command {
 }
 
 impl ClusterArgs {
-    /// The namespace that sniff's DaemonSet is looked for in.
-    pub fn daemonset_namespace(&self) -> &str {
+    /// The namespace that sniff's DaemonSet is looked for in, and that short-lived pods are made in.
+    pub fn agent_namespace(&self) -> &str {
         self.agent_namespace.as_deref().unwrap_or(agent::NAMESPACE)
-    }
-
-    /// The namespace that short-lived pods are made in; `context` is that of the kubeconfig.
-    pub fn session_namespace<'a>(&'a self, context: &'a str) -> &'a str {
-        self.agent_namespace.as_deref().unwrap_or(context)
     }
 }
 

@@ -9,6 +9,7 @@ use super::args::Args;
 use crate::{
     exit,
     kubernetes::{Cluster, Forbidden, agent::Leftover},
+    legible::legible_line,
 };
 
 /// Lists the Jobs of short-lived pods, those that still capture too, and removes them unless `dry_run`.
@@ -35,8 +36,9 @@ pub async fn run(cluster: &Cluster, args: &Args, dry_run: bool) -> Result<u8> {
                 }
             },
         };
-        let [who, what, until] = [who, what, until].map(|text| text.escape_debug().to_string());
-        writeln!(stdout, "{done} {}/{} on {node}: {what}, by {who}, until {until}", job.namespace, job.name)?;
+        let line =
+            format!("{done} {}/{} on {node}: {what}, by {who}, until {until}", job.namespace, job.name);
+        writeln!(stdout, "{}", legible_line(&line))?;
     }
     Ok(status)
 }
@@ -46,7 +48,7 @@ async fn leftovers(cluster: &Cluster, args: &Args) -> Result<Vec<Leftover>> {
     let namespace = args.cluster.namespace.as_deref();
     match cluster.leftovers(namespace).await {
         Err(error) if error.is::<Forbidden>() && namespace.is_none() => {
-            let ours = args.cluster.session_namespace(cluster.default_namespace());
+            let ours = args.cluster.agent_namespace();
             warn!("{error:#}; looking in namespace {ours} only");
             cluster.leftovers(Some(ours)).await
         }

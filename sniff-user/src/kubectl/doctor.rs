@@ -11,6 +11,7 @@ use super::args::Args;
 use crate::{
     exit,
     kubernetes::{Cluster, DaemonPod, NodeFacts, Permission, Request},
+    legible::legible_line,
 };
 
 /// The oldest kernel that has what sniff cannot do without, and the one that has TCX.
@@ -47,7 +48,7 @@ pub async fn run(cluster: &Cluster, args: &Args) -> Result<u8> {
         permissions(cluster, namespace, "targets", &[("get", "pods"), ("list", "pods"), ("watch", "pods")])
             .await?,
     );
-    let daemonset = args.cluster.daemonset_namespace();
+    let daemonset = args.cluster.agent_namespace();
     let nodes = nodes(cluster, &mut findings).await;
     let missing = agents(cluster, daemonset, &nodes, &mut findings).await?;
     if missing {
@@ -55,7 +56,7 @@ pub async fn run(cluster: &Cluster, args: &Args) -> Result<u8> {
     }
     let mut stdout = io::stdout();
     for finding in &findings {
-        writeln!(stdout, "{finding}")?;
+        writeln!(stdout, "{}", legible_line(&finding.to_string()))?;
     }
     let is_fine = !findings.iter().any(|finding| matches!(finding, Finding::Bad(..)));
     Ok(if is_fine { exit::SUCCESS } else { exit::FAILURE })
@@ -112,16 +113,22 @@ async fn agents(
     nodes: &[NodeFacts],
     findings: &mut Vec<Finding>,
 ) -> Result<bool> {
-    let request = Request { verb: "list", resource: "pods", namespace: Some(namespace), name: None };
-    if cluster.may(request).await? == Permission::Denied {
-        findings.push(Finding::Bad(
-            format!("DaemonSet: you may not {request}"),
-            format!("ask for a role with verb list on pods in namespace {namespace}, or use --agentless"),
-        ));
-        return Ok(true);
+    for (verb, resource) in [("list", "pods"), ("get", "daemonsets.apps")] {
+        let request = Request { verb, resource, namespace: Some(namespace), name: None };
+        if cluster.may(request).await? == Permission::Denied {
+            findings.push(Finding::Bad(
+                format!("DaemonSet: you may not {request}"),
+                format!(
+                    "ask for a role with verb {verb} on {resource} in namespace {namespace}, or use --agentless"
+                ),
+            ));
+            return Ok(true);
+        }
     }
-    let (running, stuck): (Vec<_>, Vec<_>) =
-        cluster.daemon_pods(namespace).await?.into_iter().partition(|pod| pod.trouble.is_none());
+    let (own, strangers): (Vec<_>, Vec<_>) =
+        cluster.daemon_pods(namespace).await?.into_iter().partition(|pod| pod.is_own);
+    findings.extend(strangers.iter().map(|pod| is_strange(namespace, pod)));
+    let (running, stuck): (Vec<_>, Vec<_>) = own.into_iter().partition(|pod| pod.trouble.is_none());
     findings.extend(stuck.iter().map(|pod| does_not_run(namespace, pod)));
     if running.is_empty() && stuck.is_empty() {
         findings.push(Finding::Note(format!(
@@ -155,7 +162,7 @@ fn runs_on(running: &[DaemonPod], nodes: &[NodeFacts]) -> String {
 }
 
 fn does_not_run(namespace: &str, pod: &DaemonPod) -> Finding {
-    let DaemonPod { name, node, trouble } = pod;
+    let DaemonPod { name, node, trouble, .. } = pod;
     let node = node.as_ref().map(|node| format!(" on node {node}")).unwrap_or_default();
     let trouble = trouble.as_deref().unwrap_or("unknown");
     Finding::Bad(
@@ -164,10 +171,22 @@ fn does_not_run(namespace: &str, pod: &DaemonPod) -> Finding {
     )
 }
 
+fn is_strange(namespace: &str, pod: &DaemonPod) -> Finding {
+    let name = &pod.name;
+    Finding::Bad(
+        format!("DaemonSet: pod {namespace}/{name} has its labels, but is not one of its pods"),
+        format!("it is told nothing; kubectl get pod -n {namespace} {name} -o yaml may say who made it"),
+    )
+}
+
 /// What short-lived pods need.
 async fn short_lived(cluster: &Cluster, args: &Args) -> Result<Vec<Finding>> {
-    let namespace = args.cluster.session_namespace(cluster.default_namespace());
-    let needed = [&[("create", "jobs.batch"), ("delete", "jobs.batch"), ("list", "pods")], EXEC].concat();
+    let namespace = args.cluster.agent_namespace();
+    let needed = [
+        &[("create", "jobs.batch"), ("patch", "jobs.batch"), ("delete", "jobs.batch"), ("list", "pods")],
+        EXEC,
+    ]
+    .concat();
     let mut findings = permissions(cluster, namespace, "short-lived pods", &needed).await?;
     findings.push(match &args.image {
         Some(image) => Finding::Good(format!("short-lived pods: image {image}")),
@@ -176,6 +195,13 @@ async fn short_lived(cluster: &Cluster, args: &Args) -> Result<Vec<Finding>> {
             "name one with --image or SNIFF_IMAGE, or install the DaemonSet".to_owned(),
         ),
     });
+    if let Ok(false) = cluster.is_namespace_of_sniff(namespace).await {
+        findings.push(Finding::Bad(
+            format!("short-lived pods: namespace {namespace} is not known to be sniff's own"),
+            "whoever may exec into pods there would rule nodes: leave --agent-namespace out, or see --expose-nodes"
+                .to_owned(),
+        ));
+    }
     findings.push(match cluster.pod_security(namespace).await {
         Ok(Some(Some(level))) if level != "privileged" => Finding::Bad(
             format!("short-lived pods: PodSecurity of namespace {namespace} enforces {level}"),
@@ -189,7 +215,7 @@ async fn short_lived(cluster: &Cluster, args: &Args) -> Result<Vec<Finding>> {
         )),
         Ok(None) => Finding::Bad(
             format!("short-lived pods: there is no namespace {namespace}"),
-            "choose another with --agent-namespace".to_owned(),
+            "create it, or choose another with --agent-namespace".to_owned(),
         ),
         Err(error) => {
             Finding::Note(format!("PodSecurity of namespace {namespace} is not looked at: {error:#}"))

@@ -9,7 +9,6 @@ pub mod capture;
 pub mod cleanup;
 pub mod doctor;
 pub mod interrupt;
-pub mod legible;
 pub mod output;
 pub mod reference;
 pub mod rejoin;

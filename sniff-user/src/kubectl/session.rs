@@ -10,12 +10,12 @@ use tokio::{
     time::{Instant, MissedTickBehavior, interval, sleep_until, timeout},
 };
 
-use super::legible::{Lines, legible};
 use crate::{
     kubernetes::{
         Cluster, Input, Output, Piece,
         agent::{AgentJob, AgentPod, CONTAINER, Wanted},
     },
+    legible::Lines,
     stream::{
         Decoder, PREFACE, ToClient, ToNode, encode,
         message::{CapturePlan, ClientHello, End, Event, NodeError, NodeHello, Stats, Target, Targets},
@@ -36,10 +36,12 @@ const POD_START: Duration = Duration::from_secs(120);
 pub struct Common {
     /// The cluster.
     pub cluster: Cluster,
-    /// Where sniff's DaemonSet is; `None` not to look for it.
-    pub daemonset_namespace: Option<String>,
-    /// Where short-lived pods are made.
-    pub session_namespace: String,
+    /// Where sniff's DaemonSet is, and short-lived pods are made.
+    pub agent_namespace: String,
+    /// Whether the DaemonSet is not looked for.
+    pub agentless: bool,
+    /// Whether short-lived pods may be made in a namespace that is not sniff's own.
+    pub expose_nodes: bool,
     /// Their image.
     pub image: Option<String>,
     /// How long they may live.
@@ -184,7 +186,7 @@ impl Task {
     ) -> Result<Option<End>> {
         let mut orders = self.orders.clone();
         let installed = tokio::select! {
-            installed = self.installed() => installed?,
+            installed = installed(&self.common, &self.node) => installed?,
             _ = orders.wait_for(|orders| *orders != Orders::Run) => return Ok(None),
         };
         let place = match (installed, again) {
@@ -229,17 +231,14 @@ impl Task {
         stderr.into_iter().for_each(|line| debug!("node {}: {line}", self.node));
     }
 
-    async fn installed(&self) -> Result<Option<AgentPod>> {
-        let Some(namespace) = &self.common.daemonset_namespace else {
-            return Ok(None);
-        };
-        self.common.cluster.installed_agent(namespace, &self.node).await
-    }
-
     /// Has a short-lived pod made.
     async fn make(&self) -> Result<AgentJob> {
         let Some(wanted) = wanted(&self.common, &self.node) else {
-            let namespace = self.common.daemonset_namespace.as_deref().unwrap_or_default();
+            let namespace = &self.common.agent_namespace;
+            ensure!(
+                !self.common.agentless,
+                "there is no image for a short-lived pod: name one with --image or SNIFF_IMAGE"
+            );
             bail!(
                 "sniff's DaemonSet has no running pod here (in namespace {namespace}), and there is no image for a \
                  short-lived one: install the DaemonSet, or name an image with --image or SNIFF_IMAGE"
@@ -251,7 +250,7 @@ impl Task {
     }
 
     async fn remove(&self, job: &AgentJob) {
-        let AgentJob { namespace, name } = job;
+        let AgentJob { namespace, name, .. } = job;
         match self.common.cluster.delete_agent(job).await {
             Ok(()) => debug!("removed job {namespace}/{name}"),
             Err(error) => {
@@ -287,9 +286,9 @@ impl Task {
                 Some(Piece::Stdout(bytes)) => decoder.push(&bytes),
                 Some(Piece::Stderr(bytes)) => self.report(stderr.push(&bytes)),
                 Some(Piece::Ended(Err(why))) if !greeted => {
-                    bail!("sniff does not run in its pod: {}", legible(&why))
+                    bail!("sniff does not run in its pod: {why}")
                 }
-                Some(Piece::Ended(Err(why))) => bail!("sniff has ended: {}", legible(&why)),
+                Some(Piece::Ended(Err(why))) => bail!("sniff has ended: {why}"),
                 Some(Piece::Ended(Ok(()))) | None => {
                     decoder.finish()?;
                     bail!("sniff's pod has ended, packets may be missing");
@@ -320,11 +319,24 @@ impl Task {
     }
 }
 
+/// The DaemonSet's pod on a node, if it is to be looked for and is there.
+///
+/// # Errors
+///
+/// When the API server refuses, or does not answer.
+pub async fn installed(common: &Common, node: &str) -> Result<Option<AgentPod>> {
+    match common.agentless {
+        true => Ok(None),
+        false => common.cluster.installed_agent(&common.agent_namespace, node).await,
+    }
+}
+
 /// The short-lived pod for a node, when there is an image.
 pub fn wanted(common: &Common, node: &str) -> Option<Wanted> {
     Some(Wanted {
         node: node.into(),
-        namespace: common.session_namespace.clone(),
+        namespace: common.agent_namespace.clone(),
+        exposes_node: common.expose_nodes,
         image: common.image.clone()?,
         who: common.who.clone(),
         what: common.what.clone(),

@@ -10,7 +10,10 @@ use kube::{
     api::{ListParams, PostParams},
 };
 
-use super::{Cluster, Request, agent::DAEMON_PODS};
+use super::{
+    Cluster, Request,
+    agent::{DAEMON_PODS, is_of},
+};
 
 /// Label of a namespace that says which pods PodSecurity lets in.
 const ENFORCE: &str = "pod-security.kubernetes.io/enforce";
@@ -24,13 +27,15 @@ pub enum Permission {
     Denied,
 }
 
-/// A pod of the DaemonSet, and whether it runs.
+/// A pod with the DaemonSet's labels, and whether it runs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DaemonPod {
     /// Its name.
     pub name: String,
     /// Its node, once it has one.
     pub node: Option<String>,
+    /// Whether the DaemonSet made it. Others are given nothing to do.
+    pub is_own: bool,
     /// Why it does not run; `None` when it does.
     pub trouble: Option<String>,
 }
@@ -96,7 +101,7 @@ impl Cluster {
         Ok(found.map(|namespace| namespace.metadata.labels.unwrap_or_default().remove(ENFORCE)))
     }
 
-    /// The DaemonSet's pods in a namespace, but for those that are being deleted.
+    /// The pods in a namespace that have the DaemonSet's labels, but for those that are being deleted.
     ///
     /// # Errors
     ///
@@ -105,16 +110,19 @@ impl Cluster {
         let request = Request { verb: "list", resource: "pods", namespace: Some(namespace), name: None };
         let api = Api::<v1::Pod>::namespaced(self.client.clone(), namespace);
         let pods = self.ask(request, api.list(&ListParams::default().labels(DAEMON_PODS))).await?;
-        let stay = pods.into_iter().flatten().filter(|pod| pod.metadata.deletion_timestamp.is_none());
-        Ok(stay.map(DaemonPod::from).collect())
-    }
-}
-
-impl From<v1::Pod> for DaemonPod {
-    fn from(pod: v1::Pod) -> Self {
-        let name = pod.name_any();
-        let trouble = pod.status.as_ref().map_or_else(|| Some("Pending".to_owned()), trouble);
-        Self { name, node: pod.spec.and_then(|spec| spec.node_name), trouble }
+        let mut stay =
+            pods.into_iter().flatten().filter(|pod| pod.metadata.deletion_timestamp.is_none()).peekable();
+        if stay.peek().is_none() {
+            return Ok(Vec::new());
+        }
+        let daemon_set = self.daemon_set(namespace).await?;
+        let daemon_pod = |pod: v1::Pod| DaemonPod {
+            name: pod.name_any(),
+            is_own: is_of(&pod, daemon_set.as_deref()),
+            trouble: pod.status.as_ref().map_or_else(|| Some("Pending".to_owned()), trouble),
+            node: pod.spec.and_then(|spec| spec.node_name),
+        };
+        Ok(stay.map(daemon_pod).collect())
     }
 }
 

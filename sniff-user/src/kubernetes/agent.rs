@@ -1,18 +1,25 @@
 //! The pods that capture: those of the DaemonSet, and short-lived ones where there is none.
 //!
+//! A pod is taken for one of these by its controller's UID alone: whoever may make a pod may give it any labels.
+//!
 //! A short-lived pod is made to go away whatever happens to its client. Its main process ends when its session does, or
 //! when none comes, and its session when the client is not heard of. And it is made by a Job with
-//! `ttlSecondsAfterFinished: 0`, which Kubernetes (1.23) removes together with its pod as soon as that has ended. Whoever
-//! deletes the Job, deletes the pod or drains the node ends the capture at once.
+//! `ttlSecondsAfterFinished: 0`, which Kubernetes (1.23) removes together with its pod as soon as that has ended. Until
+//! the pod runs, the Job itself has a minute, which its client extends while it waits. Whoever deletes the Job, deletes
+//! the pod or drains the node ends the capture at once.
+//!
+//! Whoever may exec into such a pod rules its node. So it is made only in a namespace that is sniff's own, unless a
+//! person takes that upon themselves.
 
 use std::{
     collections::BTreeMap,
     time::{Duration, SystemTime},
 };
 
-use anyhow::{Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
 use k8s_openapi::{
     api::{
+        apps::v1::DaemonSet,
         batch::v1::{Job, JobSpec},
         core::v1,
     },
@@ -20,16 +27,20 @@ use k8s_openapi::{
 };
 use kube::{
     Api, ResourceExt as _,
-    api::{DeleteParams, ListParams, PostParams},
+    api::{DeleteParams, ListParams, Patch, PatchParams, PostParams, Preconditions},
 };
+use log::warn;
+use serde_json::json;
 use tokio::time::{Instant, sleep};
 
-use super::{Cluster, Request};
+use super::{Cluster, Forbidden, Request};
 
 /// The container that sniff runs in, in pods of both kinds.
 pub const CONTAINER: &str = "sniff";
-/// Namespace of the DaemonSet, unless another is named.
+/// Namespace of the DaemonSet and of short-lived pods, unless another is named.
 pub const NAMESPACE: &str = "sniff";
+/// The DaemonSet's name.
+const DAEMON_SET: &str = "sniff";
 
 const NAME_LABEL: &str = "app.kubernetes.io/name";
 const MANAGED_BY_LABEL: &str = "app.kubernetes.io/managed-by";
@@ -48,6 +59,9 @@ const RUN: &str = "/run";
 const STATE: &str = "/var/lib/sniff";
 /// The label that Kubernetes gives to the pods of a Job.
 const JOB_LABEL: &str = "job-name";
+/// How long a Job may live that has no running pod, after its client was last heard of; and between two such signs.
+const STARTING: Duration = Duration::from_secs(60);
+const SIGN_OF_LIFE: Duration = Duration::from_secs(15);
 /// A Job that has no pod after this long has probably been refused one.
 const POD_IS_DUE: Duration = Duration::from_secs(1);
 /// Between two looks at a pod that starts: at first, and at most.
@@ -76,6 +90,8 @@ pub struct AgentJob {
     pub namespace: String,
     /// Its name.
     pub name: String,
+    /// Its UID, by which its pod is known.
+    pub uid: String,
 }
 
 /// A short-lived pod to be made.
@@ -85,6 +101,8 @@ pub struct Wanted {
     pub node: String,
     /// The namespace to be in.
     pub namespace: String,
+    /// Whether that may be one that is not sniff's own.
+    pub exposes_node: bool,
     /// The image with sniff in it.
     pub image: String,
     /// Who asks, for the annotation.
@@ -126,11 +144,67 @@ impl Cluster {
         let api = Api::<v1::Pod>::namespaced(self.client.clone(), namespace);
         let pods = self.ask(request, api.list(&of_node)).await?;
         let usable = |pod: &v1::Pod| pod.metadata.deletion_timestamp.is_none() && is_running(pod);
-        Ok(pods
-            .into_iter()
-            .flatten()
-            .find(usable)
-            .map(|pod| AgentPod { namespace: namespace.into(), name: pod.name_any() }))
+        let mut pods = pods.into_iter().flatten().filter(usable).peekable();
+        if pods.peek().is_none() {
+            return Ok(None);
+        }
+        let daemon_set = self.daemon_set(namespace).await?;
+        let (own, strangers): (Vec<_>, Vec<_>) = pods.partition(|pod| is_of(pod, daemon_set.as_deref()));
+        for stranger in strangers {
+            warn!(
+                "pod {namespace}/{} on node {node} has the labels of sniff's DaemonSet, but is not one of its pods: it is \
+                 told nothing",
+                stranger.name_any()
+            );
+        }
+        let own = own.into_iter().next();
+        Ok(own.map(|pod| AgentPod { namespace: namespace.into(), name: pod.name_any() }))
+    }
+
+    /// The UID of sniff's DaemonSet, if there is one.
+    pub(super) async fn daemon_set(&self, namespace: &str) -> Result<Option<String>> {
+        let request = Request {
+            verb: "get",
+            resource: "daemonsets.apps",
+            namespace: Some(namespace),
+            name: Some(DAEMON_SET),
+        };
+        let api = Api::<DaemonSet>::namespaced(self.client.clone(), namespace);
+        let found = self.ask(request, api.get(DAEMON_SET)).await?;
+        Ok(found.and_then(|it| it.metadata.uid))
+    }
+
+    /// Makes sure that a short-lived pod does not hand its node to people who have nothing to do with sniff.
+    ///
+    /// # Errors
+    ///
+    /// When its namespace is not sniff's own, as far as can be told, and nobody has accepted that.
+    pub async fn check_namespace(&self, Wanted { node, namespace, exposes_node, .. }: &Wanted) -> Result<()> {
+        ensure!(
+            *exposes_node || self.is_namespace_of_sniff(namespace).await?,
+            "namespace {namespace} is not known to be sniff's own: whoever may exec into pods there, as all with the role \
+             edit may, would rule node {node} meanwhile; use the namespace {NAMESPACE}, or one with the label \
+             {NAME_LABEL}={NAMESPACE}, or accept that with --expose-nodes"
+        );
+        Ok(())
+    }
+
+    /// Whether a namespace is sniff's own: by its name, or by its label as far as this user may read that.
+    ///
+    /// # Errors
+    ///
+    /// When there is no such namespace, or the server does not answer.
+    pub async fn is_namespace_of_sniff(&self, namespace: &str) -> Result<bool> {
+        if namespace == NAMESPACE {
+            return Ok(true);
+        }
+        let request = Request { verb: "get", resource: "namespaces", namespace: None, name: Some(namespace) };
+        let api = Api::<v1::Namespace>::all(self.client.clone());
+        let found = match self.ask(request, api.get(namespace)).await {
+            Err(error) if error.is::<Forbidden>() => return Ok(false),
+            found => found?.with_context(|| no_namespace(namespace))?,
+        };
+        Ok(found.labels().get(NAME_LABEL).is_some_and(|name| name == NAMESPACE))
     }
 
     /// Has a short-lived pod made.
@@ -143,13 +217,31 @@ impl Cluster {
         let request =
             Request { verb: "create", resource: "jobs.batch", namespace: Some(namespace), name: None };
         let api = Api::<Job>::namespaced(self.client.clone(), namespace);
+        self.check_namespace(wanted).await?;
         match self.ask(request, api.create(&PostParams::default(), &wanted.job())).await? {
-            Some(job) => Ok(AgentJob { namespace: namespace.clone(), name: job.name_any() }),
-            None => bail!("there is no namespace {namespace}"),
+            Some(job) => Ok(AgentJob::from(&job)),
+            None => bail!(no_namespace(namespace)),
         }
     }
 
-    /// Waits until a Job's pod runs; `tell` hears what is waited for, when that changes.
+    /// Sets or lifts the time that a Job may live from its start, whatever its pod says.
+    async fn limit(
+        &self,
+        AgentJob { namespace, name, .. }: &AgentJob,
+        limit: Option<Duration>,
+    ) -> Result<()> {
+        let request =
+            Request { verb: "patch", resource: "jobs.batch", namespace: Some(namespace), name: Some(name) };
+        let api = Api::<Job>::namespaced(self.client.clone(), namespace);
+        let patch =
+            Patch::Merge(json!({"spec": {"activeDeadlineSeconds": limit.map(|limit| limit.as_secs())}}));
+        let patched = self.ask(request, api.patch(name, &PatchParams::default(), &patch)).await?;
+        ensure!(patched.is_some(), "job {namespace}/{name} was deleted while its pod started");
+        Ok(())
+    }
+
+    /// Waits until a Job's pod runs, which from then on lives as long as it was wanted to; `tell` hears what is waited for,
+    /// when that changes.
     ///
     /// # Errors
     ///
@@ -160,15 +252,20 @@ impl Cluster {
         limit: Duration,
         mut tell: impl FnMut(&str),
     ) -> Result<AgentPod> {
-        let AgentJob { namespace, name } = job;
+        let AgentJob { namespace, name, .. } = job;
         let (began, mut pause, mut told) = (Instant::now(), FIRST_PAUSE, String::new());
-        let mut seen = None;
+        let (mut seen, mut alive) = (None, began);
         loop {
+            if alive.elapsed() >= SIGN_OF_LIFE {
+                self.limit(job, Some(began.elapsed() + STARTING)).await?;
+                alive = Instant::now();
+            }
             let waiting = match self.pod_of(job).await? {
                 Some(pod) => {
                     let pod_name = pod.name_any();
                     match state(&pod) {
                         State::Running => {
+                            self.limit(job, None).await?;
                             return Ok(AgentPod { namespace: namespace.clone(), name: pod_name });
                         }
                         State::Failed(why) => bail!("pod {namespace}/{pod_name} cannot start: {why}"),
@@ -202,16 +299,16 @@ impl Cluster {
         }
     }
 
-    async fn pod_of(&self, AgentJob { namespace, name }: &AgentJob) -> Result<Option<v1::Pod>> {
+    async fn pod_of(&self, AgentJob { namespace, name, uid }: &AgentJob) -> Result<Option<v1::Pod>> {
         let request = Request { verb: "list", resource: "pods", namespace: Some(namespace), name: None };
         let ours = ListParams::default().labels(&format!("{JOB_LABEL}={name}"));
         let api = Api::<v1::Pod>::namespaced(self.client.clone(), namespace);
         let pods = self.ask(request, api.list(&ours)).await?;
-        Ok(pods.into_iter().flatten().next())
+        Ok(pods.into_iter().flatten().find(|pod| is_of(pod, Some(uid))))
     }
 
     /// Why Kubernetes does not let a Job have its pod, as far as its events may be read.
-    async fn refusal_of_pod(&self, AgentJob { namespace, name }: &AgentJob) -> Option<String> {
+    async fn refusal_of_pod(&self, AgentJob { namespace, name, .. }: &AgentJob) -> Option<String> {
         let request = Request { verb: "list", resource: "events", namespace: Some(namespace), name: None };
         let refused =
             ListParams::default().fields(&format!("involvedObject.name={name},reason=FailedCreate"));
@@ -232,11 +329,12 @@ impl Cluster {
     ///
     /// When the server refuses, or does not answer.
     pub async fn delete_agent(&self, job: &AgentJob) -> Result<()> {
-        let AgentJob { namespace, name } = job;
+        let AgentJob { namespace, name, uid } = job;
         let request =
             Request { verb: "delete", resource: "jobs.batch", namespace: Some(namespace), name: Some(name) };
         let api = Api::<Job>::namespaced(self.client.clone(), namespace);
-        self.ask(request, api.delete(name, &DeleteParams::background())).await?;
+        let this = Preconditions { uid: Some(uid.clone()), resource_version: None };
+        self.ask(request, api.delete(name, &DeleteParams::background().preconditions(this))).await?;
         Ok(())
     }
 
@@ -266,6 +364,8 @@ impl Wanted {
         metadata.namespace = Some(self.namespace.clone());
         let template = v1::PodTemplateSpec { metadata: Some(self.metadata()), spec: Some(self.pod()) };
         let spec = JobSpec {
+            // Until its client has seen the pod run; from then on the pod's own deadline holds.
+            active_deadline_seconds: Some(STARTING.as_secs() as i64),
             // A session that has failed is not to be tried again by anybody but its client.
             backoff_limit: Some(0),
             template,
@@ -385,10 +485,30 @@ impl From<Job> for Leftover {
     fn from(job: Job) -> Self {
         let annotation = |key: &str| job.annotations().get(key).cloned().unwrap_or_else(|| "unknown".into());
         let (who, what, until) = (annotation(WHO), annotation(WHAT), annotation(UNTIL));
-        let (namespace, name) = (job.namespace().unwrap_or_default(), job.name_any());
+        let ours = AgentJob::from(&job);
         let node = job.spec.and_then(|spec| spec.template.spec?.node_name).unwrap_or_default();
-        Self { job: AgentJob { namespace, name }, node, who, what, until }
+        Self { job: ours, node, who, what, until }
     }
+}
+
+impl From<&Job> for AgentJob {
+    fn from(job: &Job) -> Self {
+        let (namespace, name) = (job.namespace().unwrap_or_default(), job.name_any());
+        Self { namespace, name, uid: job.uid().unwrap_or_default() }
+    }
+}
+
+/// Whether the object with this UID controls a pod.
+pub(super) fn is_of(pod: &v1::Pod, uid: Option<&str>) -> bool {
+    let controller = pod.owner_references().iter().find(|owner| owner.controller == Some(true));
+    controller.is_some_and(|owner| !owner.uid.is_empty() && Some(owner.uid.as_str()) == uid)
+}
+
+fn no_namespace(namespace: &str) -> String {
+    format!(
+        "there is no namespace {namespace} for short-lived pods: create it (kubectl create namespace {namespace}), and label \
+         it {NAME_LABEL}={NAMESPACE} and pod-security.kubernetes.io/enforce=privileged; or install the DaemonSet"
+    )
 }
 
 /// How far a starting pod has come.
@@ -459,6 +579,7 @@ mod tests {
         Wanted {
             node: "n-1".into(),
             namespace: "tools".into(),
+            exposes_node: false,
             image: "sniff:1".into(),
             who: "jane@laptop $(reboot)".into(),
             what: "shop/web-0".into(),
@@ -477,6 +598,7 @@ mod tests {
         let job = serde_json::to_value(wanted().job()).unwrap();
         assert_eq!(job["spec"]["ttlSecondsAfterFinished"], 0);
         assert_eq!(job["spec"]["backoffLimit"], 0);
+        assert_eq!(job["spec"]["activeDeadlineSeconds"], 60, "its client has not seen the pod run");
         assert_eq!(job["metadata"]["annotations"], job["spec"]["template"]["metadata"]["annotations"]);
         let spec = &job["spec"]["template"]["spec"];
         assert_eq!(spec["nodeName"], "n-1");
@@ -492,6 +614,25 @@ mod tests {
         assert_eq!(container["command"], serde_json::json!(["sniff", "agent", "--once"]));
         assert_eq!(job["metadata"]["annotations"]["sniff/who"], "jane@laptop $(reboot)");
         assert_eq!(job["metadata"]["labels"][MANAGED_BY_LABEL], "kubectl-sniff");
+    }
+
+    #[test]
+    fn a_pod_belongs_to_its_controller_and_to_nobody_else() {
+        let check = |owners: &str, uid: Option<&str>| {
+            let pod = format!(r#"{{"metadata": {{"ownerReferences": {owners}}}}}"#);
+            is_of(&serde_json::from_str(&pod).unwrap(), uid)
+        };
+        let owner = |uid: &str, controller: bool| {
+            format!(
+                r#"[{{"apiVersion": "apps/v1", "kind": "DaemonSet", "name": "sniff", "uid": "{uid}", "controller":
+                    {controller}}}]"#
+            )
+        };
+        assert!(check(&owner("u-1", true), Some("u-1")));
+        assert!(!check(&owner("u-2", true), Some("u-1")));
+        assert!(!check(&owner("u-1", false), Some("u-1")));
+        assert!(!check(&owner("u-1", true), None) && !check(&owner("", true), Some("")));
+        assert!(!check("[]", Some("u-1")));
     }
 
     #[test]

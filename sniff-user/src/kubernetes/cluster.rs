@@ -23,7 +23,7 @@ pub struct Cluster {
 /// What is asked of the API server, as RBAC rules name it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Request<'a> {
-    /// `get`, `list`, `watch`, `create` or `delete`.
+    /// `get`, `list`, `watch`, `create`, `patch` or `delete`.
     pub verb: &'static str,
     /// Resource, with its subresource and group: `pods`, `pods/exec`, `deployments.apps`.
     pub resource: &'static str,
@@ -79,7 +79,7 @@ impl Cluster {
         &self.server
     }
 
-    /// Waits for an answer; `None` when there is no such object.
+    /// Waits for an answer; `None` when there is no such object, or nothing to create one in.
     pub(super) async fn ask<T>(
         &self,
         request: Request<'_>,
@@ -87,7 +87,11 @@ impl Cluster {
     ) -> Result<Option<T>> {
         match tokio::time::timeout(TIMEOUT, answer).await {
             Ok(Ok(answer)) => Ok(Some(answer)),
-            Ok(Err(kube::Error::Api(status))) if status.is_not_found() && request.name.is_some() => Ok(None),
+            Ok(Err(kube::Error::Api(status)))
+                if status.is_not_found() && (request.name.is_some() || request.verb == "create") =>
+            {
+                Ok(None)
+            }
             Ok(Err(error)) => Err(self.explain(request, error)),
             Err(_) => Err(anyhow!("Kubernetes API at {}: no answer within 10 s to {request}", self.server)),
         }

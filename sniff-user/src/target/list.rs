@@ -7,6 +7,7 @@ use super::{
     interfaces::{self, shown},
     node::Node,
 };
+use crate::legible::legible_line;
 
 /// The heading of the table.
 const COLUMNS: [&str; 7] = ["NAMESPACE", "POD", "INTERFACE", "HOST-INTERFACE", "INDEX", "MAC", "ADDRESSES"];
@@ -87,7 +88,7 @@ fn cells(row: &Row) -> Vec<String> {
     match &row.detail {
         Detail::Interface(interface) => cells.extend(interface_cells(interface)),
         Detail::HostNetwork => cells.push("host network".into()),
-        Detail::Unknown(why) => cells.push(why.clone()),
+        Detail::Unknown(why) => cells.push(legible_line(why)),
     }
     cells
 }

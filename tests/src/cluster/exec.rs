@@ -76,7 +76,9 @@ pub(super) fn serve(
         state.exec_count
     };
 
-    let Some(mut command) = command(&words, &key) else {
+    let has_main_process =
+        shared.lock().objects.get(&key).is_some_and(|pod| pod["status"]["pid"].is_number());
+    let Some(mut command) = command(&words, &key, has_main_process) else {
         let message = format!("exec: {words:?}: executable file not found in $PATH");
         let status =
             json!({"kind": "Status", "status": "Failure", "reason": "InternalError", "message": message});

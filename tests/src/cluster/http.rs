@@ -93,6 +93,7 @@ fn take_apart(line: &str, body: Value) -> Asked {
         "GET" if name.is_empty() => "list",
         "GET" => "get",
         "POST" => "create",
+        "PATCH" => "patch",
         "DELETE" => "delete",
         other => panic!("a method that sniff does not use: {other}"),
     };

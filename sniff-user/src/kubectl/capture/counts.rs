@@ -6,10 +6,13 @@ use std::{
 };
 
 use super::{Capture, sessions::Accounts};
-use crate::stream::message::Stats;
+use crate::{legible::legible_line, stream::message::Stats};
 
 impl Capture {
     pub(super) fn say_counts(&self) {
+        if self.failed && self.sessions.iter().all(|it| it.accounts == Accounts::NotBegun) {
+            return;
+        }
         let sum = |count: fn(&Stats) -> u64| self.sessions.iter().map(|it| count(&it.stats)).sum::<u64>();
         let silent = self.sessions.iter().filter(|it| it.accounts == Accounts::Open);
         let silent: BTreeSet<&str> = silent.map(|it| it.session.node.as_str()).collect();
@@ -36,7 +39,7 @@ fn counts(captured: u64, matched: u64, dropped: u64, silent: &[&str]) -> String 
             "{captured} packets captured\n{matched} packets received by filter\n{dropped} packets dropped by kernel\n"
         );
     }
-    let (nodes, matched) = (silent.join(", "), matched.max(captured));
+    let (nodes, matched) = (legible_line(&silent.join(", ")), matched.max(captured));
     format!(
         "{captured} packets captured; no final counts from node {nodes}\nat least {matched} packets received by filter\n\
          at least {dropped} packets dropped by kernel\n"

@@ -9,7 +9,7 @@ use log::{error, info, warn};
 
 use super::Capture;
 use crate::{
-    kubectl::{legible::legible, session::Orders},
+    kubectl::session::Orders,
     kubernetes::{Change, Pod},
     stream::message::{Target, TargetId, Targets},
 };
@@ -129,7 +129,6 @@ impl Capture {
 
     /// A node does not capture a target any more, or cannot.
     pub(super) fn lost(&mut self, node: &str, id: TargetId, why: &str, is_failure: bool) {
-        let why = legible(why);
         let can_retry = !self.follows.is_empty();
         match self.members.get_mut(&id) {
             // It was told to.

@@ -13,7 +13,6 @@ use super::{Capture, members::name};
 use crate::{
     kubectl::{
         args::Args,
-        legible::legible,
         rejoin::Ending,
         session::{Number, PodKind, Session, Start, Update},
     },
@@ -129,7 +128,7 @@ impl Capture {
                 self.sessions[number].next_ask = hello.has_watermarks.then(Instant::now);
                 if hello.version != env!("CARGO_PKG_VERSION") {
                     let ours = env!("CARGO_PKG_VERSION");
-                    info!("node {node} has sniff {}, this is {ours}", legible(&hello.version));
+                    info!("node {node} has sniff {}, this is {ours}", hello.version);
                 }
             }
             Update::Packets(blocks) => self.packets(number, blocks),
@@ -140,7 +139,7 @@ impl Capture {
                 let running = &mut self.sessions[number];
                 // One that has listened has used up what it may have.
                 running.is_over_limit |= error.code == Code::RefusedLimit && !running.is_listening;
-                error!("node {node}: {}", legible(&error.message));
+                error!("node {node}: {}", error.message);
             }
             Update::Ended(outcome) => self.ended(number, &node, outcome),
         }
@@ -149,7 +148,6 @@ impl Capture {
     fn event(&mut self, number: Number, node: &str, event: Event) {
         match event {
             Event::TargetAdded { target, interfaces } => {
-                let interfaces: Vec<_> = interfaces.iter().map(|it| legible(it)).collect();
                 info!("capturing {} on node {node}: {}", name(&target, node), interfaces.join(", "));
             }
             Event::TargetGone { target, why } => self.lost(node, target, &why, false),
@@ -167,8 +165,8 @@ impl Capture {
                     info!("listening after {:.2} s", self.began.elapsed().as_secs_f64());
                 }
             }
-            Event::Note { level: Level::Warn, text } => warn!("node {node}: {}", legible(&text)),
-            Event::Note { level: Level::Info, text } => info!("node {node}: {}", legible(&text)),
+            Event::Note { level: Level::Warn, text } => warn!("node {node}: {text}"),
+            Event::Note { level: Level::Info, text } => info!("node {node}: {text}"),
             Event::FilterChanged | Event::Unknown => {}
         }
     }

@@ -42,8 +42,9 @@ impl Capture {
         let wanted = wanted_output(&args, &what)?;
         let lifetime = args.capture.duration.map_or(MAX_LIFETIME, |duration| duration + MARGIN);
         let common = Arc::new(Common {
-            daemonset_namespace: (!args.agentless).then(|| args.cluster.daemonset_namespace().to_owned()),
-            session_namespace: args.cluster.session_namespace(cluster.default_namespace()).to_owned(),
+            agent_namespace: args.cluster.agent_namespace().to_owned(),
+            agentless: args.agentless,
+            expose_nodes: args.expose_nodes,
             image: args.image.clone(),
             lifetime,
             who: who(),
@@ -159,13 +160,10 @@ impl Capture {
     pub(super) async fn describe(&self) -> Result<u8> {
         let mut stdout = io::stdout();
         for node in self.joining.keys() {
-            let installed = match &self.common.daemonset_namespace {
-                Some(namespace) => self.common.cluster.installed_agent(namespace, node).await?,
-                None => None,
-            };
-            match (installed, session::wanted(&self.common, node)) {
+            match (session::installed(&self.common, node).await?, session::wanted(&self.common, node)) {
                 (Some(pod), _) => info!("node {node}: would run in pod {}/{}", pod.namespace, pod.name),
                 (None, Some(wanted)) => {
+                    self.common.cluster.check_namespace(&wanted).await?;
                     info!("node {node}: would make this job:");
                     writeln!(stdout, "{}", wanted.manifest()?)?;
                 }

@@ -1,4 +1,5 @@
-//! Messages from far away, fit for a terminal.
+//! Words from anywhere, fit for a terminal. [`crate::logging`] passes all that a person is told through here; what goes
+//! to standard output as a table does so by itself.
 
 /// Longest line in bytes; more of it makes another.
 const MAX_LINE: usize = 4096;
@@ -13,6 +14,11 @@ pub fn legible(text: &str) -> String {
         }
     }
     legible
+}
+
+/// The text as one line: newlines are written out too.
+pub fn legible_line(text: &str) -> String {
+    legible(text).replace('\n', "\\n")
 }
 
 /// A stream of text that comes in pieces, of which the last line is not whole yet.
@@ -76,6 +82,11 @@ mod tests {
         {
             assert_eq!(legible(text), text);
         }
+    }
+
+    #[test]
+    fn a_cell_of_a_table_keeps_to_its_line() {
+        assert_eq!(legible_line("6.18\nok    all is well\u{1b}[2K"), r"6.18\nok    all is well\u{1b}[2K");
     }
 
     #[test]
