@@ -81,6 +81,10 @@ pub struct Args {
     #[command(flatten)]
     pub capture: CaptureArgs,
 
+    /// Socket of sniff agent, in whose pod this runs and which then must be there (default: one is asked if there is one)
+    #[arg(long, value_name = "PATH", env = "SNIFF_AGENT_SOCKET", hide = true)]
+    pub agent_socket: Option<PathBuf>,
+
     /// How to attach (default: TCX, or clsact on a kernel without it)
     #[arg(long, value_enum, hide = true, value_name = "HOW")]
     pub hook: Option<Mechanism>,

@@ -26,7 +26,7 @@ use sniff_user::{
     options::CaptureArgs,
     pcapng::LinkType,
     privileges, serve,
-    session::{self, Plan},
+    session::Plan,
     system::System,
     target,
 };
@@ -90,12 +90,14 @@ async fn run(args: Args) -> Result<()> {
     privileges::check()?;
     privileges::raise_limits();
     if args.list {
+        let _grant = agent::guest::list(args.agent_socket.as_deref()).await?;
         let rows = target::list(&options(&args)).await?;
         return Ok(io::stdout().write_all(target::table(&rows).as_bytes())?);
     }
     let interfaces = target::resolve(&args.targets(), &options(&args)).await?;
     ensure!(!interfaces.is_empty(), "there is nothing to capture");
-    session::run(plan(args, interfaces)?).await
+    let agent_socket = args.agent_socket.clone();
+    agent::guest::capture(plan(args, interfaces)?, agent_socket).await
 }
 
 /// What clap cannot tell from a single option.

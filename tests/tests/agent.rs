@@ -18,7 +18,8 @@ use sniff_tests::{
     machine::{FakePod, Machine},
     netns::{Netns, tool},
     serve::{Outcome, Serving, hello, node_interface},
-    sniff, traffic, wait,
+    sniff::{self, Sniff},
+    traffic, wait,
 };
 use sniff_user::stream::{
     ToNode,
@@ -33,6 +34,7 @@ struct Place {
     node: Netns,
     pod: FakePod,
     agent: Child,
+    log: tempfile::NamedTempFile,
     _machine: Machine,
 }
 
@@ -47,8 +49,10 @@ impl Place {
     fn with(args: &[&str]) -> Self {
         let machine = Machine::boot();
         let (node, pod) = (machine.netns(), machine.fake_pod("blue", 1));
-        let agent = node.spawn(agent().args(args));
-        let place = Self { node, pod, agent, _machine: machine };
+        let log = tempfile::NamedTempFile::new().expect("a file");
+        let stderr = log.reopen().expect("a file");
+        let agent = node.spawn(agent().args(args).stderr(stderr));
+        let place = Self { node, pod, agent, log, _machine: machine };
         wait::until("an agent that is well", Duration::from_secs(10), || place.is_well().then_some(()));
         place
     }
@@ -76,6 +80,18 @@ impl Place {
         let outcome = serving.wait();
         assert_eq!((outcome.status.code(), outcome.end().reason), (Some(1), Reason::Failed));
         outcome
+    }
+
+    /// Waits until the agent has logged a line with all of `parts`.
+    fn wait_for_log(&self, parts: &[&str]) {
+        let log = || fs::read_to_string(self.log.path()).expect("the agent's words");
+        let is_there = || log().lines().any(|line| parts.iter().all(|part| line.contains(part)));
+        wait::until(&parts.join(", "), Duration::from_secs(5), || is_there().then_some(()));
+    }
+
+    /// A `sniff` beside the agent that captures pings of its pod.
+    fn sniff(&self) -> Sniff<'_> {
+        Sniff::in_netns(&self.node).args(["-i", &self.pod.veth.name, "-w", "-", "icmp"])
     }
 
     fn ping(&self, count: u32) {
@@ -144,6 +160,62 @@ fn a_session_too_many_is_refused_with_the_names_of_the_others() {
     assert_eq!(first.stop().end().reason, Reason::Stopped);
     place.begin().stop();
     assert_eq!(place.metric("sniff_sessions_started_total"), 2);
+}
+
+#[test]
+fn sniff_itself_asks_the_agent_that_it_is_beside() {
+    let place = Place::with(&["--max-sessions", "1"]);
+    let session = place.begin();
+    for refused in [place.sniff(), Sniff::in_netns(&place.node).args(["--list"])] {
+        let outcome = refused.run();
+        let line = outcome.refusal(1);
+        assert!(line.contains("(--max-sessions): ada@laptop (process "), "{line}");
+    }
+    session.stop();
+    place.wait_for_metric("sniff_sessions", 0);
+    let capture = place.sniff().start();
+    assert_eq!((place.metric("sniff_sessions"), place.metric("sniff_buffer_bytes")), (1, 64 << 20));
+    place.wait_for_log(&["begins", &place.pod.veth.name, "filter: icmp"]);
+    place.ping(3);
+    assert_eq!(capture.stop().success().captured, 6);
+    place.wait_for_metric("sniff_sessions", 0);
+    assert_eq!(place.metric("sniff_packets_delivered_total"), 6);
+    Sniff::in_netns(&place.node).args(["--list"]).run();
+    place.wait_for_log(&["begins", "the list of this node's pods"]);
+    drop(place);
+
+    let place = Place::with(&["--max-duration", "1s"]);
+    let outcome = place.sniff().start().wait();
+    assert_eq!(outcome.status.code(), Some(1), "{outcome:#?}");
+    assert!(outcome.stderr.iter().any(|line| line.contains("1s (--max-duration)")), "{outcome:#?}");
+    assert_eq!(place.metric("sniff_sessions_cut_short_total"), 1);
+}
+
+#[test]
+fn the_agent_logs_who_was_captured_how_and_why_that_ended() {
+    let place = Place::with(&[]);
+    let serving = place.begin();
+    place.wait_for_log(&["session 0 of ada@laptop (process ", "begins: the node itself", "filter: icmp"]);
+    place.wait_for_log(&["session 0 captures the node itself"]);
+    place.ping(3);
+    assert_eq!(serving.stop().end().captured, 6);
+    place.wait_for_log(&[
+        "session 0 has ended: its client said so",
+        "6 packets received",
+        "6 delivered, 0 dropped",
+    ]);
+    let serving = place.begin();
+    serving.signal(Signal::SIGKILL);
+    place.wait_for_log(&["session 1 has ended: its process has gone without a word"]);
+}
+
+#[test]
+fn those_who_connect_and_are_silent_hold_nobody_up() {
+    let place = Place::with(&[]);
+    let connect = || place.node.enter(|| TcpStream::connect(METRICS)).expect("a connection");
+    let silent: Vec<TcpStream> = (0..40).map(|_| connect()).collect();
+    assert!(place.get("GET /healthz HTTP/1.1\r\n\r\n").ends_with("\r\n\r\nok\n"));
+    drop(silent);
 }
 
 #[test]

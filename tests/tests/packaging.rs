@@ -8,8 +8,10 @@ use std::{
 
 use k8s_openapi::{
     api::{
+        admissionregistration::v1::{ValidatingAdmissionPolicy, ValidatingAdmissionPolicyBinding},
         apps::v1::DaemonSet,
         core::v1::{Container as ContainerSpec, Namespace, SecurityContext, ServiceAccount},
+        networking::v1::NetworkPolicy,
         rbac::v1::{ClusterRole, ClusterRoleBinding},
         scheduling::v1::PriorityClass,
     },
@@ -127,6 +129,83 @@ fn kubernetes_knows_every_field_of_every_object() {
     assert_eq!(kinds, all);
     for overlay in ["least-privilege", "metrics"] {
         typed::<DaemonSet>(&daemon_set(Some(overlay)));
+    }
+}
+
+/// What the API server lets through is decided by CEL there; here it is pinned, with what it is asked of.
+#[test]
+fn an_overlay_lets_execs_capture_and_do_nothing_else() {
+    let [policy, binding] = &documents("deploy/overlays/exec-only/policy.yaml")[..] else {
+        panic!("not two")
+    };
+    let namespace = &documents("deploy/sniff.yaml")[0]["metadata"]["name"];
+    let binding = typed::<ValidatingAdmissionPolicyBinding>(binding).spec.expect("a spec");
+    assert_eq!(binding.policy_name.as_deref(), policy["metadata"]["name"].as_str());
+    assert_eq!(binding.validation_actions, Some(vec!["Deny".to_owned()]));
+    let selector = binding.match_resources.and_then(|it| it.namespace_selector).expect("a selector");
+    let labels = selector.match_labels.expect("labels");
+    assert_eq!(labels.get("kubernetes.io/metadata.name").map(String::as_str), namespace.as_str());
+
+    let policy = typed::<ValidatingAdmissionPolicy>(policy).spec.expect("a spec");
+    assert_eq!(policy.failure_policy.as_deref(), Some("Fail"));
+    let rules = policy.match_constraints.and_then(|it| it.resource_rules).expect("rules");
+    let resources: Vec<(String, String)> = rules
+        .into_iter()
+        .flat_map(|rule| {
+            let operations = rule.operations.expect("operations").join(" ");
+            rule.resources.expect("resources").into_iter().map(move |it| (operations.clone(), it))
+        })
+        .collect();
+    let of = |operation: &str, resource: &str| (operation.to_owned(), format!("pods/{resource}"));
+    let ways_in = [
+        of("CONNECT", "exec"),
+        of("CONNECT", "attach"),
+        of("CONNECT", "portforward"),
+        of("UPDATE", "ephemeralcontainers"),
+    ];
+    assert_eq!(resources, ways_in);
+    let validations = policy.validations.expect("validations");
+    let [validation] = &validations[..] else { panic!("{validations:#?}") };
+    let expression =
+        "request.subResource == 'exec' && has(object.command) && object.command == ['sniff', 'serve']";
+    assert_eq!(validation.expression, expression);
+}
+
+#[test]
+fn metrics_are_for_the_monitoring_system_alone() {
+    let [policy] = &documents("deploy/overlays/metrics/networkpolicy.yaml")[..] else { panic!("not one") };
+    let daemon_set = daemon_set(Some("metrics"));
+    let spec = typed::<NetworkPolicy>(policy).spec.expect("a spec");
+    let selected = serde_json::to_value(spec.pod_selector).expect("JSON");
+    assert_eq!(selected["matchLabels"], daemon_set["spec"]["template"]["metadata"]["labels"]);
+    assert_eq!(policy["metadata"]["namespace"], daemon_set["metadata"]["namespace"]);
+    assert_eq!(spec.policy_types, Some(vec!["Ingress".to_owned()]));
+    let ports = &policy["spec"]["ingress"][0]["ports"];
+    let container = &daemon_set["spec"]["template"]["spec"]["containers"][0];
+    assert_eq!(ports, &serde_json::json!([{"port": container["ports"][0]["name"], "protocol": "TCP"}]));
+    assert!(policy["spec"]["ingress"][0]["from"][0]["namespaceSelector"]["matchLabels"].is_object());
+}
+
+/// An overlay without one of its files is refused by kustomize, and one that is not listed does nothing.
+#[test]
+fn overlays_list_all_their_files() {
+    for overlay in ["exec-only", "least-privilege", "metrics"] {
+        let folder = format!("deploy/overlays/{overlay}");
+        let kustomization = &documents(&format!("{folder}/kustomization.yaml"))[0];
+        let names = |list: &Value| list.as_array().cloned().unwrap_or_default();
+        let resources = names(&kustomization["resources"]);
+        let patches = names(&kustomization["patches"]).into_iter().map(|patch| patch["path"].clone());
+        let mut listed: Vec<Value> = resources.into_iter().chain(patches).collect();
+        assert_eq!(listed.remove(0), "../../base");
+        listed.push("kustomization.yaml".into());
+        let mut listed: Vec<String> =
+            listed.iter().map(|it| it.as_str().expect("a name").to_owned()).collect();
+        let files = fs::read_dir(Path::new(ROOT).join(folder)).expect("a folder");
+        let mut files: Vec<String> =
+            files.map(|file| file.expect("a file").file_name().into_string().expect("text")).collect();
+        listed.sort_unstable();
+        files.sort_unstable();
+        assert_eq!(listed, files, "{overlay}");
     }
 }
 

@@ -1,12 +1,13 @@
 //! `/metrics` and `/healthz`, for a monitoring system that asks now and then. As much of HTTP/1.1 (RFC 9112) as that
 //! takes: one GET without a body a connection. A whole server would be most of the agent's memory.
 
-use std::{io, time::Duration};
+use std::{collections::VecDeque, io, sync::Arc, time::Duration};
 
 use log::debug;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{TcpListener, TcpStream},
+    task::AbortHandle,
     time::{sleep, timeout},
 };
 
@@ -14,17 +15,28 @@ use super::{Shared, lock};
 
 /// Longest that a connection may last.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// Most connections at a time. One more takes the place of the oldest: whoever is silent holds nobody up.
+const MAX_CONNECTIONS: usize = 16;
 /// Most bytes of a request.
 const MAX_REQUEST: usize = 8 << 10;
 
-/// Answers one connection after the other: nobody who connects can take more memory than one request's.
+/// Answers connections, of which few are open at a time.
 pub(super) async fn serve(listener: TcpListener, ledger: Shared) {
+    let mut open: VecDeque<AbortHandle> = VecDeque::new();
     loop {
         match listener.accept().await {
             Ok((stream, peer)) => {
-                if !matches!(timeout(PATIENCE, answer(stream, &ledger)).await, Ok(Ok(()))) {
-                    debug!("the HTTP request of {peer} came to nothing");
+                open.retain(|connection| !connection.is_finished());
+                if open.len() == MAX_CONNECTIONS {
+                    let _ = open.pop_front().as_ref().map(AbortHandle::abort);
                 }
+                let ledger = Arc::clone(&ledger);
+                let connection = tokio::spawn(async move {
+                    if !matches!(timeout(PATIENCE, answer(stream, &ledger)).await, Ok(Ok(()))) {
+                        debug!("the HTTP request of {peer} came to nothing");
+                    }
+                });
+                open.push_back(connection.abort_handle());
             }
             // Out of descriptors, say; that passes.
             Err(_) => sleep(Duration::from_secs(1)).await,

@@ -65,7 +65,7 @@ impl Ledger {
             self.refused += 1;
             return Err(why);
         }
-        let Registration { who, buffer_bytes, duration } = registration;
+        let Registration { who, buffer_bytes, duration, .. } = registration;
         let id = SessionId(self.started);
         self.started += 1;
         let session =
@@ -102,7 +102,7 @@ impl Ledger {
 
     /// Whose sessions run.
     fn who(&self) -> String {
-        let one = |session: &Session| format!("{} (process {})", session.who.escape_debug(), session.pid);
+        let one = |session: &Session| format!("{} (process {})", session.who, session.pid);
         self.sessions.values().map(one).collect::<Vec<_>>().join(", ")
     }
 
@@ -131,10 +131,11 @@ impl Ledger {
         self.cut_short += 1;
     }
 
-    /// Notes that a session has ended.
-    pub(super) fn leave(&mut self, id: SessionId) {
-        self.sessions.remove(&id);
+    /// Notes that a session has ended; returns what it reported last.
+    pub(super) fn leave(&mut self, id: SessionId) -> Report {
+        let session = self.sessions.remove(&id);
         self.count.send_replace(self.sessions.len());
+        session.map(|session| session.report).unwrap_or_default()
     }
 
     /// All in Prometheus' text format
@@ -182,7 +183,13 @@ mod tests {
 
     fn registration(mib: u64, duration: Option<u64>) -> Registration {
         let duration = duration.map(Duration::from_secs);
-        Registration { who: "ada@laptop".to_owned(), buffer_bytes: mib << 20, duration }
+        Registration {
+            who: "ada@laptop".to_owned(),
+            what: "shop/web".to_owned(),
+            filter: None,
+            buffer_bytes: mib << 20,
+            duration,
+        }
     }
 
     #[test]

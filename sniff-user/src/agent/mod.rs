@@ -4,6 +4,7 @@
 //!
 //! Without sessions it waits for connections and signals only: nothing wakes it up.
 
+pub mod guest;
 mod http;
 mod ledger;
 pub mod wire;
@@ -31,7 +32,7 @@ use tokio::{
 
 use self::{
     ledger::{Ledger, SessionId},
-    wire::{Cause, ToAgent, ToSession, Wire},
+    wire::{Cause, Registration, Report, ToAgent, ToSession, Wire},
 };
 use crate::{args::AgentArgs, signals::Signals};
 
@@ -139,17 +140,24 @@ async fn attend(stream: UnixStream, ledger: Shared, is_running: watch::Receiver<
             let admitted = lock(&ledger).admit(pid, &registration);
             match admitted {
                 Ok((id, granted)) => {
-                    info!("session {id} of {} (process {pid}) begins", registration.who.escape_debug());
+                    let Registration { who, what, filter, .. } = &registration;
+                    let filter = filter.as_deref().unwrap_or("every packet");
+                    info!("session {id} of {who} (process {pid}) begins: {what}; filter: {filter}");
                     let limit = granted.limit;
+                    let mut why = None;
                     if wire.send(&ToSession::Granted(granted)).await.is_ok() {
-                        follow(&mut wire, id, pid, limit, &ledger, is_running).await;
+                        why = follow(&mut wire, id, pid, limit, &ledger, is_running).await;
                     }
-                    lock(&ledger).leave(id);
-                    info!("session {id} has ended");
+                    let Report { matched, delivered, dropped, bytes } = lock(&ledger).leave(id);
+                    let why = why.as_deref().unwrap_or("its process has gone without a word");
+                    info!(
+                        "session {id} has ended: {why}; {matched} packets received by filter, {delivered} delivered, \
+                         {dropped} dropped, {bytes} bytes sent"
+                    );
                     return;
                 }
                 Err(why) => {
-                    warn!("refused {} (process {pid}): {why}", registration.who.escape_debug());
+                    warn!("refused {} (process {pid}): {why}", registration.who);
                     ToSession::Refused { why }
                 }
             }
@@ -160,7 +168,7 @@ async fn attend(stream: UnixStream, ledger: Shared, is_running: watch::Receiver<
     let _ = wire.send(&answer).await;
 }
 
-/// Hears a session's reports, and sees to it that it ends in time. Returns when it has.
+/// Hears a session's reports, and sees to it that it ends in time. Returns when it has, with the reason if that is known.
 async fn follow(
     wire: &mut Wire,
     id: SessionId,
@@ -168,7 +176,7 @@ async fn follow(
     limit: Option<Duration>,
     ledger: &Shared,
     mut is_running: watch::Receiver<bool>,
-) {
+) -> Option<String> {
     let deadline = Instant::now() + limit.unwrap_or(FOREVER);
     let mut killing = None;
     loop {
@@ -177,8 +185,13 @@ async fn follow(
                 Ok(Some(ToAgent::Report(report))) => {
                     lock(ledger).report(id, &report).err().map(|why| (Cause::Bytes, why))
                 }
+                Ok(Some(ToAgent::Captures { what })) => {
+                    info!("session {id} captures {what}");
+                    None
+                }
+                Ok(Some(ToAgent::End { why })) => return Some(why),
                 // It has ended, or speaks nonsense.
-                _ => return,
+                _ => return None,
             },
             () = sleep_until(deadline), if killing.is_none() => {
                 let limit = humantime::format_duration(limit.unwrap_or(FOREVER));
@@ -191,7 +204,7 @@ async fn follow(
                 warn!("session {id} (process {pid}) does not end: killed");
                 // Its connection is open, so the number is still its own.
                 let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
-                return;
+                return Some("it did not end when it was told to, and was killed".to_owned());
             }
         };
         if let Some((cause, why)) = ending
@@ -201,7 +214,7 @@ async fn follow(
             lock(ledger).cut_short();
             killing = Some(Instant::now() + GRACE);
             if wire.send(&ToSession::End { cause, why }).await.is_err() {
-                return;
+                return None;
             }
         }
     }

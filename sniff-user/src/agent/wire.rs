@@ -1,7 +1,7 @@
 //! What the agent and the sessions on its node say to each other: lines of JSON over a Unix socket. Both ends are the
 //! same program, often in the same container.
 
-use std::{io, path::Path, time::Duration};
+use std::{env, io, path::Path, time::Duration};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
@@ -28,8 +28,18 @@ pub enum ToAgent {
     Check,
     /// May I?
     Register(Registration),
+    /// I capture this, too.
+    Captures {
+        /// Whom, in words.
+        what: String,
+    },
     /// What I have done.
     Report(Report),
+    /// I end.
+    End {
+        /// Why.
+        why: String,
+    },
 }
 
 /// What a session is going to be.
@@ -37,10 +47,28 @@ pub enum ToAgent {
 pub struct Registration {
     /// Who asks for it.
     pub who: String,
+    /// What is to be captured, in words.
+    pub what: String,
+    /// Which packets; `None` is all of them.
+    pub filter: Option<String>,
     /// Bytes of its buffer.
     pub buffer_bytes: u64,
     /// How long it is to last, if that is known.
     pub duration: Option<Duration>,
+}
+
+impl Registration {
+    /// That of a session which nobody has asked for from afar, with everything else left open.
+    pub fn of_this_process() -> Self {
+        let who = env::args().next().unwrap_or_else(|| "sniff".to_owned());
+        Self {
+            who: format!("{who}, run in this pod"),
+            what: String::new(),
+            filter: None,
+            buffer_bytes: 0,
+            duration: None,
+        }
+    }
 }
 
 /// What a session has done so far.
@@ -195,6 +223,11 @@ impl Grant {
         }
     }
 
+    /// Whether there is an agent, whose permission this is.
+    pub fn is_of_an_agent(&self) -> bool {
+        self.wire.is_some()
+    }
+
     /// What of the session's wishes was not granted.
     pub fn note(&self) -> Option<&str> {
         self.granted.note.as_deref()
@@ -211,10 +244,25 @@ impl Grant {
         }
     }
 
-    /// Tells the agent what was done. When it has gone, [`Self::revoked`] says so.
+    /// Tells the agent what was done.
     pub async fn report(&mut self, report: &Report) {
+        self.tell(&ToAgent::Report(*report)).await;
+    }
+
+    /// Tells the agent whom the session captures besides, in words.
+    pub async fn captures(&mut self, what: String) {
+        self.tell(&ToAgent::Captures { what }).await;
+    }
+
+    /// Tells the agent why the session ends: its last words.
+    pub async fn end(mut self, why: String) {
+        self.tell(&ToAgent::End { why }).await;
+    }
+
+    /// When the agent has gone, [`Self::revoked`] says so.
+    async fn tell(&mut self, message: &ToAgent) {
         if let Some(wire) = &mut self.wire {
-            let _ = wire.send(&ToAgent::Report(*report)).await;
+            let _ = wire.send(message).await;
         }
     }
 }

@@ -171,7 +171,10 @@ impl<'a> Conversation<'a> {
             return;
         }
         let event = match self.join(&target, comment).await {
-            Ok(interfaces) => Told::TargetAdded { target: target.id, interfaces },
+            Ok(interfaces) => {
+                self.grant.captures(target.id.to_string()).await;
+                Told::TargetAdded { target: target.id, interfaces }
+            }
             Err(error) => Told::TargetFailed { target: target.id, error: format!("{error:#}") },
         };
         self.output.tell(ToClient::Event(event));

@@ -95,9 +95,7 @@ fn check_uid(pod: &str, uid: &str, found: &[Interface]) -> Result<()> {
     for here in found.iter().filter_map(|interface| interface.pod.as_ref()) {
         ensure!(
             uid.is_empty() || here.uid == uid,
-            "pod {pod} on this node has the UID {}, not {}: it was made anew; ask for it again",
-            here.uid,
-            uid.escape_debug()
+            "pod {pod} on this node is not the one with the UID {uid}: it was made anew; ask for it again",
         );
     }
     Ok(())

@@ -119,12 +119,36 @@ async fn session(args: ServeArgs, mut input: Input, output: &mut Output) -> Resu
         (reason, grant)
     };
     let ((reason, mut grant), captured) = tokio::join!(conversation, capture);
-    let (why, accounts) = captured.map_err(failed(Code::Kernel))?;
-    packets.finish().await.map_err(failed(Code::Output))?;
-    let (counters, _) = accounts.totals();
-    let (captured, matched, dropped) = (sent.packets(), counters.matched, counters.lost());
-    grant.report(&Report { matched, delivered: captured, dropped, bytes: sent.bytes() }).await;
-    Ok(End { reason: reason.unwrap_or(by_itself(why)), captured, matched, dropped })
+    let ended = async {
+        let (why, accounts) = captured.map_err(failed(Code::Kernel))?;
+        packets.finish().await.map_err(failed(Code::Output))?;
+        let (counters, _) = accounts.totals();
+        let (captured, matched, dropped) = (sent.packets(), counters.matched, counters.lost());
+        grant.report(&Report { matched, delivered: captured, dropped, bytes: sent.bytes() }).await;
+        Ok(End { reason: reason.unwrap_or(by_itself(why)), captured, matched, dropped })
+    };
+    let ended: Result<End, Failure> = ended.await;
+    grant
+        .end(match &ended {
+            Ok(end) => in_words(end.reason).to_owned(),
+            Err(Failure { error, .. }) => format!("it failed: {error:#}"),
+        })
+        .await;
+    ended
+}
+
+/// For the node's log.
+fn in_words(reason: Reason) -> &'static str {
+    match reason {
+        Reason::Stopped => "its client said so",
+        Reason::Count => "as many packets as its client asked for",
+        Reason::Duration => "as long as its client asked for",
+        Reason::Lease => "its client was not heard of",
+        Reason::InputClosed => "its client has closed the connection",
+        Reason::Deadline => "the node's limit of time",
+        Reason::Signal => "a signal",
+        Reason::Failed | Reason::Other => "it failed",
+    }
 }
 
 /// What was agreed on.
@@ -153,13 +177,20 @@ async fn open(
         has_watermarks: true,
     }));
     let ClientHello { version, who, plan, targets, lease_seconds } = greeting(input).await?;
-    info!("{} captures with kubectl sniff {}", who.escape_debug(), version.escape_debug());
+    info!("{who} captures with kubectl sniff {version}");
     privileges::check().map_err(failed(Code::Kernel))?;
     privileges::raise_limits();
     let (compress, duration) = (plan.compress, plan.duration_ms.map(Duration::from_millis));
     let plan = plan_of(plan, system).map_err(failed(Code::Usage))?;
     check_filter(&plan.filter).map_err(failed(Code::Filter))?;
-    let registration = Registration { who, buffer_bytes: plan.ring_bytes.into(), duration };
+    let names: Vec<String> = targets.iter().map(|target| target.id.to_string()).collect();
+    let registration = Registration {
+        who,
+        what: names.join(", "),
+        filter: plan.filter.read().map_err(failed(Code::Filter))?,
+        buffer_bytes: plan.ring_bytes.into(),
+        duration,
+    };
     let grant =
         Grant::ask(args.agent_socket.as_deref(), registration).await.map_err(failed(Code::RefusedLimit))?;
     if let Some(note) = grant.note() {

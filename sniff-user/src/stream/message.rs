@@ -3,6 +3,8 @@
 //! Names, labels and filters come from anywhere; they are data here and stay data, down to the argument of a system
 //! call. Kinds differ between the directions, so that a stream that is looped back is seen for what it is.
 
+use std::fmt;
+
 use bytes::Bytes;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
@@ -131,6 +133,15 @@ pub enum TargetId {
     },
     /// The node itself.
     Node,
+}
+
+impl fmt::Display for TargetId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Pod { namespace, name, .. } => write!(f, "{namespace}/{name}"),
+            Self::Node => f.write_str("the node itself"),
+        }
+    }
 }
 
 /// A target with what holds for it alone.
