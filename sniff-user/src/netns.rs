@@ -5,6 +5,7 @@
 //! what it opens with the namespace it was made from.
 
 use std::{
+    fmt,
     fs::{self, File},
     hash::{Hash, Hasher},
     io::{self, ErrorKind},
@@ -34,6 +35,13 @@ pub struct NetnsId {
     pub dev: u64,
     /// `st_ino` of the namespace file; the number in `net:[4026531840]`.
     pub inode: u64,
+}
+
+/// As the kernel names it in `/proc/PID/ns/net`.
+impl fmt::Display for NetnsId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "net:[{}]", self.inode)
+    }
 }
 
 /// A network namespace. Two are equal when they are the same namespace, by whatever path.

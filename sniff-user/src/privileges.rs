@@ -1,9 +1,9 @@
 //! What sniff needs of the system: capabilities, and descriptors and memory enough for many interfaces.
 
-use std::fs;
-
 use anyhow::{Context as _, Result, bail};
 use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit, setrlimit};
+
+use crate::proc;
 
 /// Bits of `CapEff` (include/uapi/linux/capability.h), and what each is for.
 const NEEDED: [(u32, &str); 5] = [
@@ -20,8 +20,7 @@ const NEEDED: [(u32, &str); 5] = [
 ///
 /// When a capability lacks; the error names it.
 pub fn check() -> Result<()> {
-    let path = "/proc/self/status";
-    let status = fs::read_to_string(path).with_context(|| format!("cannot read {path}"))?;
+    let status = proc::own_status()?;
     let missing = missing(&status).context("cannot tell this process's capabilities")?;
     if !missing.is_empty() {
         bail!("not permitted: run as root (sudo), or with {}", missing.join(", "));

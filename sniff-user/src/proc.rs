@@ -20,6 +20,8 @@ use anyhow::{Context, Result, bail};
 const CONTAINER_ID_LEN: usize = 64;
 
 /// A mounted proc file system.
+///
+/// Its files are bytes: a process names itself, and its cgroups may be named by whoever made them.
 #[derive(Debug, Clone)]
 pub struct ProcFs {
     root: PathBuf,
@@ -31,13 +33,24 @@ impl Default for ProcFs {
     }
 }
 
+/// A process, and how it came to be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Process {
+    /// Its id.
+    pub pid: u32,
+    /// The process that made it, or took it in; none when that is not known.
+    pub parent: Option<u32>,
+    /// When it started, in clock ticks since boot; none when that is not known.
+    started: Option<u64>,
+}
+
 /// A container found by its processes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ContainerProcesses {
     /// The whole container id.
     pub id: String,
     /// Its processes, the oldest first.
-    pub pids: Vec<u32>,
+    pub processes: Vec<Process>,
 }
 
 impl ProcFs {
@@ -50,14 +63,9 @@ impl ProcFs {
     ///
     /// # Errors
     /// When the proc file system cannot be read.
-    pub fn of_pod(&self, uid: &str) -> Result<Vec<u32>> {
-        let mut pids = Vec::new();
-        for (pid, cgroups) in self.cgroups()? {
-            if names_pod(&cgroups, uid) {
-                pids.push(pid);
-            }
-        }
-        Ok(self.oldest_first(pids))
+    pub fn of_pod(&self, uid: &str) -> Result<Vec<Process>> {
+        let of_pod = self.cgroups()?.filter(|(_, cgroups)| names_pod(cgroups, uid));
+        Ok(self.oldest_first(of_pod.map(|(pid, _)| pid)))
     }
 
     /// The container whose id begins with `prefix`, or `None` when none does.
@@ -76,7 +84,7 @@ impl ProcFs {
             }
         }
         let found = only_match(prefix, found)?;
-        Ok(found.map(|(id, pids)| ContainerProcesses { id, pids: self.oldest_first(pids) }))
+        Ok(found.map(|(id, pids)| ContainerProcesses { id, processes: self.oldest_first(pids) }))
     }
 
     /// Whether the process is in a cgroup of the pod with this UID, or of this container.
@@ -90,7 +98,7 @@ impl ProcFs {
     }
 
     /// Every process's `cgroup` file.
-    fn cgroups(&self) -> Result<impl Iterator<Item = (u32, String)>> {
+    fn cgroups(&self) -> Result<impl Iterator<Item = (u32, Vec<u8>)>> {
         let entries = fs::read_dir(&self.root).with_context(|| format!("reading {}", self.root.display()))?;
         Ok(entries.filter_map(|entry| {
             let pid = entry.ok()?.file_name().to_str()?.parse().ok()?;
@@ -99,22 +107,45 @@ impl ProcFs {
         }))
     }
 
-    fn oldest_first(&self, mut pids: Vec<u32>) -> Vec<u32> {
-        pids.sort_by_cached_key(|&pid| (self.start_time(pid), pid));
-        pids
+    /// One whose age is not known comes last: it must not speak for those whose age is.
+    fn oldest_first(&self, pids: impl IntoIterator<Item = u32>) -> Vec<Process> {
+        let mut processes: Vec<Process> = pids.into_iter().map(|pid| self.process(pid)).collect();
+        processes.sort_by_key(|process| (process.started.is_none(), process.started, process.pid));
+        processes
     }
 
-    /// When the process started, in clock ticks since boot: field 22 of proc_pid_stat(5).
-    fn start_time(&self, pid: u32) -> Option<u64> {
-        let stat = self.read(pid, "stat")?;
-        // Field 2 is the command in parentheses, and may hold anything.
-        let (_, rest) = stat.rsplit_once(')')?;
-        rest.split_whitespace().nth(22 - 3)?.parse().ok()
+    /// By fields 4 and 22 of proc_pid_stat(5).
+    fn process(&self, pid: u32) -> Process {
+        let stat = self.read(pid, "stat").unwrap_or_default();
+        // Field 2 is the command in parentheses, and may hold any bytes.
+        let behind_command = stat.iter().rposition(|&byte| byte == b')').map_or(stat.len(), |at| at + 1);
+        let fields: Vec<&str> =
+            str::from_utf8(&stat[behind_command..]).unwrap_or_default().split_whitespace().collect();
+        let field = |number: usize| fields.get(number - 3);
+        let parent = field(4).and_then(|text| text.parse().ok());
+        let started = field(22).and_then(|text| text.parse().ok());
+        Process { pid, parent, started }
     }
 
-    fn read(&self, pid: u32, file: &str) -> Option<String> {
-        fs::read_to_string(self.root.join(pid.to_string()).join(Path::new(file))).ok()
+    fn read(&self, pid: u32, file: &str) -> Option<Vec<u8>> {
+        fs::read(self.root.join(pid.to_string()).join(Path::new(file))).ok()
     }
+}
+
+/// The processes that none of the others has made: what a runtime has started, without what came of that.
+pub fn without_descendants(processes: &[Process]) -> impl Iterator<Item = &Process> {
+    let is_one = |pid: u32| processes.iter().any(|other| other.pid == pid);
+    processes.iter().filter(move |process| !process.parent.is_some_and(is_one))
+}
+
+/// What `/proc/self/status` says. The name in it may be any bytes.
+///
+/// # Errors
+/// When the file cannot be read.
+pub fn own_status() -> Result<String> {
+    let path = "/proc/self/status";
+    let status = fs::read(path).with_context(|| format!("cannot read {path}"))?;
+    Ok(String::from_utf8_lossy(&status).into_owned())
 }
 
 /// The only container of those whose ids begin with `prefix`, with what is known of it;
@@ -130,29 +161,55 @@ pub fn only_match<T>(prefix: &str, mut found: BTreeMap<String, T>) -> Result<Opt
     Ok(found.pop_first())
 }
 
-/// Whether a `cgroup` file names the pod's cgroup.
-fn names_pod(cgroups: &str, uid: &str) -> bool {
-    if uid.is_empty() {
-        return false;
-    }
+/// Whether a `cgroup` file says that this is a process of the pod.
+fn names_pod(cgroups: &[u8], uid: &str) -> bool {
     // In names of systemd's slices, a dash separates levels: the UID has underscores there.
-    let pod = format!("pod{uid}").replace('_', "-");
-    cgroups.lines().filter(|line| line.contains("kubepods")).any(|line| {
-        let line = line.replace('_', "-");
-        line.match_indices(&pod).any(|(at, _)| {
-            let after = line[at + pod.len()..].chars().next();
-            let before = line[..at].chars().next_back();
-            matches!(before, Some('/' | '-')) && matches!(after, None | Some('/' | '.' | ':'))
-        })
-    })
+    let is_its =
+        |found: &[u8]| found.iter().map(|&byte| if byte == b'_' { b'-' } else { byte }).eq(uid.bytes());
+    !uid.is_empty() && paths(cgroups).filter_map(outermost_pod).any(|(found, _)| is_its(found))
 }
 
-/// The container ids in a `cgroup` file: `/ID`, `docker-ID.scope`, `…:cri-containerd:ID`.
-fn container_ids(cgroups: &str) -> impl Iterator<Item = &str> {
-    cgroups
-        .split(|c: char| !c.is_ascii_alphanumeric())
-        .filter(|word| word.len() == CONTAINER_ID_LEN)
-        .filter(|word| word.bytes().all(|b| b.is_ascii_hexdigit()))
+/// The container that a `cgroup` file says this is a process of, once for each hierarchy: `/ID`, `docker-ID.scope`,
+/// `…:cri-containerd:ID`.
+///
+/// Below its own cgroup a container may make others, of any name: the outermost id counts. In a pod that is the
+/// outermost below the pod's cgroup, as the node itself may run in a container.
+fn container_ids(cgroups: &[u8]) -> impl Iterator<Item = &str> {
+    let outermost = |path| {
+        let path = outermost_pod(path).map_or(path, |(_, below)| below);
+        let mut words = path.split(|byte| !byte.is_ascii_alphanumeric());
+        words.find(|word| word.len() == CONTAINER_ID_LEN && word.iter().all(u8::is_ascii_hexdigit))
+    };
+    paths(cgroups).filter_map(outermost).filter_map(|id| str::from_utf8(id).ok())
+}
+
+/// The paths in a `cgroup` file, `ID:CONTROLLERS:PATH` for each hierarchy. The kernel lets no line feed into a path.
+fn paths(cgroups: &[u8]) -> impl Iterator<Item = &[u8]> {
+    cgroups.split(|&byte| byte == b'\n').filter_map(|line| line.splitn(3, |&byte| byte == b':').nth(2))
+}
+
+/// The UID of the outermost pod that a cgroup's path leads through, as it is written there, and the path below it.
+/// Further in, the pod itself may have made cgroups of any name.
+fn outermost_pod(path: &[u8]) -> Option<(&[u8], &[u8])> {
+    const ROOT: &[u8] = b"kubepods";
+    let mut is_below_root = false;
+    let mut rest = path;
+    while !rest.is_empty() {
+        // systemd's paths may end in `NAME.slice:RUNTIME:ID`.
+        let end = rest.iter().position(|byte| matches!(byte, b'/' | b':')).unwrap_or(rest.len());
+        let name = rest[..end].strip_suffix(b".slice").unwrap_or(&rest[..end]);
+        is_below_root |= name.split(|&byte| byte == b'-').any(|word| word == ROOT);
+        let uid = name.strip_prefix(b"pod").or_else(|| {
+            // As in `kubepods-burstable-podUID`.
+            let at = name.windows(4).position(|four| four == b"-pod")?;
+            Some(&name[at + 4..])
+        });
+        if let Some(uid) = uid.filter(|uid| is_below_root && !uid.is_empty()) {
+            return Some((uid, &rest[end..]));
+        }
+        rest = rest.get(end + 1..).unwrap_or_default();
+    }
+    None
 }
 
 #[cfg(test)]
@@ -170,11 +227,15 @@ mod tests {
             let process = dir.path().join(pid.to_string());
             fs::create_dir(&process).unwrap();
             fs::write(process.join("cgroup"), format!("1:name=systemd:/\n{cgroup}\n")).unwrap();
-            let stat = format!("{pid} (a ) b) S {}{started} 0 0", "0 ".repeat(18));
+            let stat = format!("{pid} (a ) b) S 1 {}{started} 0 0", "0 ".repeat(17));
             fs::write(process.join("stat"), stat).unwrap();
         }
         let proc = ProcFs::at(dir.path());
         (dir, proc)
+    }
+
+    fn pids(processes: &[Process]) -> Vec<u32> {
+        processes.iter().map(|process| process.pid).collect()
     }
 
     fn id(digit: char) -> String {
@@ -200,7 +261,7 @@ mod tests {
             format!("0::/../../kubepods/burstable/pod{UID}"),
         ] {
             let (_dir, proc) = proc_with(&[(7, &path, 1), (8, "0::/user.slice", 2)]);
-            assert_eq!(proc.of_pod(UID).unwrap(), [7], "{path}");
+            assert_eq!(pids(&proc.of_pod(UID).unwrap()), [7], "{path}");
             assert!(proc.belongs_to(7, UID, ""), "{path}");
             assert!(!proc.belongs_to(8, UID, &a) && !proc.belongs_to(9, UID, &a));
         }
@@ -220,7 +281,7 @@ mod tests {
     fn the_oldest_process_comes_first_whatever_its_pid() {
         let path = format!("0::/kubepods/pod{UID}/{}", id('a'));
         let (_dir, proc) = proc_with(&[(7, &path, 300), (900, &path, 100), (12, &path, 200)]);
-        assert_eq!(proc.of_pod(UID).unwrap(), [900, 12, 7]);
+        assert_eq!(pids(&proc.of_pod(UID).unwrap()), [900, 12, 7]);
     }
 
     #[test]
@@ -233,10 +294,78 @@ mod tests {
             (10, &format!("0::/x/{b}0"), 3),
         ]);
         let found = proc.of_container("aaaaaa").unwrap().unwrap();
-        assert_eq!((found.id, found.pids), (a.clone(), vec![8, 7]));
-        assert_eq!(proc.of_container(&b).unwrap().unwrap().pids, [9]);
+        assert_eq!((found.id, pids(&found.processes)), (a.clone(), vec![8, 7]));
+        assert_eq!(pids(&proc.of_container(&b).unwrap().unwrap().processes), [9]);
         assert_eq!(proc.of_container("cccccc").unwrap(), None);
         assert!(proc.belongs_to(7, "", &a) && !proc.belongs_to(7, "", &b));
+    }
+
+    #[test]
+    fn a_process_whose_age_is_not_known_is_not_the_oldest() {
+        let path = format!("0::/kubepods/pod{UID}/{}", id('a'));
+        let (dir, proc) = proc_with(&[(7, &path, 300), (8, &path, 100), (9, &path, 200)]);
+        fs::remove_file(dir.path().join("8/stat")).unwrap();
+        assert_eq!(pids(&proc.of_pod(UID).unwrap()), [9, 7, 8]);
+    }
+
+    #[test]
+    fn a_process_may_have_any_bytes_for_a_name() {
+        let path = format!("0::/kubepods/pod{UID}/{}", id('a'));
+        let (dir, proc) = proc_with(&[(7, &path, 300), (8, &path, 100)]);
+        for (pid, started) in [(7, "300"), (8, "400")] {
+            let mut stat = format!("{pid} (").into_bytes();
+            stat.extend(b"\xff\xfe) 7 (\n\x9b) S 5 ");
+            stat.extend(format!("{}{started} 0 0", "0 ".repeat(17)).bytes());
+            fs::write(dir.path().join(format!("{pid}/stat")), stat).unwrap();
+        }
+        let found = proc.of_pod(UID).unwrap();
+        assert_eq!(pids(&found), [7, 8]);
+        assert_eq!(found[0], Process { pid: 7, parent: Some(5), started: Some(300) });
+    }
+
+    #[test]
+    fn cgroups_that_a_container_made_do_not_tell_whose_it_is() {
+        let [a, b] = [id('a'), id('b')];
+        let other = "9f9f9f9f-1111-2222-3333-444455556666";
+        for path in [
+            format!("0::/kubepods/besteffort/pod{UID}/{a}/kubepods/besteffort/pod{other}/{b}"),
+            format!("0::/kubepods/pod{UID}/{a}/docker-{b}.scope\n4:memory:/kubepods/pod{UID}/{a}/pod{other}"),
+            format!(
+                "0::/kubepods.slice/kubepods-pod{UID_OF_SLICE}.slice/cri-containerd-{a}.scope/kubepods-pod{other}.slice/{b}"
+            ),
+            format!(
+                "0::/system.slice/kubepods-pod{UID_OF_SLICE}.slice:cri-containerd:{a}/kubepods/pod{other}/{b}"
+            ),
+            // Of a node that is a container itself.
+            format!("0::/docker/{}/kubelet/kubepods/pod{UID}/{a}/{b}", id('c')),
+        ] {
+            let (_dir, proc) = proc_with(&[(7, &path, 1)]);
+            assert_eq!(pids(&proc.of_pod(UID).unwrap()), [7], "{path}");
+            assert_eq!(proc.of_pod(other).unwrap(), [], "{path}");
+            assert_eq!(pids(&proc.of_container(&a).unwrap().unwrap().processes), [7], "{path}");
+            assert_eq!(proc.of_container(&b).unwrap(), None, "{path}");
+            assert!(!proc.belongs_to(7, other, &b), "{path}");
+        }
+        let (_dir, proc) = proc_with(&[(7, &format!("0::/docker/{a}/docker/{b}"), 1)]);
+        assert_eq!(proc.of_container(&b).unwrap(), None);
+    }
+
+    #[test]
+    fn a_cgroup_may_have_any_bytes_in_its_name() {
+        let (dir, proc) = proc_with(&[(7, "0::/", 1)]);
+        let mut cgroup = format!("0::/kubepods/pod{UID}/{}/", id('a')).into_bytes();
+        cgroup.extend(b"\xff\n");
+        fs::write(dir.path().join("7/cgroup"), cgroup).unwrap();
+        assert_eq!(pids(&proc.of_pod(UID).unwrap()), [7]);
+        assert_eq!(pids(&proc.of_container("aaaaaa").unwrap().unwrap().processes), [7]);
+    }
+
+    #[test]
+    fn what_a_process_has_made_is_told_from_what_a_runtime_started() {
+        let of = |(pid, parent)| Process { pid, parent, started: None };
+        let all = [(7, Some(1)), (8, Some(7)), (9, Some(8)), (10, Some(3)), (11, None)].map(of);
+        let first: Vec<u32> = without_descendants(&all).map(|process| process.pid).collect();
+        assert_eq!(first, [7, 10, 11]);
     }
 
     #[test]

@@ -1,12 +1,12 @@
 //! The signals that end a capture.
 
-use std::{fs, future, process};
+use std::{future, process};
 
 use anyhow::{Context as _, Result};
 use log::warn;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use crate::exit;
+use crate::{exit, proc};
 
 /// SIGINT, SIGTERM, and SIGHUP unless the parent ignores it, as `nohup` does. SIGINT is taken over even then: shells
 /// ignore it for what a script starts in the background, and `kill -INT` is how such a script ends a capture.
@@ -23,8 +23,7 @@ impl Signals {
     ///
     /// When the system refuses.
     pub fn take_over() -> Result<Self> {
-        let path = "/proc/self/status";
-        let status = fs::read_to_string(path).with_context(|| format!("cannot read {path}"))?;
+        let status = proc::own_status()?;
         let ignored = ignored(&status).context("cannot tell which signals are ignored")?;
         let hangup = SignalKind::hangup();
         let hangup_is_ignored = ignored & 1 << (hangup.as_raw_value() - 1) != 0;

@@ -39,9 +39,15 @@ impl Cgroup {
 
     /// Makes the process `pid`, as numbered where the tests run, one of the pod's.
     pub fn add_to_pod(&self, uid: &str, pid: u32) {
-        let path = hierarchy().join(self.of_pod(uid).trim_start_matches('/'));
+        let procs = self.procs(uid, "");
+        fs::write(procs, pid.to_string()).expect("putting a process into a cgroup");
+    }
+
+    /// Makes the cgroup `below` that of a pod, which may be the pod's own; whoever writes 0 to the file is in it.
+    pub fn procs(&self, uid: &str, below: &str) -> PathBuf {
+        let path = hierarchy().join(self.of_pod(uid).trim_start_matches('/')).join(below);
         fs::create_dir_all(&path).expect("making a pod's cgroup");
-        fs::write(path.join("cgroup.procs"), pid.to_string()).expect("putting a process into a cgroup");
+        path.join("cgroup.procs")
     }
 }
 

@@ -17,7 +17,7 @@ use crate::{
     cri::{Cri, Runtimes, Sandbox},
     kubernetes::{self, Kubernetes},
     netns::Netns,
-    proc::{self, ProcFs},
+    proc::{self, ProcFs, Process, without_descendants},
     system::System,
 };
 
@@ -34,6 +34,8 @@ pub(super) struct Node {
 
 /// A pod's namespace and name.
 type PodName = (String, String);
+/// A network namespace that may be a pod's, and what leads to it.
+type Candidate = (String, Result<Netns>);
 
 impl Node {
     /// Looks for this node's container runtimes.
@@ -167,13 +169,18 @@ impl Node {
         if network.host {
             return Ok(None);
         }
-        let by_pid = network.pid.map(|pid| self.netns_of_sandbox_process(pid, uid, id));
-        let by_path = network.netns.map(Netns::at);
-        let by_cgroup = || self.first_own(self.proc.of_pod(uid)?.into_iter().map(Netns::of_pid));
-        let netns = self
-            .first_own(by_pid.into_iter().chain(by_path))
-            .or_else(|first_error| by_cgroup().map_err(|_| first_error))
-            .with_context(|| format!("pod {namespace}/{name}: finding its network namespace"))?;
+        let by_pid =
+            network.pid.map(|pid| (format!("process {pid}"), self.netns_of_sandbox_process(pid, uid, id)));
+        let by_path =
+            network.netns.map(|path| (format!("the runtime's {}", path.display()), Netns::at(path)));
+        let told: Vec<Candidate> = by_pid.into_iter().chain(by_path).collect();
+        let is_told = told.iter().any(|(_, netns)| self.is_own(netns));
+        let netns = self.agreed(told).or_else(|error| {
+            let processes = if is_told { Vec::new() } else { self.proc.of_pod(uid)? };
+            if processes.is_empty() { Err(error) } else { self.netns_of(&processes) }
+        });
+        let netns =
+            netns.with_context(|| format!("pod {namespace}/{name}: finding its network namespace"))?;
         Ok(Some(place(namespace, name, uid, netns)))
     }
 
@@ -191,28 +198,28 @@ impl Node {
     fn of_api_pod(&self, pod: &kubernetes::Pod) -> Result<Place> {
         let kubernetes::Pod { namespace, name, uid, node, host_network, container_ids, .. } = pod;
         let who = format!("pod {namespace}/{name}");
-        let mut pids = self.proc.of_pod(uid)?;
+        let mut processes = self.proc.of_pod(uid)?;
         // The kubelet can be told to make no cgroups for pods; containers always have theirs.
         for id in container_ids {
-            if pids.is_empty() {
-                pids = self.proc.of_container(id)?.map(|found| found.pids).unwrap_or_default();
+            if processes.is_empty() {
+                processes = self.proc.of_container(id)?.map(|found| found.processes).unwrap_or_default();
             }
         }
         match node {
-            Some(node) if pids.is_empty() && *node != self.name => {
+            Some(node) if processes.is_empty() && *node != self.name => {
                 bail!("{who} runs on node {node}, and this is node {}: run sniff there", self.name)
             }
-            _ if !pod.has_sandbox && pids.is_empty() => {
+            _ if !pod.has_sandbox && processes.is_empty() => {
                 bail!("{who} is not running: its phase is {}", pod.phase)
             }
             _ if *host_network => return Err(self.uses_host_network(&who)),
-            _ if pids.is_empty() => bail!(
+            _ if processes.is_empty() => bail!(
                 "{who} runs on this node, but none of its processes is seen here: run sniff in \
                  the node's pid namespace (hostPID)"
             ),
             _ => {}
         }
-        let netns = self.first_own(pids.into_iter().map(Netns::of_pid));
+        let netns = self.netns_of(&processes);
         let netns = netns.with_context(|| format!("{who}: finding its network namespace"))?;
         Ok(place(namespace, name, uid, netns))
     }
@@ -221,27 +228,60 @@ impl Node {
     fn container_by_processes(&self, prefix: &str) -> Result<Place> {
         let found = self.proc.of_container(prefix)?;
         let found = found.with_context(|| format!("no container {prefix} runs on this node"))?;
-        let netns = self.first_own(found.pids.into_iter().map(Netns::of_pid));
+        let netns = self.netns_of(&found.processes);
         let netns = netns.with_context(|| format!("container {}", short(&found.id)))?;
         Ok(Place { label: short(&found.id), pod: None, netns })
     }
 
-    /// The first namespace that is not the node's: among a pod's processes there may be the
-    /// runtime's monitor, which runs in the node's.
-    fn first_own(&self, candidates: impl IntoIterator<Item = Result<Netns>>) -> Result<Netns> {
+    /// The network namespace that the processes of a pod or a container are in. One that another of them has made
+    /// does not count: a sandboxed part of a program has a network of its own.
+    fn netns_of(&self, processes: &[Process]) -> Result<Netns> {
+        let found: Vec<_> = processes.iter().map(|process| (process, Netns::of_pid(process.pid))).collect();
+        let own = found.iter().filter(|(_, netns)| self.is_own(netns)).map(|(process, _)| **process);
+        let own: Vec<Process> = own.collect();
+        let first: Vec<u32> = without_descendants(&own).map(|process| process.pid).collect();
+        let counts = |(process, netns): &(&Process, _)| !self.is_own(netns) || first.contains(&process.pid);
+        let named = |(process, netns): (&Process, _)| (format!("process {}", process.pid), netns);
+        self.agreed(found.into_iter().filter(counts).map(named).collect())
+    }
+
+    /// The one namespace that is not the node's: among a pod's processes there may be the runtime's monitor, which runs
+    /// in the node's.
+    ///
+    /// # Errors
+    /// When there is none, or there are several: which of them is the pod's cannot be told.
+    fn agreed(&self, candidates: Vec<Candidate>) -> Result<Netns> {
+        let mut found = Vec::<(String, Netns)>::new();
         let mut why_not = None;
-        for candidate in candidates {
+        for (by, candidate) in candidates {
             match candidate {
-                Ok(netns) if interfaces::node(&self.hosts) == Some(&netns) => {
+                Ok(netns) if self.is_nodes(&netns) => {
                     why_not.get_or_insert_with(|| self.uses_host_network("it"));
                 }
-                Ok(netns) => return Ok(netns),
+                Ok(netns) if found.iter().any(|(_, known)| *known == netns) => {}
+                Ok(netns) => found.push((by, netns)),
                 Err(e) => {
                     why_not.get_or_insert(e);
                 }
             }
         }
-        Err(why_not.unwrap_or_else(|| anyhow!("the runtime names no process of it")))
+        if found.len() > 1 {
+            let each: Vec<_> = found.iter().map(|(by, netns)| format!("{by} is in {}", netns.id())).collect();
+            bail!(
+                "it has several network namespaces: {}; name the one to capture with --pid",
+                each.join(", ")
+            );
+        }
+        let found = found.pop().map(|(_, netns)| netns);
+        found.ok_or_else(|| why_not.unwrap_or_else(|| anyhow!("the runtime names no process of it")))
+    }
+
+    fn is_own(&self, netns: &Result<Netns>) -> bool {
+        netns.as_ref().is_ok_and(|netns| !self.is_nodes(netns))
+    }
+
+    fn is_nodes(&self, netns: &Netns) -> bool {
+        interfaces::node(&self.hosts) == Some(netns)
     }
 
     async fn ask_api<T>(&self, question: impl AsyncFnOnce(&Kubernetes) -> Result<T>) -> Result<T> {
@@ -301,7 +341,17 @@ fn short(id: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
+    use std::{
+        fs,
+        io::{BufRead as _, BufReader},
+        process::{Command, Stdio},
+        time::Duration,
+    };
+
+    use nix::{
+        sys::signal::{Signal, kill},
+        unistd::Pid,
+    };
 
     use super::*;
     use crate::{kubernetes::testing::serving, netns::testing::TestNetns};
@@ -418,7 +468,7 @@ mod tests {
     async fn a_pod_is_found_by_its_uid_in_the_cgroups() {
         let netns = TestNetns::new();
         // A process inside, after one of the host's that is older.
-        let mut process = netns.run(|| Ok(std::process::Command::new("sleep").arg("60").spawn()?)).unwrap();
+        let mut process = netns.run(|| Ok(Command::new("sleep").arg("60").spawn()?)).unwrap();
         let cgroup = format!("0::/kubepods/pod{UID}/x");
         let processes = [(std::process::id(), cgroup.clone()), (process.id(), cgroup)];
         // Its name differs from the node's own: the processes are proof enough.
@@ -429,6 +479,58 @@ mod tests {
         let place = place.unwrap();
         assert_eq!((place.label.as_str(), &place.netns), ("web/front", &*netns));
         assert_eq!(place.pod.unwrap().uid, UID);
+    }
+
+    #[tokio::test]
+    #[ignore = "needs root; `cargo xtask test` runs it"]
+    async fn processes_that_disagree_about_the_network_are_refused() {
+        let sleep = || Command::new("sleep").arg("60").spawn();
+        let [one, other] = [TestNetns::new(), TestNetns::new()];
+        let [mut first, mut second] = [&one, &other].map(|netns| netns.run(|| Ok(sleep()?)).unwrap());
+        let pids = [first.id(), second.id()];
+        let of_pod = pids.map(|pid| (pid, format!("0::/kubepods/pod{UID}/x")));
+        let (_dir, of_pod) = node(Some(&pod("here", "Running", false)), &of_pod).await;
+        let of_container = pids.map(|pid| (pid, format!("0::/docker/{}", "a".repeat(64))));
+        let (_dir, of_container) = node(None, &of_container).await;
+        let errors = [
+            refusal(&of_pod, "front").await,
+            format!("{:#}", of_container.container("aaaaaa").await.unwrap_err()),
+        ];
+        for process in [&mut first, &mut second] {
+            process.kill().unwrap();
+            process.wait().unwrap();
+        }
+        for error in errors {
+            for (pid, netns) in pids.iter().zip([&one, &other]) {
+                assert!(error.contains(&format!("process {pid} is in {}", netns.id())), "{error}");
+            }
+        }
+    }
+
+    #[tokio::test]
+    #[ignore = "needs root; `cargo xtask test` runs it"]
+    async fn a_network_that_a_pods_process_made_for_itself_is_not_the_pods() {
+        let netns = TestNetns::new();
+        let script = "unshare --net sleep 60 & echo $!; wait";
+        let mut shell = netns
+            .run(|| Ok(Command::new("sh").args(["-c", script]).stdout(Stdio::piped()).spawn()?))
+            .unwrap();
+        let mut line = String::new();
+        BufReader::new(shell.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        let sandboxed: u32 = line.trim().parse().unwrap();
+        let is_apart = || Netns::of_pid(sandboxed).unwrap() != *netns;
+        while !is_apart() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        let processes = [sandboxed, shell.id()].map(|pid| (pid, format!("0::/kubepods/pod{UID}/x")));
+        let (dir, node) = node(Some(&pod("here", "Running", false)), &processes).await;
+        for (pid, _) in &processes {
+            fs::copy(format!("/proc/{pid}/stat"), dir.path().join(format!("{pid}/stat"))).unwrap();
+        }
+        let place = node.pod("web", "front").await;
+        kill(Pid::from_raw(sandboxed.cast_signed()), Signal::SIGKILL).unwrap();
+        shell.wait().unwrap();
+        assert_eq!(place.unwrap().netns, *netns);
     }
 
     #[tokio::test]
