@@ -3,6 +3,8 @@
 //! Each question opens a netlink socket inside the namespace, on a short-lived thread, asks
 //! and closes it again. Nothing here changes an interface.
 
+mod legible;
+
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
     os::fd::AsRawFd,
@@ -23,6 +25,8 @@ use rtnetlink::{
     },
 };
 
+use self::legible::LegibleSocket;
+pub use self::legible::legible_name;
 use crate::netns::Netns;
 
 /// `ARPHRD_*` values (linux/if_arp.h) of interfaces whose packets start with an Ethernet
@@ -50,7 +54,7 @@ pub enum LinkLayer {
 pub struct Link {
     /// The ifindex. Unique only within the namespace.
     pub index: u32,
-    /// The name, as the kernel has it: any byte but `/`, `:` and white space may be in it.
+    /// The name. The kernel forbids no more than `/`, `:` and white space; bytes that make it no UTF-8 are `?` here.
     pub name: String,
     /// The driver kind (`IFLA_INFO_KIND`): `veth`, `netkit`, `macvlan`…; none for hardware.
     pub kind: Option<String>,
@@ -178,7 +182,8 @@ pub(crate) fn ask<T: Send>(
     netns.run_if_there(|| {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         runtime.block_on(async {
-            let (connection, handle, _) = rtnetlink::new_connection().context("opening a netlink socket")?;
+            let (connection, handle, _) = rtnetlink::new_connection_with_socket::<LegibleSocket>()
+                .context("opening a netlink socket")?;
             tokio::spawn(connection);
             // The kernel answers at once, but an answer that cannot be decoded is dropped.
             match tokio::time::timeout(TIMEOUT, question(handle)).await {
@@ -369,8 +374,8 @@ mod tests {
         })
         .unwrap();
         assert_eq!(named(&pod, "lo").index, 1);
-        let error = packet_counts(&pod, 10).unwrap_err().to_string();
-        assert!(error.contains("no answer that could be read"), "{error}");
+        assert_eq!(named(&pod, "br?").index, 10);
+        assert!(packet_counts(&pod, 10).unwrap().is_some());
     }
 
     #[test]

@@ -15,13 +15,13 @@ use std::{
 };
 
 use anyhow::{Result, anyhow, bail, ensure};
-use nix::net::if_::if_nametoindex;
+use nix::net::if_::if_indextoname;
 use tokio::sync::OnceCell;
 
 pub use self::list::{Detail, Row, list, table};
 use self::{interfaces::Place, node::Node};
 pub use crate::link::LinkLayer;
-use crate::netns::Netns;
+use crate::{link::legible_name, netns::Netns};
 
 /// How many digits of a container id are enough, and how many it has.
 const CONTAINER_ID_LEN: std::ops::RangeInclusive<usize> = 6..=64;
@@ -110,20 +110,21 @@ pub struct Side {
     pub netns: Netns,
     /// Its ifindex in that namespace.
     pub ifindex: u32,
-    /// Its name there, as the kernel has it: control characters are possible.
+    /// Its name there, as [`link`](crate::link) knows it: control characters are possible.
     pub ifname: String,
 }
 
 impl Side {
-    /// Makes sure that the name still is that of the interface that was found. To be called inside the network
+    /// Makes sure that the index still is that of the interface that was found. To be called inside the network
     /// namespace.
     ///
     /// # Errors
     ///
-    /// When the interface is gone, or its name is another's now.
+    /// When the interface is gone, or has another name now.
     pub fn ensure_there(&self) -> Result<()> {
-        let index = if_nametoindex(self.ifname.as_str()).map_err(|_| anyhow!("{self} is gone"))?;
-        ensure!(index == self.ifindex, "{self} is another interface now (index {index})");
+        let name = if_indextoname(self.ifindex).map_err(|_| anyhow!("{self} is gone"))?;
+        let name = legible_name(name.into_bytes());
+        ensure!(name == self.ifname, "{self} (index {}) is now named {}", self.ifindex, name.escape_debug());
         Ok(())
     }
 

@@ -1,9 +1,15 @@
 //! Whom to capture: every way of naming a target finds the same interfaces.
 
-use std::process::Stdio;
+use std::{
+    ffi::OsStr,
+    io::{BufRead as _, BufReader},
+    os::unix::ffi::OsStrExt as _,
+    process::{Child, Stdio},
+};
 
 use sniff_tests::{
-    machine::Machine,
+    cgroup::{Cgroup, random_uuid},
+    machine::{FakePod, Machine},
     netns::{Netns, tool},
     node::Node,
     pcap::{Direction, PcapNg},
@@ -103,6 +109,89 @@ fn containers_are_found_by_id_prefix_and_url() {
         assert_eq!(echoes(&file.packets, Direction::In, 56), 3, "{:?}", names(file));
         assert_eq!(echoes(&file.packets, Direction::In, 57), 0, "{:?}", names(file));
     }
+}
+
+/// A shell of the machine that says when it is where the script says, and stays.
+fn resident(netns: &Netns, script: &str) -> Child {
+    let script = format!("{script}\necho ready\nread forever");
+    let mut command = tool("sh");
+    let mut child = netns.spawn(command.args(["-c", &script]).stdin(Stdio::piped()).stdout(Stdio::piped()));
+    let mut line = String::new();
+    BufReader::new(child.stdout.take().expect("a pipe")).read_line(&mut line).expect("a line");
+    assert_eq!(line, "ready\n");
+    child
+}
+
+#[test]
+fn what_a_container_does_to_itself_does_not_make_it_another() {
+    let machine = Machine::boot();
+    let node = machine.netns();
+    let [blue, red] = [machine.fake_pod("blue", 1), machine.fake_pod("red", 2)];
+    let cgroup = Cgroup::named_at_random();
+    let [victim, other] = ['a', 'b'].map(|digit| String::from(digit).repeat(64));
+    let [pod, other_pod] = [random_uuid(), random_uuid()];
+    let enter = |uid: &str, below: &str| format!("echo 0 > {}", cgroup.procs(uid, below).display());
+    // The first: of another pod, in a cgroup that it has made and named after the victim.
+    let nested = enter(&other_pod, &format!("{other}/kubepods/besteffort/pod{pod}/{victim}"));
+    let mut impostor = resident(&red.netns, &nested);
+    let mut container = resident(
+        &blue.netns,
+        // With a part that has a network of its own, and a name that is no text.
+        &format!(
+            "{}\nmkfifo /run/ready\nunshare --net sh -c 'printf \"\\377\" > /proc/$$/comm; echo > /run/ready; sleep 1000' &\nread go < /run/ready",
+            enter(&pod, &victim)
+        ),
+    );
+    let files = capture_each(&node, &[&["--container-id", &victim], &["--container-id", &other]], || {
+        traffic::ping(&node, blue.ipv4.into(), 3, 56);
+        traffic::ping(&node, red.ipv4.into(), 5, 57);
+    });
+    for child in [&mut impostor, &mut container] {
+        child.kill().and_then(|()| child.wait()).expect("the end of a shell");
+    }
+    let echoes = |file: &PcapNg, size| echoes(&file.packets, Direction::In, size);
+    assert_eq!(names(&files[0]), [format!("{}/eth0", &victim[..12])]);
+    assert_eq!((echoes(&files[0], 56), echoes(&files[0], 57)), (3, 0));
+    assert_eq!(names(&files[1]), [format!("{}/eth0", &other[..12])]);
+    assert_eq!((echoes(&files[1], 56), echoes(&files[1], 57)), (0, 5));
+}
+
+#[test]
+fn an_interface_whose_names_are_no_text_is_captured() {
+    let machine = Machine::boot();
+    let node = machine.netns();
+    let FakePod { netns: pod, veth, ipv4, .. } = machine.fake_pod("blue", 1);
+    let rename = |netns: &Netns, from: &str, to: &[u8]| {
+        let ip = |words: &[&OsStr]| {
+            let mut command = tool("ip");
+            let mut child = netns.spawn(command.args(["link", "set", "dev"]).args(words));
+            assert!(child.wait().expect("ip").success(), "{words:?}");
+        };
+        let [from, to, name, alias, down, up] =
+            [from.as_bytes(), to, b"name", b"alias", b"down", b"up"].map(OsStr::from_bytes);
+        ip(&[from, down]);
+        ip(&[from, alias, OsStr::from_bytes(b"\x1b[31m\xfe")]);
+        ip(&[from, name, to]);
+        ip(&[to, up]);
+    };
+    rename(&pod, "eth0", b"e\xff0");
+    rename(&node, &veth.name, b"v\xfe");
+    let targets: [&[&str]; 4] = [
+        &["--netns", "blue"],
+        &["--netns", "blue", "--attach", "pod"],
+        &["--netns", "blue", "-i", "e?0"],
+        &["-i", "v?"],
+    ];
+    let files = capture_each(&node, &targets, || traffic::ping(&node, ipv4.into(), 3, 56));
+    for (file, name) in files.iter().zip(["netns:blue/e?0", "netns:blue/e?0", "netns:blue/e?0", "v?"]) {
+        assert_eq!(names(file), [name]);
+        assert_eq!(echoes(&file.packets, Direction::In, 56), 3, "{name}");
+        assert_eq!(echoes(&file.packets, Direction::Out, 56), 3, "{name}");
+    }
+    let outcome = Sniff::in_netns(&node).args(["--netns", "blue", "--duration", "1ms"]).run();
+    outcome.success();
+    let is_readable = |line: &String| line.len() < 1000 && !line.contains(char::is_control);
+    assert!(outcome.stderr.iter().all(is_readable), "{:#?}", outcome.stderr);
 }
 
 #[test]

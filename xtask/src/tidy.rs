@@ -51,7 +51,7 @@ const RULES: &[Rule] = &[
     Rule {
         forbids: |word| word == "rtnetlink",
         within: "",
-        except: &["sniff-user/src/link.rs", "sniff-user/src/tc.rs"],
+        except: &["sniff-user/src/link.rs", "sniff-user/src/link/", "sniff-user/src/tc.rs"],
         reason: "only sniff-user/src/link.rs and tc.rs speak netlink",
     },
     Rule {

@@ -5,18 +5,12 @@
 
 use std::{
     fmt, mem,
-    os::fd::{AsFd as _, AsRawFd as _},
+    os::fd::{AsFd as _, AsRawFd as _, OwnedFd},
 };
 
-use anyhow::{Context as _, Result};
-use aya::{
-    programs::{
-        LinkOrder, MultiProgLink as _, ProgramError, ProgramInfo, SchedClassifier, TcAttachType,
-        links::Link as _,
-        tc::{SchedClassifierLink, TcAttachOptions},
-    },
-    sys::SyscallError,
-};
+use anyhow::{Context as _, Result, anyhow};
+use aya::programs::{TcAttachType, links::Link as _, tc::SchedClassifierLink};
+use aya_obj::generated::bpf_attach_type;
 use log::{debug, warn};
 
 use super::{
@@ -40,6 +34,15 @@ impl From<Hook> for TcAttachType {
         match hook {
             Hook::Ingress => Self::Ingress,
             Hook::Egress => Self::Egress,
+        }
+    }
+}
+
+impl From<Hook> for bpf_attach_type {
+    fn from(hook: Hook) -> Self {
+        match hook {
+            Hook::Ingress => Self::BPF_TCX_INGRESS,
+            Hook::Egress => Self::BPF_TCX_EGRESS,
         }
     }
 }
@@ -74,7 +77,14 @@ pub struct Attachment {
 struct Hooked {
     hook: Hook,
     classifier: Classifier,
-    link: SchedClassifierLink,
+    link: Link,
+}
+
+/// What ties a program to its hook.
+enum Link {
+    /// Closing it detaches.
+    Tcx(OwnedFd),
+    Filter(SchedClassifierLink),
 }
 
 impl Attachment {
@@ -91,7 +101,6 @@ impl Attachment {
         mechanism: Option<Mechanism>,
     ) -> Result<Self> {
         let attach = || {
-            // aya attaches by name; the name must still be that of the interface that was found.
             side.ensure_there()?;
             let mut attachment = Self { side: side.clone(), hooked: Vec::new(), qdisc: None };
             if mechanism == Some(Mechanism::Clsact) {
@@ -108,18 +117,20 @@ impl Attachment {
     fn attach(&mut self, hook: Hook, mut classifier: Classifier, mechanism: Option<Mechanism>) -> Result<()> {
         let program = &mut classifier.program;
         let link = match &self.qdisc {
-            Some(qdisc) => qdisc.attach(program, hook)?,
-            None => match attach_tcx(program, &self.side, hook) {
-                Err(error) if mechanism.is_none() && is_unknown_to_kernel(&error) => {
-                    debug!("{}: no TCX in this kernel ({error}); using clsact", self.side);
-                    self.qdisc.insert(Qdisc::ensure(&self.side)?).attach(program, hook)?
+            Some(qdisc) => Link::Filter(qdisc.attach(program, hook)?),
+            None => match syscall::attach_tcx(program.fd()?.as_fd(), self.side.ifindex, hook.into()) {
+                // A kernel that does not know TCX takes it for a bad attach type (`link_create`,
+                // kernel/bpf/syscall.c).
+                Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
+                    let error =
+                        anyhow!(error).context("this kernel has no TCX, which takes Linux 6.6 or newer");
+                    if mechanism.is_some() {
+                        return Err(error.context("clsact does without"));
+                    }
+                    debug!("{}: {error:#}; using clsact", self.side);
+                    Link::Filter(self.qdisc.insert(Qdisc::ensure(&self.side)?).attach(program, hook)?)
                 }
-                Err(error) if is_unknown_to_kernel(&error) => {
-                    return Err(error).context(
-                        "this kernel has no TCX, which takes Linux 6.6 or newer; clsact does without",
-                    );
-                }
-                link => link?,
+                link => Link::Tcx(link.context("attaching by TCX")?),
             },
         };
         self.hooked.push(Hooked { hook, classifier, link });
@@ -152,10 +163,11 @@ impl Attachment {
         let Self { side, hooked, qdisc } = self;
         let Hooked { hook, classifier: before, link } = &mut hooked[at];
         let program = &mut classifier.program;
-        let replaced = match qdisc {
-            Some(qdisc) => qdisc.replace(link, program, *hook),
-            None => {
-                let update = || Ok(syscall::update_link(link.fd()?.as_fd(), program.fd()?.as_fd())?);
+        let replaced = match (link, qdisc) {
+            (Link::Filter(filter), Some(qdisc)) => qdisc.replace(filter, program, *hook),
+            (Link::Filter(_), None) => Err(anyhow!("its qdisc is gone")),
+            (Link::Tcx(link), _) => {
+                let update = || Ok(syscall::update_link(link.as_fd(), program.fd()?.as_fd())?);
                 update()
             }
         };
@@ -172,9 +184,13 @@ impl Attachment {
 
     fn take(&mut self, at: usize) -> Classifier {
         let Hooked { hook, classifier, link } = self.hooked.swap_remove(at);
-        let detached = match &self.qdisc {
-            Some(qdisc) => qdisc.detach(link, classifier.id, hook),
-            None => link.detach().map_err(Into::into),
+        let detached = match (link, &self.qdisc) {
+            (Link::Filter(filter), Some(qdisc)) => qdisc.detach(filter, classifier.id, hook),
+            (Link::Filter(filter), None) => filter.detach().map_err(Into::into),
+            (Link::Tcx(link), _) => {
+                drop(link);
+                Ok(())
+            }
         };
         // An interface that went away took its hooks with it.
         if let Err(error) = detached
@@ -198,10 +214,10 @@ impl Attachment {
         }
         // All links are bound to the one interface.
         match self.hooked.first() {
-            Some(Hooked { link, .. }) => {
-                link.fd().is_ok_and(|fd| !matches!(fdinfo(fd.as_raw_fd(), "ifindex:"), Ok(Some(0))))
+            Some(Hooked { link: Link::Tcx(link), .. }) => {
+                !matches!(fdinfo(link.as_raw_fd(), "ifindex:"), Ok(Some(0)))
             }
-            None => self.side.is_there(),
+            _ => self.side.is_there(),
         }
     }
 
@@ -216,8 +232,8 @@ impl Attachment {
         if self.qdisc.is_none() {
             for Hooked { hook, classifier, .. } in &self.hooked {
                 let programs = tcx_programs(&self.side, *hook)?;
-                let before = programs.iter().take_while(|program| program.id() != classifier.id);
-                ahead.extend(before.filter(|program| is_foreign(program)).map(ProgramInfo::id));
+                let before = programs.into_iter().take_while(|&id| id != classifier.id);
+                ahead.extend(before.filter(|&id| is_foreign(id)));
             }
         }
         Ok(ahead)
@@ -240,7 +256,7 @@ impl Drop for Attachment {
 pub fn has_foreign_programs(side: &Side) -> Result<bool> {
     for hook in [Hook::Ingress, Hook::Egress] {
         // A kernel without TCX has no such programs.
-        let by_tcx = tcx_programs(side, hook).is_ok_and(|programs| programs.iter().any(is_foreign));
+        let by_tcx = tcx_programs(side, hook).is_ok_and(|programs| programs.into_iter().any(is_foreign));
         let filters = tc::filters(&side.netns, side.ifindex, hook)?;
         if by_tcx || filters.iter().any(|filter| filter.is_foreign(classifier::NAME)) {
             return Ok(true);
@@ -249,30 +265,11 @@ pub fn has_foreign_programs(side: &Side) -> Result<bool> {
     Ok(false)
 }
 
-/// Another capture's classifiers hand nothing past anybody.
-fn is_foreign(program: &ProgramInfo) -> bool {
-    program.name() != classifier::NAME.as_bytes()
+/// Another capture's classifiers hand nothing past anybody, nor does a program that has gone.
+fn is_foreign(program: u32) -> bool {
+    syscall::program_name(program).is_ok_and(|name| name != classifier::NAME.as_bytes())
 }
 
-fn tcx_programs(side: &Side, hook: Hook) -> Result<Vec<ProgramInfo>> {
-    let query = || Ok(SchedClassifier::query_tcx(&side.ifname, hook.into())?);
-    let (_revision, programs) = side.netns.run(query)?;
-    Ok(programs)
-}
-
-/// In front of all others: a program behind one with a terminal verdict would see nothing.
-fn attach_tcx(
-    program: &mut SchedClassifier,
-    side: &Side,
-    hook: Hook,
-) -> Result<SchedClassifierLink, ProgramError> {
-    let order = TcAttachOptions::TcxOrder(LinkOrder::first());
-    let id = program.attach_with_options(&side.ifname, hook.into(), order)?;
-    program.take_link(id)
-}
-
-/// A kernel that does not know TCX takes it for a bad attach type (`link_create`, kernel/bpf/syscall.c).
-fn is_unknown_to_kernel(error: &ProgramError) -> bool {
-    matches!(error, ProgramError::SyscallError(SyscallError { io_error, .. })
-        if io_error.raw_os_error() == Some(libc::EINVAL))
+fn tcx_programs(side: &Side, hook: Hook) -> Result<Vec<u32>> {
+    side.netns.run(|| Ok(syscall::tcx_programs(side.ifindex, hook.into())?))
 }

@@ -5,13 +5,14 @@
 
 use std::{fs::File, mem, os::fd::AsRawFd as _};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use aya::programs::{
     SchedClassifier,
     links::Link as _,
     tc::{NlOptions, SchedClassifierLink, TcAttachOptions, TcError, TcHandle, qdisc_add_clsact},
 };
 use log::{debug, warn};
+use nix::net::if_::if_nametoindex;
 
 use super::attach::Hook;
 use crate::{
@@ -46,6 +47,11 @@ impl Qdisc {
     ///
     /// When the kernel refuses.
     pub fn ensure(side: &Side) -> Result<Self> {
+        // aya names the interface.
+        ensure!(
+            if_nametoindex(side.ifname.as_str()).is_ok_and(|index| index == side.ifindex),
+            "clsact takes an interface whose name is UTF-8: rename {side}, or use Linux 6.6 or newer"
+        );
         let made = match qdisc_add_clsact(&side.ifname) {
             Ok(()) => true,
             Err(TcError::NetlinkError(error)) if error.raw_os_error() == Some(libc::EEXIST) => false,

@@ -1,5 +1,5 @@
-//! `bpf(2)`, for what aya cannot do: load a program from instructions instead of from an ELF file, and change a link
-//! without putting it at risk.
+//! `bpf(2)`, for what aya cannot do: load a program from instructions instead of from an ELF file, name an interface by
+//! its index, since a name may be any bytes, and change a link without putting it at risk.
 #![expect(unsafe_code, reason = "a system call that takes pointers")]
 
 use std::{
@@ -10,10 +10,12 @@ use std::{
 
 use aya::util::KernelVersion;
 use aya_obj::generated::{
-    BPF_ALU64, BPF_ATOMIC, BPF_DW, BPF_EXIT, BPF_JMP, BPF_K, BPF_MEM, BPF_MOV, BPF_STX, BPF_XCHG, bpf_attr,
-    bpf_cmd, bpf_insn, bpf_prog_type,
+    BPF_ALU64, BPF_ATOMIC, BPF_DW, BPF_EXIT, BPF_F_BEFORE, BPF_JMP, BPF_K, BPF_MEM, BPF_MOV, BPF_STX,
+    BPF_XCHG, bpf_attach_type, bpf_attr, bpf_cmd, bpf_insn, bpf_prog_info, bpf_prog_type,
 };
 
+/// Most programs at one TCX hook (`BPF_MPROG_MAX`, include/linux/bpf_mprog.h).
+const MAX_AT_HOOK: usize = 64;
 /// How much of the verifier's log is kept, in bytes.
 const LOG_SIZE: usize = 1 << 20;
 
@@ -78,15 +80,11 @@ pub fn load_classifier(instructions: &[bpf_insn], name: &CStr, license: &CStr) -
 ///
 /// When the kernel refuses; the link then stays as it is. `ENOLINK` says that its interface is gone.
 pub fn update_link(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Result<()> {
-    // SAFETY: bpf_attr is plain data for which all zeroes is "not given".
-    let mut attr: bpf_attr = unsafe { std::mem::zeroed() };
+    let mut attr = no_attributes();
     attr.link_update.link_fd = link.as_raw_fd().cast_unsigned();
     attr.link_update.__bindgen_anon_1.new_prog_fd = program.as_raw_fd().cast_unsigned();
-    // SAFETY: the call only reads attr, which has no pointers.
-    let result = unsafe {
-        libc::syscall(libc::SYS_bpf, bpf_cmd::BPF_LINK_UPDATE, &raw const attr, size_of::<bpf_attr>())
-    };
-    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+    // SAFETY: the attributes hold no pointers.
+    unsafe { bpf(bpf_cmd::BPF_LINK_UPDATE, &attr) }.map(drop)
 }
 
 /// Whether programs may use `BPF_XCHG`, found out by loading one.
@@ -119,9 +117,91 @@ pub fn wait_for_running_programs() {
     unsafe { libc::syscall(libc::SYS_membarrier, libc::MEMBARRIER_CMD_GLOBAL, 0, 0) };
 }
 
-fn load(instructions: &[bpf_insn], name: &CStr, license: &CStr, log: &mut [u8]) -> io::Result<OwnedFd> {
+/// Attaches a classifier in front of all others at a TCX hook of an interface of the calling thread's network namespace
+/// (`BPF_LINK_CREATE`). The link keeps the program loaded; closing it detaches.
+///
+/// # Errors
+///
+/// When the kernel refuses; one before Linux 6.6, with EINVAL.
+pub fn attach_tcx(program: BorrowedFd<'_>, ifindex: u32, hook: bpf_attach_type) -> io::Result<OwnedFd> {
+    let mut attr = no_attributes();
+    attr.link_create.__bindgen_anon_1.prog_fd = program.as_raw_fd().cast_unsigned();
+    attr.link_create.__bindgen_anon_2.target_ifindex = ifindex;
+    // SAFETY: both are numbers, whatever was in the union before.
+    let link = unsafe { &mut attr.link_create };
+    link.attach_type = hook as u32;
+    // Before no program in particular: before all.
+    link.flags = BPF_F_BEFORE;
+    // SAFETY: the attributes hold no pointers.
+    descriptor(unsafe { bpf(bpf_cmd::BPF_LINK_CREATE, &attr) }?)
+}
+
+/// Ids of the programs at a TCX hook of an interface of the calling thread's network namespace, in the order in which
+/// they run (`BPF_PROG_QUERY`).
+///
+/// # Errors
+///
+/// When the interface is gone, or the kernel refuses; one before Linux 6.6, with EINVAL.
+pub fn tcx_programs(ifindex: u32, hook: bpf_attach_type) -> io::Result<Vec<u32>> {
+    let mut ids = vec![0_u32; MAX_AT_HOOK];
+    let mut attr = no_attributes();
+    attr.query.__bindgen_anon_1.target_ifindex = ifindex;
+    attr.query.__bindgen_anon_2.prog_cnt = ids.len() as u32;
+    // SAFETY: both are numbers, whatever was in the union before.
+    let query = unsafe { &mut attr.query };
+    query.attach_type = hook as u32;
+    query.prog_ids = ids.as_mut_ptr() as u64;
+    // SAFETY: there is room for as many ids as the attributes say.
+    unsafe { bpf(bpf_cmd::BPF_PROG_QUERY, &attr) }?;
+    // SAFETY: the kernel has set this number.
+    ids.truncate(unsafe { attr.query.__bindgen_anon_2.prog_cnt } as usize);
+    Ok(ids)
+}
+
+/// The name of a program, as the kernel knows it (`BPF_OBJ_GET_INFO_BY_FD`).
+///
+/// # Errors
+///
+/// When there is no program with this id any more.
+pub fn program_name(id: u32) -> io::Result<Vec<u8>> {
+    let mut attr = no_attributes();
+    attr.__bindgen_anon_6.__bindgen_anon_1.prog_id = id;
+    // SAFETY: the attributes hold no pointers.
+    let program = descriptor(unsafe { bpf(bpf_cmd::BPF_PROG_GET_FD_BY_ID, &attr) }?)?;
+    // SAFETY: bpf_prog_info is plain data; zeroes ask for none of what pointers in it would lead to.
+    let mut info: bpf_prog_info = unsafe { std::mem::zeroed() };
+    let mut attr = no_attributes();
+    attr.info.bpf_fd = program.as_raw_fd().cast_unsigned();
+    attr.info.info_len = size_of::<bpf_prog_info>() as u32;
+    attr.info.info = &raw mut info as u64;
+    // SAFETY: there is room for as much information as the attributes say.
+    unsafe { bpf(bpf_cmd::BPF_OBJ_GET_INFO_BY_FD, &attr) }?;
+    Ok(info.name.iter().take_while(|&&byte| byte != 0).map(|&byte| byte as u8).collect())
+}
+
+fn no_attributes() -> bpf_attr {
     // SAFETY: bpf_attr is plain data for which all zeroes is "not given".
-    let mut attr: bpf_attr = unsafe { std::mem::zeroed() };
+    unsafe { std::mem::zeroed() }
+}
+
+/// # Safety
+///
+/// Pointers in the attributes must be valid until the call returns, for as much as the attributes say.
+unsafe fn bpf(command: bpf_cmd, attr: &bpf_attr) -> io::Result<libc::c_long> {
+    // SAFETY: the attributes are as the caller promises, and as long as is said here.
+    let result = unsafe { libc::syscall(libc::SYS_bpf, command, &raw const *attr, size_of::<bpf_attr>()) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
+}
+
+/// Takes over a descriptor that the kernel has just returned.
+fn descriptor(result: libc::c_long) -> io::Result<OwnedFd> {
+    let fd = i32::try_from(result).map_err(io::Error::other)?;
+    // SAFETY: the kernel has given us this descriptor, and nobody else has it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+fn load(instructions: &[bpf_insn], name: &CStr, license: &CStr, log: &mut [u8]) -> io::Result<OwnedFd> {
+    let mut attr = no_attributes();
     // SAFETY: BPF_PROG_LOAD uses this variant of the union.
     let program = unsafe { &mut attr.__bindgen_anon_3 };
     program.prog_type = bpf_prog_type::BPF_PROG_TYPE_SCHED_CLS as u32;
