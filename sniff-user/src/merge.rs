@@ -10,6 +10,10 @@
 //! One that comes too late for its place, behind a younger one of another stream, is written at once and counted.
 //! With a single live stream nothing is held.
 //!
+//! No packet is from the future: one whose time is beyond what the clocks say that it can be, when it comes, is put
+//! where it came ([`AHEAD`]). What the clocks say is the middle one's word, so that one node with a wrong clock, or with
+//! a packet of the year 2554, does not decide about the order of the others' packets.
+//!
 //! Interfaces are numbered anew as they come, and their descriptions written at once; what refers to them is
 //! renumbered. Everything else about packets and statistics goes through untouched, drop counts among it.
 //!
@@ -23,17 +27,27 @@ use std::{
 
 use anyhow::{Context as _, Result, bail, ensure};
 use bytes::{Buf as _, Bytes};
+use sniff_common::MAX_SNAPLEN;
 
-use crate::pcapng::{AnyBlock, BlockType, EnhancedPacket, ReadInterface, SectionHeader, Watermark};
+use crate::pcapng::{
+    AnyBlock, BlockType, EnhancedPacket, InterfaceDescription, PacketHead, SectionHeader, Watermark, blocks,
+};
 
 /// How long a packet waits for older ones of other nodes.
 pub const HOLD: Duration = Duration::from_millis(250);
 /// How many bytes of packets wait at most.
 pub const MAX_HELD: usize = 64 << 20;
+/// How far a packet's time may be ahead of the middle clock when it comes. Less than [`HOLD`], so that the others' older
+/// ones are there before its time is up.
+pub const AHEAD: Duration = Duration::from_millis(100);
 /// Most interfaces of one stream: a node that describes more is not to be believed.
-const MAX_INTERFACES: usize = 1 << 16;
-/// `if_tsresol` of sniff's interfaces: times can be compared as they stand.
-const NANOSECONDS: u8 = 9;
+const MAX_INTERFACES: usize = 4096;
+/// Most bytes of a packet's block besides the packet: a handful of options.
+const MAX_AROUND_PACKET: usize = 1024;
+/// Most bytes of statistics: numbers, and a comment.
+const MAX_STATISTICS: usize = 4096;
+/// [`AHEAD`] in nanoseconds.
+const AHEAD_NS: i128 = AHEAD.as_nanos() as i128;
 /// The byte-order magic of a section, in the order of this machine.
 const BYTE_ORDER_MAGIC: u32 = 0x1a2b_3c4d;
 
@@ -49,8 +63,13 @@ pub struct Merger {
     limit: Option<u64>,
     written: u64,
     late: u64,
-    /// Time of the youngest packet that was written.
+    /// Time of the youngest packet that was written, as it was sorted and as it says.
     youngest: u64,
+    youngest_said: u64,
+    /// When the first thing came; leads count from here.
+    began: Option<Instant>,
+    /// The lead of the clock here.
+    own_lead: Option<i128>,
 }
 
 /// One of the streams.
@@ -61,15 +80,24 @@ struct Stream {
     /// The merged id of each of its interfaces.
     interfaces: Vec<u32>,
     queue: VecDeque<Held>,
-    /// Time of its youngest packet. Packets of one stream keep their order.
+    /// Time of its youngest packet, as it is sorted and as it says. Packets of one stream keep their order.
     youngest: u64,
+    youngest_said: u64,
     /// It sends no packet any more that is older.
     watermark: u64,
+    /// Packets that have come.
+    received: u64,
+    /// How far its clock is ahead of the time since [`Merger::began`], in nanoseconds: at least by as much as the
+    /// packet that came with the least delay says.
+    lead: Option<i128>,
 }
 
 /// A packet or statistics that wait.
 struct Held {
+    /// What it is sorted by.
     time: u64,
+    /// The time that it says, or a packet before it.
+    said: u64,
     arrived: Instant,
     is_packet: bool,
     interface: u32,
@@ -77,6 +105,11 @@ struct Held {
 }
 
 impl Stream {
+    /// Learns from a time that it says what its clock shows.
+    fn hear(&mut self, said: u64, elapsed: i128) {
+        self.lead = self.lead.max(Some(i128::from(said) - elapsed));
+    }
+
     /// Whether a packet older than `time` may come.
     fn may_send_before(&self, time: u64) -> bool {
         !self.ended && self.queue.is_empty() && self.watermark < time
@@ -87,7 +120,24 @@ impl Merger {
     /// Begins the merged stream with `header` in `out`. No more than `limit` packets are written.
     pub fn new(header: &SectionHeader, limit: Option<u64>, out: &mut Vec<u8>) -> Self {
         header.write(out);
-        Self { streams: Vec::new(), interfaces: 0, held: 0, limit, written: 0, late: 0, youngest: 0 }
+        Self {
+            streams: Vec::new(),
+            interfaces: 0,
+            held: 0,
+            limit,
+            written: 0,
+            late: 0,
+            youngest: 0,
+            youngest_said: 0,
+            began: None,
+            own_lead: None,
+        }
+    }
+
+    /// Lets the clock here have a say in what time it is: `time_ns`, since the epoch, at `now`.
+    pub fn set_clock(&mut self, now: Instant, time_ns: u64) {
+        let elapsed = self.elapsed(now);
+        self.own_lead = Some(i128::from(time_ns) - elapsed);
     }
 
     /// A stream more.
@@ -101,13 +151,26 @@ impl Merger {
         self.streams[id.0].ended = true;
     }
 
-    /// Takes the next whole blocks of a stream at the time `now`; descriptions of interfaces go to `out` at once.
+    /// Takes the next whole blocks of a stream at the time `now`; descriptions of interfaces go to `out` at once, if
+    /// `introduce` lets them through, and as it leaves them.
     ///
     /// # Errors
     ///
-    /// When the blocks are not what the far side of sniff sends. The stream cannot be read on then, and should be
-    /// [ended](Self::end); what came before is kept.
-    pub fn push(&mut self, id: StreamId, mut blocks: Bytes, now: Instant, out: &mut Vec<u8>) -> Result<()> {
+    /// When the blocks are not what the far side of sniff sends, and those of `introduce`. The stream cannot be read on
+    /// then, and should be [ended](Self::end); what came before is kept.
+    pub fn push(
+        &mut self,
+        id: StreamId,
+        mut blocks: Bytes,
+        now: Instant,
+        mut introduce: impl FnMut(&mut InterfaceDescription) -> Result<()>,
+        out: &mut Vec<u8>,
+    ) -> Result<()> {
+        let elapsed = self.elapsed(now);
+        if let Some(time) = first_time(&blocks) {
+            self.streams[id.0].hear(time, elapsed);
+        }
+        let horizon = self.middle_lead().map_or(u64::MAX, |lead| nanoseconds(lead + elapsed + AHEAD_NS));
         let stream = &mut self.streams[id.0];
         while !blocks.is_empty() {
             let block = AnyBlock::first(&blocks)?;
@@ -121,37 +184,39 @@ impl Merger {
             }
             match block.block_type {
                 BlockType::Interface => {
-                    let interface = ReadInterface::parse(block.bytes)?;
-                    ensure!(
-                        interface.resolution == NANOSECONDS,
-                        "{}: times not in nanoseconds",
-                        interface.name
-                    );
+                    let mut interface = InterfaceDescription::parse(block.bytes)?;
                     ensure!(
                         stream.interfaces.len() < MAX_INTERFACES,
                         "more than {MAX_INTERFACES} interfaces"
                     );
+                    introduce(&mut interface)?;
                     stream.interfaces.push(self.interfaces);
                     self.interfaces += 1;
-                    out.extend(block.bytes);
+                    interface.write(out);
                 }
                 BlockType::Packet | BlockType::Statistics => {
                     let is_packet = block.block_type == BlockType::Packet;
-                    if is_packet {
-                        stream.youngest =
-                            stream.youngest.max(EnhancedPacket::parse(block.bytes)?.timestamp_ns);
-                    }
+                    let said = if is_packet { time_of(block.bytes)? } else { 0 };
+                    ensure!(is_packet || len <= MAX_STATISTICS, "statistics of {len} bytes");
                     let interface = block.first_word()? as usize;
                     let interface = *stream
                         .interfaces
                         .get(interface)
                         .with_context(|| format!("interface {interface} is not described"))?;
-                    let (time, block) = (stream.youngest, blocks.slice(..len));
-                    stream.queue.push_back(Held { time, arrived: now, is_packet, interface, block });
+                    if is_packet {
+                        stream.received += 1;
+                        stream.hear(said, elapsed);
+                        stream.youngest = stream.youngest.max(said.min(horizon));
+                        stream.youngest_said = stream.youngest_said.max(said);
+                    }
+                    let (time, said, block) = (stream.youngest, stream.youngest_said, blocks.slice(..len));
+                    stream.queue.push_back(Held { time, said, arrived: now, is_packet, interface, block });
                     self.held += len;
                 }
                 BlockType::Watermark => {
-                    stream.watermark = stream.watermark.max(Watermark::parse(block.bytes)?.time_ns);
+                    let said = Watermark::parse(block.bytes)?.time_ns;
+                    stream.hear(said, elapsed);
+                    stream.watermark = stream.watermark.max(said.min(horizon));
                 }
                 BlockType::Section => {}
                 BlockType::Other(block_type) => bail!("block of type {block_type:#x}"),
@@ -159,6 +224,32 @@ impl Merger {
             blocks.advance(len);
         }
         Ok(())
+    }
+
+    /// By how many nanoseconds the clock of a stream is ahead of the middle one of all, if there are several to compare.
+    pub fn ahead(&self, id: StreamId) -> Option<i64> {
+        let heard = self.streams.iter().filter(|stream| stream.lead.is_some()).count();
+        let difference = self.streams[id.0].lead? - self.middle_lead()?;
+        (heard > 1).then(|| difference.clamp(i64::MIN.into(), i64::MAX.into()) as i64)
+    }
+
+    /// Packets that have come in a stream.
+    pub fn received(&self, id: StreamId) -> u64 {
+        self.streams[id.0].received
+    }
+
+    /// Nanoseconds since the first thing came.
+    fn elapsed(&mut self, now: Instant) -> i128 {
+        let began = *self.began.get_or_insert(now);
+        now.saturating_duration_since(began).as_nanos() as i128
+    }
+
+    /// What the middle one of all clocks says: that of each stream, and the one here. Of two, the one that is behind.
+    fn middle_lead(&self) -> Option<i128> {
+        let live = self.streams.iter().filter(|stream| !stream.ended).filter_map(|stream| stream.lead);
+        let mut leads: Vec<i128> = live.chain(self.own_lead).collect();
+        let middle = leads.len().checked_sub(1)? / 2;
+        Some(*leads.select_nth_unstable(middle).1)
     }
 
     /// Appends to `out` what is due at the time `now`.
@@ -225,7 +316,8 @@ impl Merger {
     }
 
     fn write_next(&mut self, stream: usize, out: &mut Vec<u8>) {
-        let Some(Held { time, is_packet, interface, block, .. }) = self.streams[stream].queue.pop_front()
+        let Some(Held { time, said, is_packet, interface, block, .. }) =
+            self.streams[stream].queue.pop_front()
         else {
             return;
         };
@@ -235,13 +327,32 @@ impl Merger {
                 return;
             }
             self.written += 1;
-            self.late += u64::from(time < self.youngest);
+            self.late += u64::from(said < self.youngest_said);
+            self.youngest_said = self.youngest_said.max(said);
             self.youngest = self.youngest.max(time);
         }
         if let Ok(block) = AnyBlock::first(&block) {
             block.write_with_first_word(interface, out);
         }
     }
+}
+
+/// The time of the first packet among blocks.
+fn first_time(bytes: &[u8]) -> Option<u64> {
+    blocks(bytes).find_map(|block| PacketHead::parse(block).ok()).map(|head| head.timestamp_ns)
+}
+
+/// The time that a packet says; checks its block.
+fn time_of(block: &[u8]) -> Result<u64> {
+    let EnhancedPacket { timestamp_ns, data, .. } = EnhancedPacket::parse(block)?;
+    ensure!(data.len() <= MAX_SNAPLEN as usize, "a packet of {} bytes", data.len());
+    let around = block.len() - data.len();
+    ensure!(around <= MAX_AROUND_PACKET, "a packet with {around} bytes around it");
+    Ok(timestamp_ns)
+}
+
+fn nanoseconds(time: i128) -> u64 {
+    time.clamp(0, u64::MAX.into()) as u64
 }
 
 #[cfg(test)]

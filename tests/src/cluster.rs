@@ -22,6 +22,7 @@ use std::{
     collections::{BTreeMap, HashMap},
     net::{Shutdown, SocketAddr, TcpListener, TcpStream},
     os::fd::AsRawFd as _,
+    path::PathBuf,
     sync::{Arc, Condvar, Mutex, MutexGuard},
     thread::{self, JoinHandle},
     time::{Duration, Instant},
@@ -83,6 +84,8 @@ struct State {
     /// The namespace that lets no privileged pods in.
     restricted: Option<String>,
     nodes: HashMap<String, Netns>,
+    /// What is said in place of sniff on some nodes: a file.
+    impostors: HashMap<String, PathBuf>,
     /// How long a pod takes to start.
     pod_start: Duration,
     /// How long a second of a Job's deadline lasts.
@@ -267,6 +270,11 @@ impl Cluster {
         state.forgotten = state.version;
         drop(state);
         self.shared.changed.notify_all();
+    }
+
+    /// On this node, whatever is run by exec says what is in the file, and then listens in silence.
+    pub fn let_impostor_speak(&self, node: &str, file: PathBuf) {
+        self.state().impostors.insert(node.to_owned(), file);
     }
 
     /// Closes all connections of exec.

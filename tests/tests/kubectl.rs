@@ -10,9 +10,18 @@ use serde_json::{Value, json};
 use sniff_tests::{
     client::{Client, Outcome},
     cluster::Cluster,
+    machine::Machine,
     node::{Node, Pod},
     pcap::{Direction, PcapNg},
     sniff, traffic, wait, wireshark,
+};
+
+use sniff_user::{
+    pcapng::{InterfaceDescription, LinkType, SectionHeader},
+    stream::{
+        PREFACE, ToClient, encode,
+        message::{End, Event, NodeHello, Reason, TargetId},
+    },
 };
 
 use crate::echoes;
@@ -618,6 +627,93 @@ fn a_short_lived_pod_that_is_lost_is_made_anew() {
         .expect("the pod's process");
     place.assert_joined_again(client, "cut");
     wait::until("the end of the pods", GONE, || place.cluster.pods("sniff").is_empty().then_some(()));
+}
+
+/// The start of what a node says, and then what it should not.
+fn lie(messages: &[ToClient]) -> Vec<u8> {
+    let hello = NodeHello { version: "test".into(), node: "n2".into(), ..NodeHello::default() };
+    let mut bytes = PREFACE.to_vec();
+    let beginning = [ToClient::Hello(hello), ToClient::Event(Event::Listening { interfaces: 1 })];
+    for message in beginning.iter().chain(messages) {
+        encode(message, &mut bytes).expect("a frame");
+    }
+    bytes
+}
+
+/// Blocks that describe an interface of this name.
+fn described(name: &str) -> Vec<u8> {
+    let mut blocks = Vec::new();
+    SectionHeader::default().write(&mut blocks);
+    let description = InterfaceDescription {
+        link_type: LinkType::Ethernet,
+        snaplen: 0,
+        name: name.into(),
+        description: None,
+        comment: None,
+        ipv4: Vec::new(),
+        ipv6: Vec::new(),
+        mac: None,
+        filter: None,
+        os: None,
+        hardware: None,
+    };
+    description.write(&mut blocks);
+    blocks
+}
+
+/// One of two nodes speaks of what is not its own.
+#[test]
+fn a_node_has_no_say_in_what_is_anothers() {
+    let place = Place::new();
+    let machine = Machine::boot();
+    let elsewhere = machine.netns();
+    let web = || TargetId::Pod {
+        namespace: "shop".into(),
+        name: "web-0".into(),
+        uid: place.web.sandbox.uid.clone(),
+    };
+    let of_another = Event::TargetGone { target: web(), why: "it ended".into() };
+    let failed = Event::TargetFailed { target: web(), error: "it ended".into() };
+    let alias = Event::TargetAdded { target: web(), interfaces: vec!["shop/web-0/eth0".into()] };
+    let ended = |reason| ToClient::End(End { reason, captured: 0, matched: 0, dropped: 0 });
+    let other = || NodeHello { node: "n1".into(), ..NodeHello::default() };
+    let mut other_node = PREFACE.to_vec();
+    encode(&ToClient::Hello(other()), &mut other_node).expect("a frame");
+    let mut unknown_link = described("shop/db-0/eth0");
+    let section_len = u32::from_ne_bytes(unknown_link[4..8].try_into().expect("4 bytes")) as usize;
+    unknown_link[section_len + 8..][..2].copy_from_slice(&147_u16.to_ne_bytes());
+    let lies = [
+        (lie(&[ToClient::Event(of_another)]), "it speaks of shop/web-0"),
+        (lie(&[ToClient::Event(failed)]), "it speaks of shop/web-0"),
+        (lie(&[ToClient::Event(alias)]), "it speaks of shop/web-0"),
+        (lie(&[ToClient::Packets(described("shop/web-0/eth0").into())]), "the interface shop/web-0/eth0"),
+        (lie(&[ToClient::Packets(unknown_link.into())]), "link type 147"),
+        (lie(&[ended(Reason::Stopped)]), "it was not told to"),
+        (lie(&[ended(Reason::Count)]), "it was not told to"),
+        (lie(&[ended(Reason::Duration)]), "it was not told to"),
+        (other_node, "it calls itself n1"),
+    ];
+    for (lie, why) in lies {
+        let cluster = Cluster::start([("n1", &place.node.netns), ("n2", &elsewhere)]);
+        cluster.add_agent("n1");
+        cluster.add_agent("n2");
+        cluster.add_pod("shop", "web-0", &place.web.sandbox.uid, "n1", &json!({}));
+        cluster.add_pod("shop", "db-0", "u-2", "n2", &json!({}));
+        let file = tempfile::NamedTempFile::new().expect("a file");
+        std::fs::write(file.path(), lie).expect("a file");
+        cluster.let_impostor_speak("n2", file.path().to_owned());
+        let mut client = Client::start(&cluster, &["-n", "shop", "-l", "", "-w", "FILE", "-f", "icmp"]);
+        client.wait_for("node n1: listening");
+        let said = client.wait_for(why);
+        assert!(said.contains("node n2"), "{said}");
+        place.ping(2);
+        thread::sleep(ON_THE_WAY);
+        let outcome = client.stop();
+        outcome.assert_failure(&["node n2", why]);
+        let file = outcome.file();
+        assert_pings(&file, 56, 2);
+        assert_eq!(names(&file), ["shop/web-0/eth0"], "{why}");
+    }
 }
 
 #[test]

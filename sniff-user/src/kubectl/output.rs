@@ -15,7 +15,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::wireshark;
 use crate::{
-    pcapng::{AnyBlock, BlockType, EnhancedPacket, LinkType, ReadInterface},
+    pcapng::{AnyBlock, BlockType, EnhancedPacket, InterfaceDescription, LinkType},
     text,
 };
 
@@ -158,7 +158,7 @@ fn open_file(path: &Path) -> Result<Box<dyn Write + Send>> {
 struct Lines {
     stdout: BufWriter<io::Stdout>,
     /// Name and link type of each interface.
-    interfaces: Vec<(String, Option<LinkType>)>,
+    interfaces: Vec<(String, LinkType)>,
 }
 
 impl Lines {
@@ -171,10 +171,9 @@ impl Lines {
             let block = AnyBlock::first(blocks)?;
             match block.block_type {
                 BlockType::Interface => {
-                    let ReadInterface { link_type, name, .. } = ReadInterface::parse(block.bytes)?;
-                    let known =
-                        [LinkType::Ethernet, LinkType::Raw].into_iter().find(|it| *it as u16 == link_type);
-                    self.interfaces.push((name, known));
+                    let InterfaceDescription { link_type, name, .. } =
+                        InterfaceDescription::parse(block.bytes)?;
+                    self.interfaces.push((name, link_type));
                 }
                 BlockType::Packet => self.packet(&EnhancedPacket::parse(block.bytes)?)?,
                 BlockType::Section | BlockType::Statistics | BlockType::Watermark | BlockType::Other(_) => {}
@@ -185,7 +184,7 @@ impl Lines {
     }
 
     fn packet(&mut self, packet: &EnhancedPacket<'_>) -> Result<()> {
-        let Some((name, Some(link_type))) = self.interfaces.get(packet.interface as usize) else {
+        let Some((name, link_type)) = self.interfaces.get(packet.interface as usize) else {
             return Ok(());
         };
         text::write_line(&mut self.stdout, name, *link_type, packet)

@@ -74,8 +74,8 @@ pub enum PodKind {
     Made,
 }
 
-/// How a session is to go on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// How a session is to go on. Later ones outdo earlier ones.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Orders {
     /// As it is.
     Run,
@@ -107,6 +107,7 @@ pub struct Session {
     /// The node.
     pub node: String,
     changes: mpsc::UnboundedSender<ToNode>,
+    orders: watch::Sender<Orders>,
 }
 
 /// Number of a session, in the order of their starts.
@@ -118,14 +119,19 @@ impl Session {
         common: Arc<Common>,
         node: String,
         start: Start,
-        orders: watch::Receiver<Orders>,
         number: Number,
         updates: mpsc::Sender<(Number, Update)>,
     ) -> Self {
         let (changes, received) = mpsc::unbounded_channel();
-        let task = Task { common, node: node.clone(), number, orders, updates };
+        let (orders, ordered) = watch::channel(Orders::Run);
+        let task = Task { common, node: node.clone(), number, orders: ordered, updates };
         tokio::spawn(task.run(start, received));
-        Self { node, changes }
+        Self { node, changes, orders }
+    }
+
+    /// Says how it is to go on.
+    pub fn order(&self, orders: Orders) {
+        self.orders.send_if_modified(|before| std::mem::replace(before, orders.max(*before)) < orders);
     }
 
     /// Asks for a [`Watermark`](crate::pcapng::Watermark), from a far side that has them.

@@ -6,7 +6,7 @@ use pcap_parser::{Block, parse_block_le};
 use sniff_common::epb;
 
 use super::*;
-use crate::pcapng::{InterfaceDescription, InterfaceStatistics, LinkType};
+use crate::pcapng::{InterfaceStatistics, LinkType};
 
 /// What an independent reader finds in a merged stream: names of interfaces, packets, and statistics.
 #[derive(Default)]
@@ -109,6 +109,11 @@ fn read(mut rest: &[u8]) -> Read {
     read
 }
 
+/// Lets every interface through as it is.
+fn pass(_: &mut InterfaceDescription) -> Result<()> {
+    Ok(())
+}
+
 fn merger(out: &mut Vec<u8>) -> Merger {
     Merger::new(&header(), None, out)
 }
@@ -120,7 +125,7 @@ fn a_single_stream_goes_through_at_once() {
     let id = merger.join();
     let stream =
         [section(), interface("a"), packet_after(7, 0, 5, b"x"), packet(0, 3, b"y"), statistics(0, 9)];
-    merger.push(id, stream.concat().into(), now, &mut out).unwrap();
+    merger.push(id, stream.concat().into(), now, pass, &mut out).unwrap();
     merger.write_due(now, &mut out);
     assert_eq!(out, stream.concat(), "byte for byte");
     assert_eq!((merger.written(), merger.late(), merger.due()), (2, 0, None));
@@ -132,11 +137,13 @@ fn packets_wait_for_the_other_stream_but_not_for_long() {
     let mut merger = merger(&mut out);
     let [a, b] = [merger.join(), merger.join()];
     merger
-        .push(a, [section(), interface("a"), packet(0, 10, b"a")].concat().into(), start, &mut out)
+        .push(a, [section(), interface("a"), packet(0, 10, b"a")].concat().into(), start, pass, &mut out)
         .unwrap();
     merger.write_due(start, &mut out);
     assert_eq!(merger.written(), 0, "b may still send an older one");
-    merger.push(b, [section(), interface("b"), packet(0, 9, b"b")].concat().into(), start, &mut out).unwrap();
+    merger
+        .push(b, [section(), interface("b"), packet(0, 9, b"b")].concat().into(), start, pass, &mut out)
+        .unwrap();
     merger.write_due(start, &mut out);
     assert_eq!(merger.written(), 1, "that of b; b may still send one between");
     assert_eq!(merger.due(), Some(start + HOLD));
@@ -153,20 +160,20 @@ fn packets_do_not_wait_for_a_stream_that_is_complete_so_far() {
     let [a, b] = [merger.join(), merger.join()];
     assert_eq!(merger.awaited().count(), 0, "nobody waits for anything");
     let packets = [section(), interface("a"), packet(0, 10, b"a"), packet(0, 12, b"c")];
-    merger.push(a, packets.concat().into(), now, &mut out).unwrap();
+    merger.push(a, packets.concat().into(), now, pass, &mut out).unwrap();
     let awaited = |merger: &Merger| merger.awaited().collect::<Vec<_>>();
     assert_eq!(awaited(&merger), [b]);
 
     let watermark = |time_ns| Watermark { time_ns }.block();
-    merger.push(b, [section(), watermark(9)].concat().into(), now, &mut out).unwrap();
+    merger.push(b, [section(), watermark(9)].concat().into(), now, pass, &mut out).unwrap();
     merger.write_due(now, &mut out);
     assert_eq!((merger.written(), awaited(&merger)), (0, vec![b]), "b may send one of the time 9");
     // An older watermark takes nothing back.
-    merger.push(b, [watermark(11), watermark(8)].concat().into(), now, &mut out).unwrap();
+    merger.push(b, [watermark(11), watermark(8)].concat().into(), now, pass, &mut out).unwrap();
     merger.write_due(now, &mut out);
     assert_eq!((merger.written(), awaited(&merger)), (1, vec![b]));
-    merger.push(b, [interface("b"), packet(0, 11, b"b")].concat().into(), now, &mut out).unwrap();
-    merger.push(b, watermark(20).into(), now, &mut out).unwrap();
+    merger.push(b, [interface("b"), packet(0, 11, b"b")].concat().into(), now, pass, &mut out).unwrap();
+    merger.push(b, watermark(20).into(), now, pass, &mut out).unwrap();
     merger.write_due(now, &mut out);
     assert_eq!((merger.written(), merger.late(), merger.due()), (3, 0, None));
     let times = read(&out).packets.iter().map(|(_, time, _)| *time).collect::<Vec<_>>();
@@ -179,10 +186,12 @@ fn what_comes_too_late_is_written_at_once_and_counted() {
     let mut merger = merger(&mut out);
     let [a, b] = [merger.join(), merger.join()];
     merger
-        .push(a, [section(), interface("a"), packet(0, 10, b"a")].concat().into(), start, &mut out)
+        .push(a, [section(), interface("a"), packet(0, 10, b"a")].concat().into(), start, pass, &mut out)
         .unwrap();
     merger.write_due(start + HOLD, &mut out);
-    merger.push(b, [section(), interface("b"), packet(0, 9, b"b")].concat().into(), start, &mut out).unwrap();
+    merger
+        .push(b, [section(), interface("b"), packet(0, 9, b"b")].concat().into(), start, pass, &mut out)
+        .unwrap();
     merger.write_due(start + HOLD, &mut out);
     assert_eq!((merger.written(), merger.late()), (2, 1));
     assert_eq!(read(&out).packets.len(), 2);
@@ -194,7 +203,7 @@ fn a_stream_that_ended_is_not_waited_for() {
     let mut merger = merger(&mut out);
     let [a, b] = [merger.join(), merger.join()];
     merger
-        .push(a, [section(), interface("a"), packet(0, 10, b"a")].concat().into(), start, &mut out)
+        .push(a, [section(), interface("a"), packet(0, 10, b"a")].concat().into(), start, pass, &mut out)
         .unwrap();
     merger.end(b);
     merger.write_due(start, &mut out);
@@ -206,10 +215,10 @@ fn no_more_than_the_limit_is_held() {
     let (mut out, now) = (Vec::new(), Instant::now());
     let mut merger = merger(&mut out);
     let [a, _silent] = [merger.join(), merger.join()];
-    merger.push(a, [section(), interface("a")].concat().into(), now, &mut out).unwrap();
+    merger.push(a, [section(), interface("a")].concat().into(), now, pass, &mut out).unwrap();
     let data = vec![0; 200_000];
     for time in 0..1000 {
-        merger.push(a, packet(0, time, &data).into(), now, &mut out).unwrap();
+        merger.push(a, packet(0, time, &data).into(), now, pass, &mut out).unwrap();
         merger.write_due(now, &mut out);
         assert!(merger.held <= MAX_HELD);
     }
@@ -224,7 +233,7 @@ fn no_more_packets_are_written_than_wanted() {
     let a = merger.join();
     let stream =
         [section(), interface("a"), packet(0, 1, b"a"), packet(0, 2, b"b"), statistics(0, 3)].concat();
-    merger.push(a, stream.into(), now, &mut out).unwrap();
+    merger.push(a, stream.into(), now, pass, &mut out).unwrap();
     merger.write_due(now, &mut out);
     assert!(merger.is_full());
     let read = read(&out);
@@ -255,8 +264,8 @@ fn garbage_is_refused_and_what_came_before_is_kept() {
         let mut merger = merger(&mut out);
         let [good, evil] = [merger.join(), merger.join()];
         let stream = [section(), interface("good"), packet(0, 1, b"x")].concat();
-        merger.push(good, stream.into(), now, &mut out).unwrap();
-        merger.push(evil, bad.into(), now, &mut out).unwrap_err();
+        merger.push(good, stream.into(), now, pass, &mut out).unwrap();
+        merger.push(evil, bad.into(), now, pass, &mut out).unwrap_err();
         merger.end(evil);
         merger.write_due(now, &mut out);
         let read = read(&out);
@@ -301,7 +310,7 @@ fn every_packet_comes_out_once_and_in_order() {
         while queues.iter().any(|queue| !queue.is_empty()) {
             let stream = random.usize(0..streams);
             match queues[stream].pop_front() {
-                Some(blocks) => merger.push(ids[stream], blocks, now, &mut out).unwrap(),
+                Some(blocks) => merger.push(ids[stream], blocks, now, pass, &mut out).unwrap(),
                 None => merger.end(ids[stream]),
             }
             now += Duration::from_micros(random.u64(0..20_000));
@@ -324,5 +333,87 @@ fn every_packet_comes_out_once_and_in_order() {
             name.split_once('/').unwrap().1.parse::<u64>().unwrap() + 100 == *osdrop
         }));
         assert_eq!(read.statistics.len(), read.names.len());
+    }
+}
+
+/// The times that two streams' packets have in the merged one, beside a third with a clock that is wrong. Those of the
+/// second come later than those of the first.
+fn times_beside_a_clock_that_says(wrong: impl Fn(u64) -> u64) -> Vec<u64> {
+    const MS: u64 = 1_000_000;
+    const EPOCH: u64 = 1_700_000_000_000 * MS;
+    let (mut out, start) = (Vec::new(), Instant::now());
+    let mut merger = merger(&mut out);
+    merger.set_clock(start, EPOCH);
+    let [wild, a, b] = [merger.join(), merger.join(), merger.join()];
+    for (id, name) in [(wild, "wild"), (a, "a"), (b, "b")] {
+        let beginning = [section(), interface(name)].concat();
+        merger.push(id, beginning.into(), start, pass, &mut out).unwrap();
+    }
+    for ms in (0..2000).step_by(10) {
+        let now = start + Duration::from_millis(ms);
+        let time = EPOCH + ms * MS;
+        for (id, time) in [(wild, wrong(time)), (a, time), (b, time.saturating_sub(55 * MS))] {
+            merger.push(id, packet(0, time, b"x").into(), now, pass, &mut out).unwrap();
+            merger.write_due(now, &mut out);
+        }
+    }
+    merger.write_all(&mut out);
+    assert_eq!(merger.written(), 600);
+    let read = read(&out);
+    read.packets.iter().filter(|(name, ..)| name != "wild").map(|(_, time, _)| *time).collect()
+}
+
+#[test]
+fn a_wrong_clock_does_not_decide_about_the_order_of_others() {
+    const HOUR: u64 = 3_600_000_000_000;
+    type Clock = fn(u64) -> u64;
+    let clocks: [(&str, Clock); 5] = [
+        ("right", |time| time),
+        ("an hour ahead", |time| time + HOUR),
+        ("an hour behind", |time| time - HOUR),
+        ("the end of time", |_| u64::MAX),
+        ("now and then wild", |time| if time % 7 == 0 { u64::MAX } else { time }),
+    ];
+    for (clock, wrong) in clocks {
+        let times = times_beside_a_clock_that_says(wrong);
+        assert_eq!(times.len(), 400, "{clock}");
+        assert!(times.is_sorted(), "{clock}");
+    }
+}
+
+#[test]
+fn a_clock_that_is_ahead_of_the_others_is_noticed() {
+    let (mut out, now) = (Vec::new(), Instant::now());
+    let mut merger = merger(&mut out);
+    merger.set_clock(now, 1000);
+    let streams = [merger.join(), merger.join()];
+    for (id, time) in streams.into_iter().zip([1_000, 5_000_001_000]) {
+        let stream = [section(), interface("a"), packet(0, time, b"x")].concat();
+        assert_eq!(merger.ahead(id), None, "nothing was heard");
+        merger.push(id, stream.into(), now, pass, &mut out).unwrap();
+    }
+    assert_eq!(streams.map(|id| merger.ahead(id)), [Some(0), Some(5_000_000_000)]);
+    assert_eq!(streams.map(|id| merger.received(id)), [1, 1]);
+}
+
+#[test]
+fn what_no_node_sends_is_refused() {
+    let long_statistics = {
+        let mut out = Vec::new();
+        let comment = Some("x".repeat(MAX_STATISTICS));
+        InterfaceStatistics { comment, ..InterfaceStatistics::default() }.write(&mut out);
+        out
+    };
+    let large = packet(0, 1, &vec![0; MAX_SNAPLEN as usize + 1]);
+    let mut linked = interface("a");
+    linked[8..10].copy_from_slice(&147_u16.to_ne_bytes());
+    for (bad, why) in [(long_statistics, "statistics of"), (large, "a packet of"), (linked, "link type 147")]
+    {
+        let (mut out, now) = (Vec::new(), Instant::now());
+        let mut merger = merger(&mut out);
+        let id = merger.join();
+        let stream = [section(), interface("a"), bad].concat();
+        let error = merger.push(id, stream.into(), now, pass, &mut out).unwrap_err().to_string();
+        assert!(error.contains(why), "{error}");
     }
 }

@@ -3,7 +3,7 @@
 /// Ends a list of options.
 const OPT_ENDOFOPT: u16 = 0;
 /// A comment; every block may have one.
-const OPT_COMMENT: u16 = 1;
+pub(super) const OPT_COMMENT: u16 = 1;
 
 /// Length of the shortest block, which has no body: type, and length twice.
 pub const MIN_BLOCK_LEN: usize = 12;

@@ -3,7 +3,12 @@
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-use super::block::{Block, MAX_OPTION_LEN, cut, timestamp};
+use anyhow::{Context as _, Result, bail, ensure};
+
+use super::{
+    block::{Block, MAX_OPTION_LEN, OPT_COMMENT, cut, timestamp},
+    packet::{fixed, take_option, word},
+};
 
 const DESCRIPTION_TYPE: u32 = 1;
 const STATISTICS_TYPE: u32 = 5;
@@ -17,6 +22,13 @@ const IF_TSRESOL: u16 = 9;
 const IF_FILTER: u16 = 11;
 const IF_OS: u16 = 12;
 const IF_HARDWARE: u16 = 15;
+
+/// Where the link type, the snaplen and the options of a description are.
+const LINK_TYPE: usize = 8;
+const SNAPLEN: usize = 12;
+const OPTIONS: usize = 16;
+/// `if_tsresol` of interfaces that do not tell: microseconds.
+const DEFAULT_RESOLUTION: u8 = 6;
 
 /// Timestamps count 10^-9 seconds.
 const NANOSECONDS: u8 = 9;
@@ -39,6 +51,13 @@ pub enum LinkType {
     Ethernet = 1,
     /// An IPv4 or IPv6 header, told apart by its version (`LINKTYPE_RAW`).
     Raw = 101,
+}
+
+impl LinkType {
+    /// The one of this value, when sniff has it.
+    fn of(value: u16) -> Option<Self> {
+        [Self::Ethernet, Self::Raw].into_iter().find(|it| *it as u16 == value)
+    }
 }
 
 /// An interface, described before its first packet. The first one written has interface id 0, and so on.
@@ -98,6 +117,61 @@ impl InterfaceDescription {
         block.optional_text(IF_OS, os.as_deref());
         block.optional_text(IF_HARDWARE, hardware.as_deref());
         block.end();
+    }
+
+    /// Reads a block as [`Self::write`] makes it; other options are passed over.
+    ///
+    /// # Errors
+    ///
+    /// When it is cut, its options exceed it or are not what they should be, its times are not in nanoseconds, or its
+    /// packets are of a kind that sniff does not capture.
+    pub fn parse(block: &[u8]) -> Result<Self> {
+        let end = block.len().saturating_sub(4);
+        let mut options = block.get(OPTIONS..end).context("interface description is cut off")?;
+        let link_type = u16::from_ne_bytes([block[LINK_TYPE], block[LINK_TYPE + 1]]);
+        let mut read = Self {
+            link_type: LinkType::of(link_type)
+                .with_context(|| format!("link type {link_type}, which this sniff does not capture"))?,
+            snaplen: word(block, SNAPLEN)?,
+            name: String::new(),
+            description: None,
+            comment: None,
+            ipv4: Vec::new(),
+            ipv6: Vec::new(),
+            mac: None,
+            filter: None,
+            os: None,
+            hardware: None,
+        };
+        let mut resolution = DEFAULT_RESOLUTION;
+        let text = |value: &[u8]| String::from_utf8_lossy(value).into_owned();
+        while let Some((code, value)) = take_option(&mut options)? {
+            match code {
+                OPT_COMMENT => read.comment = Some(text(value)),
+                IF_NAME => read.name = text(value),
+                IF_DESCRIPTION => read.description = Some(text(value)),
+                IF_IPV4ADDR => {
+                    let [a, b, c, d, mask @ ..] = fixed::<8>(code, value)?;
+                    let prefix = u32::from_be_bytes(mask).leading_ones() as u8;
+                    read.ipv4.push(([a, b, c, d].into(), prefix));
+                }
+                IF_IPV6ADDR => {
+                    let [address @ .., prefix] = fixed::<17>(code, value)?;
+                    read.ipv6.push((address.into(), prefix));
+                }
+                IF_MACADDR => read.mac = Some(fixed(code, value)?),
+                IF_TSRESOL => [resolution] = fixed(code, value)?,
+                IF_FILTER => match value.split_first() {
+                    Some((&LIBPCAP_STRING, expression)) => read.filter = Some(text(expression)),
+                    _ => bail!("a filter that is no text"),
+                },
+                IF_OS => read.os = Some(text(value)),
+                IF_HARDWARE => read.hardware = Some(text(value)),
+                _ => {}
+            }
+        }
+        ensure!(resolution == NANOSECONDS, "{}: times not in nanoseconds", read.name);
+        Ok(read)
     }
 }
 

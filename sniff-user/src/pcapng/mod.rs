@@ -16,7 +16,7 @@ mod watermark;
 pub use block::{MIN_BLOCK_LEN, blocks};
 pub use interface::{InterfaceDescription, InterfaceStatistics, LinkType};
 pub use packet::{EnhancedPacket, NoPacket, PacketHead};
-pub use read::{AnyBlock, BlockType, ReadInterface};
+pub use read::{AnyBlock, BlockType};
 pub use section::SectionHeader;
 pub use watermark::Watermark;
 

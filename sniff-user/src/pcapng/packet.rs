@@ -148,7 +148,6 @@ pub(super) fn word(bytes: &[u8], at: usize) -> Result<u32> {
 
 /// Takes an option off the front of a list: its code and value. `None` at the end of the list.
 pub(super) fn take_option<'a>(list: &mut &'a [u8]) -> Result<Option<(u16, &'a [u8])>> {
-    // The list is a multiple of 4 bytes long, as all before it is.
     let Some((&[code0, code1, len0, len1], rest)) = list.split_first_chunk() else {
         return Ok(None);
     };
@@ -158,11 +157,11 @@ pub(super) fn take_option<'a>(list: &mut &'a [u8]) -> Result<Option<(u16, &'a [u
     }
     let len = usize::from(u16::from_ne_bytes([len0, len1]));
     let value = rest.get(..len).with_context(|| format!("option {code} of {len} bytes exceeds its block"))?;
-    *list = &rest[len.next_multiple_of(4)..];
+    *list = rest.get(len.next_multiple_of(4)..).unwrap_or_default();
     Ok(Some((code, value)))
 }
 
 /// The value of an option of fixed length.
-fn fixed<const N: usize>(code: u16, value: &[u8]) -> Result<[u8; N]> {
+pub(super) fn fixed<const N: usize>(code: u16, value: &[u8]) -> Result<[u8; N]> {
     value.try_into().with_context(|| format!("option {code} has {} bytes, not {N}", value.len()))
 }

@@ -3,21 +3,10 @@
 
 use anyhow::{Context as _, Result, ensure};
 
-use super::{
-    block::MIN_BLOCK_LEN,
-    packet::{take_option, word},
-    watermark,
-};
+use super::{block::MIN_BLOCK_LEN, packet::word, watermark};
 
 /// Where the body of a block begins.
 const BODY: usize = 8;
-/// Where the options of an Interface Description Block begin.
-const INTERFACE_OPTIONS: usize = 16;
-
-const IF_NAME: u16 = 2;
-const IF_TSRESOL: u16 = 9;
-/// `if_tsresol` of interfaces that do not tell: microseconds.
-const DEFAULT_RESOLUTION: u8 = 6;
 
 /// The kinds of blocks that matter here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -89,38 +78,5 @@ impl<'a> AnyBlock<'a> {
         out.extend(before);
         out.extend(first_word.to_ne_bytes());
         out.extend(&body[4..]);
-    }
-}
-
-/// An Interface Description Block, as far as its packets cannot be read without it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ReadInterface {
-    /// LINKTYPE value of its packets.
-    pub link_type: u16,
-    /// `if_name`; empty when there is none.
-    pub name: String,
-    /// `if_tsresol`; 9 is nanoseconds.
-    pub resolution: u8,
-}
-
-impl ReadInterface {
-    /// Reads the block.
-    ///
-    /// # Errors
-    ///
-    /// When it is cut or its options exceed it.
-    pub fn parse(block: &[u8]) -> Result<Self> {
-        let end = block.len().saturating_sub(4);
-        let mut options = block.get(INTERFACE_OPTIONS..end).context("interface description is cut off")?;
-        let (mut name, mut resolution) = (String::new(), DEFAULT_RESOLUTION);
-        while let Some((code, value)) = take_option(&mut options)? {
-            match (code, value) {
-                (IF_NAME, value) => name = String::from_utf8_lossy(value).into_owned(),
-                (IF_TSRESOL, &[value]) => resolution = value,
-                _ => {}
-            }
-        }
-        let link_type = u16::from_ne_bytes([block[BODY], block[BODY + 1]]);
-        Ok(Self { link_type, name, resolution })
     }
 }

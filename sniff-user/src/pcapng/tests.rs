@@ -164,6 +164,17 @@ fn interface_description_follows_section_4_2() {
 }
 
 #[test]
+fn a_description_is_read_as_it_was_written() {
+    for description in [interface(), bare_interface()] {
+        let block = written(|out| description.write(out));
+        assert_eq!(InterfaceDescription::parse(&block).unwrap(), description);
+        for len in 0..block.len() {
+            assert!(InterfaceDescription::parse(&block[..len]).is_err() || len >= 16, "{len} bytes");
+        }
+    }
+}
+
+#[test]
 fn interface_statistics_follow_section_4_6() {
     let expected = [
         &words(&[5, 112, 1, 0x0102_0304, 0x0506_0708])[..],

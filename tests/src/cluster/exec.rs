@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
 use super::{Asked, Refusal, Shared, command, http};
+use crate::netns::tool;
 
 const STDIN: u8 = 0;
 const STDOUT: u8 = 1;
@@ -85,8 +86,15 @@ pub(super) fn serve(
         send(&output, RESULT, status.to_string().as_bytes());
         return;
     };
-    if let Some(node) = shared.lock().objects.get(&key).and_then(|pod| pod["spec"]["nodeName"].as_str()) {
-        command.env("NODE_NAME", node);
+    {
+        let state = shared.lock();
+        if let Some(node) = state.objects.get(&key).and_then(|pod| pod["spec"]["nodeName"].as_str()) {
+            if let Some(file) = state.impostors.get(node) {
+                command = tool("sh");
+                command.args(["-c", "cat \"$0\" && exec cat > /dev/null"]).arg(file);
+            }
+            command.env("NODE_NAME", node);
+        }
     }
     let mut child = node.spawn(command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()));
     let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());

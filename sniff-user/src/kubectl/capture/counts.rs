@@ -13,7 +13,9 @@ impl Capture {
         if self.failed && self.sessions.iter().all(|it| it.accounts == Accounts::NotBegun) {
             return;
         }
-        let sum = |count: fn(&Stats) -> u64| self.sessions.iter().map(|it| count(&it.stats)).sum::<u64>();
+        let sum = |count: fn(&Stats) -> u64| {
+            self.sessions.iter().map(|it| count(&it.stats)).fold(0, u64::saturating_add)
+        };
         let silent = self.sessions.iter().filter(|it| it.accounts == Accounts::Open);
         let silent: BTreeSet<&str> = silent.map(|it| it.session.node.as_str()).collect();
         let counts = counts(

@@ -121,8 +121,8 @@ impl Capture {
             if let Some(queued) = self.joining.get_mut(&node) {
                 queued.retain(|target| target.id != *id);
             }
-            if let Some(session) = self.session_of(&node) {
-                session.change(Targets { add: Vec::new(), remove: vec![id.clone()] });
+            if let Some(running) = self.running_on(&node) {
+                running.session.change(Targets { add: Vec::new(), remove: vec![id.clone()] });
             }
         }
     }

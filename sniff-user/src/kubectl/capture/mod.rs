@@ -3,10 +3,12 @@
 //! - `start`: what is meant, before anything is made.
 //! - `members`: who is captured.
 //! - `sessions`: what the nodes are told, and what they say.
+//! - `remit`: what a node may speak of.
 //! - `counts`: what is said at the end.
 
 mod counts;
 mod members;
+mod remit;
 mod sessions;
 mod start;
 
@@ -19,7 +21,7 @@ use std::{
 use anyhow::Result;
 use log::{error, info, warn};
 use tokio::{
-    sync::{mpsc, oneshot, watch},
+    sync::{mpsc, oneshot},
     time,
 };
 
@@ -75,13 +77,15 @@ struct Capture {
     names: HashSet<String>,
     /// Targets to join or leave, by node, until the sessions are told.
     joining: BTreeMap<String, Vec<Target>>,
-    orders: watch::Sender<Orders>,
+    orders: Orders,
     sessions: Vec<Running>,
     updates: mpsc::Receiver<(Number, Update)>,
     /// Each session gets a copy of it.
     updating: mpsc::Sender<(Number, Update)>,
     retries: Vec<(Instant, TargetId)>,
     rejoins: Rejoins,
+    /// Nodes from which nothing more is taken.
+    given_up: HashSet<String>,
     merger: Merger,
     pending: Vec<u8>,
     wanted: Wanted,
@@ -192,8 +196,9 @@ impl Capture {
         }
     }
 
-    fn order(&self, orders: Orders) {
-        self.orders.send_replace(orders);
+    fn order(&mut self, orders: Orders) {
+        self.orders = orders;
+        self.sessions.iter().for_each(|running| running.session.order(orders));
     }
 
     /// Whether there is nothing left to wait for, though nobody said so.
@@ -209,7 +214,7 @@ impl Capture {
     }
 
     fn is_ending(&self) -> bool {
-        *self.orders.borrow() != Orders::Run || self.is_complete()
+        self.orders != Orders::Run || self.is_complete()
     }
 
     /// When the duration that was asked for is over. Nodes count for themselves; some may have begun later.

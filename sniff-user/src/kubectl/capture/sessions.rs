@@ -5,21 +5,25 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use bytes::Bytes;
 use log::{error, info, warn};
 
-use super::{Capture, members::name};
+use super::{Capture, members::name, remit::Remit};
 use crate::{
     kubectl::{
         args::Args,
         rejoin::Ending,
-        session::{Number, PodKind, Session, Start, Update},
+        session::{Number, Orders, PodKind, Session, Start, Update},
     },
     merge::StreamId,
-    stream::message::{CapturePlan, Code, End, Event, Level, Reason, Stats, Targets},
+    stream::message::{CapturePlan, Code, End, Event, Level, NodeHello, Reason, Stats, Target, Targets},
 };
 
+/// How far a node's clock may be from that of others before that is worth words.
+const CLOCKS_AGREE: Duration = Duration::from_secs(2);
+/// A session of this many milliseconds may end earlier by this much, by the clock here.
+const ROUGHLY: Duration = Duration::from_millis(500);
 /// Between two questions for watermarks, to whichever node: all go through the API server.
 const BETWEEN_ASKS: Duration = Duration::from_millis(10);
 
@@ -27,6 +31,11 @@ const BETWEEN_ASKS: Duration = Duration::from_millis(10);
 pub(super) struct Running {
     pub(super) session: Session,
     stream: StreamId,
+    remit: Remit,
+    /// Packets and time after which it ends by itself.
+    limits: (Option<u64>, Option<Duration>),
+    /// Whether it was said that its clock is wrong.
+    is_clock_told: bool,
     pub(super) stats: Stats,
     pub(super) accounts: Accounts,
     /// When it may be asked for a watermark next, if it answers.
@@ -35,7 +44,9 @@ pub(super) struct Running {
     pod: Option<PodKind>,
     /// Whether a limit of the node refused it at its start.
     is_over_limit: bool,
-    is_listening: bool,
+    listening_since: Option<Instant>,
+    /// Whether it has said what was not its to say, and is not heard any more.
+    is_dropped: bool,
     pub(super) ended: bool,
 }
 
@@ -58,35 +69,49 @@ impl Capture {
             if targets.is_empty() || self.rejoins.is_waiting(&node) {
                 continue;
             }
-            if let Some(session) = self.session_of(&node) {
-                session.change(Targets { add: targets, remove: Vec::new() });
+            if let Some(running) = self.running_on(&node) {
+                running.remit.extend(&targets);
+                running.session.change(Targets { add: targets, remove: Vec::new() });
                 continue;
             }
-            let (number, orders) = (self.sessions.len(), self.orders.subscribe());
-            let updates = self.updating.clone();
-            let again = self.rejoins.pod(&node);
-            let start = Start { plan: self.plan(), targets, again };
-            let session = Session::start(Arc::clone(&self.common), node, start, orders, number, updates);
-            let stream = self.merger.join();
-            let stats = Stats::default();
-            let accounts = Accounts::NotBegun;
-            self.sessions.push(Running {
-                session,
-                stream,
-                stats,
-                accounts,
-                next_ask: None,
-                pod: again,
-                is_over_limit: false,
-                is_listening: false,
-                ended: false,
-            });
+            if self.given_up.contains(&node) {
+                self.failed = true;
+                for target in targets {
+                    error!("{} is not captured: node {node} was given up", name(&target.id, &node));
+                }
+                continue;
+            }
+            self.begin(node, targets);
         }
     }
 
-    pub(super) fn session_of(&self, node: &str) -> Option<&Session> {
-        let mut live = self.sessions.iter().filter(|running| !running.ended).map(|running| &running.session);
-        live.find(|session| session.node == node)
+    fn begin(&mut self, node: String, targets: Vec<Target>) {
+        let number = self.sessions.len();
+        let again = self.rejoins.pod(&node);
+        let remit = Remit::new(&node, &targets);
+        let plan = self.plan();
+        let limits = (plan.count, plan.duration_ms.map(Duration::from_millis));
+        let start = Start { plan, targets, again };
+        let updates = self.updating.clone();
+        self.sessions.push(Running {
+            session: Session::start(Arc::clone(&self.common), node, start, number, updates),
+            stream: self.merger.join(),
+            remit,
+            limits,
+            is_clock_told: false,
+            stats: Stats::default(),
+            accounts: Accounts::NotBegun,
+            next_ask: None,
+            pod: again,
+            is_over_limit: false,
+            listening_since: None,
+            is_dropped: false,
+            ended: false,
+        });
+    }
+
+    pub(super) fn running_on(&mut self, node: &str) -> Option<&mut Running> {
+        self.sessions.iter_mut().find(|running| !running.ended && running.session.node == node)
     }
 
     /// The plan of a session that begins now: what limits the capture holds over all of it.
@@ -117,49 +142,80 @@ impl Capture {
         asked.min()
     }
 
-    /// What a session says.
+    /// What a session says. One that says what is not its to say is dropped; the others go on.
     pub(super) fn update(&mut self, number: Number, update: Update) {
         let node = self.sessions[number].session.node.clone();
-        match update {
-            Update::Hello(hello, pod) => {
-                self.has_begun = true;
-                self.sessions[number].accounts = Accounts::Open;
-                self.sessions[number].pod = Some(pod);
-                self.sessions[number].next_ask = hello.has_watermarks.then(Instant::now);
-                if hello.version != env!("CARGO_PKG_VERSION") {
-                    let ours = env!("CARGO_PKG_VERSION");
-                    info!("node {node} has sniff {}, this is {ours}", hello.version);
-                }
+        let heard = match update {
+            Update::Ended(outcome) => {
+                self.ended(number, &node, outcome);
+                Ok(())
             }
-            Update::Packets(blocks) => self.packets(number, blocks),
+            _ if self.sessions[number].is_dropped => Ok(()),
+            Update::Hello(hello, pod) => self.greeted(number, &node, &hello, pod),
+            Update::Packets(blocks) => self.packets(number, &node, blocks),
             Update::Event(event) => self.event(number, &node, event),
-            Update::Stats(stats) => self.sessions[number].stats = stats,
+            Update::Stats(stats) => {
+                self.sessions[number].stats = stats;
+                Ok(())
+            }
             Update::Error(error) => {
                 self.failed = true;
                 let running = &mut self.sessions[number];
                 // One that has listened has used up what it may have.
-                running.is_over_limit |= error.code == Code::RefusedLimit && !running.is_listening;
+                running.is_over_limit |=
+                    error.code == Code::RefusedLimit && running.listening_since.is_none();
                 error!("node {node}: {}", error.message);
+                Ok(())
             }
-            Update::Ended(outcome) => self.ended(number, &node, outcome),
+        };
+        if let Err(error) = heard {
+            self.failed = true;
+            error!("node {node}: {error:#}; nothing more is taken from it");
+            self.given_up.insert(node);
+            let running = &mut self.sessions[number];
+            running.is_dropped = true;
+            running.session.order(Orders::Quit);
+            self.merger.end(running.stream);
         }
     }
 
-    fn event(&mut self, number: Number, node: &str, event: Event) {
+    fn greeted(&mut self, number: Number, node: &str, hello: &NodeHello, pod: PodKind) -> Result<()> {
+        self.has_begun = true;
+        let running = &mut self.sessions[number];
+        running.accounts = Accounts::Open;
+        running.pod = Some(pod);
+        running.next_ask = hello.has_watermarks.then(Instant::now);
+        running.remit.check_hello(hello)?;
+        if hello.version != env!("CARGO_PKG_VERSION") {
+            let ours = env!("CARGO_PKG_VERSION");
+            info!("node {node} has sniff {}, this is {ours}", hello.version);
+        }
+        Ok(())
+    }
+
+    fn event(&mut self, number: Number, node: &str, event: Event) -> Result<()> {
+        let running = &mut self.sessions[number];
         match event {
             Event::TargetAdded { target, interfaces } => {
+                running.remit.check_target(&target, &interfaces)?;
                 info!("capturing {} on node {node}: {}", name(&target, node), interfaces.join(", "));
             }
-            Event::TargetGone { target, why } => self.lost(node, target, &why, false),
-            Event::TargetFailed { target, error } => self.lost(node, target, &error, true),
+            Event::TargetGone { target, why } => {
+                running.remit.check_target(&target, &[])?;
+                self.lost(node, target, &why, false);
+            }
+            Event::TargetFailed { target, error } => {
+                running.remit.check_target(&target, &[])?;
+                self.lost(node, target, &error, true);
+            }
             Event::Listening { interfaces } => {
-                self.sessions[number].is_listening = true;
+                running.listening_since = Some(Instant::now());
                 if self.rejoins.pod(node).is_some() {
                     info!("node {node}: joined again");
                 }
                 info!("node {node}: listening on {interfaces} interface(s)");
                 if self.listening_since.is_none()
-                    && self.sessions.iter().all(|it| it.is_listening || it.ended)
+                    && self.sessions.iter().all(|it| it.listening_since.is_some() || it.ended)
                 {
                     self.listening_since = Some(Instant::now());
                     info!("listening after {:.2} s", self.began.elapsed().as_secs_f64());
@@ -169,26 +225,42 @@ impl Capture {
             Event::Note { level: Level::Info, text } => info!("node {node}: {text}"),
             Event::FilterChanged | Event::Unknown => {}
         }
+        Ok(())
     }
 
-    fn packets(&mut self, number: Number, blocks: Bytes) {
-        let stream = self.sessions[number].stream;
+    fn packets(&mut self, number: Number, node: &str, blocks: Bytes) -> Result<()> {
+        let Running { stream, remit, is_clock_told, .. } = &mut self.sessions[number];
         let before = self.merger.written();
-        if let Err(error) = self.merger.push(stream, blocks, Instant::now(), &mut self.pending) {
-            self.failed = true;
-            error!(
-                "node {}: {error:#}; its packets are left out from here",
-                self.sessions[number].session.node
-            );
-            self.merger.end(stream);
-        }
+        let introduce = |interface: &mut _| remit.introduce(interface);
+        self.merger.push(*stream, blocks, Instant::now(), introduce, &mut self.pending)?;
         self.merger.write_due(Instant::now(), &mut self.pending);
+        let ahead = self
+            .merger
+            .ahead(*stream)
+            .filter(|ahead| !*is_clock_told && Duration::from_nanos(ahead.unsigned_abs()) > CLOCKS_AGREE);
+        if let Some(ahead) = ahead {
+            *is_clock_told = true;
+            let (seconds, where_to) =
+                (ahead.unsigned_abs() / 1_000_000_000, if ahead > 0 { "ahead of" } else { "behind" });
+            warn!(
+                "node {node}: its clock is {seconds} s {where_to} that of others: the times of its packets do not \
+                 compare with theirs"
+            );
+        }
         if before == 0 && self.merger.written() > 0 {
             info!("first packet after {:.2} s", self.began.elapsed().as_secs_f64());
         }
+        Ok(())
     }
 
     fn ended(&mut self, number: Number, node: &str, outcome: Result<Option<End>>) {
+        let outcome = match outcome {
+            Ok(Some(end)) => self.check_end(number, &end).map(|()| Some(end)).map_err(|error| {
+                self.given_up.insert(node.to_owned());
+                error.context(format!("node {node}"))
+            }),
+            other => other,
+        };
         let pause = self.pause_before_again(number, node, &outcome);
         let again = pause.map(|it| format!("; joining again in {:.0} s", it.as_secs_f64()));
         let again = again.unwrap_or_default();
@@ -213,6 +285,24 @@ impl Capture {
         }
     }
 
+    /// Whether a session had a reason to end well, and all that it has sent is here.
+    fn check_end(&self, number: Number, end: &End) -> Result<()> {
+        let &Running { stream, limits: (count, duration), listening_since, .. } = &self.sessions[number];
+        let received = self.merger.received(stream);
+        let is_due = match end.reason {
+            Reason::Stopped => self.orders != Orders::Run,
+            Reason::Count => count.is_some_and(|count| received >= count),
+            Reason::Duration => duration
+                .zip(listening_since)
+                .is_some_and(|(duration, since)| since.elapsed() + ROUGHLY >= duration),
+            _ => true,
+        };
+        ensure!(is_due, "the capture has ended, as it says {}, but it was not told to", why(end.reason));
+        let missing = end.captured.saturating_sub(received);
+        ensure!(missing == 0, "{missing} of its {} packets have not come", end.captured);
+        Ok(())
+    }
+
     /// When a session was lost whose targets are still wanted, has its node joined again after this pause.
     fn pause_before_again(
         &mut self,
@@ -221,10 +311,11 @@ impl Capture {
         outcome: &Result<Option<End>>,
     ) -> Option<Duration> {
         let now = Instant::now();
-        let &Running { pod, is_over_limit, is_listening, .. } = &self.sessions[number];
+        let &Running { pod, is_over_limit, listening_since, is_dropped, .. } = &self.sessions[number];
+        let is_listening = listening_since.is_some();
         let since_lost = self.rejoins.since_lost(node, now);
         let ending = Ending { outcome, pod, is_over_limit, since_lost };
-        if !ending.is_lost() || self.is_ending() {
+        if is_dropped || self.given_up.contains(node) || !ending.is_lost() || self.is_ending() {
             return None;
         }
         let mut wanted = self.members.values_mut().filter(|member| member.node == node).peekable();

@@ -5,12 +5,12 @@ use std::{
     env,
     io::{self, Write as _},
     sync::Arc,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use anyhow::{Context as _, Result, bail, ensure};
 use log::{info, warn};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 
 use super::{Capture, members::name};
 use crate::{
@@ -61,7 +61,9 @@ impl Capture {
             comment: Some(format!("{}, by {}", common.what, common.who)),
             ..SectionHeader::default()
         };
-        let merger = Merger::new(&header, args.capture.count, &mut pending);
+        let mut merger = Merger::new(&header, args.capture.count, &mut pending);
+        let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        merger.set_clock(Instant::now(), since_epoch.as_nanos() as u64);
         let mut capture = Self {
             args,
             common,
@@ -72,12 +74,13 @@ impl Capture {
             members: HashMap::new(),
             names: HashSet::new(),
             joining: BTreeMap::new(),
-            orders: watch::channel(Orders::Run).0,
+            orders: Orders::Run,
             sessions: Vec::new(),
             updates,
             updating,
             retries: Vec::new(),
             rejoins: Rejoins::default(),
+            given_up: HashSet::new(),
             merger,
             pending,
             wanted,

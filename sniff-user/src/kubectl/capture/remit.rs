@@ -1,0 +1,189 @@
+//! What a node may speak of: the targets that it was given, and its own interfaces. Whoever has the node, or the pod that
+//! captures there, has no say in what the file tells of others.
+
+use std::collections::HashSet;
+
+use anyhow::{Result, ensure};
+
+use super::members::name;
+use crate::{
+    pcapng::InterfaceDescription,
+    stream::message::{NodeHello, Target, TargetId},
+};
+
+/// Most bytes of an interface's name: a namespace, a pod's name, and a device's with all of it written out.
+const MAX_NAME: usize = 512;
+/// Most bytes of a description, and of all descriptions of a session: filters are in them, and may be long.
+const MAX_DESCRIPTION: usize = 256 << 10;
+const MAX_DESCRIPTIONS: usize = 32 << 20;
+
+/// What one session may speak of.
+pub(super) struct Remit {
+    node: String,
+    /// Those that have left may still have packets on their way.
+    targets: HashSet<TargetId>,
+    /// Bytes of descriptions so far.
+    described: usize,
+}
+
+impl Remit {
+    /// That of a session on `node`.
+    pub(super) fn new(node: &str, targets: &[Target]) -> Self {
+        let mut remit = Self { node: node.to_owned(), targets: HashSet::new(), described: 0 };
+        remit.extend(targets);
+        remit
+    }
+
+    /// Takes in targets that join.
+    pub(super) fn extend(&mut self, targets: &[Target]) {
+        self.targets.extend(targets.iter().map(|target| target.id.clone()));
+    }
+
+    /// Whether it is who it should be.
+    pub(super) fn check_hello(&self, hello: &NodeHello) -> Result<()> {
+        ensure!(
+            hello.node == self.node,
+            "it calls itself {}: NODE_NAME in its pod is not that of its node",
+            hello.node
+        );
+        Ok(())
+    }
+
+    /// Whether a target is one of its own, and interfaces of these names can be that target's.
+    pub(super) fn check_target(&self, target: &TargetId, interfaces: &[String]) -> Result<()> {
+        ensure!(
+            self.targets.contains(target),
+            "it speaks of {}, which it was not given",
+            name(target, &self.node)
+        );
+        let foreign = interfaces.iter().find(|interface| !is_of(interface, target));
+        ensure!(
+            foreign.is_none(),
+            "it says that {} has the interface {}",
+            name(target, &self.node),
+            foreign.map_or("", String::as_str)
+        );
+        Ok(())
+    }
+
+    /// Whether an interface can be one of a target of its own. What the node says of it is marked as the node's word.
+    pub(super) fn introduce(&mut self, interface: &mut InterfaceDescription) -> Result<()> {
+        let InterfaceDescription { name, description, comment, .. } = interface;
+        ensure!(name.len() <= MAX_NAME, "the name of an interface has {} bytes", name.len());
+        ensure!(
+            self.targets.iter().any(|target| is_of(name, target)),
+            "it describes the interface {name}, which is none of a target that it was given"
+        );
+        for text in [description, comment].into_iter().flatten() {
+            *text = format!("node {}: {text}", self.node);
+        }
+        let mut block = Vec::new();
+        interface.write(&mut block);
+        self.described += block.len();
+        ensure!(
+            block.len() <= MAX_DESCRIPTION && self.described <= MAX_DESCRIPTIONS,
+            "its descriptions of interfaces have {} bytes",
+            self.described
+        );
+        Ok(())
+    }
+}
+
+/// Whether an interface of this name can be of this target: `NAMESPACE/POD/IFACE`, or the mere name of a node's. The
+/// kernel lets no device have a `/` in its name.
+fn is_of(interface: &str, target: &TargetId) -> bool {
+    let device = match target {
+        TargetId::Pod { namespace, name, .. } => interface
+            .strip_prefix(namespace.as_str())
+            .and_then(|rest| rest.strip_prefix('/'))
+            .and_then(|rest| rest.strip_prefix(name.as_str()))
+            .and_then(|rest| rest.strip_prefix('/')),
+        TargetId::Node => Some(interface),
+    };
+    device.is_some_and(|device| !device.is_empty() && !device.contains('/'))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pcapng::LinkType;
+
+    fn pod(name: &str) -> Target {
+        let id = TargetId::Pod { namespace: "shop".into(), name: name.into(), uid: "u-1".into() };
+        Target { id, container: None, interfaces: Vec::new(), filter: None, comment: None }
+    }
+
+    fn interface(name: &str) -> InterfaceDescription {
+        InterfaceDescription {
+            link_type: LinkType::Ethernet,
+            snaplen: 0,
+            name: name.into(),
+            description: Some("pod shop/web-0 on node n2".into()),
+            comment: None,
+            ipv4: Vec::new(),
+            ipv6: Vec::new(),
+            mac: None,
+            filter: None,
+            os: None,
+            hardware: None,
+        }
+    }
+
+    fn is_let_through(targets: &[Target], name: &str) -> bool {
+        Remit::new("n1", targets).introduce(&mut interface(name)).is_ok()
+    }
+
+    #[test]
+    fn interfaces_are_of_targets_that_were_given() {
+        let web = [pod("web-0")];
+        assert!(is_let_through(&web, "shop/web-0/eth0"));
+        for foreign in [
+            "shop/db-0/eth0",
+            "shop/web-01/eth0",
+            "shop/web-0",
+            "shop/web-0/",
+            "shop/web-0/a/b",
+            "other/web-0/eth0",
+            "eth0",
+            "",
+        ] {
+            assert!(!is_let_through(&web, foreign), "{foreign}");
+        }
+        let node = [Target { id: TargetId::Node, ..pod("") }];
+        assert!(is_let_through(&node, "eth0"));
+        assert!(!is_let_through(&node, "shop/web-0/eth0"));
+        assert!(!is_let_through(&[], "eth0"));
+    }
+
+    #[test]
+    fn what_a_node_says_is_marked_as_its_word() {
+        let mut told = interface("shop/web-0/eth0");
+        Remit::new("n1", &[pod("web-0")]).introduce(&mut told).unwrap();
+        assert_eq!(told.description.as_deref(), Some("node n1: pod shop/web-0 on node n2"));
+        assert_eq!(told.comment, None);
+    }
+
+    #[test]
+    fn targets_and_names_of_others_are_refused() {
+        let remit = Remit::new("n1", &[pod("web-0")]);
+        let (own, other) = (pod("web-0").id, pod("db-0").id);
+        assert!(remit.check_target(&own, &["shop/web-0/eth0".into()]).is_ok());
+        let why = remit.check_target(&other, &[]).unwrap_err().to_string();
+        assert_eq!(why, "it speaks of shop/db-0, which it was not given");
+        let why = remit.check_target(&own, &["shop/db-0/eth0".into()]).unwrap_err().to_string();
+        assert_eq!(why, "it says that shop/web-0 has the interface shop/db-0/eth0");
+        let hello = |node: &str| NodeHello { node: node.into(), ..NodeHello::default() };
+        assert!(remit.check_hello(&hello("n1")).is_ok());
+        assert!(remit.check_hello(&hello("n2")).is_err());
+    }
+
+    #[test]
+    fn descriptions_are_bounded() {
+        let mut remit = Remit::new("n1", &[pod("web-0")]);
+        assert!(remit.introduce(&mut interface(&format!("shop/web-0/{}", "x".repeat(MAX_NAME)))).is_err());
+        let long =
+            || InterfaceDescription { filter: Some("x".repeat(60_000)), ..interface("shop/web-0/eth0") };
+        let let_through = (0..10_000).take_while(|_| remit.introduce(&mut long()).is_ok()).count();
+        assert!((500..600).contains(&let_through), "{let_through}");
+    }
+}
