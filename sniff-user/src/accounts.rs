@@ -14,7 +14,7 @@ use crate::{
 };
 
 /// When an interface was captured, in nanoseconds since the epoch.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Span {
     /// When it was described in the output, just before its classifiers were attached.
     pub start: u64,
@@ -22,10 +22,12 @@ pub struct Span {
     pub end: Option<u64>,
     /// Whether there is a filter; what it does not accept is not counted anywhere.
     pub filtered: bool,
+    /// Whatever else is to be told of it.
+    pub notes: Vec<String>,
 }
 
 /// The accounts of one interface in the file.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 struct Account {
     span: Span,
     counters: Counters,
@@ -42,10 +44,10 @@ impl Accounts {
     ///
     /// When the kernel does not give them.
     pub fn read(kernel: &Kernel, output: &Output, spans: &[Span]) -> Result<Self> {
-        let accounts = (0..).zip(spans).map(|(interface, &span)| {
+        let accounts = (0..).zip(spans).map(|(interface, span)| {
             let counters = kernel.counters(interface)?;
             let delivery = output.delivery(interface);
-            Ok(Account { span, counters, delivery })
+            Ok(Account { span: span.clone(), counters, delivery })
         });
         Ok(Self(accounts.collect::<Result<_>>()?))
     }
@@ -69,7 +71,7 @@ impl Accounts {
                 filteraccept: Some(counters.matched),
                 osdrop: Some(counters.lost()),
                 usrdeliv: Some(delivery.delivered),
-                comment: None,
+                comment: (!span.notes.is_empty()).then(|| span.notes.join("; ")),
             };
             let mut block = Vec::new();
             statistics.write(&mut block);

@@ -57,4 +57,6 @@ pub mod target;
 pub mod tc;
 pub mod text;
 #[cfg(target_os = "linux")]
+pub mod view;
+#[cfg(target_os = "linux")]
 pub mod watch;

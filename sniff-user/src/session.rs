@@ -251,7 +251,8 @@ impl Session {
         let mut filters = Filters::new(plan.no_optimize);
         let general = plan.filter.read()?;
         let interfaces = mem::take(&mut plan.interfaces);
-        let taps = new_taps(&mut filters, general.as_deref(), &plan, 0, interfaces)?;
+        let (taps, refused) = new_taps(&mut filters, general.as_deref(), &plan, 0, interfaces)?;
+        go_on_without(refused, !taps.is_empty())?;
         let Plan { ring, ring_bytes, order, packet_buffered, .. } = plan;
         let mut kernel = Kernel::load(Sizes { ring, ring_bytes, packet_buffered })?;
         // Only here, so that a capture that cannot start leaves an older file as it is.
@@ -272,8 +273,16 @@ impl Session {
             session.describe(tap, None)?;
         }
         let wanted = taps.len();
-        session.attach_until(taps, stop)?;
-        if session.taps.len() == wanted && wanted > 0 {
+        let failed = session.attach_until(taps, stop)?;
+        let all_were_tried = session.taps.len() + failed.len() == wanted;
+        let mut refused = Vec::new();
+        for (id, error) in failed {
+            session.note(id, format!("not captured: {error:#}"));
+            session.leave(id)?;
+            refused.push(error);
+        }
+        go_on_without(refused, !session.taps.is_empty())?;
+        if all_were_tried && wanted > 0 {
             info!("listening on {} interface(s)", session.taps.len());
         }
         Ok((session, drained))
@@ -286,7 +295,11 @@ impl Session {
             interfaces.len() as u32 <= self.room,
             "this capture has had as many interfaces as it has room for: start another"
         );
-        let taps = new_taps(&mut self.filters, self.general.as_deref(), &self.plan, first, interfaces)?;
+        let (taps, refused) =
+            new_taps(&mut self.filters, self.general.as_deref(), &self.plan, first, interfaces)?;
+        if let Some(error) = refused.into_iter().next() {
+            return Err(error);
+        }
         self.room -= taps.len() as u32;
         for tap in &taps {
             self.describe(tap, comment.map(str::to_owned))?;
@@ -329,15 +342,15 @@ impl Session {
     fn introduce(&mut self, description: InterfaceDescription) -> Result<()> {
         let filtered = description.filter.is_some();
         self.drain.add_interface(description)?;
-        self.spans.push(Span { start: clock::now()?, end: None, filtered });
+        self.spans.push(Span { start: clock::now()?, end: None, filtered, notes: Vec::new() });
         Ok(())
     }
 
-    /// Attaches the classifiers of all `taps`, or of as many as it can before `stop`. Attaching is waiting, since the
-    /// kernel lets a grace period pass each time, one interface after the other; the next classifiers are loaded
-    /// meanwhile.
-    fn attach_until(&mut self, mut taps: Vec<Tap>, stop: &AtomicBool) -> Result<()> {
-        let mut groups = Vec::new();
+    /// Attaches the classifiers of all `taps`, or of as many as it can before `stop`; returns those that cannot be
+    /// attached, by their ids, and why. Attaching is waiting, since the kernel lets a grace period pass each time, one
+    /// interface after the other; the next classifiers are loaded meanwhile.
+    fn attach_until(&mut self, mut taps: Vec<Tap>, stop: &AtomicBool) -> Result<Vec<(u32, anyhow::Error)>> {
+        let (mut groups, mut failed) = (Vec::new(), Vec::new());
         while !taps.is_empty() {
             let group: Vec<Tap> = taps.drain(..taps.len().min(ATTACH_AT_ONCE)).collect();
             groups.push((self.all_arguments(&group), group));
@@ -355,30 +368,39 @@ impl Session {
                 if stop.load(Ordering::Relaxed) {
                     break;
                 }
-                self.hook_in(group, classifiers?)?;
+                failed.extend(self.hook_in(group, classifiers?));
             }
-            Ok(())
+            Ok(failed)
         })
     }
 
     /// Attaches the classifiers of all `taps`.
     fn attach(&mut self, taps: Vec<Tap>) -> Result<()> {
-        self.attach_until(taps, &AtomicBool::new(false))
+        match self.attach_until(taps, &AtomicBool::new(false))?.pop() {
+            Some((_, error)) => Err(error),
+            None => Ok(()),
+        }
     }
 
-    /// Attaches classifiers that were loaded: one for each direction of each of `taps`.
-    fn hook_in(&mut self, taps: Vec<Tap>, classifiers: Vec<Option<Classifier>>) -> Result<()> {
+    /// Attaches classifiers that were loaded: one for each direction of each of `taps`. Returns those that cannot be
+    /// attached.
+    fn hook_in(&mut self, taps: Vec<Tap>, classifiers: Vec<Option<Classifier>>) -> Vec<(u32, anyhow::Error)> {
+        let mut failed = Vec::new();
         let mut classifiers = classifiers.into_iter();
         for mut tap in taps {
             let classifiers: Vec<_> = classifiers.by_ref().take(tap.directions.len()).collect();
             let hooks = tap.directions.iter().map(|&(direction, _)| tap.point.hook(direction));
             let classifiers = hooks.zip(classifiers).filter_map(|(hook, it)| Some((hook, it?))).collect();
-            let attachment = Attachment::new(&tap.side, classifiers, self.plan.mechanism);
-            tap.attachment = Some(attachment.with_context(|| tap.interface.name.clone())?);
-            tap.announce();
-            self.taps.push(tap);
+            match Attachment::new(&tap.side, classifiers, self.plan.mechanism) {
+                Ok(attachment) => {
+                    tap.attachment = Some(attachment);
+                    tap.announce();
+                    self.taps.push(tap);
+                }
+                Err(error) => failed.push((tap.id, error.context(tap.interface.name))),
+            }
         }
-        Ok(())
+        failed
     }
 
     /// What the classifiers of all directions of all `taps` are told, in order; none where no packet would match.
@@ -576,6 +598,11 @@ impl Session {
         self.kernel.counters(interface)
     }
 
+    /// Has the statistics of an interface in the file tell something of it.
+    pub fn note(&mut self, id: u32, text: String) {
+        self.spans[id as usize].notes.push(text);
+    }
+
     /// Ends the capture of one interface; the others go on.
     ///
     /// # Errors
@@ -600,7 +627,8 @@ impl Session {
         let interface = self.taps[at].interface.clone();
         let next = self.spans.len() as u32;
         let directions = self.taps[at].directions.iter().filter(|(direction, _)| *direction == Direction::In);
-        let tap = Tap::new(next, interface, AttachAt::Pod, directions.cloned().collect())?;
+        let directions = directions.cloned().collect();
+        let tap = Tap::new(next, interface, AttachAt::Pod, self.plan.mechanism, directions)?;
         self.describe(&tap, Some(comment))?;
         self.attach(vec![tap])?;
         // Last, so that nothing is missed; what passes both ends meanwhile is taken twice.
@@ -677,22 +705,38 @@ fn load(body: &Body, arguments: &[Option<Arguments>]) -> Result<Vec<Option<Class
     Ok(arguments.iter().map(|arguments| arguments.as_ref().and_then(|_| loaded.next())).collect())
 }
 
-/// Taps for interfaces, with ids from `first` on. Nothing is attached yet.
+/// Taps for interfaces, with ids from `first` on, or why there can be none for one. Nothing is attached yet.
 fn new_taps(
     filters: &mut Filters,
     general: Option<&str>,
     plan: &Plan,
     first: u32,
     interfaces: Vec<Interface>,
-) -> Result<Vec<Tap>> {
-    let directions = |(id, interface): (u32, Interface)| {
+) -> Result<(Vec<Tap>, Vec<anyhow::Error>)> {
+    let directions = |interface: Interface| {
         let directions = with_filters(filters, &interface, general, plan.directions)?;
-        Ok((id, interface, directions))
+        Ok((interface, directions))
     };
-    let filtered = (first..).zip(interfaces).map(directions).collect::<Result<Vec<_>>>()?;
+    let filtered = interfaces.into_iter().map(directions).collect::<Result<Vec<_>>>()?;
     // Each asks the kernel what else is at its hooks.
-    let tap = |(id, interface, directions)| Tap::new(id, interface, plan.attach, directions);
-    parallel::map(filtered, tap).into_iter().collect()
+    let tap = |(interface, directions)| Tap::new(0, interface, plan.attach, plan.mechanism, directions);
+    let mut refused = Vec::new();
+    let taps = parallel::map(filtered, tap).into_iter();
+    let taps = taps.filter_map(|tap| tap.map_err(|error| refused.push(error)).ok());
+    let taps = (first..).zip(taps).map(|(id, tap)| Tap { id, ..tap }).collect();
+    Ok((taps, refused))
+}
+
+/// Says who is not captured; an error when nobody is.
+fn go_on_without(refused: Vec<anyhow::Error>, are_any_left: bool) -> Result<()> {
+    let mut refused = refused.into_iter();
+    if !are_any_left && let Some(first) = refused.next() {
+        return Err(first);
+    }
+    for error in refused {
+        warn!("not captured: {error:#}");
+    }
+    Ok(())
 }
 
 /// Each direction with the interface's own filter, or the general one.

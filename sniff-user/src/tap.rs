@@ -1,25 +1,24 @@
 //! One captured interface: where its packets are taken, how the file describes it, and its classifiers.
 
-use std::fmt;
-
 use anyhow::{Result, bail};
-use log::info;
+use log::{info, warn};
 use sniff_common::Direction;
 
 use crate::{
     args::AttachAt,
-    bpf::attach::{Attachment, Hook, Mechanism, has_foreign_programs},
+    bpf::attach::{Attachment, Hook, Mechanism, mechanism},
     filter::Filter,
     pcapng::{InterfaceDescription, LinkType},
     system::System,
     target::{Interface, LinkLayer, Side},
+    view::{Place, View},
 };
 
 /// Where an interface's packets are taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Point {
-    /// At the host end of the pod's veth pair.
-    HostVeth,
+    /// At the host end of the pod's veth or netkit pair.
+    HostEnd,
     /// At the interface inside the pod's network namespace.
     InPod,
     /// At an interface of the host, which is a target of its own.
@@ -27,26 +26,16 @@ pub enum Point {
 }
 
 impl Point {
-    /// The hook that packets of a direction pass. What the host end of a veth pair receives has left the pod.
+    /// The hook that packets of a direction pass. What the host end of a pair receives has left the pod.
     pub fn hook(self, direction: Direction) -> Hook {
         match (self, direction) {
-            (Self::HostVeth, Direction::Out) | (Self::InPod | Self::HostInterface, Direction::In) => {
+            (Self::HostEnd, Direction::Out) | (Self::InPod | Self::HostInterface, Direction::In) => {
                 Hook::Ingress
             }
-            (Self::HostVeth, Direction::In) | (Self::InPod | Self::HostInterface, Direction::Out) => {
+            (Self::HostEnd, Direction::In) | (Self::InPod | Self::HostInterface, Direction::Out) => {
                 Hook::Egress
             }
         }
-    }
-}
-
-impl fmt::Display for Point {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::HostVeth => "at the host veth",
-            Self::InPod => "inside the pod",
-            Self::HostInterface => "at the host interface",
-        })
     }
 }
 
@@ -62,24 +51,32 @@ pub struct Tap {
     pub side: Side,
     /// Which directions, and the filter of each.
     pub directions: Vec<(Direction, Filter)>,
+    /// What may be missing there, or be otherwise than on the wire.
+    pub doubts: Vec<String>,
     /// The classifiers, once they are attached.
     pub attachment: Option<Attachment>,
 }
 
 impl Tap {
-    /// A tap at the point that `wanted` leads to. Nothing is attached yet.
+    /// A tap at the point that `wanted` leads to, to be attached by `by`. Nothing is attached yet.
     ///
     /// # Errors
     ///
-    /// When the interface has no such point.
+    /// When the interface has no such point, or classifiers cannot be attached there.
     pub fn new(
         id: u32,
         interface: Interface,
         wanted: AttachAt,
+        by: Option<Mechanism>,
         directions: Vec<(Direction, Filter)>,
     ) -> Result<Self> {
-        let (point, side) = choose(&interface, wanted)?;
-        Ok(Self { id, interface, point, side, directions, attachment: None })
+        let captured: Vec<Direction> = directions
+            .iter()
+            .filter(|(_, filter)| *filter != Filter::None)
+            .map(|&(direction, _)| direction)
+            .collect();
+        let (point, side, doubts) = choose(&interface, wanted, mechanism(by), &captured)?;
+        Ok(Self { id, interface, point, side, directions, doubts, attachment: None })
     }
 
     /// The block that introduces the interface in the file.
@@ -91,6 +88,8 @@ impl Tap {
         comment: Option<String>,
     ) -> InterfaceDescription {
         let Interface { name, mac, ipv4, ipv6, .. } = &self.interface;
+        let comments: Vec<String> = comment.into_iter().chain(self.doubts.iter().cloned()).collect();
+        let comment = (!comments.is_empty()).then(|| comments.join("; "));
         InterfaceDescription {
             link_type: link_type(&self.interface),
             snaplen,
@@ -120,13 +119,23 @@ impl Tap {
 
     /// As in "at the host veth veth1a2b (index 7)".
     fn place(&self) -> String {
-        format!("{} {} (index {})", self.point, self.side, self.side.ifindex)
+        let point = match self.point {
+            // The two ends of a pair are of one kind.
+            Point::HostEnd => format!("at the host {}", self.interface.kind.as_deref().unwrap_or("end")),
+            Point::InPod => "inside the pod".to_owned(),
+            Point::HostInterface => "at the host interface".to_owned(),
+        };
+        format!("{point} {} (index {})", self.side, self.side.ifindex)
     }
 
     /// Tells a person where the packets are taken.
     pub fn announce(&self) {
         let mechanism = self.attachment.as_ref().map_or(Mechanism::Tcx, Attachment::mechanism);
-        info!("{}: {}, {mechanism}", self.interface.name, self.place());
+        let name = &self.interface.name;
+        info!("{name}: {}, {mechanism}", self.place());
+        for doubt in &self.doubts {
+            warn!("{name}: {doubt}");
+        }
     }
 
     /// Whether the interface still is there.
@@ -143,57 +152,109 @@ pub fn link_type(interface: &Interface) -> LinkType {
     }
 }
 
-/// Where to take an interface's packets.
-fn choose(interface: &Interface, wanted: AttachAt) -> Result<(Point, Side)> {
+/// Where to take an interface's packets, and what to doubt there.
+fn choose(
+    interface: &Interface,
+    wanted: AttachAt,
+    mechanism: Mechanism,
+    directions: &[Direction],
+) -> Result<(Point, Side, Vec<String>)> {
     let Interface { name, pod_side, host_side, host_side_missing, kind, .. } = interface;
     let why = || host_side_missing.clone().unwrap_or_else(|| "it has no host end".to_owned());
-    let (point, side) = match (pod_side, host_side, wanted) {
-        (None, Some(host), AttachAt::Auto | AttachAt::Host) => (Point::HostInterface, host),
+    let place = |point, side| Place { point, side, kind: kind.as_deref(), mechanism };
+    let place = match (pod_side, host_side, wanted) {
+        (None, Some(host), AttachAt::Auto | AttachAt::Host) => place(Point::HostInterface, host),
         (None, Some(_), AttachAt::Pod) => {
             bail!("{name} is an interface of the host: it has no pod side for --attach pod")
         }
         (None, None, _) => bail!("{name} has no interface to attach to"),
-        (Some(pod), _, AttachAt::Pod) => (Point::InPod, pod),
-        (Some(_), Some(host), AttachAt::Host) => (Point::HostVeth, host),
+        (Some(pod), _, AttachAt::Pod) => place(Point::InPod, pod),
+        (Some(_), Some(host), AttachAt::Host) => place(Point::HostEnd, host),
         (Some(_), None, AttachAt::Host) => {
             bail!("{name} cannot be captured from the host: {}; use --attach pod", why())
         }
         (Some(pod), None, AttachAt::Auto) => {
             info!("{name}: capturing inside the pod: {}", why());
-            (Point::InPod, pod)
+            place(Point::InPod, pod)
         }
-        (Some(pod), Some(host), AttachAt::Auto) => match passed_by(kind.as_deref(), host)? {
-            None => (Point::HostVeth, host),
-            Some(reason) => {
-                info!("{name}: capturing inside the pod: {reason}");
-                (Point::InPod, pod)
+        (Some(pod), Some(host), AttachAt::Auto) => {
+            let host = place(Point::HostEnd, host);
+            match host.view(directions)?.reason_against() {
+                None => host,
+                Some(reason) => {
+                    info!("{name}: capturing inside the pod: {reason}");
+                    place(Point::InPod, pod)
+                }
             }
-        },
+        }
     };
-    Ok((point, side.clone()))
+    let View { obstacle, doubts } = place.view(directions)?;
+    if let Some(obstacle) = obstacle {
+        bail!("{name}: {obstacle}; {}", way_out(interface, wanted, &place, directions)?);
+    }
+    Ok((place.point, place.side.clone(), doubts))
 }
 
-/// Why packets may pass by the host end, if they may.
-fn passed_by(kind: Option<&str>, host: &Side) -> Result<Option<String>> {
-    Ok(if kind == Some("netkit") {
-        // A redirect by a netkit program skips the host end (netkit_xmit, drivers/net/netkit.c).
-        Some(format!("programs of the pair with {host} can redirect packets past it"))
-    } else if has_foreign_programs(host)? {
-        // As those of an eBPF CNI, which hand packets over with bpf_redirect_peer.
-        Some(format!("other BPF programs are on {host}, which can hand packets past it"))
-    } else {
-        None
-    })
+/// What to do where classifiers cannot be attached.
+fn way_out(
+    interface: &Interface,
+    wanted: AttachAt,
+    place: &Place<'_>,
+    directions: &[Direction],
+) -> Result<String> {
+    let mut ways = Vec::new();
+    match (wanted, place.point) {
+        (AttachAt::Host, Point::HostEnd) => ways.push("use --attach pod".to_owned()),
+        (AttachAt::Pod, Point::InPod) if interface.host_side.is_some() => {
+            ways.push("use --attach host".to_owned());
+        }
+        _ => {}
+    }
+    for (direction, option) in [(Direction::In, "in"), (Direction::Out, "out")] {
+        if directions.len() > 1 && place.view(&[direction])?.obstacle.is_none() {
+            ways.push(format!("-Q {option} captures one direction"));
+        }
+    }
+    ways.push("TCX, which Linux 6.6 brought, does without clsact".to_owned());
+    Ok(ways.join(", or "))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::netns::Netns;
+
+    fn tap(point: Point, kind: &str) -> Tap {
+        let side = Side { netns: Netns::current().unwrap(), ifindex: 7, ifname: "dev0".to_owned() };
+        let interface = Interface {
+            name: "shop/web-0/eth0".to_owned(),
+            pod: None,
+            pod_side: None,
+            host_side: Some(side.clone()),
+            host_side_missing: None,
+            kind: Some(kind.to_owned()),
+            link_layer: LinkLayer::Ethernet,
+            mac: None,
+            ipv4: Vec::new(),
+            ipv6: Vec::new(),
+            filter: None,
+        };
+        let (directions, doubts) = (Vec::new(), Vec::new());
+        Tap { id: 0, interface, point, side, directions, doubts, attachment: None }
+    }
+
+    #[test]
+    fn a_place_is_called_what_it_is() {
+        assert_eq!(tap(Point::HostEnd, "veth").place(), "at the host veth dev0 (index 7)");
+        assert_eq!(tap(Point::HostEnd, "netkit").place(), "at the host netkit dev0 (index 7)");
+        assert_eq!(tap(Point::InPod, "netkit").place(), "inside the pod dev0 (index 7)");
+        assert_eq!(tap(Point::HostInterface, "veth").place(), "at the host interface dev0 (index 7)");
+    }
 
     #[test]
     fn directions_are_those_of_the_pod() {
-        assert_eq!(Point::HostVeth.hook(Direction::Out), Hook::Ingress);
-        assert_eq!(Point::HostVeth.hook(Direction::In), Hook::Egress);
+        assert_eq!(Point::HostEnd.hook(Direction::Out), Hook::Ingress);
+        assert_eq!(Point::HostEnd.hook(Direction::In), Hook::Egress);
         assert_eq!(Point::InPod.hook(Direction::In), Hook::Ingress);
         assert_eq!(Point::HostInterface.hook(Direction::Out), Hook::Egress);
     }

@@ -1,8 +1,11 @@
-//! What is on an interface's clsact qdisc, by rtnetlink: needed so as to delete nothing that is not ours.
+//! An interface's qdiscs and the filters on them, by rtnetlink: what is in the way of ours, and what is not ours to delete.
 
 use anyhow::{Context as _, Result};
-use futures_util::TryStreamExt as _;
-use rtnetlink::packet_route::tc::{TcAttribute, TcFilterBpfOption, TcHandle, TcMessage, TcOption};
+use futures_util::{StreamExt as _, TryStreamExt as _};
+use rtnetlink::packet_route::{
+    link::LinkAttribute,
+    tc::{TcAttribute, TcFilterBpfOption, TcHandle, TcMessage, TcOption},
+};
 
 use crate::{bpf::attach::Hook, link, netns::Netns};
 
@@ -11,6 +14,10 @@ use crate::{bpf::attach::Hook, link, netns::Netns};
 pub struct Filter {
     /// Lower ones run first.
     pub priority: u16,
+    /// What it looks at (`ETH_P_*`, linux/if_ether.h).
+    pub protocol: u16,
+    /// Its classifier, such as `bpf` or `u32`.
+    pub kind: String,
     /// Names the filter within its priority.
     pub handle: u32,
     /// Id of its program, if it is a BPF filter.
@@ -24,6 +31,40 @@ impl Filter {
     pub fn is_foreign(&self, ours: &str) -> bool {
         self.program.is_some() && self.name.as_deref() != Some(ours)
     }
+}
+
+/// The kind of the qdisc at an interface's ingress: `clsact`, or `ingress`, which has one chain for whatever is put on it.
+///
+/// # Errors
+///
+/// When netlink refuses.
+pub fn ingress_kind(netns: &Netns, ifindex: u32) -> Result<Option<String>> {
+    let kind = link::ask(netns, async |handle| {
+        // All interfaces' qdiscs: the kernel has no way to ask for those of one.
+        let qdiscs: Vec<TcMessage> = handle.qdisc().get().execute().try_collect().await?;
+        let is_it =
+            |it: &&TcMessage| (it.header.index, it.header.parent) == (ifindex as i32, TcHandle::INGRESS);
+        Ok(qdiscs.iter().find(is_it).and_then(kind))
+    });
+    Ok(kind.context("cannot list qdiscs")?.flatten())
+}
+
+/// The kind of the queue that packets wait in before an interface sends them: its root qdisc; none when they do not wait.
+///
+/// # Errors
+///
+/// When the interface is gone.
+pub fn queue(netns: &Netns, ifindex: u32) -> Result<Option<String>> {
+    let message = link::ask(netns, async |handle| {
+        handle.link().get().match_index(ifindex).execute().boxed().try_next().await
+    });
+    let attributes = message?.flatten().map(|message| message.attributes).unwrap_or_default();
+    let qdisc = attributes.into_iter().find_map(|attribute| match attribute {
+        LinkAttribute::Qdisc(kind) => Some(kind),
+        _ => None,
+    });
+    // The latter is that of an interface that is down.
+    Ok(qdisc.filter(|kind| !["noqueue", "noop"].contains(&kind.as_str())))
 }
 
 /// The filters at a hook; none when the interface has no clsact qdisc.
@@ -44,14 +85,16 @@ pub fn filters(netns: &Netns, ifindex: u32, hook: Hook) -> Result<Vec<Filter>> {
     Ok(messages.unwrap_or_default().iter().filter_map(filter).collect())
 }
 
-/// Removes the clsact qdisc if no filter is left on it. Somebody may add one between the look and the removal;
+/// Removes the clsact qdisc if it is there and no filter is left on it. Somebody may add one between the look and the removal;
 /// the kernel has no way to ask for both at once.
 ///
 /// # Errors
 ///
 /// When the interface is gone, or the kernel refuses.
 pub fn delete_clsact_if_empty(netns: &Netns, ifindex: u32) -> Result<()> {
-    if !filters(netns, ifindex, Hook::Ingress)?.is_empty()
+    // Whoever deleted ours may have put an ingress qdisc in its place.
+    if ingress_kind(netns, ifindex)?.as_deref() != Some("clsact")
+        || !filters(netns, ifindex, Hook::Ingress)?.is_empty()
         || !filters(netns, ifindex, Hook::Egress)?.is_empty()
     {
         return Ok(());
@@ -65,14 +108,28 @@ pub fn delete_clsact_if_empty(netns: &Netns, ifindex: u32) -> Result<()> {
     Ok(())
 }
 
+fn kind(message: &TcMessage) -> Option<String> {
+    message.attributes.iter().find_map(|attribute| match attribute {
+        TcAttribute::Kind(kind) => Some(kind.clone()),
+        _ => None,
+    })
+}
+
 /// The kernel sends one message more for each priority, without a handle.
 fn filter(message: &TcMessage) -> Option<Filter> {
     let handle = u32::from(message.header.handle);
-    // tcm_info: priority in the upper half, protocol in the lower.
-    let priority = (message.header.info >> 16) as u16;
-    let mut filter = Filter { priority, handle, program: None, name: None };
+    // tcm_info: priority in the upper half, protocol in the lower, as it is on the wire.
+    let info = message.header.info;
+    let (priority, protocol) = ((info >> 16) as u16, u16::from_be(info as u16));
+    let kind = kind(message).unwrap_or_default();
+    let mut filter = Filter { priority, protocol, kind, handle, program: None, name: None };
     for attribute in &message.attributes {
-        let TcAttribute::Options(options) = attribute else { continue };
+        let options = match attribute {
+            TcAttribute::Options(options) => options,
+            // Only the first chain runs by itself.
+            TcAttribute::Chain(chain) if *chain != 0 => return None,
+            _ => continue,
+        };
         for option in options {
             match option {
                 TcOption::Bpf(TcFilterBpfOption::ProgId(id)) => filter.program = Some(*id),

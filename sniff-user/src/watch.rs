@@ -14,7 +14,7 @@ use sniff_common::Counters;
 use tokio::time::{self, Instant};
 
 use crate::{
-    bpf::attach,
+    bpf::attach::{self, Hook},
     link,
     session::Session,
     tap::{Point, Tap},
@@ -103,7 +103,7 @@ impl Watch {
         let taps = session.taps().iter().filter(|tap| tap.id >= self.next_id);
         self.suspects.retain(|id, _| session.taps().iter().any(|tap| tap.id == *id));
         let before = self.suspects.len();
-        let suspects = taps.clone().filter(|tap| tap.point == Point::HostVeth && session.may_go_inside());
+        let suspects = taps.clone().filter(|tap| tap.point == Point::HostEnd && session.may_go_inside());
         self.suspects.extend(suspects.filter_map(|tap| Some((tap.id, Suspect::new(tap)?))));
         self.next_id = taps.map(|tap| tap.id + 1).max().unwrap_or(self.next_id);
         if self.suspects.len() > before {
@@ -164,7 +164,9 @@ impl Watch {
             return None;
         };
         match excess.saturating_sub(suspect.excess) {
-            0 => attach::has_foreign_programs(&tap.side).is_ok_and(|has| has).then_some(Blind::Program),
+            0 => attach::has_foreign_programs(&tap.side, &Hook::BOTH)
+                .is_ok_and(|has| has)
+                .then_some(Blind::Program),
             missed => Some(Blind::Missed(missed)),
         }
     }

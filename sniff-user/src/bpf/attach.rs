@@ -4,8 +4,9 @@
 //! Otherwise filters on a clsact qdisc (`clsact`).
 
 use std::{
-    fmt, mem,
+    fmt, io, mem,
     os::fd::{AsFd as _, AsRawFd as _, OwnedFd},
+    sync::LazyLock,
 };
 
 use anyhow::{Context as _, Result, anyhow};
@@ -15,10 +16,13 @@ use log::{debug, warn};
 
 use super::{
     classifier::{self, Classifier, fdinfo},
-    clsact::Qdisc,
+    clsact::{self, Qdisc},
     syscall,
 };
 use crate::{target::Side, tc};
+
+/// Index of `lo`, which every network namespace has.
+const LOOPBACK: u32 = 1;
 
 /// Which of an interface's two hooks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,6 +31,11 @@ pub enum Hook {
     Ingress,
     /// Packets that the interface sends.
     Egress,
+}
+
+impl Hook {
+    /// Both hooks.
+    pub const BOTH: [Self; 2] = [Self::Ingress, Self::Egress];
 }
 
 impl From<Hook> for TcAttachType {
@@ -119,9 +128,7 @@ impl Attachment {
         let link = match &self.qdisc {
             Some(qdisc) => Link::Filter(qdisc.attach(program, hook)?),
             None => match syscall::attach_tcx(program.fd()?.as_fd(), self.side.ifindex, hook.into()) {
-                // A kernel that does not know TCX takes it for a bad attach type (`link_create`,
-                // kernel/bpf/syscall.c).
-                Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
+                Err(error) if is_unknown_to_kernel(&error) => {
                     let error =
                         anyhow!(error).context("this kernel has no TCX, which takes Linux 6.6 or newer");
                     if mechanism.is_some() {
@@ -248,21 +255,53 @@ impl Drop for Attachment {
     }
 }
 
-/// Whether programs of others are at the hooks of this interface, as those of an eBPF CNI are.
+/// Whether programs of others are at these hooks of an interface, as those of an eBPF CNI are.
 ///
 /// # Errors
 ///
 /// When the interface is gone.
-pub fn has_foreign_programs(side: &Side) -> Result<bool> {
-    for hook in [Hook::Ingress, Hook::Egress] {
-        // A kernel without TCX has no such programs.
-        let by_tcx = tcx_programs(side, hook).is_ok_and(|programs| programs.into_iter().any(is_foreign));
+pub fn has_foreign_programs(side: &Side, hooks: &[Hook]) -> Result<bool> {
+    for &hook in hooks {
         let filters = tc::filters(&side.netns, side.ifindex, hook)?;
-        if by_tcx || filters.iter().any(|filter| filter.is_foreign(classifier::NAME)) {
+        if has_foreign_tcx(side, hook) || filters.iter().any(|filter| filter.is_foreign(classifier::NAME)) {
             return Ok(true);
         }
     }
     Ok(false)
+}
+
+/// Whether TCX programs of others are at a hook of an interface; they run before all clsact filters.
+pub fn has_foreign_tcx(side: &Side, hook: Hook) -> bool {
+    // A kernel without TCX has no such programs.
+    tcx_programs(side, hook).is_ok_and(|programs| programs.into_iter().any(is_foreign))
+}
+
+/// What classifiers are attached by when `wanted` is: TCX, or clsact on a kernel without TCX, when nothing is.
+pub fn mechanism(wanted: Option<Mechanism>) -> Mechanism {
+    static OF_KERNEL: LazyLock<Mechanism> =
+        LazyLock::new(|| match syscall::tcx_programs(LOOPBACK, Hook::Ingress.into()) {
+            Err(error) if is_unknown_to_kernel(&error) => Mechanism::Clsact,
+            _ => Mechanism::Tcx,
+        });
+    wanted.unwrap_or_else(|| *OF_KERNEL)
+}
+
+/// Why no classifiers can be attached to these hooks of an interface, if they cannot.
+///
+/// # Errors
+///
+/// When the interface is gone.
+pub fn obstacle(side: &Side, hooks: &[Hook], mechanism: Mechanism) -> Result<Option<String>> {
+    match mechanism {
+        Mechanism::Tcx => Ok(None),
+        Mechanism::Clsact => clsact::obstacle(side, hooks),
+    }
+}
+
+/// A kernel that does not know TCX takes it for a bad attach type (`link_create` and `bpf_prog_query`,
+/// kernel/bpf/syscall.c).
+fn is_unknown_to_kernel(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(libc::EINVAL)
 }
 
 /// Another capture's classifiers hand nothing past anybody, nor does a program that has gone.

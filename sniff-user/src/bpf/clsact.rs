@@ -2,10 +2,13 @@
 //!
 //! A filter outlives a killed process, and others keep theirs on the same qdisc. So a filter is deleted only while it
 //! still holds our program, and the qdisc only if we made it and nothing is left on it.
+//!
+//! An `ingress` qdisc is in its way: it stands where a clsact would, and takes a filter for egress without a word, into
+//! the one chain that it has.
 
 use std::{fs::File, mem, os::fd::AsRawFd as _};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use aya::programs::{
     SchedClassifier,
     links::Link as _,
@@ -25,13 +28,18 @@ use crate::{
 const HANDLE: TcHandle = TcHandle::new(0x736e, 0x6966);
 /// Priority of our filter where no other filter is.
 const PRIORITY: u16 = 10;
+/// What our filter looks at: every packet (`ETH_P_ALL`).
+const PROTOCOL: u16 = libc::ETH_P_ALL as u16;
 
-/// The clsact qdisc of an interface. Dropping it removes the qdisc, if we made it and it is empty.
+/// The clsact qdisc of an interface, or an ingress qdisc that was there. Dropping it removes the qdisc, if we made it and
+/// it is empty.
 pub struct Qdisc {
     /// By a path that leads to the network namespace as long as `_netns` is open: what was found by a process may
     /// outlive that process, and the filters must be deleted all the same.
     side: Side,
     made: bool,
+    /// Whether what the interface sends passes it.
+    has_egress: bool,
     _netns: File,
 }
 
@@ -57,9 +65,10 @@ impl Qdisc {
             Err(TcError::NetlinkError(error)) if error.raw_os_error() == Some(libc::EEXIST) => false,
             Err(error) => return Err(error).context("cannot add the clsact qdisc"),
         };
+        let has_egress = made || !is_ingress_alone(side)?;
         let held = side.netns.open()?.with_context(|| format!("{side} is gone"))?;
         let netns = Netns::at(format!("/proc/self/fd/{}", held.as_raw_fd()))?;
-        Ok(Self { side: Side { netns, ..side.clone() }, made, _netns: held })
+        Ok(Self { side: Side { netns, ..side.clone() }, made, has_egress, _netns: held })
     }
 
     /// Attaches a program in front of the filters that are there. To be called inside the namespace.
@@ -69,7 +78,11 @@ impl Qdisc {
     /// When the kernel refuses.
     pub fn attach(&self, program: &mut SchedClassifier, hook: Hook) -> Result<SchedClassifierLink> {
         let Side { netns, ifindex, ifname } = &self.side;
-        let priority = priority_in_front(&tc::filters(netns, *ifindex, hook)?);
+        if hook == Hook::Egress && !self.has_egress {
+            bail!(ingress_alone(&self.side));
+        }
+        let priority = priority_in_front(&tc::filters(netns, *ifindex, hook)?)
+            .map_err(|first| anyhow!(before_all(first, &self.side)))?;
         let options = NlOptions { priority, handle: HANDLE, classid: None };
         let id = program
             .attach_with_options(ifname, hook.into(), TcAttachOptions::Netlink(options))
@@ -134,11 +147,49 @@ impl Drop for Qdisc {
     }
 }
 
-/// A priority that runs before the filters that are there. Priority 1 can be shared: of two BPF filters with one
-/// priority the newer runs first (`cls_bpf_change`, net/sched/cls_bpf.c).
-fn priority_in_front(filters: &[Filter]) -> u16 {
-    let first = filters.iter().map(|filter| filter.priority).min();
-    first.map_or(PRIORITY, |first| first.saturating_sub(1).max(1))
+/// Why classifiers cannot be attached to these hooks of an interface by clsact, if they cannot.
+///
+/// # Errors
+///
+/// When the interface is gone.
+pub fn obstacle(side: &Side, hooks: &[Hook]) -> Result<Option<String>> {
+    if hooks.contains(&Hook::Egress) && is_ingress_alone(side)? {
+        return Ok(Some(ingress_alone(side)));
+    }
+    for &hook in hooks {
+        if let Err(first) = priority_in_front(&tc::filters(&side.netns, side.ifindex, hook)?) {
+            return Ok(Some(before_all(first, side)));
+        }
+    }
+    Ok(None)
+}
+
+/// Whether an ingress qdisc is where a clsact would be.
+fn is_ingress_alone(side: &Side) -> Result<bool> {
+    Ok(tc::ingress_kind(&side.netns, side.ifindex)?.as_deref() == Some("ingress"))
+}
+
+fn ingress_alone(side: &Side) -> String {
+    format!(
+        "an ingress qdisc is on {side}, beside which there is no place for clsact: what {side} sends cannot be captured there"
+    )
+}
+
+fn before_all(first: &Filter, side: &Side) -> String {
+    let kind = first.kind.escape_debug();
+    format!("a {kind} filter of priority 1 is on {side}, before which no other filter can be")
+}
+
+/// A priority that runs before the filters that are there, or the filter that nothing can run before. Priority 1 can be
+/// shared by filters of one kind and protocol: of two BPF filters, the newer runs first (`cls_bpf_change`,
+/// net/sched/cls_bpf.c).
+fn priority_in_front(filters: &[Filter]) -> Result<u16, &Filter> {
+    match filters.iter().min_by_key(|filter| filter.priority) {
+        None => Ok(PRIORITY),
+        Some(first) if first.priority > 1 => Ok(first.priority - 1),
+        Some(first) if first.kind == "bpf" && first.protocol == PROTOCOL => Ok(1),
+        Some(first) => Err(first),
+    }
 }
 
 #[cfg(test)]
@@ -146,14 +197,25 @@ mod tests {
     use super::*;
 
     fn at(priority: u16) -> Filter {
-        Filter { priority, handle: 1, program: Some(7), name: None }
+        let kind = "bpf".to_owned();
+        Filter { priority, protocol: PROTOCOL, kind, handle: 1, program: Some(7), name: None }
     }
 
     #[test]
     fn runs_before_the_filters_that_are_there() {
-        assert_eq!(priority_in_front(&[]), PRIORITY);
-        assert_eq!(priority_in_front(&[at(49152), at(100)]), 99);
-        assert_eq!(priority_in_front(&[at(2)]), 1);
-        assert_eq!(priority_in_front(&[at(1)]), 1);
+        assert_eq!(priority_in_front(&[]), Ok(PRIORITY));
+        assert_eq!(priority_in_front(&[at(49152), at(100)]), Ok(99));
+        assert_eq!(priority_in_front(&[at(2)]), Ok(1));
+        assert_eq!(priority_in_front(&[at(1)]), Ok(1));
+    }
+
+    #[test]
+    fn priority_1_is_shared_only_with_a_filter_of_the_same_kind_and_protocol() {
+        let u32 = Filter { kind: "u32".to_owned(), ..at(1) };
+        let ip = Filter { protocol: libc::ETH_P_IP as u16, ..at(1) };
+        for first in [u32, ip] {
+            assert_eq!(priority_in_front(&[at(7), first.clone()]), Err(&first));
+            assert_eq!(priority_in_front(&[Filter { priority: 2, ..first }]), Ok(1));
+        }
     }
 }
