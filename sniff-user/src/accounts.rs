@@ -109,6 +109,14 @@ impl Accounts {
     }
 }
 
+/// Prints the counts of a capture that goes on: packets that were delivered by now, and what the kernel side counted.
+pub fn print_so_far(delivered: u64, counters: &Counters) {
+    let (matched, lost) = (counters.matched, counters.lost());
+    say(&format!(
+        "sniff: {delivered} packets captured, {matched} received by filter, {lost} dropped by kernel so far"
+    ));
+}
+
 fn say(line: &str) {
     // A closed stderr is no reason to fail.
     let _ = writeln!(io::stderr(), "{line}");

@@ -6,7 +6,7 @@ use std::{
     os::fd::{AsFd as _, BorrowedFd},
     sync::{
         Arc,
-        atomic::{AtomicU8, Ordering},
+        atomic::{AtomicU8, AtomicU64, Ordering},
         mpsc,
     },
     thread::{self, JoinHandle},
@@ -23,6 +23,7 @@ use crate::{
     bpf::ring::{Ring, Until},
     output::Output,
     pcapng::{InterfaceDescription, Watermark, blocks},
+    signals::Stages,
 };
 
 /// Longest that a packet waits in the ring while less than a batch is there, in milliseconds.
@@ -37,6 +38,8 @@ const IDLE_TIMEOUT_MS: u16 = 2000;
 pub enum End {
     /// It was told to.
     Asked,
+    /// It was told to, and in a hurry: packets were left.
+    Hurried,
     /// `--count` packets were delivered.
     Count,
     /// Nobody reads the output any more.
@@ -68,6 +71,7 @@ pub struct Drain {
     messages: mpsc::Sender<Message>,
     wake: Arc<EventFd>,
     fullest_percent: Arc<AtomicU8>,
+    delivered: Arc<AtomicU64>,
 }
 
 impl Drain {
@@ -81,12 +85,15 @@ impl Drain {
         output: Output,
         count: Option<u64>,
         packet_buffered: bool,
+        stages: Stages,
     ) -> Result<(Self, oneshot::Receiver<()>)> {
         let wake = Arc::new(EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?);
         let (messages, receiver) = mpsc::channel();
         let (ended, has_ended) = oneshot::channel();
         let left = count.unwrap_or(u64::MAX);
-        let desk = Desk { output, left, stopping: false, watermark: false, messages: receiver };
+        let delivered = output.delivered();
+        let (stopping, watermark, hurried) = (false, false, false);
+        let desk = Desk { output, left, stopping, watermark, messages: receiver, stages, hurried };
         let fullest_percent = Arc::new(AtomicU8::new(0));
         let worker = Worker {
             ring,
@@ -99,7 +106,7 @@ impl Drain {
             asleep: false,
         };
         let thread = thread::Builder::new().name("drain".to_owned()).spawn(move || worker.run(ended))?;
-        Ok((Self { thread, messages, wake, fullest_percent }, has_ended))
+        Ok((Self { thread, messages, wake, fullest_percent, delivered }, has_ended))
     }
 
     /// Describes one more interface in the output. Its packets may come as soon as this returns: the thread writes
@@ -130,6 +137,11 @@ impl Drain {
     /// The largest part of the ring that was ever in use, in per cent.
     pub fn fullest_percent(&self) -> u8 {
         self.fullest_percent.load(Ordering::Relaxed)
+    }
+
+    /// How many packets were written or printed so far, of all interfaces.
+    pub fn delivered(&self) -> u64 {
+        self.delivered.load(Ordering::Relaxed)
     }
 
     /// Waits for the end.
@@ -191,7 +203,7 @@ impl Worker {
         Ok(if self.desk.left == 0 {
             Some(End::Count)
         } else if self.desk.stopping && !self.more {
-            Some(End::Asked)
+            Some(if self.desk.hurried { End::Hurried } else { End::Asked })
         } else if reader_is_gone {
             Some(End::Closed)
         } else {
@@ -280,6 +292,9 @@ struct Desk {
     /// Whether somebody waits to hear how far the output is complete.
     watermark: bool,
     messages: mpsc::Receiver<Message>,
+    stages: Stages,
+    /// Whether packets were left because a person insists on the end.
+    hurried: bool,
 }
 
 impl Desk {
@@ -295,6 +310,11 @@ impl Desk {
     }
 
     fn deliver(&mut self, run: &[u8]) -> io::Result<()> {
+        if self.stages.is_in_a_hurry() {
+            self.hurried = true;
+            self.output.discard(run);
+            return Ok(());
+        }
         let (wanted, beyond) = self.split(run);
         self.output.discard(beyond);
         if wanted.is_empty() { Ok(()) } else { self.output.packets(wanted) }

@@ -19,6 +19,7 @@ use sniff_user::{
     bpf::ring::Order,
     exit,
     filter::{
+        Filters,
         compile::{self, Hook},
         expression,
     },
@@ -27,6 +28,7 @@ use sniff_user::{
     pcapng::LinkType,
     privileges, serve,
     session::Plan,
+    signals::Signals,
     system::System,
     target,
 };
@@ -94,10 +96,11 @@ async fn run(args: Args) -> Result<()> {
         let rows = target::list(&options(&args)).await?;
         return Ok(io::stdout().write_all(target::table(&rows).as_bytes())?);
     }
+    let signals = Signals::take_over()?.attend()?;
     let interfaces = target::resolve(&args.targets(), &options(&args)).await?;
     ensure!(!interfaces.is_empty(), "there is nothing to capture");
     let agent_socket = args.agent_socket.clone();
-    agent::guest::capture(plan(args, interfaces)?, agent_socket).await
+    agent::guest::capture(plan(args, interfaces)?, agent_socket, signals).await
 }
 
 /// What clap cannot tell from a single option.
@@ -142,7 +145,7 @@ fn plan(args: Args, interfaces: Vec<target::Interface>) -> Result<Plan> {
         mechanism: args.hook,
         directions: direction.each(),
         filter,
-        no_optimize: args.no_optimize,
+        filters: Filters::new(args.no_optimize),
         headers,
         snaplen,
         ring: args.ring,

@@ -6,6 +6,10 @@ use std::{
     mem,
     os::fd::{AsFd as _, BorrowedFd},
     path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use anyhow::{Context as _, Result, ensure};
@@ -38,6 +42,8 @@ pub struct Output {
     /// Each interface's name and link type, by pcapng interface id.
     interfaces: Vec<(String, LinkType)>,
     deliveries: Vec<Delivery>,
+    /// Packets that were written or printed, of all interfaces.
+    delivered: Arc<AtomicU64>,
     /// Blocks that are collected and not handed on yet.
     batch: BytesMut,
 }
@@ -52,7 +58,8 @@ impl Output {
         let pcapng = path.map(Pcapng::open).transpose()?;
         let lines = (print || path.is_none()).then(|| BufWriter::new(io::stdout()));
         let batch = BytesMut::with_capacity(BATCH_BYTES);
-        Ok(Self { pcapng, lines, interfaces: Vec::new(), deliveries: Vec::new(), batch })
+        let delivered = Arc::default();
+        Ok(Self { pcapng, lines, interfaces: Vec::new(), deliveries: Vec::new(), delivered, batch })
     }
 
     /// Writes a block that is not a packet: section header, statistics.
@@ -123,6 +130,11 @@ impl Output {
         self.deliveries.get(interface as usize).copied().unwrap_or_default()
     }
 
+    /// How many packets were written or printed, of all interfaces; others may look at it meanwhile.
+    pub fn delivered(&self) -> Arc<AtomicU64> {
+        Arc::clone(&self.delivered)
+    }
+
     fn collect(&mut self, bytes: &[u8]) -> io::Result<()> {
         if self.batch.len() + bytes.len() > BATCH_BYTES {
             self.flush().inspect_err(|_| self.discard(bytes))?;
@@ -140,17 +152,22 @@ impl Output {
         let printed = self.print(&bytes[..written]);
         let lost_with_lines = self.pcapng.is_none() && printed.is_err();
         let (delivered, discarded) = bytes.split_at(if lost_with_lines { 0 } else { written });
-        self.count(delivered, |delivery| &mut delivery.delivered);
+        let count = self.count(delivered, |delivery| &mut delivery.delivered);
+        self.delivered.fetch_add(count, Ordering::Relaxed);
         self.discard(discarded);
         result.and(printed)
     }
 
-    fn count(&mut self, bytes: &[u8], what: impl Fn(&mut Delivery) -> &mut u64) {
+    /// Counts packets, and tells how many there were.
+    fn count(&mut self, bytes: &[u8], what: impl Fn(&mut Delivery) -> &mut u64) -> u64 {
+        let mut count = 0;
         for head in heads(bytes) {
             if let Some(delivery) = self.deliveries.get_mut(head.interface as usize) {
                 *what(delivery) += 1;
+                count += 1;
             }
         }
+        count
     }
 
     fn print(&mut self, bytes: &[u8]) -> io::Result<()> {

@@ -6,26 +6,21 @@
 use std::{
     future, mem,
     path::PathBuf,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-        mpsc::sync_channel,
-    },
+    sync::{Arc, mpsc::sync_channel},
     thread,
     time::{Duration, SystemTime},
 };
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use log::{info, warn};
 use sniff_common::{Counters, Direction};
 use tokio::{
-    signal::unix::{Signal, SignalKind, signal},
     sync::{mpsc, oneshot},
     task, time,
 };
 
 use crate::{
-    accounts::{Accounts, Span},
+    accounts::{self, Accounts, Span},
     args::AttachAt,
     bpf::{
         attach::{Attachment, Hook, Mechanism},
@@ -40,7 +35,7 @@ use crate::{
     output::Output,
     parallel,
     pcapng::{InterfaceDescription, SectionHeader},
-    signals::Signals,
+    signals::{Asked, Attended, Stages},
     system::System,
     tap::{Tap, link_type},
     target::Interface,
@@ -65,8 +60,8 @@ pub struct Plan {
     pub directions: &'static [Direction],
     /// Where the filter comes from that holds for every interface without one of its own.
     pub filter: Source,
-    /// Whether libpcap's optimiser stays out.
-    pub no_optimize: bool,
+    /// What compiles the filters, and may have done so already.
+    pub filters: Filters,
     /// Most bytes kept of a packet.
     pub snaplen: u32,
     /// Whether only headers are kept.
@@ -94,7 +89,6 @@ pub struct Plan {
 /// A running capture.
 pub struct Session {
     plan: Plan,
-    filters: Filters,
     /// The filter of every interface without one of its own.
     general: Option<String>,
     kernel: Kernel,
@@ -195,8 +189,8 @@ pub enum Why {
 /// # Errors
 ///
 /// When the capture cannot start, or the output fails.
-pub async fn run(plan: Plan) -> Result<()> {
-    drive(plan, None).await.map(drop)
+pub async fn run(plan: Plan, signals: Attended) -> Result<()> {
+    drive(plan, None, signals).await.map(drop)
 }
 
 /// Captures as `remote` orders, until something ends it.
@@ -204,54 +198,35 @@ pub async fn run(plan: Plan) -> Result<()> {
 /// # Errors
 ///
 /// When the capture cannot start, or the output fails.
-pub async fn serve(plan: Plan, remote: Remote) -> Result<(Why, Accounts)> {
-    drive(plan, Some(remote)).await
+pub async fn serve(plan: Plan, remote: Remote, signals: Attended) -> Result<(Why, Accounts)> {
+    drive(plan, Some(remote), signals).await
 }
 
-async fn drive(plan: Plan, remote: Option<Remote>) -> Result<(Why, Accounts)> {
-    let mut signals = Signals::take_over()?;
-    // Before anything starts: a signal that nobody takes would end the process.
-    let mut change = signal(SignalKind::user_defined2())?;
-    let stop = Arc::new(AtomicBool::new(false));
-    let starting = task::spawn_blocking({
-        let stop = Arc::clone(&stop);
-        move || Session::start(plan, &stop)
-    });
-    tokio::pin!(starting);
-    let (started, is_signalled) = tokio::select! {
-        started = &mut starting => (started, false),
-        () = signals.next() => {
-            stop.store(true, Ordering::Relaxed);
-            (starting.await, true)
-        }
-    };
-    let (mut session, drained) = started??;
-    let outcome = match is_signalled {
-        true => Ok(Why::Signal),
-        false => session.wait(&mut signals, &mut change, drained, remote).await,
-    };
-    let is_signalled = matches!(outcome, Ok(Why::Signal));
+async fn drive(plan: Plan, remote: Option<Remote>, mut signals: Attended) -> Result<(Why, Accounts)> {
+    let stages = signals.stages();
+    let starting = stages.clone();
+    let (mut session, drained) = task::spawn_blocking(move || Session::start(plan, starting)).await??;
+    let outcome = session.wait(&mut signals, drained, remote).await;
     let session = task::spawn_blocking(move || session.detach()).await?;
     // Only now: a capture that is attached by clsact must be detached first.
-    tokio::spawn(signals.end_at_once(if is_signalled { 1 } else { 2 }));
+    stages.detached();
     let finished = task::spawn_blocking(move || session.finish()).await?;
     let why = outcome?;
     let (end, accounts) = finished?;
     let why = match end {
         End::Count => Why::Count,
         End::Closed => Why::Closed,
-        End::Asked | End::Failed(_) => why,
+        End::Asked | End::Hurried | End::Failed(_) => why,
     };
     Ok((why, accounts))
 }
 
 impl Session {
-    /// Attaches to as many interfaces as it can before `stop`.
-    fn start(mut plan: Plan, stop: &AtomicBool) -> Result<(Self, oneshot::Receiver<()>)> {
-        let mut filters = Filters::new(plan.no_optimize);
+    /// Attaches to as many interfaces as it can before a signal asks for an end.
+    fn start(mut plan: Plan, stages: Stages) -> Result<(Self, oneshot::Receiver<()>)> {
         let general = plan.filter.read()?;
         let interfaces = mem::take(&mut plan.interfaces);
-        let (taps, refused) = new_taps(&mut filters, general.as_deref(), &plan, 0, interfaces)?;
+        let (taps, refused) = new_taps(general.as_deref(), &plan, 0, interfaces)?;
         go_on_without(refused, !taps.is_empty())?;
         let Plan { ring, ring_bytes, order, packet_buffered, .. } = plan;
         let mut kernel = Kernel::load(Sizes { ring, ring_bytes, packet_buffered })?;
@@ -262,18 +237,18 @@ impl Session {
         output.block(&block)?;
         // An output that takes nothing is found out here, before anything is attached.
         output.flush()?;
+        stages.capturing();
         let clock_offset = clock::boot_to_epoch()?;
         let ring = kernel.take_ring(order, clock_offset)?;
-        let (drain, drained) = Drain::start(ring, output, plan.count, packet_buffered)?;
+        let (drain, drained) = Drain::start(ring, output, plan.count, packet_buffered, stages.clone())?;
         let (attached, spans) = (Vec::new(), Vec::new());
         let room = plan.room;
-        let mut session =
-            Self { plan, filters, general, kernel, clock_offset, drain, room, taps: attached, spans };
+        let mut session = Self { plan, general, kernel, clock_offset, drain, room, taps: attached, spans };
         for tap in &taps {
             session.describe(tap, None)?;
         }
         let wanted = taps.len();
-        let failed = session.attach_until(taps, stop)?;
+        let failed = session.attach_until(taps, || stages.is_to_end())?;
         let all_were_tried = session.taps.len() + failed.len() == wanted;
         let mut refused = Vec::new();
         for (id, error) in failed {
@@ -295,8 +270,7 @@ impl Session {
             interfaces.len() as u32 <= self.room,
             "this capture has had as many interfaces as it has room for: start another"
         );
-        let (taps, refused) =
-            new_taps(&mut self.filters, self.general.as_deref(), &self.plan, first, interfaces)?;
+        let (taps, refused) = new_taps(self.general.as_deref(), &self.plan, first, interfaces)?;
         if let Some(error) = refused.into_iter().next() {
             return Err(error);
         }
@@ -346,10 +320,14 @@ impl Session {
         Ok(())
     }
 
-    /// Attaches the classifiers of all `taps`, or of as many as it can before `stop`; returns those that cannot be
+    /// Attaches the classifiers of all `taps`, or of as many as it can until `is_over`; returns those that cannot be
     /// attached, by their ids, and why. Attaching is waiting, since the kernel lets a grace period pass each time, one
     /// interface after the other; the next classifiers are loaded meanwhile.
-    fn attach_until(&mut self, mut taps: Vec<Tap>, stop: &AtomicBool) -> Result<Vec<(u32, anyhow::Error)>> {
+    fn attach_until(
+        &mut self,
+        mut taps: Vec<Tap>,
+        is_over: impl Fn() -> bool,
+    ) -> Result<Vec<(u32, anyhow::Error)>> {
         let (mut groups, mut failed) = (Vec::new(), Vec::new());
         while !taps.is_empty() {
             let group: Vec<Tap> = taps.drain(..taps.len().min(ATTACH_AT_ONCE)).collect();
@@ -365,7 +343,7 @@ impl Session {
             };
             scope.spawn(load);
             for (group, classifiers) in groups.into_iter().zip(receiver) {
-                if stop.load(Ordering::Relaxed) {
+                if is_over() {
                     break;
                 }
                 failed.extend(self.hook_in(group, classifiers?));
@@ -376,7 +354,7 @@ impl Session {
 
     /// Attaches the classifiers of all `taps`.
     fn attach(&mut self, taps: Vec<Tap>) -> Result<()> {
-        match self.attach_until(taps, &AtomicBool::new(false))?.pop() {
+        match self.attach_until(taps, || false)?.pop() {
             Some((_, error)) => Err(error),
             None => Ok(()),
         }
@@ -428,6 +406,18 @@ impl Session {
         })
     }
 
+    /// Does what SIGUSR2 asks for.
+    fn read_filter_again(&mut self) {
+        if matches!(self.plan.filter, Source::Text(_)) {
+            warn!("SIGUSR2 has the file of -F read again: without one, the filter stays as it is");
+            return;
+        }
+        match self.change_filter(self.plan.filter.clone()) {
+            Ok(()) => info!("the filter is now: {}", in_words(self.general.as_deref())),
+            Err(error) => warn!("the filter stays as it is: {error:#}"),
+        }
+    }
+
     /// Reads the filter from `source`, and has it at every interface that has none of its own: at all of them or, when
     /// anything is wrong with it, at none. Each goes on as one interface more in the file, so that every packet shows by
     /// which filter it was judged. An interface that has gone meanwhile is left to whoever takes leave of it.
@@ -456,7 +446,7 @@ impl Session {
         let taps = self.taps.iter().enumerate().filter(|(_, tap)| tap.interface.filter.is_none());
         for (id, (at, tap)) in ids.zip(taps) {
             let mut directions =
-                with_filters(&mut self.filters, &tap.interface, general, self.plan.directions)?;
+                with_filters(&self.plan.filters, &tap.interface, general, self.plan.directions)?;
             directions.retain(|(direction, _)| tap.directions.iter().any(|(has, _)| has == direction));
             arguments.extend(self.arguments(tap, id, &directions));
             changes.push(Change { at, id, directions });
@@ -526,8 +516,7 @@ impl Session {
     /// Returns when something ends the capture.
     async fn wait(
         &mut self,
-        signals: &mut Signals,
-        change: &mut Signal,
+        signals: &mut Attended,
         mut drained: oneshot::Receiver<()>,
         mut remote: Option<Remote>,
     ) -> Result<Why> {
@@ -537,13 +526,13 @@ impl Session {
         tokio::pin!(deadline);
         let ended = loop {
             tokio::select! {
-                () = signals.next() => break Why::Signal,
-                _ = change.recv() => match self.change_filter(self.plan.filter.clone()) {
-                    Ok(()) => {
-                        info!("the filter is now: {}", in_words(self.general.as_deref()));
+                asked = signals.next() => match asked {
+                    Asked::End => break Why::Signal,
+                    Asked::Counts => accounts::print_so_far(self.drain.delivered(), &self.totals()?),
+                    Asked::Filter => {
+                        self.read_filter_again();
                         watch.meet(self);
                     }
-                    Err(error) => warn!("the filter stays as it is: {error:#}"),
                 },
                 order = next_order(&mut remote) => match order {
                     Some(order) => {
@@ -575,13 +564,19 @@ impl Session {
         for interface in gone {
             let _ = events.send(Event::Gone(Box::new(interface)));
         }
-        let mut counters = Counters::default();
-        for id in 0..self.spans.len() as u32 {
-            counters += self.kernel.counters(id)?;
-        }
+        let counters = self.totals()?;
         let fullest_percent = self.drain.fullest_percent();
         let _ = events.send(Event::Counted { counters, fullest_percent });
         Ok(())
+    }
+
+    /// What was counted for all interfaces so far.
+    fn totals(&self) -> Result<Counters> {
+        let mut totals = Counters::default();
+        for id in 0..self.spans.len() as u32 {
+            totals += self.kernel.counters(id)?;
+        }
+        Ok(totals)
     }
 
     /// The taps that are attached.
@@ -663,6 +658,10 @@ impl Session {
         info!("the buffer was at most {fullest_percent} % full ({})", kernel.describe_ring());
         match end {
             End::Failed(error) => Err(error),
+            End::Hurried => {
+                written.context("cannot write the statistics at the end")?;
+                bail!("ended at once: what was still in the buffer is not in the capture")
+            }
             // A reader that is gone needs no statistics.
             End::Closed => Ok((end, accounts)),
             End::Asked | End::Count => {
@@ -707,14 +706,13 @@ fn load(body: &Body, arguments: &[Option<Arguments>]) -> Result<Vec<Option<Class
 
 /// Taps for interfaces, with ids from `first` on, or why there can be none for one. Nothing is attached yet.
 fn new_taps(
-    filters: &mut Filters,
     general: Option<&str>,
     plan: &Plan,
     first: u32,
     interfaces: Vec<Interface>,
 ) -> Result<(Vec<Tap>, Vec<anyhow::Error>)> {
     let directions = |interface: Interface| {
-        let directions = with_filters(filters, &interface, general, plan.directions)?;
+        let directions = with_filters(&plan.filters, &interface, general, plan.directions)?;
         Ok((interface, directions))
     };
     let filtered = interfaces.into_iter().map(directions).collect::<Result<Vec<_>>>()?;
@@ -741,7 +739,7 @@ fn go_on_without(refused: Vec<anyhow::Error>, are_any_left: bool) -> Result<()> 
 
 /// Each direction with the interface's own filter, or the general one.
 fn with_filters(
-    filters: &mut Filters,
+    filters: &Filters,
     interface: &Interface,
     general: Option<&str>,
     directions: &[Direction],

@@ -198,16 +198,29 @@ impl Running {
 
     /// Waits until a thread of it is stuck in writing to a full pipe.
     pub fn wait_for_stuck_output(&self) {
-        wait::until("an output that is stuck", START, || self.is_stuck().then_some(()));
+        // `pipe_write`, since Linux 6.15 `anon_pipe_write`.
+        self.wait_for_thread_in("an output that is stuck", |function| function.ends_with("pipe_write"));
     }
 
-    fn is_stuck(&self) -> bool {
-        let threads = fs::read_dir(format!("/proc/{}/task", self.pid())).expect("a live process");
-        let waits_for = |thread: fs::DirEntry| fs::read_to_string(thread.path().join("wchan"));
-        // `pipe_write`, since Linux 6.15 `anon_pipe_write`.
-        threads
-            .flatten()
-            .any(|thread| waits_for(thread).is_ok_and(|function| function.ends_with("pipe_write")))
+    /// Waits until a thread of it waits for somebody to open a FIFO's other end.
+    pub fn wait_for_fifo(&self) {
+        let functions = ["wait_for_partner", "fifo_open"];
+        self.wait_for_thread_in("a FIFO being opened", |function| functions.contains(&function));
+    }
+
+    /// Waits until a thread of it sleeps in a function of the kernel.
+    fn wait_for_thread_in(&self, what: &str, is_meant: impl Fn(&str) -> bool) {
+        wait::until(what, START, || {
+            let threads = fs::read_dir(format!("/proc/{}/task", self.pid())).expect("a live process");
+            let waits_for = |thread: fs::DirEntry| fs::read_to_string(thread.path().join("wchan"));
+            let mut functions = threads.flatten().filter_map(|thread| waits_for(thread).ok());
+            functions.any(|function| is_meant(&function)).then_some(())
+        });
+    }
+
+    /// Waits until it has computed for so long.
+    pub fn wait_for_work(&self, time: Duration) {
+        wait::until("work", START, || (cpu_time(self.pid()) >= time).then_some(()));
     }
 
     /// Whether it has ended when `limit` has passed.
@@ -250,6 +263,15 @@ impl Drop for Running {
             let _ = self.child.wait();
         }
     }
+}
+
+/// CPU time of all threads of a process.
+pub fn cpu_time(pid: u32) -> Duration {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).expect("a live process");
+    // Behind the name, which may hold anything: user and system time, in ticks of 10 ms (proc_pid_stat(5)).
+    let fields = stat.rsplit_once(')').expect("a name").1.split_whitespace();
+    let ticks: u64 = fields.skip(11).take(2).map(|ticks| ticks.parse::<u64>().expect("a number")).sum();
+    Duration::from_millis(10 * ticks)
 }
 
 /// Reads a pipe to its end, while the test goes on.

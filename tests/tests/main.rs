@@ -14,6 +14,7 @@ mod kubernetes_api;
 mod outputs;
 mod packaging;
 mod serving;
+mod signals;
 mod stopping;
 mod targets;
 mod text;

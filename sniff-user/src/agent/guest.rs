@@ -7,7 +7,10 @@ use log::{info, warn};
 use tokio::sync::mpsc;
 
 use super::wire::{Grant, Registration, Report};
-use crate::session::{self, Event, Plan, Remote};
+use crate::{
+    session::{self, Event, Plan, Remote},
+    signals::Attended,
+};
 
 /// Asks the agent, if there is one, before the pods of the node are listed. What is returned is to be kept meanwhile.
 ///
@@ -24,7 +27,7 @@ pub async fn list(socket: Option<&Path>) -> Result<Grant> {
 /// # Errors
 ///
 /// When the agent refuses or ends it, it cannot start, or its output fails.
-pub async fn capture(plan: Plan, socket: Option<PathBuf>) -> Result<()> {
+pub async fn capture(plan: Plan, socket: Option<PathBuf>, signals: Attended) -> Result<()> {
     let names: Vec<&str> = plan.interfaces.iter().map(|interface| interface.name.as_str()).collect();
     let registration = Registration {
         what: names.join(", "),
@@ -35,7 +38,7 @@ pub async fn capture(plan: Plan, socket: Option<PathBuf>) -> Result<()> {
     };
     let grant = Grant::ask(socket.as_deref(), registration).await?;
     if !grant.is_of_an_agent() {
-        return session::run(plan).await;
+        return session::run(plan, signals).await;
     }
     if let Some(note) = grant.note() {
         warn!("{note}");
@@ -43,7 +46,7 @@ pub async fn capture(plan: Plan, socket: Option<PathBuf>) -> Result<()> {
     let (orders, ordered) = mpsc::channel(1);
     let (events, happens) = mpsc::unbounded_channel();
     let interfaces = plan.interfaces.len();
-    let capture = session::serve(plan, Remote { orders: ordered, events });
+    let capture = session::serve(plan, Remote { orders: ordered, events }, signals);
     let watch = async {
         let watched = watch(grant, happens, interfaces).await;
         // With the orders ends the capture.

@@ -34,7 +34,7 @@ use self::{
     ledger::{Ledger, SessionId},
     wire::{Cause, Registration, Report, ToAgent, ToSession, Wire},
 };
-use crate::{args::AgentArgs, signals::Signals};
+use crate::{args::AgentArgs, kubectl::interrupt::Interrupts};
 
 /// How long a session may take to end once it was told to, before it is killed.
 const GRACE: Duration = Duration::from_secs(10);
@@ -56,7 +56,7 @@ pub async fn run(args: AgentArgs) -> Result<()> {
     if args.check {
         return check(&args.socket).await;
     }
-    let mut signals = Signals::take_over()?;
+    let mut signals = Interrupts::take_over()?;
     let listener = listen(&args.socket).await?;
     let ledger = Arc::new(Mutex::new(Ledger::new(args.limits)));
     if let Some(address) = args.metrics_address.0 {

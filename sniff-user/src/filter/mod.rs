@@ -8,12 +8,20 @@ pub mod compile;
 pub mod ebpf;
 pub mod expression;
 
-use std::{collections::HashMap, fs, path::PathBuf, sync::Arc};
+use std::{
+    collections::HashMap,
+    fs,
+    path::PathBuf,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    thread,
+};
 
 use anyhow::{Context as _, Result};
 use sniff_common::Direction;
+use tokio::sync::oneshot;
 
 use crate::pcapng::LinkType;
+use cbpf::Program;
 use compile::{Error, Fragment, Hook};
 
 /// Where an expression comes from.
@@ -56,18 +64,25 @@ pub enum Filter {
     None,
 }
 
-/// Compiles expressions, each only once.
-#[derive(Debug)]
+/// Compiles expressions, each only once. Clones share what was compiled.
+#[derive(Clone, Debug)]
 pub struct Filters {
     /// Whether libpcap's optimiser stays out.
     no_optimize: bool,
-    compiled: HashMap<(String, LinkType, Direction), Filter>,
+    /// Held only to look and to put something in: libpcap may take minutes, and more if it asks for names.
+    compiled: Arc<Mutex<Compiled>>,
+}
+
+#[derive(Debug, Default)]
+struct Compiled {
+    programs: HashMap<(String, LinkType), Arc<Program>>,
+    filters: HashMap<(String, LinkType, Direction), Filter>,
 }
 
 impl Filters {
     /// A compiler that has compiled nothing yet.
     pub fn new(no_optimize: bool) -> Self {
-        Self { no_optimize, compiled: HashMap::new() }
+        Self { no_optimize, compiled: Arc::default() }
     }
 
     /// The filter for packets of one direction. What leaves the pod is what `outbound` means.
@@ -75,20 +90,68 @@ impl Filters {
     /// # Errors
     ///
     /// When libpcap does not take the expression, or it cannot be translated.
-    pub fn of(&mut self, text: Option<&str>, link_type: LinkType, direction: Direction) -> Result<Filter> {
+    pub fn of(&self, text: Option<&str>, link_type: LinkType, direction: Direction) -> Result<Filter> {
         let Some(text) = text else { return Ok(Filter::All) };
         let key = (text.to_owned(), link_type, direction);
-        if let Some(filter) = self.compiled.get(&key) {
+        if let Some(filter) = self.lock().filters.get(&key) {
             return Ok(filter.clone());
         }
-        let program = expression::compile(text, link_type, !self.no_optimize)?;
+        let program = self.program(text, link_type)?;
         let hook = Hook { link_type, outgoing: direction == Direction::Out };
         let filter = match compile::fragment(&program, hook) {
             Ok(fragment) => Filter::Some(Arc::new(fragment)),
             Err(Error::NeverMatches) => Filter::None,
             Err(error) => return Err(error.into()),
         };
-        self.compiled.insert(key, filter.clone());
+        self.lock().filters.insert(key, filter.clone());
         Ok(filter)
+    }
+
+    /// Compiles on a thread of its own, so that [`Filters::of`] has it at once. Nothing can interrupt libpcap: whoever
+    /// drops the future leaves the thread behind, until it is done or the process ends.
+    ///
+    /// # Errors
+    ///
+    /// When libpcap does not take the expression.
+    pub async fn prepare(&self, text: String, link_type: LinkType) -> Result<()> {
+        let (done, is_done) = oneshot::channel();
+        let filters = self.clone();
+        let compile = move || {
+            // Nobody may want it any more.
+            let _ = done.send(filters.program(&text, link_type).map(drop));
+        };
+        thread::Builder::new().name("filter".to_owned()).spawn(compile)?;
+        is_done.await.context("the thread that compiles the filter panicked")?
+    }
+
+    /// What libpcap makes of a text, which is the same for both directions.
+    fn program(&self, text: &str, link_type: LinkType) -> Result<Arc<Program>> {
+        let key = (text.to_owned(), link_type);
+        if let Some(program) = self.lock().programs.get(&key) {
+            return Ok(Arc::clone(program));
+        }
+        let program = Arc::new(expression::compile(text, link_type, !self.no_optimize)?);
+        self.lock().programs.insert(key, Arc::clone(&program));
+        Ok(program)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Compiled> {
+        self.compiled.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn libpcap_compiles_a_text_once_for_both_directions() {
+        let filters = Filters::new(false);
+        let of = |text, direction| filters.of(Some(text), LinkType::Ethernet, direction).unwrap();
+        assert_eq!(of("tcp port 443", Direction::In), of("tcp port 443", Direction::Out));
+        assert_eq!(filters.lock().programs.len(), 1);
+        assert!(matches!(of("inbound", Direction::In), Filter::All | Filter::Some(_)));
+        assert_eq!(of("inbound", Direction::Out), Filter::None);
+        assert_eq!(filters.lock().programs.len(), 2);
     }
 }

@@ -14,12 +14,14 @@ use tokio::{
 use super::{input::Input, members::Members, output::Output, packets::Sent};
 use crate::{
     agent::wire::{Cause, Grant, Report},
-    filter::Source,
+    filter::{Filters, Source},
+    pcapng::LinkType,
     session::{Event, Order},
     stream::{
         ToClient, ToNode,
         message::{Code, Event as Told, NodeError, Reason, Stats, Target, TargetId, Targets},
     },
+    tap::link_type,
 };
 
 /// Longest silence towards the client.
@@ -33,8 +35,7 @@ const JOINED: &str = "joined the running capture";
 pub(super) struct Conversation<'a> {
     input: Input,
     output: &'a mut Output,
-    orders: mpsc::Sender<Order>,
-    happens: mpsc::UnboundedReceiver<Event>,
+    capture: Capture,
     members: Members,
     grant: Grant,
     sent: Arc<Sent>,
@@ -44,31 +45,30 @@ pub(super) struct Conversation<'a> {
     told_at: Instant,
 }
 
+/// The capture, as far as it is talked to.
+pub(super) struct Capture {
+    /// What it is told.
+    pub(super) orders: mpsc::Sender<Order>,
+    /// What it tells.
+    pub(super) happens: mpsc::UnboundedReceiver<Event>,
+    /// Shared with it: what is compiled here, it need not wait for.
+    pub(super) filters: Filters,
+    /// The filter of every interface without one of its own.
+    pub(super) general: Option<String>,
+}
+
 impl<'a> Conversation<'a> {
     /// Brings them together.
     pub(super) fn new(
         input: Input,
         output: &'a mut Output,
-        orders: mpsc::Sender<Order>,
-        happens: mpsc::UnboundedReceiver<Event>,
+        capture: Capture,
         members: Members,
         grant: Grant,
         sent: Arc<Sent>,
     ) -> Self {
         let (counters, told, told_at) = (Counters::default(), Stats::default(), Instant::now());
-        Self {
-            input,
-            output,
-            orders,
-            happens,
-            members,
-            grant,
-            sent,
-            counters,
-            fullest_percent: 0,
-            told,
-            told_at,
-        }
+        Self { input, output, capture, members, grant, sent, counters, fullest_percent: 0, told, told_at }
     }
 
     /// Has the first targets captured, and talks on until there is a reason to end; `None` when the capture has ended
@@ -100,7 +100,7 @@ impl<'a> Conversation<'a> {
                     Some(Err(broken)) => return Some(self.fail(Code::Usage, &broken.into())),
                     None => return Some(Reason::InputClosed),
                 },
-                event = self.happens.recv() => match event {
+                event = self.capture.happens.recv() => match event {
                     Some(Event::Gone(interface)) => {
                         if let Some(target) = self.members.lose(&interface) {
                             let why = "its interface is gone: the pod has ended".to_owned();
@@ -144,15 +144,12 @@ impl<'a> Conversation<'a> {
                     self.admit(target, Some(JOINED)).await;
                 }
             }
-            ToNode::Filter(filter) => {
-                let source = Source::Text(filter.expression);
-                match self.order(|done| Order::Filter { source, done }).await {
-                    Ok(()) => self.output.tell(ToClient::Event(Told::FilterChanged)),
-                    Err(error) => {
-                        self.fail(Code::Filter, &error.context("the filter stays as it is"));
-                    }
+            ToNode::Filter(filter) => match self.change_filter(filter.expression).await {
+                Ok(()) => self.output.tell(ToClient::Event(Told::FilterChanged)),
+                Err(error) => {
+                    self.fail(Code::Filter, &error.context("the filter stays as it is"));
                 }
-            }
+            },
             ToNode::Watermark => {
                 // A capture that has ended has sent all.
                 let _ = self.order(|done| Order::Watermark { done }).await;
@@ -181,13 +178,38 @@ impl<'a> Conversation<'a> {
     }
 
     async fn join(&mut self, target: &Target, comment: Option<&str>) -> Result<Vec<String>> {
-        let found = self.members.find(target).await?;
+        let found = self.input.unless_gone(self.members.find(target)).await?;
+        for interface in &found {
+            self.compile(
+                interface.filter.clone().or_else(|| self.capture.general.clone()),
+                link_type(interface),
+            )
+            .await?;
+        }
         let comment = target.comment.as_deref().or(comment).map(str::to_owned);
         let interfaces = found.clone();
         self.order(|done| Order::Join { interfaces, comment, done }).await?;
         let names = found.iter().map(|interface| interface.name.clone()).collect();
         self.members.join(target.id.clone(), found);
         Ok(names)
+    }
+
+    async fn change_filter(&mut self, expression: String) -> Result<()> {
+        let source = Source::Text(expression);
+        let general = source.read()?;
+        for link_type in self.members.link_types() {
+            self.compile(general.clone(), link_type).await?;
+        }
+        self.order(|done| Order::Filter { source, done }).await?;
+        self.capture.general = general;
+        Ok(())
+    }
+
+    async fn compile(&mut self, text: Option<String>, link_type: LinkType) -> Result<()> {
+        match text {
+            Some(text) => self.input.unless_gone(self.capture.filters.prepare(text, link_type)).await,
+            None => Ok(()),
+        }
     }
 
     async fn dismiss(&mut self, target: TargetId) {
@@ -203,7 +225,7 @@ impl<'a> Conversation<'a> {
     async fn order(&self, order: impl FnOnce(oneshot::Sender<Result<()>>) -> Order) -> Result<()> {
         let ended = || anyhow!("the capture has ended");
         let (done, is_done) = oneshot::channel();
-        self.orders.send(order(done)).await.map_err(|_| ended())?;
+        self.capture.orders.send(order(done)).await.map_err(|_| ended())?;
         is_done.await.map_err(|_| ended())?
     }
 

@@ -1,12 +1,15 @@
 //! What the client says: a thread that reads frames from stdin.
 
 use std::{
+    collections::VecDeque,
+    future,
     io::{self, Read as _},
     thread,
+    time::Duration,
 };
 
-use anyhow::Result;
-use tokio::sync::mpsc;
+use anyhow::{Result, bail};
+use tokio::{sync::mpsc, time::timeout};
 
 use crate::stream::{Broken, Decoder, ToNode};
 
@@ -16,19 +19,61 @@ const QUEUED: usize = 64;
 const READ_BYTES: usize = 64 << 10;
 
 /// The client's messages.
-pub(super) struct Input(mpsc::Receiver<Result<ToNode, Broken>>);
+pub(super) struct Input {
+    messages: mpsc::Receiver<Result<ToNode, Broken>>,
+    /// Those that came while something else was waited for.
+    early: VecDeque<Result<ToNode, Broken>>,
+    /// How long a client may be silent.
+    lease: Duration,
+}
 
 impl Input {
     /// Starts to read. The thread ends with the input, or with the process.
-    pub(super) fn start() -> Result<Self> {
+    pub(super) fn start(lease: Duration) -> Result<Self> {
         let (sender, receiver) = mpsc::channel(QUEUED);
         thread::Builder::new().name("input".to_owned()).spawn(move || read(&sender))?;
-        Ok(Self(receiver))
+        Ok(Self { messages: receiver, early: VecDeque::new(), lease })
     }
 
     /// The next message; `None` when the client has closed its pipe. After an error there is nothing more.
     pub(super) async fn next(&mut self) -> Option<Result<ToNode, Broken>> {
-        self.0.recv().await
+        match self.early.pop_front() {
+            Some(message) => Some(message),
+            None => self.messages.recv().await,
+        }
+    }
+
+    /// From now on the client may be silent for so long.
+    pub(super) fn set_lease(&mut self, lease: Duration) {
+        self.lease = lease;
+    }
+
+    /// Does some work, which may take long, unless the client goes meanwhile.
+    ///
+    /// # Errors
+    ///
+    /// Those of the work, or that the client has gone: [`Self::next`] then says how, unless it has been silent for its
+    /// lease.
+    pub(super) async fn unless_gone<T>(&mut self, work: impl Future<Output = Result<T>>) -> Result<T> {
+        tokio::select! {
+            result = work => result,
+            () = self.gone() => bail!("the client has gone"),
+        }
+    }
+
+    /// Returns when the client does not wait any more; keeps what else it says.
+    async fn gone(&mut self) {
+        while self.early.len() < QUEUED {
+            let Ok(message) = timeout(self.lease, self.messages.recv()).await else {
+                return;
+            };
+            let is_last = matches!(message, None | Some(Ok(ToNode::Stop) | Err(_)));
+            self.early.extend(message);
+            if is_last {
+                return;
+            }
+        }
+        future::pending::<()>().await;
     }
 }
 

@@ -1,11 +1,13 @@
 //! Who is captured in a session: from the targets that a client names to interfaces, and back.
 
-use std::path::PathBuf;
+use std::{collections::HashSet, path::PathBuf};
 
 use anyhow::{Result, ensure};
 
 use crate::{
+    pcapng::LinkType,
     stream::message::{Target, TargetId},
+    tap::link_type,
     target::{self, Interface, Wanted},
 };
 
@@ -78,6 +80,11 @@ impl Members {
             self.joined.iter_mut().enumerate().find(|(_, (_, interfaces))| interfaces.contains(interface))?;
         interfaces.retain(|it| it != interface);
         interfaces.is_empty().then(|| self.joined.swap_remove(at).0)
+    }
+
+    /// What packets begin with at the interfaces that there are.
+    pub(super) fn link_types(&self) -> HashSet<LinkType> {
+        self.joined.iter().flat_map(|(_, interfaces)| interfaces).map(link_type).collect()
     }
 
     /// How many interfaces there are.

@@ -22,7 +22,7 @@ use tokio::{
 };
 
 use self::{
-    conversation::Conversation,
+    conversation::{Capture, Conversation},
     input::Input,
     members::Members,
     output::Output,
@@ -33,12 +33,13 @@ use crate::{
     args::ServeArgs,
     bpf::ring::{self, Order},
     exit,
-    filter::{Source, expression},
+    filter::{Filters, Source},
     logging,
     options::Compress,
     pcapng::LinkType,
     privileges,
     session::{self, Plan, Remote, Why},
+    signals::{Attended, Signals},
     stream::{
         Broken, PROTOCOL, ToClient, ToNode,
         message::{
@@ -78,13 +79,14 @@ fn failed(code: Code) -> impl Fn(anyhow::Error) -> Failure {
 ///
 /// When it failed; the client was told why.
 pub async fn run(args: ServeArgs) -> Result<()> {
-    let input = Input::start()?;
+    let signals = Signals::take_over()?.attend()?;
+    let input = Input::start(HELLO_TIME)?;
     let mut output = Output::start()?;
     let notes = output.teller();
     logging::also_tell(move |text| {
         notes.tell(ToClient::Event(Told::Note { level: Level::Warn, text: text.to_owned() }));
     });
-    let (end, result) = match session(args, input, &mut output).await {
+    let (end, result) = match session(args, input, &mut output, signals).await {
         Ok(end) => (end, Ok(())),
         Err(Failure { code, error }) => {
             output.tell(ToClient::Error(NodeError { code, message: format!("{error:#}") }));
@@ -97,7 +99,12 @@ pub async fn run(args: ServeArgs) -> Result<()> {
     result
 }
 
-async fn session(args: ServeArgs, mut input: Input, output: &mut Output) -> Result<End, Failure> {
+async fn session(
+    args: ServeArgs,
+    mut input: Input,
+    output: &mut Output,
+    signals: Attended,
+) -> Result<End, Failure> {
     let system = System::this(args.node_name.as_deref()).map_err(failed(Code::Kernel))?;
     let Opening { plan, targets, compress, lease, duration, grant } =
         open(&args, system, &mut input, output).await?;
@@ -107,9 +114,10 @@ async fn session(args: ServeArgs, mut input: Input, output: &mut Output) -> Resu
     let (orders, ordered) = mpsc::channel(1);
     let (events, happens) = mpsc::unbounded_channel();
     let members = Members::new(args.cri_socket, args.node_name);
-    let mut conversation =
-        Conversation::new(input, output, orders, happens, members, grant, Arc::clone(&sent));
-    let capture = session::serve(plan, Remote { orders: ordered, events });
+    let general = plan.filter.read().map_err(failed(Code::Filter))?;
+    let capture = Capture { orders, happens, filters: plan.filters.clone(), general };
+    let mut conversation = Conversation::new(input, output, capture, members, grant, Arc::clone(&sent));
+    let capture = session::serve(plan, Remote { orders: ordered, events }, signals);
     let conversation = async {
         let reason = conversation.hold(targets, lease, duration).await;
         // With the conversation go the orders, and so the capture ends.
@@ -177,12 +185,14 @@ async fn open(
         has_watermarks: true,
     }));
     let ClientHello { version, who, plan, targets, lease_seconds } = greeting(input).await?;
+    let lease = Duration::from_secs(lease_seconds.clamp(LEASE.0, LEASE.1).into());
+    input.set_lease(lease);
     info!("{who} captures with kubectl sniff {version}");
     privileges::check().map_err(failed(Code::Kernel))?;
     privileges::raise_limits();
     let (compress, duration) = (plan.compress, plan.duration_ms.map(Duration::from_millis));
     let plan = plan_of(plan, system).map_err(failed(Code::Usage))?;
-    check_filter(&plan.filter).map_err(failed(Code::Filter))?;
+    input.unless_gone(check_filter(&plan)).await.map_err(failed(Code::Filter))?;
     let names: Vec<String> = targets.iter().map(|target| target.id.to_string()).collect();
     let registration = Registration {
         who,
@@ -196,7 +206,6 @@ async fn open(
     if let Some(note) = grant.note() {
         warn!("{note}");
     }
-    let lease = Duration::from_secs(lease_seconds.clamp(LEASE.0, LEASE.1).into());
     Ok(Opening { plan, targets, compress, lease, duration, grant })
 }
 
@@ -234,7 +243,7 @@ fn plan_of(asked: CapturePlan, system: System) -> Result<Plan> {
         mechanism: None,
         directions: direction.each(),
         filter: Source::Text(filter.unwrap_or_default()),
-        no_optimize: false,
+        filters: Filters::new(false),
         headers,
         snaplen,
         ring: ring::Wanted::Auto,
@@ -249,10 +258,10 @@ fn plan_of(asked: CapturePlan, system: System) -> Result<Plan> {
     })
 }
 
-/// Finds out before anything starts whether a filter compiles.
-fn check_filter(filter: &Source) -> Result<()> {
-    match filter.read()? {
-        Some(text) => expression::compile(&text, LinkType::Ethernet, true).map(drop).context("the filter"),
+/// Finds out before anything starts whether the filter compiles.
+async fn check_filter(plan: &Plan) -> Result<()> {
+    match plan.filter.read()? {
+        Some(text) => plan.filters.prepare(text, LinkType::Ethernet).await.context("the filter"),
         None => Ok(()),
     }
 }
