@@ -30,6 +30,8 @@ pub mod logging;
 pub mod merge;
 #[cfg(target_os = "linux")]
 pub mod netns;
+#[cfg(target_os = "linux")]
+pub mod newcomers;
 pub mod options;
 #[cfg(target_os = "linux")]
 pub mod output;

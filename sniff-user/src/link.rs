@@ -4,6 +4,7 @@
 //! and closes it again. Nothing here changes an interface.
 
 mod legible;
+pub mod monitor;
 
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
@@ -154,19 +155,21 @@ pub fn nsid_of(netns: &Netns, other: &Netns) -> Result<Option<i32>> {
         return Ok(None);
     };
     let fd = u32::try_from(other.as_raw_fd()).context("a negative file descriptor")?;
-    let answer = ask(netns, async |mut handle| {
-        let mut question = NsidMessage::default();
-        question.attributes = vec![NsidAttribute::Fd(fd)];
-        let mut question = NetlinkMessage::from(RouteNetlinkMessage::GetNsId(question));
-        question.header.flags = NLM_F_REQUEST;
-        let mut answers = handle.request(question)?;
-        match answers.next().await.map(|answer| answer.payload) {
-            Some(NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewNsId(nsid))) => Ok(nsid),
-            Some(NetlinkPayload::Error(e)) => Err(rtnetlink::Error::NetlinkError(e)),
-            _ => Err(rtnetlink::Error::RequestFailed),
-        }
-    });
-    let attributes = answer?.map(|nsid| nsid.attributes).unwrap_or_default();
+    Ok(ask(netns, async |mut handle| nsid(&mut handle, fd).await)?.flatten())
+}
+
+/// The id by which the namespace that `fd` stands for is known in the one of `handle`.
+async fn nsid(handle: &mut Handle, fd: u32) -> Result<Option<i32>, rtnetlink::Error> {
+    let mut question = NsidMessage::default();
+    question.attributes = vec![NsidAttribute::Fd(fd)];
+    let mut question = NetlinkMessage::from(RouteNetlinkMessage::GetNsId(question));
+    question.header.flags = NLM_F_REQUEST;
+    let mut answers = handle.request(question)?;
+    let attributes = match answers.next().await.map(|answer| answer.payload) {
+        Some(NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewNsId(nsid))) => nsid.attributes,
+        Some(NetlinkPayload::Error(e)) => return Err(rtnetlink::Error::NetlinkError(e)),
+        _ => return Err(rtnetlink::Error::RequestFailed),
+    };
     Ok(attributes.into_iter().find_map(|attribute| match attribute {
         // -1 is NETNSA_NSID_NOT_ASSIGNED.
         NsidAttribute::Id(id) => (id >= 0).then_some(id),

@@ -97,10 +97,11 @@ async fn run(args: Args) -> Result<()> {
         return Ok(io::stdout().write_all(target::table(&rows).as_bytes())?);
     }
     let signals = Signals::take_over()?.attend()?;
-    let interfaces = target::resolve(&args.targets(), &options(&args)).await?;
+    let scopes = target::scopes(&args.targets(), &options(&args)).await?;
+    let interfaces = target::interfaces_of(&scopes)?;
     ensure!(!interfaces.is_empty(), "there is nothing to capture");
     let agent_socket = args.agent_socket.clone();
-    agent::guest::capture(plan(args, interfaces)?, agent_socket, signals).await
+    agent::guest::capture(plan(args, scopes, interfaces)?, agent_socket, signals).await
 }
 
 /// What clap cannot tell from a single option.
@@ -135,12 +136,13 @@ fn options(args: &Args) -> target::Options {
     }
 }
 
-fn plan(args: Args, interfaces: Vec<target::Interface>) -> Result<Plan> {
+fn plan(args: Args, scopes: Vec<target::Scope>, interfaces: Vec<target::Interface>) -> Result<Plan> {
     let filter = args.filter_source();
     let CaptureArgs { attach, direction, snaplen, headers, count, duration, ring_bytes, .. } = args.capture;
     Ok(Plan {
         interfaces,
-        room: 0,
+        scopes,
+        room: u32::MAX,
         attach,
         mechanism: args.hook,
         directions: direction.each(),

@@ -32,13 +32,14 @@ use crate::{
     drain::{Drain, Drained, End},
     filter::{Filter, Filters, Source},
     logging,
+    newcomers::Newcomers,
     output::Output,
     parallel,
     pcapng::{InterfaceDescription, SectionHeader},
     signals::{Asked, Attended, Stages},
     system::System,
     tap::{Tap, link_type},
-    target::Interface,
+    target::{Interface, Scope},
     watch::Watch,
 };
 
@@ -50,6 +51,8 @@ const ATTACH_AT_ONCE: usize = 16;
 pub struct Plan {
     /// What to capture.
     pub interfaces: Vec<Interface>,
+    /// Where they are, and others may come.
+    pub scopes: Vec<Scope>,
     /// How many interfaces may join later.
     pub room: u32,
     /// Where to attach.
@@ -100,6 +103,10 @@ pub struct Session {
     taps: Vec<Tap>,
     /// When each interface in the file was captured, by its id.
     spans: Vec<Span>,
+    /// Who else may come.
+    newcomers: Newcomers,
+    /// Those that came and cannot be captured, which was said.
+    refused: Vec<Interface>,
 }
 
 /// What a new general filter means for one tap.
@@ -118,6 +125,8 @@ pub enum Order {
     Join {
         /// Which.
         interfaces: Vec<Interface>,
+        /// Where they are, and others may come that are to be captured too.
+        scopes: Vec<Scope>,
         /// Why they come later than others.
         comment: Option<String>,
         /// Whether that worked.
@@ -127,6 +136,8 @@ pub enum Order {
     Leave {
         /// Which.
         interfaces: Vec<Interface>,
+        /// Where no others are to be captured either.
+        scopes: Vec<Scope>,
         /// Whether that worked.
         done: oneshot::Sender<Result<()>>,
     },
@@ -149,6 +160,8 @@ pub enum Order {
 pub enum Event {
     /// An interface went away.
     Gone(Box<Interface>),
+    /// One has come to a scope, and is captured.
+    Came(Box<Scope>, Box<Interface>),
     /// Counts so far.
     Counted {
         /// Of all interfaces.
@@ -241,9 +254,20 @@ impl Session {
         let clock_offset = clock::boot_to_epoch()?;
         let ring = kernel.take_ring(order, clock_offset)?;
         let (drain, drained) = Drain::start(ring, output, plan.count, packet_buffered, stages.clone())?;
-        let (attached, spans) = (Vec::new(), Vec::new());
+        let (attached, spans, newcomers) = (Vec::new(), Vec::new(), Newcomers::start());
         let room = plan.room;
-        let mut session = Self { plan, general, kernel, clock_offset, drain, room, taps: attached, spans };
+        let mut session = Self {
+            plan,
+            general,
+            kernel,
+            clock_offset,
+            drain,
+            room,
+            taps: attached,
+            spans,
+            newcomers,
+            refused: Vec::new(),
+        };
         for tap in &taps {
             session.describe(tap, None)?;
         }
@@ -287,10 +311,47 @@ impl Session {
         joined
     }
 
+    /// Captures those of these interfaces of a scope that have come since it was looked at last, and returns them.
+    fn welcome(&mut self, scope: &Scope, interfaces: Vec<Interface>) -> Vec<Interface> {
+        let mut joined = Vec::new();
+        // They may have been found while the scope was left.
+        let is_wanted = self.newcomers.looks_out_for(scope);
+        for interface in interfaces.into_iter().filter(|_| is_wanted) {
+            let is_it = |tap: &Tap| tap.interface.shares_an_end(&interface) && tap.is_alive();
+            let is_known = self.taps.iter().any(is_it) || self.refused.contains(&interface);
+            // One that is seen may be on its way out.
+            if is_known || !interface.is_there() {
+                continue;
+            }
+            let name = interface.name.clone();
+            let since = humantime::format_rfc3339_millis(SystemTime::now());
+            let comment =
+                format!("came to the running capture at {since}; its packets before that are not here");
+            match self.join(vec![interface.clone()], Some(&comment)) {
+                Ok(()) => {
+                    info!("{name}: has come, and is captured too");
+                    joined.push(interface);
+                }
+                Err(error) => {
+                    warn!("{name}: has come, and is not captured: {error:#}");
+                    self.refused.push(interface);
+                }
+            }
+        }
+        joined
+    }
+
     fn obey(&mut self, order: Order) {
         let (done, result) = match order {
-            Order::Join { interfaces, comment, done } => (done, self.join(interfaces, comment.as_deref())),
-            Order::Leave { interfaces, done } => {
+            Order::Join { interfaces, scopes, comment, done } => {
+                let joined = self.join(interfaces, comment.as_deref());
+                if joined.is_ok() {
+                    self.newcomers.add(scopes);
+                }
+                (done, joined)
+            }
+            Order::Leave { interfaces, scopes, done } => {
+                self.newcomers.remove(scopes);
                 let ids =
                     self.taps.iter().filter(|tap| interfaces.contains(&tap.interface)).map(|tap| tap.id);
                 let ids: Vec<u32> = ids.collect();
@@ -521,6 +582,7 @@ impl Session {
         mut remote: Option<Remote>,
     ) -> Result<Why> {
         let mut watch = Watch::new(self);
+        self.newcomers.add(mem::take(&mut self.plan.scopes));
         let mut logger = self.kernel.take_logger(logging::Stderr)?;
         let deadline = time::sleep(self.plan.duration.unwrap_or(Duration::MAX));
         tokio::pin!(deadline);
@@ -541,16 +603,28 @@ impl Session {
                     }
                     None => break Why::Asked,
                 },
+                (scope, interfaces) = self.newcomers.next() => {
+                    let joined = self.welcome(&scope, interfaces);
+                    watch.meet(self);
+                    if let Some(Remote { events, .. }) = &remote {
+                        let came = |it| Event::Came(Box::new(scope.clone()), Box::new(it));
+                        // It may have gone.
+                        joined.into_iter().for_each(|it| drop(events.send(came(it))));
+                    }
+                }
                 () = &mut deadline => break Why::Duration,
                 _ = &mut drained => break Why::Closed,
                 () = watch.tick() => {
                     logger.flush();
                     let gone = watch.look(self)?;
+                    let has_lost = !gone.is_empty();
                     if let Some(Remote { events, .. }) = &remote {
                         self.report(events, gone)?;
-                    } else if self.taps.is_empty() {
+                    } else if self.taps.is_empty() && !self.newcomers.may_come() {
                         info!("no interface is left to capture");
                         break Why::Empty;
+                    } else if self.taps.is_empty() && has_lost {
+                        info!("no interface is left to capture; waiting for one to come");
                     }
                 }
             }

@@ -1,10 +1,11 @@
 //! Who to capture: from what a person names to the interfaces that carry its packets.
 //!
-//! [`resolve`] only looks; nothing is attached or changed.
+//! [`scopes`] and [`interfaces_of`] only look; nothing is attached or changed.
 
 mod interfaces;
 mod list;
 mod node;
+mod scope;
 mod similar;
 
 use std::{
@@ -18,10 +19,16 @@ use anyhow::{Result, anyhow, bail, ensure};
 use nix::net::if_::if_indextoname;
 use tokio::sync::OnceCell;
 
-pub use self::list::{Detail, Row, list, table};
-use self::{interfaces::Place, node::Node};
+use self::{interfaces::Place, node::Node, scope::Whose};
+pub use self::{
+    list::{Detail, Row, list, table},
+    scope::Scope,
+};
 pub use crate::link::LinkLayer;
-use crate::{link::legible_name, netns::Netns};
+use crate::{
+    link::legible_name,
+    netns::{Netns, NetnsId},
+};
 
 /// How many digits of a container id are enough, and how many it has.
 const CONTAINER_ID_LEN: std::ops::RangeInclusive<usize> = 6..=64;
@@ -169,6 +176,24 @@ pub struct Interface {
     pub filter: Option<String>,
 }
 
+impl Interface {
+    /// Whether both are the same, seen from whichever end.
+    pub fn shares_an_end(&self, other: &Self) -> bool {
+        let others = other.ends();
+        self.ends().iter().any(|end| others.contains(end))
+    }
+
+    /// Whether it still is there.
+    pub fn is_there(&self) -> bool {
+        self.pod_side.as_ref().or(self.host_side.as_ref()).is_some_and(Side::is_there)
+    }
+
+    fn ends(&self) -> Vec<(NetnsId, u32)> {
+        let sides = [&self.pod_side, &self.host_side].into_iter().flatten();
+        sides.map(|side| (side.netns.id(), side.ifindex)).collect()
+    }
+}
+
 impl Target {
     /// A pod, written `NAMESPACE/NAME`; `NAME` alone is in the namespace `default`.
     ///
@@ -221,35 +246,42 @@ impl Target {
     }
 }
 
-/// Finds the interfaces of all targets, each interface once, in the targets' order.
+/// Finds where the interfaces of all targets are, in the targets' order.
 ///
 /// # Errors
-/// When a target, or an interface it should have, is not there; when a capability is missing.
-pub async fn resolve(wanted: &[Wanted], options: &Options) -> Result<Vec<Interface>> {
+/// When a target is not there; when a capability is missing.
+pub async fn scopes(wanted: &[Wanted], options: &Options) -> Result<Vec<Scope>> {
     let hosts = interfaces::hosts()?;
     let node = OnceCell::new();
     let node = || node.get_or_try_init(|| Node::find(options, &hosts));
-    let mut all = Vec::new();
+    let inside = |place| (Whose::Targets(place), options.interfaces.clone());
+    let mut scopes = Vec::new();
     for Wanted { target, filter } in wanted {
-        let place = match target {
-            Target::Pod { namespace, name } => node().await?.pod(namespace, name).await?,
-            Target::ContainerId(id) => node().await?.container(id).await?,
-            Target::Pid(pid) => Place { label: format!("pid:{pid}"), pod: None, netns: Netns::of_pid(*pid)? },
+        let (whose, names) = match target {
+            Target::Pod { namespace, name } => inside(node().await?.pod(namespace, name).await?),
+            Target::ContainerId(id) => inside(node().await?.container(id).await?),
+            Target::Pid(pid) => {
+                inside(Place { label: format!("pid:{pid}"), pod: None, netns: Netns::of_pid(*pid)? })
+            }
             Target::Netns(name) => {
-                Place { label: format!("netns:{name}"), pod: None, netns: Netns::named(name)? }
+                inside(Place { label: format!("netns:{name}"), pod: None, netns: Netns::named(name)? })
             }
-            Target::Interface(name) => {
-                all.push(Interface { filter: filter.clone(), ..interfaces::of_host(name, hosts.first())? });
-                continue;
-            }
-            Target::NodeInterface(name) => {
-                let node = interfaces::node(&hosts);
-                all.push(Interface { filter: filter.clone(), ..interfaces::of_host(name, node)? });
-                continue;
-            }
+            Target::Interface(name) => (Whose::host(hosts.first())?, vec![name.clone()]),
+            Target::NodeInterface(name) => (Whose::host(interfaces::node(&hosts))?, vec![name.clone()]),
         };
-        let found = interfaces::of(&place, &options.interfaces, &hosts)?;
-        all.extend(found.into_iter().map(|interface| Interface { filter: filter.clone(), ..interface }));
+        scopes.push(Scope { whose, names, filter: filter.clone(), hosts: hosts.clone() });
+    }
+    Ok(scopes)
+}
+
+/// The interfaces of all these scopes, each once, in order.
+///
+/// # Errors
+/// When an interface that there should be is not there.
+pub fn interfaces_of(scopes: &[Scope]) -> Result<Vec<Interface>> {
+    let mut all = Vec::new();
+    for scope in scopes {
+        all.extend(scope.interfaces()?);
     }
     each_once(all)
 }
@@ -259,8 +291,7 @@ fn each_once(all: Vec<Interface>) -> Result<Vec<Interface>> {
     let mut seen = HashMap::new();
     let mut once = Vec::new();
     for interface in all {
-        let sides = [&interface.pod_side, &interface.host_side].into_iter().flatten();
-        let ends: Vec<_> = sides.map(|side| (side.netns.id(), side.ifindex)).collect();
+        let ends = interface.ends();
         match ends.iter().find_map(|end| seen.get(end)) {
             None => {
                 seen.extend(ends.into_iter().map(|end| (end, interface.filter.clone())));
@@ -288,6 +319,10 @@ fn rule(max: usize, more: &str) -> String {
 mod tests {
     use super::*;
     use crate::netns::testing::TestNetns;
+
+    async fn resolve(wanted: &[Wanted], options: &Options) -> Result<Vec<Interface>> {
+        interfaces_of(&scopes(wanted, options).await?)
+    }
 
     #[test]
     fn pods_are_named_with_or_without_a_namespace() {

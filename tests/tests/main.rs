@@ -11,6 +11,7 @@ mod filter;
 mod kernel;
 mod kubectl;
 mod kubernetes_api;
+mod newcomers;
 mod outputs;
 mod packaging;
 mod serving;

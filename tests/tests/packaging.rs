@@ -364,8 +364,8 @@ fn the_named_capabilities_are_enough() {
     let node = Node::start();
     let web = node.pod("shop", "web").start();
     let agent = Agent::start(&node, &daemon_set(Some("least-privilege")));
-    // BPF 39, PERFMON 38, SYS_ADMIN 21, SYS_PTRACE 19, NET_ADMIN 12 (include/uapi/linux/capability.h).
-    let wanted: u64 = [39, 38, 21, 19, 12].iter().map(|bit| 1 << bit).sum();
+    // BPF 39, PERFMON 38, SYS_ADMIN 21, SYS_PTRACE 19, NET_ADMIN 12, NET_BROADCAST 11 (include/uapi/linux/capability.h).
+    let wanted: u64 = [39, 38, 21, 19, 12, 11].iter().map(|bit| 1 << bit).sum();
     for set in ["CapEff:", "CapPrm:", "CapBnd:"] {
         assert_eq!(u64::from_str_radix(&agent.status(set), 16), Ok(wanted), "{set}");
     }

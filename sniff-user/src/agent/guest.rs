@@ -10,6 +10,7 @@ use super::wire::{Grant, Registration, Report};
 use crate::{
     session::{self, Event, Plan, Remote},
     signals::Attended,
+    target::Scope,
 };
 
 /// Asks the agent, if there is one, before the pods of the node are listed. What is returned is to be kept meanwhile.
@@ -45,10 +46,10 @@ pub async fn capture(plan: Plan, socket: Option<PathBuf>, signals: Attended) -> 
     }
     let (orders, ordered) = mpsc::channel(1);
     let (events, happens) = mpsc::unbounded_channel();
-    let interfaces = plan.interfaces.len();
+    let (interfaces, scopes) = (plan.interfaces.len(), plan.scopes.clone());
     let capture = session::serve(plan, Remote { orders: ordered, events }, signals);
     let watch = async {
-        let watched = watch(grant, happens, interfaces).await;
+        let watched = watch(grant, happens, interfaces, &scopes).await;
         // With the orders ends the capture.
         drop(orders);
         watched
@@ -76,11 +77,13 @@ async fn watch(
     mut grant: Grant,
     mut happens: mpsc::UnboundedReceiver<Event>,
     mut interfaces: usize,
+    scopes: &[Scope],
 ) -> (Grant, Option<String>) {
-    while interfaces > 0 {
+    while interfaces > 0 || scopes.iter().any(Scope::is_there) {
         tokio::select! {
             event = happens.recv() => match event {
                 Some(Event::Gone(_)) => interfaces -= 1,
+                Some(Event::Came(..)) => interfaces += 1,
                 Some(Event::Counted { counters, .. }) => {
                     let (matched, dropped) = (counters.matched, counters.lost());
                     grant.report(&Report { matched, delivered: matched - dropped, dropped, bytes: 0 }).await;

@@ -11,7 +11,12 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
-use super::{input::Input, members::Members, output::Output, packets::Sent};
+use super::{
+    input::Input,
+    members::{Member, Members},
+    output::Output,
+    packets::Sent,
+};
 use crate::{
     agent::wire::{Cause, Grant, Report},
     filter::{Filters, Source},
@@ -19,7 +24,7 @@ use crate::{
     session::{Event, Order},
     stream::{
         ToClient, ToNode,
-        message::{Code, Event as Told, NodeError, Reason, Stats, Target, TargetId, Targets},
+        message::{Code, Event as Told, Level, NodeError, Reason, Stats, Target, TargetId, Targets},
     },
     tap::link_type,
 };
@@ -102,14 +107,23 @@ impl<'a> Conversation<'a> {
                 },
                 event = self.capture.happens.recv() => match event {
                     Some(Event::Gone(interface)) => {
-                        if let Some(target) = self.members.lose(&interface) {
-                            let why = "its interface is gone: the pod has ended".to_owned();
-                            self.output.tell(ToClient::Event(Told::TargetGone { target, why }));
+                        let left = self.members.lose(&interface);
+                        self.take_leave().await;
+                        if left.is_some_and(|target| self.members.has(&target)) {
+                            let text = format!("{} is gone; waiting for another interface there", interface.name);
+                            self.output.tell(ToClient::Event(Told::Note { level: Level::Info, text }));
+                        }
+                    }
+                    Some(Event::Came(scope, interface)) => {
+                        let interfaces = vec![interface.name.clone()];
+                        if let Some(target) = self.members.gain(&scope, *interface) {
+                            self.output.tell(ToClient::Event(Told::TargetAdded { target, interfaces }));
                         }
                     }
                     Some(Event::Counted { counters, fullest_percent }) => {
                         self.fullest_percent = fullest_percent;
                         self.count(counters).await;
+                        self.take_leave().await;
                     }
                     None => return None,
                 },
@@ -138,7 +152,7 @@ impl<'a> Conversation<'a> {
         match message {
             ToNode::Targets(Targets { add, remove }) => {
                 for id in remove {
-                    self.dismiss(id).await;
+                    self.dismiss(id, "as asked").await;
                 }
                 for target in add {
                     self.admit(target, Some(JOINED)).await;
@@ -179,7 +193,7 @@ impl<'a> Conversation<'a> {
 
     async fn join(&mut self, target: &Target, comment: Option<&str>) -> Result<Vec<String>> {
         let found = self.input.unless_gone(self.members.find(target)).await?;
-        for interface in &found {
+        for interface in &found.interfaces {
             self.compile(
                 interface.filter.clone().or_else(|| self.capture.general.clone()),
                 link_type(interface),
@@ -187,10 +201,10 @@ impl<'a> Conversation<'a> {
             .await?;
         }
         let comment = target.comment.as_deref().or(comment).map(str::to_owned);
-        let interfaces = found.clone();
-        self.order(|done| Order::Join { interfaces, comment, done }).await?;
-        let names = found.iter().map(|interface| interface.name.clone()).collect();
-        self.members.join(target.id.clone(), found);
+        let (interfaces, scopes) = (found.interfaces.clone(), found.scopes.clone());
+        self.order(|done| Order::Join { interfaces, scopes, comment, done }).await?;
+        let names = found.interfaces.iter().map(|interface| interface.name.clone()).collect();
+        self.members.join(found);
         Ok(names)
     }
 
@@ -212,12 +226,19 @@ impl<'a> Conversation<'a> {
         }
     }
 
-    async fn dismiss(&mut self, target: TargetId) {
-        let Some(interfaces) = self.members.leave(&target) else {
+    /// Dismisses the targets whose interfaces are gone for ever.
+    async fn take_leave(&mut self) {
+        for target in self.members.ended() {
+            self.dismiss(target, "its interface is gone: the pod has ended").await;
+        }
+    }
+
+    async fn dismiss(&mut self, target: TargetId, why: &str) {
+        let Some(Member { interfaces, scopes, .. }) = self.members.leave(&target) else {
             return;
         };
-        let left = self.order(|done| Order::Leave { interfaces, done }).await;
-        let why = left.map_or_else(|error| format!("{error:#}"), |()| "as asked".to_owned());
+        let left = self.order(|done| Order::Leave { interfaces, scopes, done }).await;
+        let why = left.map_or_else(|error| format!("{error:#}"), |()| why.to_owned());
         self.output.tell(ToClient::Event(Told::TargetGone { target, why }));
     }
 

@@ -8,14 +8,25 @@ use crate::{
     pcapng::LinkType,
     stream::message::{Target, TargetId},
     tap::link_type,
-    target::{self, Interface, Wanted},
+    target::{self, Interface, Scope, Wanted},
 };
 
-/// The targets that are captured, with their interfaces.
+/// The targets that are captured.
 pub(super) struct Members {
     cri_socket: Option<PathBuf>,
     node_name: Option<String>,
-    joined: Vec<(TargetId, Vec<Interface>)>,
+    joined: Vec<Member>,
+}
+
+/// A target that is captured.
+#[derive(Clone)]
+pub(super) struct Member {
+    /// Who.
+    pub(super) id: TargetId,
+    /// Its interfaces; none while it waits for another one.
+    pub(super) interfaces: Vec<Interface>,
+    /// Where others may come.
+    pub(super) scopes: Vec<Scope>,
 }
 
 impl Members {
@@ -26,15 +37,15 @@ impl Members {
 
     /// Whether the target is captured.
     pub(super) fn has(&self, id: &TargetId) -> bool {
-        self.joined.iter().any(|(known, _)| known == id)
+        self.joined.iter().any(|member| member.id == *id)
     }
 
-    /// The interfaces of a target that is to join.
+    /// A target that is to join, with its interfaces.
     ///
     /// # Errors
     ///
     /// When it is not on this node, is not what the client takes it for, or is captured as part of another.
-    pub(super) async fn find(&self, target: &Target) -> Result<Vec<Interface>> {
+    pub(super) async fn find(&self, target: &Target) -> Result<Member> {
         let Target { id, interfaces, filter, .. } = target;
         let with_filter = |target| Wanted { target, filter: filter.clone().filter(|text| !text.is_empty()) };
         let (wanted, options) = match id {
@@ -49,47 +60,64 @@ impl Members {
                 (all.collect(), self.options(Vec::new()))
             }
         };
-        let found = target::resolve(&wanted, &options).await?;
+        let scopes = target::scopes(&wanted, &options).await?;
+        let found = target::interfaces_of(&scopes)?;
         if let TargetId::Pod { namespace, name, uid } = id {
             check_uid(&format!("{namespace}/{name}"), uid, &found)?;
         }
         for interface in &found {
-            let shared =
-                self.joined.iter().flat_map(|(_, theirs)| theirs).find(|it| share_an_end(it, interface));
+            let shared = self
+                .joined
+                .iter()
+                .flat_map(|member| &member.interfaces)
+                .find(|it| it.shares_an_end(interface));
             if let Some(shared) = shared {
                 anyhow::bail!("{} is captured already, as {}", interface.name, shared.name);
             }
         }
-        Ok(found)
+        Ok(Member { id: id.clone(), interfaces: found, scopes })
     }
 
     /// Notes that the target is captured.
-    pub(super) fn join(&mut self, id: TargetId, interfaces: Vec<Interface>) {
-        self.joined.push((id, interfaces));
+    pub(super) fn join(&mut self, member: Member) {
+        self.joined.push(member);
     }
 
-    /// Notes that the target is to be captured no more; returns its interfaces.
-    pub(super) fn leave(&mut self, id: &TargetId) -> Option<Vec<Interface>> {
-        let at = self.joined.iter().position(|(known, _)| known == id)?;
-        Some(self.joined.swap_remove(at).1)
+    /// Notes that the target is to be captured no more; returns it.
+    pub(super) fn leave(&mut self, id: &TargetId) -> Option<Member> {
+        let at = self.joined.iter().position(|member| member.id == *id)?;
+        Some(self.joined.swap_remove(at))
     }
 
-    /// Notes that an interface went away; returns the target that has none left now.
+    /// Notes that an interface went away; returns the target that has none left.
     pub(super) fn lose(&mut self, interface: &Interface) -> Option<TargetId> {
-        let (at, (_, interfaces)) =
-            self.joined.iter_mut().enumerate().find(|(_, (_, interfaces))| interfaces.contains(interface))?;
-        interfaces.retain(|it| it != interface);
-        interfaces.is_empty().then(|| self.joined.swap_remove(at).0)
+        let member = self.joined.iter_mut().find(|member| member.interfaces.contains(interface))?;
+        member.interfaces.retain(|it| it != interface);
+        member.interfaces.is_empty().then(|| member.id.clone())
+    }
+
+    /// Notes that an interface has come to a scope; returns whose it is.
+    pub(super) fn gain(&mut self, scope: &Scope, interface: Interface) -> Option<TargetId> {
+        let member = self.joined.iter_mut().find(|member| member.scopes.contains(scope))?;
+        member.interfaces.push(interface);
+        Some(member.id.clone())
+    }
+
+    /// The targets without interfaces that can get none any more.
+    pub(super) fn ended(&self) -> Vec<TargetId> {
+        let has_ended =
+            |member: &&Member| member.interfaces.is_empty() && !member.scopes.iter().any(Scope::is_there);
+        self.joined.iter().filter(has_ended).map(|member| member.id.clone()).collect()
     }
 
     /// What packets begin with at the interfaces that there are.
     pub(super) fn link_types(&self) -> HashSet<LinkType> {
-        self.joined.iter().flat_map(|(_, interfaces)| interfaces).map(link_type).collect()
+        self.joined.iter().flat_map(|member| &member.interfaces).map(link_type).collect()
     }
 
     /// How many interfaces there are.
     pub(super) fn interfaces(&self) -> usize {
-        self.joined.iter().map(|(_, interfaces)| interfaces.len()).sum()
+        self.joined.iter().map(|member| member.interfaces.len()).sum()
     }
 
     fn options(&self, interfaces: Vec<String>) -> target::Options {
@@ -106,16 +134,4 @@ fn check_uid(pod: &str, uid: &str, found: &[Interface]) -> Result<()> {
         );
     }
     Ok(())
-}
-
-fn share_an_end(one: &Interface, other: &Interface) -> bool {
-    let ends = |it: &Interface| -> Vec<_> {
-        [&it.pod_side, &it.host_side]
-            .into_iter()
-            .flatten()
-            .map(|side| (side.netns.id(), side.ifindex))
-            .collect()
-    };
-    let others = ends(other);
-    ends(one).iter().any(|end| others.contains(end))
 }

@@ -238,6 +238,7 @@ fn plan_of(asked: CapturePlan, system: System) -> Result<Plan> {
     ensure!(count != Some(0), "a count of 0 packets");
     Ok(Plan {
         interfaces: Vec::new(),
+        scopes: Vec::new(),
         room: MAX_INTERFACES,
         attach,
         mechanism: None,

@@ -186,11 +186,11 @@ pub struct NewFilter {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
 pub enum Event {
-    /// A target is captured from now on.
+    /// A target is captured from now on, or one that is captured already has got more interfaces.
     TargetAdded {
         /// Who.
         target: TargetId,
-        /// Names of its interfaces, as in the packets' interface descriptions.
+        /// Names of its interfaces, as in the packets' interface descriptions; of those that are new.
         interfaces: Vec<String>,
     },
     /// A target is not captured any more.

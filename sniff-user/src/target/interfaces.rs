@@ -20,7 +20,7 @@ const PAIRED: [&str; 2] = ["veth", "netkit"];
 const NAMES_SHOWN: usize = 10;
 
 /// A network namespace to capture, and whose it is.
-#[derive(Debug)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Place {
     /// What its interfaces' names start with: `NS/POD`.
     pub(super) label: String,
@@ -85,8 +85,7 @@ pub(super) fn of(place: &Place, wanted: &[String], hosts: &[Netns]) -> Result<Ve
 ///
 /// # Errors
 /// When there is none of this name.
-pub(super) fn of_host(name: &str, host: Option<&Netns>) -> Result<Interface> {
-    let here = host.context("no network namespace to run in")?;
+pub(super) fn of_host(name: &str, here: &Netns) -> Result<Interface> {
     let links = link::links(here)?;
     let (link, link_layer) = by_name("this host", &links, name)?;
     Ok(Interface {

@@ -1,0 +1,141 @@
+//! Interfaces that come to a target while it is captured: a VPN's, one that a pod gets later, one that is made anew.
+//!
+//! A task of its own hears of them and looks what they are, so that a capture waits for neither.
+
+use std::collections::HashSet;
+
+use anyhow::Result;
+use log::{debug, warn};
+use tokio::{
+    sync::mpsc::{self, UnboundedReceiver, UnboundedSender},
+    task,
+};
+
+use crate::{
+    link::monitor::{Monitor, News, Seen},
+    target::{Interface, Scope},
+};
+
+/// The interfaces that a scope has, at a time when there may be new ones among them.
+pub type Found = (Scope, Vec<Interface>);
+
+/// The task, and the scopes that it was told of.
+pub struct Newcomers {
+    scopes: Vec<Scope>,
+    told: UnboundedSender<Told>,
+    found: UnboundedReceiver<Found>,
+}
+
+/// What the task is told.
+enum Told {
+    Add(Vec<Scope>),
+    Remove(Vec<Scope>),
+}
+
+impl Newcomers {
+    /// Starts to look out for interfaces of nobody yet.
+    pub fn start() -> Self {
+        let (told, orders) = mpsc::unbounded_channel();
+        let (sender, found) = mpsc::unbounded_channel();
+        tokio::spawn(async move {
+            if let Err(error) = look_out(orders, &sender).await {
+                warn!("interfaces that come later are not captured: {error:#}");
+            }
+        });
+        Self { scopes: Vec::new(), told, found }
+    }
+
+    /// Looks out for these too. What they have by now is told first, so that nothing comes between two looks.
+    pub fn add(&mut self, scopes: Vec<Scope>) {
+        if !scopes.is_empty() {
+            self.scopes.extend(scopes.iter().cloned());
+            // A task that has ended has said why.
+            let _ = self.told.send(Told::Add(scopes));
+        }
+    }
+
+    /// Looks out for these no more.
+    pub fn remove(&mut self, scopes: Vec<Scope>) {
+        self.scopes.retain(|scope| !scopes.contains(scope));
+        let _ = self.told.send(Told::Remove(scopes));
+    }
+
+    /// Whether it looks out for interfaces of this scope.
+    pub fn looks_out_for(&self, scope: &Scope) -> bool {
+        self.scopes.contains(scope)
+    }
+
+    /// Whether an interface may still come to anybody: their namespaces are there.
+    pub fn may_come(&self) -> bool {
+        !self.told.is_closed() && self.scopes.iter().any(Scope::is_there)
+    }
+
+    /// What may be new; never, when nobody looks out any more.
+    pub async fn next(&mut self) -> Found {
+        match self.found.recv().await {
+            Some(found) => found,
+            None => std::future::pending().await,
+        }
+    }
+}
+
+/// Looks out until nobody is there to be told.
+async fn look_out(mut orders: UnboundedReceiver<Told>, found: &UnboundedSender<Found>) -> Result<()> {
+    let mut monitor = None;
+    let mut scopes = Vec::<Scope>::new();
+    loop {
+        let to_look_at = tokio::select! {
+            told = orders.recv() => match told {
+                Some(Told::Add(new)) => {
+                    let monitor = match &mut monitor {
+                        Some(monitor) => monitor,
+                        none => none.insert(Monitor::new()?),
+                    };
+                    monitor.watch(new.iter().map(Scope::netns))?;
+                    scopes.extend(new.iter().cloned());
+                    new
+                }
+                Some(Told::Remove(gone)) => {
+                    scopes.retain(|scope| !gone.contains(scope));
+                    continue;
+                }
+                None => return Ok(()),
+            },
+            news = next(&mut monitor) => concerned(&scopes, &news?),
+        };
+        for scope in to_look_at {
+            let looking = task::spawn_blocking(move || {
+                let interfaces = scope.interfaces_now();
+                (scope, interfaces)
+            });
+            match looking.await? {
+                // A pod may go at any time.
+                (_, Err(error)) => debug!("cannot look for new interfaces: {error:#}"),
+                (scope, Ok(interfaces)) => {
+                    if found.send((scope, interfaces)).is_err() {
+                        return Ok(());
+                    }
+                }
+            }
+        }
+    }
+}
+
+async fn next(monitor: &mut Option<Monitor>) -> Result<News> {
+    match monitor {
+        Some(monitor) => monitor.next().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// The scopes that such news may be about.
+fn concerned(scopes: &[Scope], news: &News) -> Vec<Scope> {
+    let wants = |scope: &&Scope, seen: &HashSet<Seen>| {
+        let here = |seen: &&Seen| seen.netns == scope.netns().id();
+        seen.iter().filter(here).any(|seen| scope.wants(seen.name.as_deref(), seen.up))
+    };
+    match news {
+        News::Missed => scopes.to_vec(),
+        News::Seen(seen) => scopes.iter().filter(|scope| wants(scope, seen)).cloned().collect(),
+    }
+}

@@ -1,0 +1,98 @@
+//! Where the interfaces of a target are looked for: when a capture starts, and whenever one may have come.
+
+use anyhow::{Context as _, Result};
+
+use super::{
+    Interface,
+    interfaces::{self, Place},
+};
+use crate::netns::Netns;
+
+/// Where the interfaces of a target are, and which of them are meant.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Scope {
+    pub(super) whose: Whose,
+    /// Those that were named; all that are up but `lo` when empty.
+    pub(super) names: Vec<String>,
+    /// The filter that the target has of its own.
+    pub(super) filter: Option<String>,
+    /// Where host ends may be.
+    pub(super) hosts: Vec<Netns>,
+}
+
+/// Whose interfaces they are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Whose {
+    /// A pod's, or another target's with a network namespace.
+    Targets(Place),
+    /// The host's; they are named.
+    Hosts(Netns),
+}
+
+impl Whose {
+    pub(super) fn host(netns: Option<&Netns>) -> Result<Self> {
+        netns.cloned().map(Self::Hosts).context("no network namespace to run in")
+    }
+}
+
+impl Scope {
+    /// The network namespace that they are in.
+    pub fn netns(&self) -> &Netns {
+        match &self.whose {
+            Whose::Targets(place) => &place.netns,
+            Whose::Hosts(netns) => netns,
+        }
+    }
+
+    /// Whether that still is there.
+    pub fn is_there(&self) -> bool {
+        matches!(self.netns().open(), Ok(Some(_)))
+    }
+
+    /// Whether an interface may be meant that has this name, if it can be told.
+    pub fn wants(&self, name: Option<&str>, is_up: bool) -> bool {
+        match name {
+            Some(name) if !self.names.is_empty() => self.names.iter().any(|wanted| wanted == name),
+            _ => is_up,
+        }
+    }
+
+    /// The interfaces that are meant.
+    ///
+    /// # Errors
+    /// When one that was named is not there, or there is none at all.
+    pub(super) fn interfaces(&self) -> Result<Vec<Interface>> {
+        self.find(&self.names)
+    }
+
+    /// Those of the interfaces that are meant that are there.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn interfaces_now(&self) -> Result<Vec<Interface>> {
+        if self.names.is_empty() {
+            return self.interfaces();
+        }
+        let each = self.names.iter().map(|name| self.find(std::slice::from_ref(name)));
+        let (found, missing): (Vec<_>, Vec<_>) = each.partition(Result::is_ok);
+        let found: Vec<Interface> = found.into_iter().flatten().flatten().collect();
+        match missing.into_iter().find_map(Result::err) {
+            Some(error) if found.is_empty() => Err(error),
+            _ => Ok(found),
+        }
+    }
+
+    fn find(&self, names: &[String]) -> Result<Vec<Interface>> {
+        let found = match &self.whose {
+            Whose::Targets(place) => interfaces::of(place, names, &self.hosts)?,
+            Whose::Hosts(netns) => {
+                let each = names.iter().map(|name| interfaces::of_host(name, netns));
+                each.collect::<Result<_>>()?
+            }
+        };
+        Ok(found
+            .into_iter()
+            .map(|interface| Interface { filter: self.filter.clone(), ..interface })
+            .collect())
+    }
+}
