@@ -14,6 +14,7 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 use bytes::{BufMut as _, BytesMut};
+use jiff::tz::TimeZone;
 
 use crate::{
     pcapng::{EnhancedPacket, InterfaceDescription, LinkType, PacketHead, blocks},
@@ -39,6 +40,8 @@ pub struct Delivery {
 pub struct Output {
     pcapng: Option<Pcapng>,
     lines: Option<BufWriter<Stdout>>,
+    /// Of the times in the lines.
+    zone: TimeZone,
     /// Each interface's name and link type, by pcapng interface id.
     interfaces: Vec<(String, LinkType)>,
     deliveries: Vec<Delivery>,
@@ -59,7 +62,8 @@ impl Output {
         let lines = (print || path.is_none()).then(|| BufWriter::new(io::stdout()));
         let batch = BytesMut::with_capacity(BATCH_BYTES);
         let delivered = Arc::default();
-        Ok(Self { pcapng, lines, interfaces: Vec::new(), deliveries: Vec::new(), delivered, batch })
+        let (interfaces, deliveries) = (Vec::new(), Vec::new());
+        Ok(Self { pcapng, lines, zone: TimeZone::system(), interfaces, deliveries, delivered, batch })
     }
 
     /// Writes a block that is not a packet: section header, statistics.
@@ -175,7 +179,7 @@ impl Output {
         let mut print = || {
             for packet in blocks(bytes).filter_map(|block| EnhancedPacket::parse(block).ok()) {
                 let (name, link_type) = &self.interfaces[packet.interface as usize];
-                text::write_line(lines, name, *link_type, &packet)?;
+                text::write_line(lines, &self.zone, name, *link_type, &packet)?;
             }
             lines.flush()
         };

@@ -11,6 +11,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, ensure};
+use jiff::tz::TimeZone;
 use tokio::sync::{mpsc, oneshot};
 
 use super::wireshark;
@@ -157,13 +158,14 @@ fn open_file(path: &Path) -> Result<Box<dyn Write + Send>> {
 /// Prints packets.
 struct Lines {
     stdout: BufWriter<io::Stdout>,
+    zone: TimeZone,
     /// Name and link type of each interface.
     interfaces: Vec<(String, LinkType)>,
 }
 
 impl Lines {
     fn new() -> Self {
-        Self { stdout: BufWriter::new(io::stdout()), interfaces: Vec::new() }
+        Self { stdout: BufWriter::new(io::stdout()), zone: TimeZone::system(), interfaces: Vec::new() }
     }
 
     fn write(&mut self, mut blocks: &[u8]) -> Result<()> {
@@ -187,7 +189,7 @@ impl Lines {
         let Some((name, link_type)) = self.interfaces.get(packet.interface as usize) else {
             return Ok(());
         };
-        text::write_line(&mut self.stdout, name, *link_type, packet)
+        text::write_line(&mut self.stdout, &self.zone, name, *link_type, packet)
             .context("cannot write to standard output")
     }
 }

@@ -1,7 +1,9 @@
-//! A DNS message in a few words (RFC 1035): its question, how many records it carries, and the addresses among them.
+//! A DNS message in a few words (RFC 1035): its question, how many records it carries, what the answers say, and why
+//! there are none (RFC 6891, RFC 8914).
 //!
 //! Done by hand, since a message is often cut off (snaplen) and half a summary is better than none, while DNS
-//! libraries give all or nothing. Compression pointers are never followed, so that no message can make the parser loop.
+//! libraries give all or nothing. A compression pointer is followed only to before the place where it was met, so that
+//! no message can make the parser loop.
 
 use std::{
     fmt::{self, Write as _},
@@ -11,11 +13,30 @@ use std::{
 /// Most bytes of a name, and of a label in it (RFC 1035, section 2.3.4).
 const MAX_NAME: usize = 255;
 const MAX_LABEL: u8 = 63;
-/// Most answers that are printed.
+/// Length of a message's header, which no name is in.
+const HEADER_LEN: usize = 12;
+/// Most answers that are printed, and how long a line may get before another one.
 const MAX_ANSWERS: u16 = 8;
+const MAX_LINE: usize = 600;
+/// Most errors that are printed of those that a server adds.
+const MAX_ERRORS: usize = 2;
+/// Most bytes that are printed of a name or a text, with its escapes.
+const MAX_SHOWN: usize = 255;
 
 const TYPE_A: u16 = 1;
+const TYPE_NS: u16 = 2;
+const TYPE_CNAME: u16 = 5;
+const TYPE_PTR: u16 = 12;
+const TYPE_MX: u16 = 15;
+const TYPE_TXT: u16 = 16;
 const TYPE_AAAA: u16 = 28;
+const TYPE_SRV: u16 = 33;
+const TYPE_DNAME: u16 = 39;
+const TYPE_OPT: u16 = 41;
+const TYPE_SVCB: u16 = 64;
+const TYPE_HTTPS: u16 = 65;
+/// The option of an OPT record that says what went wrong (RFC 8914).
+const EXTENDED_ERROR: u16 = 15;
 
 const RESPONSE: u16 = 1 << 15;
 const AUTHORITATIVE: u16 = 1 << 10;
@@ -26,7 +47,7 @@ const RECURSION_AVAILABLE: u16 = 1 << 7;
 /// Describes a message like tcpdump: `ID+ A? NAME.` for a query, `ID q: A? NAME. 1/0/0 A 10.0.0.1` for a response,
 /// where the numbers count answers, authorities and additional records. `None` when there is no whole header.
 pub(super) fn describe(message: &[u8]) -> Option<String> {
-    let mut reader = Reader(message);
+    let mut reader = Reader { message, at: 0, end: message.len() };
     let header = Header {
         id: reader.short()?,
         flags: reader.short()?,
@@ -39,7 +60,7 @@ pub(super) fn describe(message: &[u8]) -> Option<String> {
     let written = if header.flags & RESPONSE == 0 {
         header.describe_query(&mut text, &mut reader)
     } else {
-        header.describe_response(&mut text, &mut reader)
+        header.describe_response(&mut text, reader)
     };
     written.expect("writing to a String does not fail");
     Some(text)
@@ -72,9 +93,10 @@ impl Header {
         self.describe_question(text, reader)
     }
 
-    fn describe_response(&self, text: &mut String, reader: &mut Reader<'_>) -> fmt::Result {
+    fn describe_response(&self, text: &mut String, mut reader: Reader<'_>) -> fmt::Result {
         let Self { id, flags, answers, authorities, additional, .. } = self;
-        write!(text, "{id}{}{}", Opcode(*flags), ResponseCode(*flags))?;
+        let edns = self.edns(reader).unwrap_or_default();
+        write!(text, "{id}{}{}", Opcode(*flags), ResponseCode(edns.upper_code << 4 | flags & 0xf))?;
         let marks =
             [(self.is(AUTHORITATIVE), '*'), (!self.is(RECURSION_AVAILABLE), '-'), (self.is(TRUNCATED), '|')];
         for (_, mark) in marks.into_iter().filter(|(set, _)| *set) {
@@ -83,19 +105,56 @@ impl Header {
         if self.questions > 0 {
             write!(text, " q:")?;
         }
-        self.describe_question(text, reader)?;
+        self.describe_question(text, &mut reader)?;
         write!(text, " {answers}/{authorities}/{additional}")?;
-        // Where the answers begin is known behind one question only, as in all messages in use (RFC 9619).
-        if self.questions > 1 {
-            return Ok(());
+        if self.has_one_question_at_most() {
+            self.describe_answers(text, &mut reader)?;
         }
-        for number in 0..(*answers).min(MAX_ANSWERS) {
-            let Some(answer) = reader.record() else {
-                return write!(text, " [|domain]");
-            };
-            write!(text, "{} {answer}", if number > 0 { "," } else { "" })?;
+        for error in edns.errors {
+            write!(text, " {error}")?;
         }
         Ok(())
+    }
+
+    /// Where the answers begin is known behind one question only, as in all messages in use (RFC 9619).
+    fn has_one_question_at_most(&self) -> bool {
+        self.questions <= 1
+    }
+
+    fn describe_answers(&self, text: &mut String, reader: &mut Reader<'_>) -> fmt::Result {
+        for number in 0..self.answers {
+            if number > 0 {
+                write!(text, ",")?;
+            }
+            if number == MAX_ANSWERS || text.len() > MAX_LINE {
+                return write!(text, " ...");
+            }
+            match reader.record().and_then(Record::describe) {
+                Some(answer) => write!(text, " {answer}")?,
+                None => return write!(text, " [|domain]"),
+            }
+        }
+        Ok(())
+    }
+
+    /// What the OPT record says, which is among the additional ones; `reader` is behind the header.
+    fn edns(&self, mut reader: Reader<'_>) -> Option<Edns> {
+        if !self.has_one_question_at_most() {
+            return None;
+        }
+        if self.questions == 1 {
+            reader.question()?;
+        }
+        for _ in 0..u32::from(self.answers) + u32::from(self.authorities) {
+            reader.record()?;
+        }
+        for _ in 0..self.additional {
+            let record = reader.record()?;
+            if record.kind == TYPE_OPT {
+                return Some(Edns::read(record));
+            }
+        }
+        None
     }
 
     /// Writes the first question, if there is any.
@@ -110,14 +169,19 @@ impl Header {
     }
 }
 
-/// What is left of a message.
-struct Reader<'a>(&'a [u8]);
+/// What is left of a part of a message.
+#[derive(Clone, Copy)]
+struct Reader<'a> {
+    message: &'a [u8],
+    at: usize,
+    end: usize,
+}
 
 impl<'a> Reader<'a> {
     fn take(&mut self, len: usize) -> Option<&'a [u8]> {
-        let (taken, rest) = self.0.split_at_checked(len)?;
-        self.0 = rest;
-        Some(taken)
+        let rest = self.message.get(self.at..self.end)?;
+        self.at += len;
+        rest.get(..len)
     }
 
     fn byte(&mut self) -> Option<u8> {
@@ -125,46 +189,81 @@ impl<'a> Reader<'a> {
     }
 
     fn short(&mut self) -> Option<u16> {
-        let (bytes, rest) = self.0.split_first_chunk()?;
-        self.0 = rest;
-        Some(u16::from_be_bytes(*bytes))
+        Some(u16::from_be_bytes(self.take(2)?.try_into().ok()?))
     }
 
-    /// A question's name and type. Nothing stands before its name that a pointer could point to.
+    fn len(&self) -> usize {
+        self.end.saturating_sub(self.at)
+    }
+
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The next so many bytes by themselves.
+    fn part(&mut self, len: usize) -> Option<Self> {
+        let part = Self { end: self.at + len, ..*self };
+        self.take(len).map(|_| part)
+    }
+
+    /// A question's name and type.
     fn question(&mut self) -> Option<(String, u16)> {
-        let mut name = String::new();
-        let mut room = MAX_NAME;
-        loop {
-            match self.byte()? {
-                0 => break,
-                len @ 1..=MAX_LABEL => {
-                    let label = self.take(len.into())?;
-                    room = room.checked_sub(label.len() + 1)?;
-                    write!(name, "{}.", label.escape_ascii()).ok()?;
-                }
-                _ => return None,
-            }
-        }
-        if name.is_empty() {
-            name.push('.');
-        }
+        let name = self.name()?;
         let kind = self.short()?;
         self.short()?; // Class.
         Some((name, kind))
     }
 
     /// A resource record.
-    fn record(&mut self) -> Option<Record> {
+    fn record(&mut self) -> Option<Record<'a>> {
         self.skip_name()?;
         let kind = self.short()?;
-        self.take(2 + 4)?; // Class, time to live.
+        self.short()?; // Class.
+        let time_to_live = self.take(4)?;
         let len = self.short()?;
-        let data = self.take(len.into())?;
-        Some(match kind {
-            TYPE_A => Record::A(<[u8; 4]>::try_from(data).ok()?.into()),
-            TYPE_AAAA => Record::Aaaa(<[u8; 16]>::try_from(data).ok()?.into()),
-            kind => Record::Other(Type(kind)),
-        })
+        let data = self.part(len.into())?;
+        Some(Record { kind, upper_code: time_to_live[0], data })
+    }
+
+    /// A name, with its escapes (RFC 4343), as far as it is shown.
+    fn name(&mut self) -> Option<String> {
+        let mut name = String::new();
+        let mut room = MAX_NAME;
+        let mut here = *self;
+        let mut earlier = self.at;
+        let mut behind = None;
+        loop {
+            match here.byte()? {
+                0 => break,
+                len @ 1..=MAX_LABEL => {
+                    let label = here.take(len.into())?;
+                    room = room.checked_sub(label.len() + 1)?;
+                    for &byte in label {
+                        match byte {
+                            b'.' => name.push_str("\\."),
+                            byte => write!(name, "{}", byte.escape_ascii()).ok()?,
+                        }
+                    }
+                    name.push('.');
+                }
+                high @ 0xc0.. => {
+                    let to = usize::from(high & 0x3f) << 8 | usize::from(here.byte()?);
+                    behind = behind.or(Some(here.at));
+                    if !(HEADER_LEN..earlier).contains(&to) {
+                        return None;
+                    }
+                    earlier = to;
+                    here = Reader { at: to, end: self.message.len(), ..*self };
+                }
+                _ => return None,
+            }
+        }
+        self.at = behind.unwrap_or(here.at);
+        if name.is_empty() {
+            name.push('.');
+        }
+        shorten(&mut name);
+        Some(name)
     }
 
     fn skip_name(&mut self) -> Option<()> {
@@ -182,22 +281,198 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// A record of the answer, as far as it is looked into.
-enum Record {
-    A(Ipv4Addr),
-    Aaaa(Ipv6Addr),
-    Other(Type),
-}
-
-impl fmt::Display for Record {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::A(address) => write!(f, "A {address}"),
-            Self::Aaaa(address) => write!(f, "AAAA {address}"),
-            Self::Other(kind) => write!(f, "{kind}"),
-        }
+/// Cuts what is too long to be shown.
+fn shorten(text: &mut String) {
+    if text.len() > MAX_SHOWN {
+        text.truncate(MAX_SHOWN);
+        text.push_str("...");
     }
 }
+
+/// Bytes that are meant to be read, in quotes.
+fn quoted(bytes: &[u8]) -> String {
+    let mut text = bytes.escape_ascii().to_string();
+    shorten(&mut text);
+    format!("\"{text}\"")
+}
+
+/// A record, not looked into.
+struct Record<'a> {
+    kind: u16,
+    /// Of an OPT record: the upper bits of the response code. Of others, part of the time to live.
+    upper_code: u8,
+    data: Reader<'a>,
+}
+
+impl Record<'_> {
+    /// Its type and what it says; `None` when it says nothing that makes sense.
+    fn describe(self) -> Option<String> {
+        let Self { kind, mut data, .. } = self;
+        let name = Type(kind);
+        Some(match kind {
+            TYPE_A if data.len() == 4 => format!("{name} {}", data.ipv4()?),
+            TYPE_AAAA if data.len() == 16 => format!("{name} {}", data.ipv6()?),
+            TYPE_A | TYPE_AAAA => return None,
+            TYPE_CNAME | TYPE_NS | TYPE_PTR | TYPE_DNAME => format!("{name} {}", data.name()?),
+            TYPE_MX => {
+                let preference = data.short()?;
+                format!("{name} {} {preference}", data.name()?)
+            }
+            TYPE_SRV => {
+                let (priority, weight, port) = (data.short()?, data.short()?, data.short()?);
+                format!("{name} {}:{port} {priority} {weight}", data.name()?)
+            }
+            TYPE_TXT => {
+                let mut text = name.to_string();
+                while !data.is_empty() && text.len() <= MAX_SHOWN {
+                    let len = data.byte()?;
+                    write!(text, " {}", quoted(data.take(len.into())?)).ok()?;
+                }
+                text
+            }
+            TYPE_SVCB | TYPE_HTTPS => {
+                let priority = data.short()?;
+                let mut text = format!("{name} {priority} {}", data.name()?);
+                while !data.is_empty() && text.len() <= MAX_SHOWN {
+                    write!(text, " {}", data.parameter()?).ok()?;
+                }
+                text
+            }
+            _ => name.to_string(),
+        })
+    }
+}
+
+impl Reader<'_> {
+    fn ipv4(&mut self) -> Option<Ipv4Addr> {
+        let octets: [u8; 4] = self.take(4)?.try_into().ok()?;
+        Some(octets.into())
+    }
+
+    fn ipv6(&mut self) -> Option<Ipv6Addr> {
+        let octets: [u8; 16] = self.take(16)?.try_into().ok()?;
+        Some(octets.into())
+    }
+
+    /// A parameter of a SVCB or HTTPS record (RFC 9460, section 14.3.2).
+    fn parameter(&mut self) -> Option<String> {
+        let (key, len) = (self.short()?, self.short()?);
+        let mut value = self.part(len.into())?;
+        let mut values = Vec::new();
+        while !value.is_empty() && values.len() < MAX_ANSWERS.into() {
+            values.push(match key {
+                1 => {
+                    let len = value.byte()?;
+                    value.take(len.into())?.escape_ascii().to_string()
+                }
+                3 => value.short()?.to_string(),
+                4 => value.ipv4()?.to_string(),
+                6 => value.ipv6()?.to_string(),
+                _ => break,
+            });
+        }
+        let mut text = match key {
+            1 => "alpn".to_owned(),
+            2 => "no-default-alpn".to_owned(),
+            3 => "port".to_owned(),
+            4 => "ipv4hint".to_owned(),
+            5 => "ech".to_owned(),
+            6 => "ipv6hint".to_owned(),
+            other => format!("key{other}"),
+        };
+        if !values.is_empty() {
+            write!(text, "={}", values.join(",")).ok()?;
+        }
+        shorten(&mut text);
+        Some(text)
+    }
+}
+
+/// What an OPT record says about a response (RFC 6891).
+#[derive(Default)]
+struct Edns {
+    /// What stands above the four bits of the header's response code.
+    upper_code: u16,
+    errors: Vec<ExtendedError>,
+}
+
+impl Edns {
+    fn read(record: Record<'_>) -> Self {
+        let mut edns = Self { upper_code: record.upper_code.into(), errors: Vec::new() };
+        let mut options = record.data;
+        while edns.errors.len() < MAX_ERRORS
+            && let Some(option) = ExtendedError::next(&mut options)
+        {
+            edns.errors.extend(option);
+        }
+        edns
+    }
+}
+
+/// What went wrong, in a server's words (RFC 8914).
+struct ExtendedError {
+    code: u16,
+    text: String,
+}
+
+impl ExtendedError {
+    /// Reads an option, which may be another one; `None` when there is no whole one.
+    fn next(options: &mut Reader<'_>) -> Option<Option<Self>> {
+        let (option, len) = (options.short()?, options.short()?);
+        let mut data = options.part(len.into())?;
+        if option != EXTENDED_ERROR {
+            return Some(None);
+        }
+        let code = data.short()?;
+        let text = data.take(data.len())?;
+        Some(Some(Self { code, text: if text.is_empty() { String::new() } else { quoted(text) } }))
+    }
+}
+
+impl fmt::Display for ExtendedError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "EDE {}", self.code)?;
+        if let Some(name) = EXTENDED_ERRORS.get(usize::from(self.code)) {
+            write!(f, " ({name})")?;
+        }
+        if !self.text.is_empty() {
+            write!(f, " {}", self.text)?;
+        }
+        Ok(())
+    }
+}
+
+/// By their codes (RFC 8914, section 4, and IANA's registry).
+const EXTENDED_ERRORS: [&str; 28] = [
+    "Other Error",
+    "Unsupported DNSKEY Algorithm",
+    "Unsupported DS Digest Type",
+    "Stale Answer",
+    "Forged Answer",
+    "DNSSEC Indeterminate",
+    "DNSSEC Bogus",
+    "Signature Expired",
+    "Signature Not Yet Valid",
+    "DNSKEY Missing",
+    "RRSIGs Missing",
+    "No Zone Key Bit Set",
+    "NSEC Missing",
+    "Cached Error",
+    "Not Ready",
+    "Blocked",
+    "Censored",
+    "Filtered",
+    "Prohibited",
+    "Stale NXDomain Answer",
+    "Not Authoritative",
+    "Not Supported",
+    "No Reachable Authority",
+    "Network Error",
+    "Invalid Data",
+    "Signature Expired before Valid",
+    "Too Early",
+    "Unsupported NSEC3 Iterations Value",
+];
 
 /// A record's type, by its mnemonic in IANA's registry, or as RFC 3597 has it.
 struct Type(u16);
@@ -206,21 +481,22 @@ impl fmt::Display for Type {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self.0 {
             TYPE_A => "A",
-            2 => "NS",
-            5 => "CNAME",
+            TYPE_NS => "NS",
+            TYPE_CNAME => "CNAME",
             6 => "SOA",
-            12 => "PTR",
-            15 => "MX",
-            16 => "TXT",
+            TYPE_PTR => "PTR",
+            TYPE_MX => "MX",
+            TYPE_TXT => "TXT",
             TYPE_AAAA => "AAAA",
-            33 => "SRV",
+            TYPE_SRV => "SRV",
             35 => "NAPTR",
-            39 => "DNAME",
+            TYPE_DNAME => "DNAME",
+            TYPE_OPT => "OPT",
             43 => "DS",
             46 => "RRSIG",
             48 => "DNSKEY",
-            64 => "SVCB",
-            65 => "HTTPS",
+            TYPE_SVCB => "SVCB",
+            TYPE_HTTPS => "HTTPS",
             251 => "IXFR",
             252 => "AXFR",
             255 => "ANY",
@@ -243,19 +519,26 @@ impl fmt::Display for Opcode {
     }
 }
 
-/// The outcome in a header's flags; nothing when there was no error.
+/// The outcome, with what an OPT record adds to it; nothing when there was no error.
 struct ResponseCode(u16);
 
 impl fmt::Display for ResponseCode {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0 & 0xf {
-            0 => Ok(()),
-            1 => f.write_str(" FormErr"),
-            2 => f.write_str(" ServFail"),
-            3 => f.write_str(" NXDomain"),
-            4 => f.write_str(" NotImp"),
-            5 => f.write_str(" Refused"),
-            other => write!(f, " Resp{other}"),
-        }
+        f.write_str(match self.0 {
+            0 => "",
+            1 => " FormErr",
+            2 => " ServFail",
+            3 => " NXDomain",
+            4 => " NotImp",
+            5 => " Refused",
+            6 => " YXDomain",
+            7 => " YXRRSet",
+            8 => " NXRRSet",
+            9 => " NotAuth",
+            10 => " NotZone",
+            16 => " BadVers",
+            23 => " BadCookie",
+            other => return write!(f, " Resp{other}"),
+        })
     }
 }

@@ -1,4 +1,4 @@
-//! ICMP (RFC 792) and ICMPv6 (RFC 4443, RFC 4861, RFC 3810).
+//! ICMP (RFC 792, RFC 1122, RFC 1812) and ICMPv6 (RFC 4443, RFC 4861, RFC 3810).
 
 use std::{
     fmt,
@@ -8,8 +8,8 @@ use std::{
 
 use etherparse::{
     Icmpv4Slice, Icmpv4Type, Icmpv6Slice, Icmpv6Type,
-    icmpv4::{DestUnreachableHeader, TimeExceededCode},
-    icmpv6::{DestUnreachableCode, TimeExceededCode as TimeExceededCodeV6},
+    icmpv4::{DestUnreachableHeader as Why, ParameterProblemHeader, RedirectCode, TimeExceededCode},
+    icmpv6::{DestUnreachableCode, ParameterProblemCode, TimeExceededCode as TimeExceededCodeV6},
     ip_number,
 };
 
@@ -20,7 +20,7 @@ pub(super) fn write_v4(out: &mut impl Write, bytes: &[u8], len: usize) -> io::Re
     let Ok(icmp) = Icmpv4Slice::from_slice(bytes) else {
         return write!(out, "[|icmp], length {len}");
     };
-    let quoted = Quoted(icmp.payload());
+    let quoted = Quoted::read(icmp.payload());
     write!(out, "ICMP ")?;
     match icmp.icmp_type() {
         Icmpv4Type::EchoRequest(echo) => {
@@ -29,27 +29,40 @@ pub(super) fn write_v4(out: &mut impl Write, bytes: &[u8], len: usize) -> io::Re
         Icmpv4Type::EchoReply(echo) => {
             write!(out, "echo reply, id {}, seq {}", echo.id, echo.seq)?;
         }
-        Icmpv4Type::DestinationUnreachable(why) => match why {
-            DestUnreachableHeader::Network => write!(out, "net {quoted} unreachable")?,
-            DestUnreachableHeader::Host => write!(out, "host {quoted} unreachable")?,
-            DestUnreachableHeader::FragmentationNeeded { next_hop_mtu } => {
-                write!(out, "{quoted} unreachable - need to frag (mtu {next_hop_mtu})")?;
+        Icmpv4Type::DestinationUnreachable(why) => {
+            let to = quoted.to();
+            match why {
+                Why::Network => write!(out, "net {to} unreachable")?,
+                Why::Host => write!(out, "host {to} unreachable")?,
+                Why::Protocol => write!(out, "{to} protocol {} unreachable", quoted.protocol())?,
+                Why::Port => write!(out, "{quoted} unreachable")?,
+                Why::FragmentationNeeded { next_hop_mtu } => {
+                    write!(out, "{quoted} unreachable - need to frag (mtu {next_hop_mtu})")?;
+                }
+                Why::SourceRouteFailed => write!(out, "{to} unreachable - source route failed")?,
+                Why::NetworkUnknown => write!(out, "net {to} unreachable - unknown")?,
+                Why::HostUnknown => write!(out, "host {to} unreachable - unknown")?,
+                Why::Isolated => write!(out, "{to} unreachable - source host isolated")?,
+                Why::NetworkProhibited => write!(out, "net {to} unreachable - admin prohibited")?,
+                Why::HostProhibited => write!(out, "host {to} unreachable - admin prohibited")?,
+                Why::TosNetwork => write!(out, "net {to} unreachable - tos prohibited")?,
+                Why::TosHost => write!(out, "host {to} unreachable - tos prohibited")?,
+                Why::FilterProhibited => write!(out, "host {to} unreachable - admin prohibited filter")?,
+                Why::HostPrecedenceViolation => {
+                    write!(out, "host {to} unreachable - host precedence violation")?;
+                }
+                Why::PrecedenceCutoff => write!(out, "host {to} unreachable - precedence cutoff")?,
             }
-            DestUnreachableHeader::NetworkProhibited => {
-                write!(out, "net {quoted} unreachable - admin prohibited")?;
-            }
-            DestUnreachableHeader::HostProhibited => {
-                write!(out, "host {quoted} unreachable - admin prohibited")?;
-            }
-            DestUnreachableHeader::FilterProhibited => {
-                write!(out, "host {quoted} unreachable - admin prohibited filter")?;
-            }
-            DestUnreachableHeader::Port => write!(out, "{quoted} unreachable")?,
-            other => write!(out, "{quoted} unreachable, code {}", other.code_u8())?,
-        },
+        }
         Icmpv4Type::Redirect(redirect) => {
+            let (kind, of) = match redirect.code {
+                RedirectCode::RedirectForNetwork => ("redirect", "net"),
+                RedirectCode::RedirectForHost => ("redirect", "host"),
+                RedirectCode::RedirectForTypeOfServiceAndNetwork => ("redirect-tos", "net"),
+                RedirectCode::RedirectForTypeOfServiceAndHost => ("redirect-tos", "host"),
+            };
             let gateway = Ipv4Addr::from(redirect.gateway_internet_address);
-            write!(out, "redirect {quoted} to {gateway}")?;
+            write!(out, "{kind} {} to {of} {gateway}", quoted.to())?;
         }
         Icmpv4Type::TimeExceeded(TimeExceededCode::TtlExceededInTransit) => {
             write!(out, "time exceeded in-transit")?;
@@ -57,7 +70,15 @@ pub(super) fn write_v4(out: &mut impl Write, bytes: &[u8], len: usize) -> io::Re
         Icmpv4Type::TimeExceeded(TimeExceededCode::FragmentReassemblyTimeExceeded) => {
             write!(out, "ip reassembly time exceeded")?;
         }
-        Icmpv4Type::ParameterProblem(_) => write!(out, "parameter problem")?,
+        Icmpv4Type::ParameterProblem(why) => match why {
+            ParameterProblemHeader::PointerIndicatesError(octet) => {
+                write!(out, "parameter problem - octet {octet}")?;
+            }
+            ParameterProblemHeader::MissingRequiredOption => {
+                write!(out, "parameter problem - required option missing")?;
+            }
+            ParameterProblemHeader::BadLength => write!(out, "parameter problem - bad length")?,
+        },
         Icmpv4Type::TimestampRequest(stamp) => {
             write!(out, "time stamp query id {} seq {}", stamp.id, stamp.seq)?;
         }
@@ -76,7 +97,7 @@ pub(super) fn write_v6(out: &mut impl Write, bytes: &[u8], len: usize) -> io::Re
     let Ok(icmp) = Icmpv6Slice::from_slice(bytes) else {
         return write!(out, "[|icmp6], length {len}");
     };
-    let quoted = Quoted(icmp.payload());
+    let quoted = Quoted::read(icmp.payload());
     write!(out, "ICMP6, ")?;
     match icmp.icmp_type() {
         Icmpv6Type::EchoRequest(echo) => {
@@ -84,6 +105,9 @@ pub(super) fn write_v6(out: &mut impl Write, bytes: &[u8], len: usize) -> io::Re
         }
         Icmpv6Type::EchoReply(echo) => {
             write!(out, "echo reply, id {}, seq {}", echo.id, echo.seq)?;
+        }
+        Icmpv6Type::DestinationUnreachable(DestUnreachableCode::Port) => {
+            write!(out, "destination unreachable, unreachable port, {quoted}")?;
         }
         Icmpv6Type::DestinationUnreachable(why) => {
             let why = match why {
@@ -95,7 +119,8 @@ pub(super) fn write_v6(out: &mut impl Write, bytes: &[u8], len: usize) -> io::Re
                 DestUnreachableCode::SourceAddressFailedPolicy => "source address failed policy",
                 DestUnreachableCode::RejectRoute => "reject route",
             };
-            write!(out, "destination unreachable, unreachable {why}, {quoted}")?;
+            let to = quoted.to();
+            write!(out, "destination unreachable, unreachable {why}, {to}")?;
         }
         Icmpv6Type::PacketTooBig { mtu } => write!(out, "packet too big, mtu {mtu}")?,
         Icmpv6Type::TimeExceeded(TimeExceededCodeV6::HopLimitExceeded) => {
@@ -104,7 +129,21 @@ pub(super) fn write_v6(out: &mut impl Write, bytes: &[u8], len: usize) -> io::Re
         Icmpv6Type::TimeExceeded(TimeExceededCodeV6::FragmentReassemblyTimeExceeded) => {
             write!(out, "ip reassembly time exceeded")?;
         }
-        Icmpv6Type::ParameterProblem(_) => write!(out, "parameter problem")?,
+        Icmpv6Type::ParameterProblem(problem) => {
+            let octet = problem.pointer;
+            match problem.code {
+                ParameterProblemCode::ErroneousHeaderField => {
+                    write!(out, "parameter problem, erroneous header - octet {octet}")?;
+                }
+                ParameterProblemCode::UnrecognizedNextHeader => {
+                    write!(out, "parameter problem, next header - octet {octet}")?;
+                }
+                ParameterProblemCode::UnrecognizedIpv6Option => {
+                    write!(out, "parameter problem, option - octet {octet}")?;
+                }
+                code => write!(out, "parameter problem, code {} - octet {octet}", code as u8)?,
+            }
+        }
         Icmpv6Type::RouterSolicitation => write!(out, "router solicitation")?,
         Icmpv6Type::RouterAdvertisement(_) => write!(out, "router advertisement")?,
         Icmpv6Type::NeighborSolicitation => {
@@ -125,16 +164,30 @@ pub(super) fn write_v6(out: &mut impl Write, bytes: &[u8], len: usize) -> io::Re
     write!(out, ", length {len}")
 }
 
-/// The packet that an error message quotes: where it went, and to which port.
-struct Quoted<'a>(&'a [u8]);
+/// The packet that an error message quotes. It shows as where that went, and to which port.
+struct Quoted<'a>(Result<ip::Packet<'a>, ip::Unreadable>);
+
+impl<'a> Quoted<'a> {
+    fn read(bytes: &'a [u8]) -> Self {
+        // The quote may be cut off, so its length tells nothing; nor does it matter here.
+        Self(ip::Packet::of_any_version(bytes, bytes.len()))
+    }
+
+    /// The address, for errors that are not a port's.
+    fn to(&self) -> String {
+        self.0.as_ref().map_or_else(|_| "[|ip]".to_owned(), |packet| packet.destination.to_string())
+    }
+
+    /// What the packet carried.
+    fn protocol(&self) -> String {
+        self.0.as_ref().map_or_else(|_| "[|ip]".to_owned(), |packet| packet.protocol.0.to_string())
+    }
+}
 
 impl fmt::Display for Quoted<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // The quote may be cut off, so its length tells nothing; nor does it matter here.
-        let Ok(packet) = ip::Packet::of_any_version(self.0, self.0.len()) else {
-            return write!(f, "[|ip]");
-        };
-        write!(f, "{}", packet.destination)?;
+        write!(f, "{}", self.to())?;
+        let Ok(packet) = &self.0 else { return Ok(()) };
         match (packet.protocol, packet.ports()) {
             (ip_number::TCP, Some((_, port))) => write!(f, " tcp port {port}"),
             (ip_number::UDP, Some((_, port))) => write!(f, " udp port {port}"),

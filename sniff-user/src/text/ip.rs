@@ -15,8 +15,10 @@ use super::{icmp, transport};
 
 /// Length of an IPv6 header, in bytes.
 const IPV6_HEADER: usize = 40;
-/// Least payload of an Ethernet frame, in bytes. A shorter packet may be followed by padding.
+/// Least payload of an Ethernet frame, in bytes. A shorter packet is followed by padding.
 const LEAST_PAYLOAD: usize = 46;
+/// Most bytes that a length field of IP can tell of.
+const MAX_CLAIM: usize = 65_535;
 
 /// A packet of either version.
 pub(super) struct Packet<'a> {
@@ -43,15 +45,28 @@ struct Fragment {
 /// Why a packet cannot be read.
 #[derive(Clone, Copy)]
 pub(super) enum Unreadable {
-    CutOff,
-    BadHeader,
+    /// Too little of it was captured.
+    CutOff(Version),
+    /// Its header makes no sense.
+    BadHeader(Version),
 }
 
+/// What kind of packet is meant.
+#[derive(Clone, Copy)]
+pub(super) enum Version {
+    V4,
+    V6,
+    Unknown,
+}
+
+/// With the name of the protocol, as in lines of packets that can be read.
 impl fmt::Display for Unreadable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::CutOff => "[|ip]",
-            Self::BadHeader => "bad header",
+            Self::CutOff(Version::V4 | Version::Unknown) => "IP, [|ip]",
+            Self::CutOff(Version::V6) => "IP6, [|ip6]",
+            Self::BadHeader(Version::V4 | Version::Unknown) => "IP, bad header",
+            Self::BadHeader(Version::V6) => "IP6, bad header",
         })
     }
 }
@@ -62,16 +77,16 @@ impl<'a> Packet<'a> {
         match bytes.first().map(|byte| byte >> 4) {
             Some(4) => Self::v4(bytes, on_wire),
             Some(6) => Self::v6(bytes, on_wire),
-            Some(_) => Err(Unreadable::BadHeader),
-            None => Err(Unreadable::CutOff),
+            Some(_) => Err(Unreadable::BadHeader(Version::Unknown)),
+            None => Err(Unreadable::CutOff(Version::Unknown)),
         }
     }
 
     /// Likewise, for IPv4.
     pub(super) fn v4(bytes: &'a [u8], on_wire: usize) -> Result<Self, Unreadable> {
         let header = Ipv4HeaderSlice::from_slice(bytes).map_err(|error| match error {
-            err::ipv4::HeaderSliceError::Len(_) => Unreadable::CutOff,
-            err::ipv4::HeaderSliceError::Content(_) => Unreadable::BadHeader,
+            err::ipv4::HeaderSliceError::Len(_) => Unreadable::CutOff(Version::V4),
+            err::ipv4::HeaderSliceError::Content(_) => Unreadable::BadHeader(Version::V4),
         })?;
         let len = packet_len(header.total_len().into(), header.slice().len(), on_wire);
         let fragment = header.is_fragmenting_payload().then(|| Fragment {
@@ -94,10 +109,14 @@ impl<'a> Packet<'a> {
     /// Likewise, for IPv6.
     pub(super) fn v6(bytes: &'a [u8], on_wire: usize) -> Result<Self, Unreadable> {
         let header = Ipv6HeaderSlice::from_slice(bytes).map_err(|error| match error {
-            err::ipv6::HeaderSliceError::Len(_) => Unreadable::CutOff,
-            err::ipv6::HeaderSliceError::Content(_) => Unreadable::BadHeader,
+            err::ipv6::HeaderSliceError::Len(_) => Unreadable::CutOff(Version::V6),
+            err::ipv6::HeaderSliceError::Content(_) => Unreadable::BadHeader(Version::V6),
         })?;
-        let claimed = IPV6_HEADER + usize::from(header.payload_length());
+        // 0 may be a packet that is too long for the field.
+        let claimed = match usize::from(header.payload_length()) {
+            0 if on_wire > LEAST_PAYLOAD => 0,
+            payload => IPV6_HEADER + payload,
+        };
         let packet = Self {
             version: "IP6",
             source: header.source_addr().into(),
@@ -196,7 +215,7 @@ pub(super) fn write(
 ) -> io::Result<()> {
     match packet {
         Ok(packet) => packet.write(out),
-        Err(why) => write!(out, "IP, {why}, length {on_wire}"),
+        Err(why) => write!(out, "{why}, length {on_wire}"),
     }
 }
 
@@ -209,8 +228,8 @@ fn write_protocol(out: &mut impl Write, protocol: IpNumber) -> io::Result<()> {
     }
 }
 
-/// Length of a packet: that of the frame, and not the one in the header, which is 0 in large super-packets and which
-/// nobody checked. Only in the smallest frames the header is asked, to tell the packet from padding.
+/// Length of a packet: as its header says, since Ethernet's padding or a device's trailer may stand behind it; but that of
+/// the frame where the header cannot say, as in large super-packets, or says what makes no sense.
 fn packet_len(claimed: usize, header_len: usize, on_wire: usize) -> usize {
-    if on_wire <= LEAST_PAYLOAD && claimed >= header_len { claimed.min(on_wire) } else { on_wire }
+    if on_wire <= MAX_CLAIM && claimed >= header_len { claimed.min(on_wire) } else { on_wire }
 }

@@ -4,10 +4,10 @@
 //! 13:59:04.123456789 shop/cart-0/eth0 Out IP 10.1.2.3.40312 > 10.1.2.9.80: Flags [S], seq 7, win 64240, length 0
 //! ```
 //!
-//! It differs from `tcpdump -nn` in this: the time of day is UTC, in nanoseconds; the interface and the pod-relative
+//! It differs from `tcpdump -nn` in this: the time of day is in nanoseconds; the interface and the pod-relative
 //! direction come next; sequence numbers are absolute (tcpdump's `-S`), for no state is kept between packets; TCP
-//! options are left out; and lengths follow from the packet's length in the kernel, since the length in the IP header
-//! of a super-packet (GSO, BIG TCP) may be 0. Parts that were cut off or make no sense read `[|tcp]` and the like.
+//! options are left out; and where the length in the IP header cannot be right, as in a super-packet (GSO, BIG TCP), where
+//! it may be 0, it is that of the packet in the kernel. Parts that were cut off or make no sense read `[|tcp]` and the like.
 //!
 //! A packet is never trusted: whatever it holds, the line is printable ASCII and the parser does not panic.
 
@@ -23,6 +23,7 @@ use std::{
 };
 
 use etherparse::{ArpOperation, ArpPacketSlice, EtherType, Ethernet2Slice, SingleVlanSlice, ether_type};
+use jiff::{Timestamp, tz::TimeZone};
 use sniff_common::Direction;
 
 use crate::pcapng::{EnhancedPacket, LinkType};
@@ -34,13 +35,15 @@ const FIRST_ETHER_TYPE: EtherType = EtherType(0x0600);
 
 /// Writes the line of a packet, with its newline, in many small writes: `out` had better be buffered.
 ///
-/// `interface` is the name in the interface's description and `link_type` the one declared there.
+/// The time of day is that of `zone`. `interface` is the name in the interface's description and `link_type` the one
+/// declared there.
 ///
 /// # Errors
 ///
 /// Those of `out`.
 pub fn write_line(
     out: &mut impl Write,
+    zone: &TimeZone,
     interface: &str,
     link_type: LinkType,
     packet: &EnhancedPacket<'_>,
@@ -50,7 +53,7 @@ pub fn write_line(
         Some(Direction::Out) => "Out",
         None => "?",
     };
-    let time = TimeOfDay(packet.timestamp_ns);
+    let time = TimeOfDay::new(packet.timestamp_ns, zone);
     let interface = interface.as_bytes().escape_ascii();
     write!(out, "{time} {interface} {direction:<3} ")?;
     match link_type {
@@ -134,14 +137,26 @@ impl fmt::Display for Mac {
     }
 }
 
-/// The time of day, in UTC, of nanoseconds since 1970: `HH:MM:SS.nnnnnnnnn`.
-struct TimeOfDay(u64);
+/// A time of day: `HH:MM:SS.nnnnnnnnn`.
+struct TimeOfDay {
+    seconds: i64,
+    nanoseconds: u64,
+}
+
+impl TimeOfDay {
+    /// Of nanoseconds since 1970.
+    fn new(timestamp_ns: u64, zone: &TimeZone) -> Self {
+        let (seconds, nanoseconds) = ((timestamp_ns / 1_000_000_000) as i64, timestamp_ns % 1_000_000_000);
+        let offset = Timestamp::from_second(seconds).map_or(0, |time| zone.to_offset(time).seconds());
+        Self { seconds: (seconds + i64::from(offset)).rem_euclid(24 * 3600), nanoseconds }
+    }
+}
 
 impl fmt::Display for TimeOfDay {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (seconds, ns) = (self.0 / 1_000_000_000, self.0 % 1_000_000_000);
-        let (hour, minute, second) = (seconds / 3600 % 24, seconds / 60 % 60, seconds % 60);
-        write!(f, "{hour:02}:{minute:02}:{second:02}.{ns:09}")
+        let Self { seconds, nanoseconds } = self;
+        let (hour, minute, second) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
+        write!(f, "{hour:02}:{minute:02}:{second:02}.{nanoseconds:09}")
     }
 }
 

@@ -85,7 +85,7 @@ fn packet(data: &[u8], original_len: usize) -> EnhancedPacket<'_> {
 
 fn line(interface: &str, link_type: LinkType, packet: &EnhancedPacket<'_>) -> String {
     let mut line = Vec::new();
-    write_line(&mut line, interface, link_type, packet).unwrap();
+    write_line(&mut line, &TimeZone::UTC, interface, link_type, packet).unwrap();
     String::from_utf8(line).unwrap()
 }
 
@@ -114,6 +114,26 @@ fn line_begins_with_time_interface_and_direction() {
     }
     packet.timestamp_ns = 86_399_999_999_999;
     assert!(line("x", LinkType::Ethernet, &packet).starts_with("23:59:59.999999999 x "));
+}
+
+#[test]
+fn time_of_day_is_that_of_the_zone() {
+    let frame = udp(1234, 9, b"hello");
+    let of = |zone: &str, timestamp_ns| {
+        let zone = TimeZone::posix(zone).unwrap();
+        let mut line = Vec::new();
+        let packet = EnhancedPacket { timestamp_ns, ..packet(&frame, frame.len()) };
+        write_line(&mut line, &zone, "x", LinkType::Ethernet, &packet).unwrap();
+        String::from_utf8(line).unwrap()[..18].to_owned()
+    };
+    const SECOND: u64 = 1_000_000_000;
+    assert_eq!(of("NPT-5:45", 1_760_000_000 * SECOND + 789), "14:38:20.000000789");
+    assert_eq!(of("EST5", 3600 * SECOND), "20:00:00.000000000");
+    // Either side of a change to summer time.
+    let berlin = "CET-1CEST,M3.5.0,M10.5.0/3";
+    assert_eq!(of(berlin, 1_774_745_999 * SECOND), "01:59:59.000000000");
+    assert_eq!(of(berlin, 1_774_746_000 * SECOND), "03:00:00.000000000");
+    assert_eq!(of("UTC0", u64::MAX), "23:34:33.709551615");
 }
 
 #[test]
@@ -216,7 +236,10 @@ fn dns_responses() {
     let records = [record(5, b"\xc0\x0c"), record(1, &B), record(28, &B6), record(99, b"?")];
     let answers: Vec<&[u8]> = records.iter().map(Vec::as_slice).collect();
     let message = dns(0x8180, [1, 4, 0, 0], &[&name, &answers.concat()]);
-    assert_eq!(of(&message), "4711 q: A? cart.shop. 4/0/0 CNAME, A 10.1.2.9, AAAA fd00::b, TYPE99 (98)");
+    assert_eq!(
+        of(&message),
+        "4711 q: A? cart.shop. 4/0/0 CNAME cart.shop., A 10.1.2.9, AAAA fd00::b, TYPE99 (98)"
+    );
     assert_eq!(of(&dns(0x8583, [1, 0, 1, 2], &[&name])), "4711 NXDomain* q: A? cart.shop. 0/1/2 (27)");
     assert_eq!(of(&dns(0x8605, [0, 0, 0, 0], &[])), "4711 Refused*-| 0/0/0 (12)");
     // A record that ends early, an address of the wrong length, and a name of a kind that does not exist.
@@ -226,6 +249,69 @@ fn dns_responses() {
     }
     let many = dns(0x8180, [1, 500, 0, 0], &[&name, &record(1, &B).repeat(500)]);
     assert_eq!(of(&many).matches("A 10.1.2.9").count(), 8);
+}
+
+/// A name of one label and a pointer to the question's name.
+fn below_the_question(label: &[u8]) -> Vec<u8> {
+    [&[label.len() as u8], label, &[0xc0, 12]].concat()
+}
+
+#[test]
+fn dns_answers_say_what_is_in_them() {
+    let name = question(&[b"cart", b"shop"], 1);
+    let of = |kind, data: &[u8]| {
+        let summary = summary(&udp(53, 1234, &dns(0x8180, [1, 1, 0, 0], &[&name, &record(kind, data)])));
+        let (_, tail) = summary.split_once("1/0/0 ").unwrap();
+        tail.rsplit_once(" (").unwrap().0.to_owned()
+    };
+    let web = below_the_question(b"web");
+    assert_eq!(of(5, &web), "CNAME web.cart.shop.");
+    assert_eq!(of(2, &web), "NS web.cart.shop.");
+    assert_eq!(of(12, b"\x03a.b\0"), r"PTR a\.b.");
+    assert_eq!(of(39, b"\0"), "DNAME .");
+    assert_eq!(of(15, &[&[0, 10], &web[..]].concat()), "MX web.cart.shop. 10");
+    assert_eq!(of(33, &[&[0, 1, 0, 2, 0x1f, 0x90], &web[..]].concat()), "SRV web.cart.shop.:8080 1 2");
+    assert_eq!(of(16, b"\x03a b\x02\x1b["), r#"TXT "a b" "\x1b[""#);
+    let alpn =
+        [&b"\0\x01\0\0\x01\0\x06\x02h2\x02h3"[..], b"\0\x03\0\x02\x01\xbb", b"\0\x04\0\x04", &B].concat();
+    assert_eq!(of(65, &alpn), "HTTPS 1 . alpn=h2,h3 port=443 ipv4hint=10.1.2.9");
+    assert_eq!(of(64, &[&[0, 0], &web[..]].concat()), "SVCB 0 web.cart.shop.");
+    assert_eq!(of(64, b"\0\x01\0\0\x07\0\x01x\0\x02\0\0"), "SVCB 1 . key7 no-default-alpn");
+    // Cut off, and pointers that go nowhere good: to themselves, forward, and into the header.
+    for bad in [&web[..3], &[0xc0, 41], &[0xc0, 200], &[0xc0, 0], &[]] {
+        assert_eq!(of(5, bad), "[|domain]", "{bad:?}");
+    }
+    assert_eq!(of(33, &[0, 1, 0, 2]), "[|domain]");
+    assert_eq!(of(16, b"\x05abc"), "[|domain]");
+    let many = dns(0x8180, [1, 9, 0, 0], &[&name, &record(1, &B).repeat(9)]);
+    assert!(summary(&udp(53, 1234, &many)).contains("A 10.1.2.9, ... ("));
+}
+
+#[test]
+fn dns_errors_beyond_the_header_are_told() {
+    let name = question(&[b"cart"], 1);
+    let of = |flags, upper_code, options: &[u8]| {
+        let opt = [&[0, 0, 41, 4, 0xd0, upper_code, 0, 0, 0, 0, options.len() as u8][..], options].concat();
+        let authority = record(6, &[0; 20]);
+        let message = dns(flags, [1, 1, 1, 2], &[&name, &record(1, &B), &authority, &record(1, &B), &opt]);
+        let summary = summary(&udp(53, 1234, &message));
+        let text = summary.strip_prefix("IP 10.1.2.3.53 > 10.1.2.9.1234: 4711").unwrap();
+        text.rsplit_once(" (").unwrap().0.to_owned()
+    };
+    let tail = "q: A? cart. 1/1/2 A 10.1.2.9";
+    assert_eq!(of(0x8180, 0, &[]), format!(" {tail}"));
+    assert_eq!(of(0x8180, 1, &[]), format!(" BadVers {tail}"));
+    assert_eq!(of(0x8187, 1, &[]), format!(" BadCookie {tail}"));
+    assert_eq!(of(0x8189, 2, &[]), format!(" Resp41 {tail}"));
+    let cookie = [0, 10, 0, 2, 1, 2];
+    let error = [&[0, 15, 0, 5, 0, 22][..], b"no\n"].concat();
+    let bare = [0, 15, 0, 2, 0xff, 0xff];
+    assert_eq!(
+        of(0x8182, 0, &[&cookie[..], &error, &bare].concat()),
+        format!(r#" ServFail {tail} EDE 22 (No Reachable Authority) "no\n" EDE 65535"#)
+    );
+    // A length that lies.
+    assert_eq!(of(0x8182, 0, &[0, 15, 0, 99, 0, 22]), format!(" ServFail {tail}"));
 }
 
 #[test]
@@ -280,6 +366,81 @@ fn icmp_echo_and_errors() {
         summary(&frame!(ip().icmpv4(exceeded), quoted)),
         format!("{start} time exceeded in-transit, length 36")
     );
+}
+
+#[test]
+fn every_code_of_icmp_errors_is_told_apart() {
+    let quoted = &udp(5, 33434, b"")[IP..];
+    let of = |kind, code| {
+        let frame = frame!(ethernet().ipv4(A, B, 64).icmpv4_raw(kind, code, [10, 0, 0, 1]), quoted);
+        let summary = summary(&frame);
+        let text = summary.strip_prefix("IP 10.1.2.3 > 10.1.2.9: ICMP ").unwrap();
+        text.strip_suffix(", length 36").unwrap().to_owned()
+    };
+    let unreachable = [
+        "net 10.1.2.9 unreachable",
+        "host 10.1.2.9 unreachable",
+        "10.1.2.9 protocol 17 unreachable",
+        "10.1.2.9 udp port 33434 unreachable",
+        "10.1.2.9 udp port 33434 unreachable - need to frag (mtu 1)",
+        "10.1.2.9 unreachable - source route failed",
+        "net 10.1.2.9 unreachable - unknown",
+        "host 10.1.2.9 unreachable - unknown",
+        "10.1.2.9 unreachable - source host isolated",
+        "net 10.1.2.9 unreachable - admin prohibited",
+        "host 10.1.2.9 unreachable - admin prohibited",
+        "net 10.1.2.9 unreachable - tos prohibited",
+        "host 10.1.2.9 unreachable - tos prohibited",
+        "host 10.1.2.9 unreachable - admin prohibited filter",
+        "host 10.1.2.9 unreachable - host precedence violation",
+        "host 10.1.2.9 unreachable - precedence cutoff",
+        "type 3, code 16",
+    ];
+    for (code, expected) in (0..).zip(unreachable) {
+        assert_eq!(of(3, code), expected);
+    }
+    let redirect = [
+        "redirect 10.1.2.9 to net 10.0.0.1",
+        "redirect 10.1.2.9 to host 10.0.0.1",
+        "redirect-tos 10.1.2.9 to net 10.0.0.1",
+        "redirect-tos 10.1.2.9 to host 10.0.0.1",
+    ];
+    for (code, expected) in (0..).zip(redirect) {
+        assert_eq!(of(5, code), expected);
+    }
+    assert_eq!(of(12, 0), "parameter problem - octet 10");
+    assert_eq!(of(12, 1), "parameter problem - required option missing");
+    assert_eq!(of(11, 1), "ip reassembly time exceeded");
+}
+
+#[test]
+fn every_code_of_icmpv6_errors_is_told_apart() {
+    let quoted_frame = frame!(ethernet().ipv6(A6, B6, 64).udp(5, 9));
+    let of = |kind, code| {
+        let frame =
+            frame!(ethernet().ipv6(A6, B6, 64).icmpv6_raw(kind, code, [0, 0, 0, 40]), &quoted_frame[IP..]);
+        let summary = summary(&frame);
+        let text = summary.strip_prefix("IP6 fd00::a > fd00::b: ICMP6, ").unwrap();
+        text.strip_suffix(", length 56").unwrap().to_owned()
+    };
+    let unreachable = [
+        "route, fd00::b",
+        "prohibited, fd00::b",
+        "beyond scope, fd00::b",
+        "address, fd00::b",
+        "port, fd00::b udp port 9",
+        "source address failed policy, fd00::b",
+        "reject route, fd00::b",
+    ];
+    for (code, expected) in (0..).zip(unreachable) {
+        assert_eq!(of(1, code), format!("destination unreachable, unreachable {expected}"));
+    }
+    assert_eq!(of(1, 7), "type 1, code 7");
+    assert_eq!(of(3, 1), "ip reassembly time exceeded");
+    assert_eq!(of(4, 0), "parameter problem, erroneous header - octet 40");
+    assert_eq!(of(4, 1), "parameter problem, next header - octet 40");
+    assert_eq!(of(4, 2), "parameter problem, option - octet 40");
+    assert_eq!(of(4, 3), "parameter problem, code 3 - octet 40");
 }
 
 #[test]
@@ -377,7 +538,7 @@ fn raw_link_begins_with_ip() {
     assert_eq!(raw(&frame[IP..]), "IP 10.1.2.3.5 > 10.1.2.9.9: UDP, length 5");
     let frame = frame!(ethernet().ipv6(A6, B6, 64).udp(5, 9));
     assert_eq!(raw(&frame[IP..]), "IP6 fd00::a.5 > fd00::b.9: UDP, length 0");
-    assert_eq!(raw(&frame[IP..IP + 10]), "IP, [|ip], length 10");
+    assert_eq!(raw(&frame[IP..IP + 10]), "IP6, [|ip6], length 10");
     assert_eq!(raw(b""), "IP, [|ip], length 0");
     assert_eq!(raw(&[0xff; 40]), "IP, bad header, length 40");
 }
@@ -422,6 +583,30 @@ fn padding_of_small_frames_is_not_payload() {
 }
 
 #[test]
+fn what_stands_behind_a_packet_is_not_payload() {
+    // A trailer, behind frames of any size; a request of one byte, padded further than Ethernet asks for.
+    for trailer in [4, 20, 500, 9000] {
+        let with_trailer = |mut frame: Vec<u8>| {
+            frame.resize(frame.len() + trailer, 0xee);
+            summary(&frame)
+        };
+        assert_eq!(
+            with_trailer(tcp(5, 9, &[0; 100])),
+            "IP 10.1.2.3.5 > 10.1.2.9.9: Flags [P.], seq 1000:1100, ack 77, win 64240, length 100"
+        );
+        assert_eq!(with_trailer(udp(5, 9, b"x")), "IP 10.1.2.3.5 > 10.1.2.9.9: UDP, length 1");
+        let v6 = frame!(ethernet().ipv6(A6, B6, 64).udp(5, 9), &[0; 100]);
+        assert_eq!(with_trailer(v6), "IP6 fd00::a.5 > fd00::b.9: UDP, length 100");
+        let echo = frame!(ethernet().ipv4(A, B, 64).icmpv4_echo_request(7, 1), &[0; 56]);
+        assert!(with_trailer(echo).ends_with("seq 1, length 64"));
+    }
+    // Behind a datagram, inside its packet.
+    let mut frame = udp(5, 9, b"hello");
+    frame[IP + 25] = 8 + 2;
+    assert_eq!(summary(&frame), "IP 10.1.2.3.5 > 10.1.2.9.9: UDP, length 2");
+}
+
+#[test]
 fn what_is_cut_off_says_so() {
     let tcp = frame!(ethernet().ipv4(A, B, 64).tcp(5, 9, 1, 2).syn());
     let of = |len| summary_of(LinkType::Ethernet, &tcp[..len], tcp.len());
@@ -437,6 +622,11 @@ fn what_is_cut_off_says_so() {
         summary_of(LinkType::Ethernet, &frame[..IP + 40], frame.len()),
         "IP 10.1.2.3.5 > 10.1.2.9.9: Flags [S], seq 1:6, win 2, length 5"
     );
+    let v6 = frame!(ethernet().ipv6(A6, B6, 64).udp(5, 9));
+    let of_v6 = |len| summary_of(LinkType::Ethernet, &v6[..len], v6.len());
+    assert_eq!(of_v6(IP + 39), "IP6, [|ip6], length 48");
+    assert_eq!(of_v6(IP), "IP6, [|ip6], length 48");
+    assert_eq!(of_v6(IP + 40), "IP6 fd00::a > fd00::b: [|udp], length 8");
     let mut bad = tcp.clone();
     bad[IP] = 0x41;
     assert_eq!(summary(&bad), "IP, bad header, length 40");

@@ -9,6 +9,8 @@ use super::dns;
 const DNS_PORT: u16 = 53;
 /// Length of a UDP header, in bytes.
 const UDP_HEADER: usize = 8;
+/// Most bytes that a datagram's length field can tell of.
+const MAX_DATAGRAM: usize = 65_535;
 /// Most bytes that are printed of the first line of an HTTP message.
 const MAX_HTTP_LINE: usize = 200;
 /// How an HTTP message begins: with a method (RFC 9110, RFC 5789; `PRI` is HTTP/2, RFC 9113), or as a response.
@@ -69,7 +71,11 @@ pub(super) fn write_udp(out: &mut impl Write, bytes: &[u8], len: usize) -> io::R
     let Ok(udp) = UdpSlice::from_slice_lax(bytes) else {
         return write!(out, "[|udp], length {len}");
     };
-    let len = len.saturating_sub(UDP_HEADER);
+    // What stands behind the datagram in its packet is not its payload.
+    let len = match usize::from(udp.length()) {
+        claimed @ UDP_HEADER.. if claimed < len && len <= MAX_DATAGRAM => claimed - UDP_HEADER,
+        _ => len.saturating_sub(UDP_HEADER),
+    };
     if is_dns(udp.source_port(), udp.destination_port())
         && let Some(message) = dns::describe(udp.payload())
     {
