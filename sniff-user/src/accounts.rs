@@ -8,7 +8,7 @@ use sniff_common::Counters;
 
 use crate::{
     bpf::object::Kernel,
-    clock,
+    clock, logging,
     output::{Delivery, Output},
     pcapng::InterfaceStatistics,
 };
@@ -112,8 +112,8 @@ impl Accounts {
 /// Prints the counts of a capture that goes on: packets that were delivered by now, and what the kernel side counted.
 pub fn print_so_far(delivered: u64, counters: &Counters) {
     let (matched, lost) = (counters.matched, counters.lost());
-    say(&format!(
-        "sniff: {delivered} packets captured, {matched} received by filter, {lost} dropped by kernel so far"
+    logging::tell(&format!(
+        "{delivered} packets captured, {matched} received by filter, {lost} dropped by kernel so far"
     ));
 }
 

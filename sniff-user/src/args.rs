@@ -17,16 +17,29 @@ use crate::{
 /// Where `sniff agent` listens unless told otherwise. Not below /run, which in sniff's pods is the node's.
 pub const AGENT_SOCKET: &str = "/var/lib/sniff/agent.sock";
 
+const AFTER_HELP: &str = "\
+Examples:
+  sniff --list                                        the pods of this node
+  sniff --pod shop/web-0                              print the packets of a pod
+  sniff --pod shop/web-0 -w web.pcapng tcp port 443   write some of them to a file
+  sniff --pod shop/web-0 -w - | wireshark -k -i -     watch them in Wireshark
+  sniff -i eth0 --duration 30s -- host 10.0.0.7       an interface of this node
+
+Commands, each with a --help of its own:
+  sniff serve        the far side of kubectl sniff
+  sniff agent        the main process of sniff's pod on a node
+  sniff completions  print the completions of sniff's options for a shell
+  sniff manual       write sniff's manual pages into a folder
+
+Exit status: 0 when the capture ended as asked (Ctrl-C and a closed pipe included), 1 when something failed, \
+2 when the command line is wrong.";
+
 /// Captures the packets of Kubernetes pods from the node, and writes pcapng.
 ///
 /// Name one target or many; they are captured together. Without --write, packets are printed as lines.
 #[derive(Debug, Parser)]
 #[command(name = "sniff", version, max_term_width = 100)]
-#[command(
-    after_help = "Exit status: 0 when the capture ended as asked (Ctrl-C and a closed pipe included), 1 when \
-    something failed, 2 when the command line is wrong.\n\nIn a cluster: `sniff serve` is the far side of kubectl sniff, \
-    `sniff agent` the main process of sniff's pod on a node; each has a --help of its own."
-)]
+#[command(after_help = AFTER_HELP)]
 pub struct Args {
     /// A pod on this node, with a filter of its own if need be; without a namespace, in `default`
     #[arg(long = "pod", value_name = "NS/POD[=EXPR]", value_parser = pod, help_heading = "Targets")]
@@ -64,7 +77,7 @@ pub struct Args {
     #[arg(value_name = "EXPRESSION", help_heading = "Filter")]
     pub expression: Vec<String>,
 
-    /// The same from a file, which is read again on SIGUSR2
+    /// The filter from a file, which is read again on SIGUSR2
     #[arg(short = 'F', long, value_name = "FILE", conflicts_with_all = ["expression", "filter"],
         help_heading = "Filter")]
     pub filter_file: Option<PathBuf>,
@@ -126,6 +139,12 @@ pub struct Args {
 }
 
 impl Args {
+    /// The whole command line, subcommands included, for completions and manual pages.
+    pub fn whole() -> clap::Command {
+        let others = Command::command();
+        Self::command().disable_help_subcommand(true).subcommands(others.get_subcommands().cloned())
+    }
+
     /// The targets, in the order of their kinds; host interfaces when nothing else is named.
     pub fn targets(&self) -> Vec<Wanted> {
         let named = [&self.pods, &self.containers, &self.pids].into_iter().flatten().cloned();
@@ -166,17 +185,22 @@ pub enum Command {
     /// The far side of kubectl sniff: one session on this node, over stdin and stdout
     ///
     /// kubectl sniff runs this in sniff's pod on the node. What goes over stdin and stdout is frames, not pcapng.
+    #[command(after_help = "Example: kubectl exec -i -n sniff sniff-x7k2p -- sniff serve")]
     Serve(ServeArgs),
     /// The main process of sniff's pod on a node: grants sessions within limits, and counts for Prometheus
+    #[command(after_help = "\
+Examples:
+  sniff agent --max-sessions 2 --max-duration 1h
+  sniff agent --check")]
     Agent(AgentArgs),
     /// Print the completions of sniff's options for a shell
-    #[command(hide = true)]
+    #[command(after_help = "Example: sniff completions bash > /etc/bash_completion.d/sniff")]
     Completions {
         /// Which shell
         shell: Shell,
     },
     /// Write sniff's manual pages into a folder
-    #[command(hide = true)]
+    #[command(after_help = "Example: sniff manual /usr/local/share/man/man1")]
     Manual {
         /// A folder that is there
         folder: PathBuf,
@@ -286,6 +310,32 @@ mod tests {
     #[test]
     fn the_command_line_is_sound() {
         Args::command().debug_assert();
+    }
+
+    #[test]
+    fn help_tells_of_all_there_is_in_a_sensible_order() {
+        let help = Args::command().term_width(80).render_long_help().to_string();
+        for command in Command::command().get_subcommands() {
+            let about = command.clone().render_long_help().to_string();
+            assert!(help.contains(&format!("\n  sniff {} ", command.get_name())), "{help}");
+            assert!(about.contains("Example"), "{about}");
+        }
+        let place = |text: &str| help.find(text).unwrap_or_else(|| panic!("no {text}: {help}"));
+        let order =
+            ["Targets:", "Filter:", "-f, --filter", "-F, --filter-file", "Capture:", "Output:", "Examples:"];
+        assert!(order.map(place).is_sorted(), "{help}");
+        let longest = help.lines().map(|line| line.chars().count()).max();
+        assert!(longest <= Some(80), "{longest:?}: {help}");
+        Args::whole().debug_assert();
+    }
+
+    #[test]
+    fn a_filter_may_begin_with_a_minus() {
+        let args = Args::try_parse_from(["sniff", "-i", "lo", "-f", "-ip[8] > 1"]).unwrap();
+        assert_eq!(args.filter_source(), Source::Text("-ip[8] > 1".to_owned()));
+        let args = Args::try_parse_from(["sniff", "-i", "lo", "--", "-ip[8]", ">", "1"]).unwrap();
+        assert_eq!(args.filter_source(), Source::Text("-ip[8] > 1".to_owned()));
+        assert!(Args::try_parse_from(["sniff", "-i", "lo", "-f", "-w", "f"]).is_err());
     }
 
     #[test]

@@ -17,10 +17,45 @@ pub fn usage(program: &str, error: &clap::Error) -> ExitCode {
     if !error.use_stderr() {
         error.exit();
     }
+    logging::tell(&format!("{} (see {program} --help)", words(error)));
+    ExitCode::from(USAGE)
+}
+
+/// What is wrong, in one line. clap's tip to write an unknown option behind `--` is left out: there it would be taken for a
+/// part of the filter.
+fn words(error: &clap::Error) -> String {
     let rendered = error.render().to_string();
     let lines = rendered.lines().map(str::trim).take_while(|line| !line.starts_with("Usage:"));
-    let told: Vec<&str> = lines.filter(|line| !line.is_empty() && !line.starts_with("For more")).collect();
-    let told = told.join("; ");
-    logging::tell(&format!("{} (see {program} --help)", told.trim_start_matches("error: ")));
-    ExitCode::from(USAGE)
+    let is_told = |line: &&str| {
+        !line.is_empty() && !line.starts_with("For more") && !line.starts_with("tip: to pass '")
+    };
+    let told: Vec<&str> = lines.filter(is_told).collect();
+    told.join("; ").trim_start_matches("error: ").to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+
+    use super::*;
+    use crate::kubectl;
+
+    #[test]
+    fn a_tip_that_does_not_work_is_not_given() {
+        for wrong in ["-z", "--xyzzy", "-z5"] {
+            let line = ["kubectl-sniff", "web-0", wrong];
+            let error = words(&kubectl::args::Args::try_parse_from(line).unwrap_err());
+            assert!(error.starts_with("unexpected argument '-"), "{error}");
+            assert!(!error.contains("tip"), "{error}");
+            #[cfg(target_os = "linux")]
+            {
+                let error =
+                    words(&crate::args::Args::try_parse_from(["sniff", "-i", "lo", wrong]).unwrap_err());
+                assert!(error.starts_with("unexpected argument '-") && !error.contains("tip"), "{error}");
+            }
+        }
+        let line = ["kubectl-sniff", "web-0", "--durations", "5s"];
+        let error = words(&kubectl::args::Args::try_parse_from(line).unwrap_err());
+        assert!(error.contains("tip: a similar argument exists: '--duration'"), "{error}");
+    }
 }

@@ -27,6 +27,7 @@ pub mod legible;
 #[cfg(target_os = "linux")]
 pub mod link;
 pub mod logging;
+pub mod manual;
 pub mod merge;
 #[cfg(target_os = "linux")]
 pub mod netns;

@@ -23,7 +23,7 @@ use sniff_user::{
         compile::{self, Hook},
         expression,
     },
-    logging,
+    logging, manual,
     options::CaptureArgs,
     pcapng::LinkType,
     privileges, serve,
@@ -70,17 +70,8 @@ async fn obey(command: Command) -> Result<()> {
             logging::start(false, args.verbose);
             agent::run(args).await
         }
-        Command::Completions { shell } => {
-            let mut script = Vec::new();
-            clap_complete::generate(shell, &mut Args::command(), "sniff", &mut script);
-            Ok(io::stdout().write_all(&script)?)
-        }
-        Command::Manual { folder } => {
-            let [capture, others] = [Args::command(), Command::command()];
-            clap_mangen::generate_to(others, &folder)?;
-            // Last: `sniff` alone is a capture.
-            Ok(clap_mangen::Man::new(capture).generate_to(&folder).map(drop)?)
-        }
+        Command::Completions { shell } => manual::print_completions(Args::whole(), shell),
+        Command::Manual { folder } => manual::write_pages(Args::whole(), &folder),
     }
 }
 

@@ -17,7 +17,10 @@ pub struct CaptureArgs {
         long,
         alias = "pcap-filter",
         value_name = "EXPR",
+        value_parser = expression,
+        allow_hyphen_values = true,
         conflicts_with = "expression",
+        display_order = 0,
         help_heading = "Filter"
     )]
     pub filter: Option<String>,
@@ -110,6 +113,17 @@ fn snaplen(text: &str) -> Result<u32, String> {
     }
 }
 
+/// A filter may begin with a minus, as in `-ip[8] > 1`; but what looks like an option is one, and the filter forgotten.
+fn expression(text: &str) -> Result<String, String> {
+    let name = text.trim_start_matches('-').split('=').next().unwrap_or_default();
+    let is_name = name.starts_with(|char: char| char.is_ascii_alphabetic())
+        && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
+    if text.starts_with('-') && is_name {
+        return Err("that is an option, and no filter".to_owned());
+    }
+    Ok(text.to_owned())
+}
+
 fn ring_bytes(text: &str) -> Result<u32, String> {
     if text.bytes().all(|byte| byte.is_ascii_digit()) {
         return Err("give the size with its unit, as in 64MiB".to_owned());
@@ -132,6 +146,16 @@ mod tests {
         assert_eq!(snaplen("262144"), Ok(262_144));
         for bad in ["262145", "-1", "x", ""] {
             assert!(snaplen(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_filter_may_begin_with_a_minus() {
+        for filter in ["-ip[8] > 1", "-ip[8]>1", "-len < 5", "- 1 = 1", "-(ip[8])=1", "tcp", ""] {
+            assert_eq!(expression(filter), Ok(filter.to_owned()));
+        }
+        for option in ["-w", "--print", "-i", "--count=5", "-vv"] {
+            assert!(expression(option).is_err(), "{option}");
         }
     }
 

@@ -150,8 +150,7 @@ mod tests {
         let of = |text, direction| filters.of(Some(text), LinkType::Ethernet, direction).unwrap();
         assert_eq!(of("tcp port 443", Direction::In), of("tcp port 443", Direction::Out));
         assert_eq!(filters.lock().programs.len(), 1);
-        assert!(matches!(of("inbound", Direction::In), Filter::All | Filter::Some(_)));
-        assert_eq!(of("inbound", Direction::Out), Filter::None);
+        assert_ne!(of("inbound", Direction::In), of("inbound", Direction::Out));
         assert_eq!(filters.lock().programs.len(), 2);
     }
 }

@@ -6,12 +6,24 @@
 use std::path::PathBuf;
 
 use clap::{ArgAction, Parser, Subcommand};
+use clap_complete::Shell;
 
 use crate::{
     kubectl::reference::{Reference, dns_name},
     kubernetes::agent,
     options::{CaptureArgs, Compress},
 };
+
+const AFTER_HELP: &str = "\
+Examples:
+  kubectl sniff web-0 -n shop                         in Wireshark, or as lines
+  kubectl sniff deploy/web -n shop -w web.pcapng      all pods of a workload, in a file
+  kubectl sniff -l app=web -A -- tcp port 443         by labels, with a filter
+  kubectl sniff node/n1 -i eth0 -f 'host 10.0.0.7'    an interface of a node
+  kubectl sniff web-0 --agentless --image IMAGE       where sniff is not installed
+
+Exit status: 0 when the capture ended as asked (Ctrl-C and closing Wireshark included), 1 when something failed, \
+2 when the command line is wrong.";
 
 /// Captures the packets of pods anywhere in a cluster, and shows them in Wireshark.
 ///
@@ -21,12 +33,9 @@ use crate::{
 #[derive(Debug, Parser)]
 #[command(name = "kubectl-sniff", bin_name = "kubectl sniff", version, max_term_width = 100)]
 #[command(args_conflicts_with_subcommands = true)]
-#[command(
-    after_help = "Exit status: 0 when the capture ended as asked (Ctrl-C and closing Wireshark included), 1 when \
-    something failed, 2 when the command line is wrong."
-)]
+#[command(after_help = AFTER_HELP)]
 pub struct Args {
-    /// `cleanup` and `doctor`; a pod of such a name is written `pod/cleanup`
+    /// `cleanup`, `doctor` and others; a pod of such a name is written `pod/cleanup`
     #[command(subcommand)]
     pub command: Option<Command>,
 
@@ -141,16 +150,30 @@ pub struct ClusterArgs {
 }
 
 /// What else there is to do.
-#[derive(Clone, Copy, Debug, Subcommand)]
+#[derive(Clone, Debug, Subcommand)]
 pub enum Command {
     /// Remove the short-lived pods that are left over, whoever made them
+    #[command(after_help = "Example: kubectl sniff cleanup --dry-run")]
     Cleanup {
         /// Only list them
         #[arg(long)]
         dry_run: bool,
     },
     /// Say what works here, what does not, and what to do about it
+    #[command(after_help = "Example: kubectl sniff doctor --context prod")]
     Doctor,
+    /// Print the completions of kubectl-sniff's options for a shell
+    #[command(after_help = "Example: kubectl sniff completions bash > /etc/bash_completion.d/kubectl-sniff")]
+    Completions {
+        /// Which shell
+        shell: Shell,
+    },
+    /// Write the manual pages of kubectl-sniff into a folder
+    #[command(after_help = "Example: kubectl sniff manual /usr/local/share/man/man1")]
+    Manual {
+        /// A folder that is there
+        folder: PathBuf,
+    },
 }
 
 impl ClusterArgs {
@@ -203,6 +226,20 @@ mod tests {
     #[test]
     fn the_command_line_is_sound() {
         Args::command().debug_assert();
+    }
+
+    #[test]
+    fn help_tells_of_all_there_is() {
+        let mut command = Args::command().term_width(80);
+        let help = command.render_long_help().to_string();
+        for name in ["cleanup", "doctor", "completions", "manual"] {
+            assert!(help.contains(&format!("\n  {name} ")), "{help}");
+            let about = command.find_subcommand_mut(name).unwrap().render_long_help().to_string();
+            assert!(about.contains("Example: kubectl sniff"), "{about}");
+        }
+        assert!(help.contains("Examples:\n  kubectl sniff "), "{help}");
+        let longest = help.lines().map(|line| line.chars().count()).max();
+        assert!(longest <= Some(80), "{longest:?}: {help}");
     }
 
     #[test]

@@ -16,9 +16,10 @@ pub mod session;
 pub mod wireshark;
 
 use anyhow::Result;
+use clap::CommandFactory as _;
 
-use self::args::{Args, Command};
-use crate::kubernetes::Cluster;
+use self::args::{Args, ClusterArgs, Command};
+use crate::{exit, kubernetes::Cluster, manual};
 
 /// Does what was asked for; the answer is the exit status.
 ///
@@ -26,11 +27,17 @@ use crate::kubernetes::Cluster;
 ///
 /// When something failed; the error says what, and what to do.
 pub async fn run(args: Args) -> Result<u8> {
-    let cluster =
-        Cluster::configured(args.cluster.kubeconfig.as_deref(), args.cluster.context.as_deref()).await?;
+    let ClusterArgs { kubeconfig, context, .. } = args.cluster.clone();
+    let cluster = async || Cluster::configured(kubeconfig.as_deref(), context.as_deref()).await;
     match &args.command {
-        None => capture::run(cluster, args).await,
-        Some(Command::Cleanup { dry_run }) => cleanup::run(&cluster, &args, *dry_run).await,
-        Some(Command::Doctor) => doctor::run(&cluster, &args).await,
+        None => capture::run(cluster().await?, args).await,
+        Some(Command::Cleanup { dry_run }) => cleanup::run(&cluster().await?, &args, *dry_run).await,
+        Some(Command::Doctor) => doctor::run(&cluster().await?, &args).await,
+        Some(Command::Completions { shell }) => {
+            manual::print_completions(Args::command(), *shell).map(|()| exit::SUCCESS)
+        }
+        Some(Command::Manual { folder }) => {
+            manual::write_pages(Args::command(), folder).map(|()| exit::SUCCESS)
+        }
     }
 }

@@ -654,11 +654,22 @@ fn samples() -> Vec<Vec<u8>> {
     fragment[IP + 6] = 44;
     let mut options = frame!(ip6().udp(5, 9), &[0; 64]);
     options[IP + 6] = 0;
+    let web = below_the_question(b"web");
+    let names = [
+        record(5, &web),
+        record(15, &[&[0, 1], &web[..]].concat()),
+        record(33, &[&[0; 6], &web[..]].concat()),
+        record(16, &[&[120][..], &[0xff; 120]].concat()),
+        record(65, b"\0\x01\0\0\x01\0\x06\x02h2\x02h3\0\x04\0\x04abcd"),
+        b"\0\0\x29\x04\xd0\x01\0\0\0\0\x0b\0\x0f\0\x07\0\x16error".to_vec(),
+    ];
+    let names = names.concat();
     vec![
         tcp(5, 80, b"GET / HTTP/1.1\r\n\r\n"),
         tcp(5, 53, &dns(0x100, [1, 0, 0, 0], &[&name])),
         udp(5, 53, &dns(0x100, [1, 0, 0, 0], &[&name])),
         udp(53, 5, &dns(0x8180, [1, 2, 0, 0], &[&name, &record(1, &B), &record(28, &B6)])),
+        udp(53, 5, &dns(0x8182, [1, 5, 0, 1], &[&name, &names])),
         frame!(ip6().tcp(1, 2, 3, 4).options_raw(&[1; 20]).unwrap(), b"HTTP/1.1 200 OK\r\n"),
         frame!(ip().icmpv4(unreachable), &quoted[IP..]),
         frame!(ip6().icmpv6(Icmpv6Type::NeighborSolicitation), &B6),
