@@ -8,6 +8,9 @@
 //!
 //! then  epb_flags (8 bytes), after a gap epb_dropcount (12 bytes), opt_endofopt (4), block total length (4)
 //! ```
+//!
+//! In the ring, `epb_dropcount` does not yet hold what the draft says, the packets lost since the one before, but all that
+//! the interface has lost so far: only userspace knows which packet is the one before in the file.
 
 /// Block type of an Enhanced Packet Block.
 pub const BLOCK_TYPE: u32 = 6;
@@ -15,7 +18,8 @@ pub const BLOCK_TYPE: u32 = 6;
 pub const DATA_OFFSET: usize = 28;
 /// Option `epb_flags`: 4 bytes.
 pub const OPT_FLAGS: u16 = 2;
-/// Option `epb_dropcount`: 8 bytes, packets lost on this interface between this packet and the one before.
+/// Option `epb_dropcount`: 8 bytes, packets lost on this interface between this packet and the one before; in the ring,
+/// since the capture began.
 pub const OPT_DROPCOUNT: u16 = 4;
 
 /// Bits of `epb_flags` that hold the direction: 1 in, 2 out.
@@ -27,8 +31,11 @@ pub const FLAGS_SEGMENTATION_OFFLOADED: u32 = 1 << 11;
 
 /// Length of everything behind the data: `epb_flags`, `opt_endofopt`, block total length.
 const TRAILER: u32 = 8 + 4 + 4;
-/// Length of `epb_dropcount` with its header.
+/// Length of `epb_dropcount` with its header, in bytes.
 const DROPCOUNT: u32 = 12;
+
+/// How far before a block's end the value of `epb_dropcount` begins: itself, `opt_endofopt`, block total length.
+const DROPCOUNT_FROM_END: usize = 8 + 4 + 4;
 
 /// Most that a block has beyond the packet's bytes: header, padding, and all options.
 pub const OVERHEAD: u32 = DATA_OFFSET as u32 + 3 + DROPCOUNT + TRAILER;
@@ -37,6 +44,13 @@ pub const OVERHEAD: u32 = DATA_OFFSET as u32 + 3 + DROPCOUNT + TRAILER;
 pub const fn block_len(captured: u32, with_dropcount: bool) -> u32 {
     let padded = (captured + 3) & !3;
     DATA_OFFSET as u32 + padded + TRAILER + if with_dropcount { DROPCOUNT } else { 0 }
+}
+
+/// Where the value of `epb_dropcount` is in a block of this total length with so many bytes captured; `None` when the
+/// block has none. As the kernel side writes blocks, not as others may.
+#[inline]
+pub const fn dropcount_at(total_len: usize, captured: u32) -> Option<usize> {
+    if total_len == block_len(captured, true) as usize { Some(total_len - DROPCOUNT_FROM_END) } else { None }
 }
 
 /// An option's header, code and length, as one host-endian word.
@@ -64,6 +78,17 @@ mod tests {
         for captured in 0..64 {
             assert!(block_len(captured, true) <= captured + OVERHEAD);
             assert_eq!(block_len(captured, true) % 4, 0);
+        }
+    }
+
+    #[test]
+    fn a_block_with_a_dropcount_is_told_by_its_length() {
+        for captured in 0..64 {
+            let (with, without) = (block_len(captured, true) as usize, block_len(captured, false) as usize);
+            assert_eq!(dropcount_at(without, captured), None);
+            // Behind the data: epb_flags, and the option's header.
+            let at = DATA_OFFSET + (captured as usize).next_multiple_of(4) + 8 + 4;
+            assert_eq!(dropcount_at(with, captured), Some(at));
         }
     }
 

@@ -11,7 +11,7 @@ pub mod regions;
 /// Version of this contract. The loader refuses an object that carries another one.
 ///
 /// Raise it with every change of a record, of [`Counters`], or of the classifier's arguments.
-pub const ABI_VERSION: u32 = 5;
+pub const ABI_VERSION: u32 = 6;
 
 /// Largest part of a packet that a record holds, in bytes; also pcapng's usual largest snaplen.
 ///
@@ -66,8 +66,8 @@ pub struct Counters {
     pub ring_full: u64,
     /// Packets whose bytes `bpf_skb_load_bytes` would not give.
     pub unreadable: u64,
-    /// Lost packets that no record's `epb_dropcount` has told of yet.
-    pub untold: u64,
+    /// How many lost packets of the interface the last record told of, by whomever they were lost. The kernel side's own.
+    pub told: u64,
 }
 
 impl Counters {
@@ -79,11 +79,11 @@ impl Counters {
 
 impl core::ops::AddAssign for Counters {
     fn add_assign(&mut self, other: Self) {
-        let Self { matched, ring_full, unreadable, untold } = other;
+        // What was told is of use on its own CPU only.
+        let Self { matched, ring_full, unreadable, told: _ } = other;
         self.matched += matched;
         self.ring_full += ring_full;
         self.unreadable += unreadable;
-        self.untold += untold;
     }
 }
 
@@ -107,7 +107,7 @@ mod tests {
         assert_eq!(offset_of!(Counters, matched), 0);
         assert_eq!(offset_of!(Counters, ring_full), 8);
         assert_eq!(offset_of!(Counters, unreadable), 16);
-        assert_eq!(offset_of!(Counters, untold), 24);
+        assert_eq!(offset_of!(Counters, told), 24);
     }
 
     #[test]
@@ -127,9 +127,9 @@ mod tests {
 
     #[test]
     fn counters_add_up_field_by_field() {
-        let mut sum = Counters { matched: 1, ring_full: 2, unreadable: 3, untold: 4 };
-        sum += Counters { matched: 10, ring_full: 20, unreadable: 30, untold: 40 };
-        assert_eq!(sum, Counters { matched: 11, ring_full: 22, unreadable: 33, untold: 44 });
+        let mut sum = Counters { matched: 1, ring_full: 2, unreadable: 3, told: 0 };
+        sum += Counters { matched: 10, ring_full: 20, unreadable: 30, told: 40 };
+        assert_eq!(sum, Counters { matched: 11, ring_full: 22, unreadable: 33, told: 0 });
         assert_eq!(sum.lost(), 55);
     }
 }

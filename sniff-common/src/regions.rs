@@ -11,6 +11,7 @@
 //! | [`Cpu::sequence`] | the CPU: odd while a packet is in work | the reader, to know when nothing older can follow |
 //! | [`Cpu::first`] | the CPU, once | the reader |
 //! | [`Cpu::current`], [`Cpu::offset`], [`Cpu::unwoken`] | the CPU | the CPU |
+//! | [`Cpu::taken`], [`Cpu::lost`] | the CPU | whoever wants to know how it goes |
 //! | [`Cpu::asleep`] | the reader when it goes to sleep, the CPU that then wakes it | the CPU |
 //! | [`Header::len`] | the CPU that owns the region: bytes in use, header included | the reader |
 //! | [`Header::next`] | the CPU that owned it: the region that follows, plus 1 | the reader |
@@ -46,7 +47,8 @@ pub const ROOMS: [usize; 4] = [2048, 9216, 66_560, 262_272];
 /// Longest that a store may take to become visible to other CPUs, in nanoseconds, with generous reserve.
 pub const SETTLE_NS: u64 = 100_000;
 
-/// The state of one CPU; a cache line of its own. The BPF ring buffer uses what decides about wake-ups only.
+/// The state of one CPU; a cache line of its own. The BPF ring buffer uses only what decides about wake-ups, and the
+/// count of losses.
 #[repr(C, align(64))]
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Cpu {
@@ -62,6 +64,10 @@ pub struct Cpu {
     pub unwoken: u64,
     /// Not 0 while the reader sleeps until it is woken.
     pub asleep: u64,
+    /// Regions that this CPU has taken so far.
+    pub taken: u64,
+    /// Packets that were lost on this CPU so far.
+    pub lost: u64,
 }
 
 /// What a region begins with; a cache line of its own.
@@ -114,12 +120,13 @@ pub trait Region: Copy {
 }
 
 /// The region that a CPU writes its next block to, of at most `room` bytes: its own, or a fresh one. `first` is
-/// [`Cpu::first`]. `None` when none is free.
+/// [`Cpu::first`]; what is taken counts in `taken`. `None` when none is free.
 #[inline(always)]
 pub fn region_with_room<M: Memory>(
     memory: &M,
     current: &mut u64,
     offset: &mut u64,
+    taken: &mut u64,
     first: M::Word,
     room: u64,
 ) -> Option<M::Region> {
@@ -129,14 +136,15 @@ pub fn region_with_room<M: Memory>(
     {
         return Some(owned);
     }
-    let taken = memory.take()?;
-    let fresh = memory.region(taken)?;
+    let free = memory.take()?;
+    *taken += 1;
+    let fresh = memory.region(free)?;
     fresh.used().publish(FIRST_BLOCK as u64);
     fresh.next().publish(0);
     let link = owned.map_or(first, Region::next);
     // Last: the reader goes on to the fresh region as soon as it sees this.
-    link.publish(word(taken));
-    *current = word(taken);
+    link.publish(word(free));
+    *current = word(free);
     *offset = FIRST_BLOCK as u64;
     Some(fresh)
 }

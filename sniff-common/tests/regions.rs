@@ -100,13 +100,13 @@ impl Model {
 
     /// What the classifier does, `packets` times. Returns how many were lost.
     fn write(&self, cpu: usize, packets: usize) -> usize {
-        let (mut current, mut offset) = (0, 0);
+        let (mut current, mut offset, mut taken) = (0, 0, 0);
         let mut lost = 0;
         for _ in 0..packets {
             // A sequence that is seen in time: what `SETTLE_NS` grants the real one.
             self.cpus[cpu].sequence.fetch_add(1, Ordering::SeqCst);
             let first = At(&self.cpus[cpu].first);
-            match regions::region_with_room(&self, &mut current, &mut offset, first, BLOCK) {
+            match regions::region_with_room(&self, &mut current, &mut offset, &mut taken, first, BLOCK) {
                 Some(region) => {
                     let time = self.clock.fetch_add(1, Ordering::SeqCst);
                     let at = (offset as usize - FIRST_BLOCK) / BLOCK as usize;

@@ -5,9 +5,9 @@ use aya_log_ebpf::debug;
 use sniff_common::{Counters, MAX_SNAPLEN, SNAP_HEADERS, SNAP_RAW_IP, epb};
 
 use crate::{
-    counters,
+    counters::{self, LostPackets},
     packet::Packet,
-    ring::{Block, Lost, Ring, Unreadable},
+    ring::{Block, Lost, Ring, Unreadable, note_loss},
     verifier::{at_least_one, at_most, with_sound_bounds},
 };
 
@@ -31,7 +31,8 @@ pub struct Place {
 /// Captures one packet, and counts it: matched, and lost if it did not get into the ring.
 #[inline(always)]
 pub fn capture<R: Ring>(ctx: &TcContext, place: &Place) {
-    let Some(counters) = counters::of(place.direction - 1) else {
+    let (Some(counters), Some(lost)) = (counters::of(place.direction - 1), LostPackets::of_interface())
+    else {
         return;
     };
     counters::add(R::EXCLUSIVE, &mut counters.matched, 1);
@@ -39,10 +40,14 @@ pub fn capture<R: Ring>(ctx: &TcContext, place: &Place) {
     let packet = Packet::new(ctx);
     let original = packet.original_len();
     let captured = original.min(kept(&packet, place.snaplen));
-    let capture = Capture { packet, place, captured, original, dropcount: counters.untold };
+    // Before the packet is stamped: what it tells of was lost before.
+    let lost_before = lost.count();
+    let tells = lost_before != counters.told;
+    let capture = Capture { packet, place, captured, original, lost_before: tells.then_some(lost_before) };
     match R::put(&capture) {
-        Ok(()) => counters::add(R::EXCLUSIVE, &mut counters.untold, capture.dropcount.wrapping_neg()),
-        Err(lost) => count::<R>(ctx, place, counters, &lost),
+        // Where another classifier has come in between, the worst is that the same is told once more.
+        Ok(()) => counters.told = lost_before,
+        Err(why) => count::<R>(ctx, place, counters, lost, &why),
     }
 }
 
@@ -57,10 +62,11 @@ fn kept(packet: &Packet<'_>, snaplen: u64) -> u64 {
 }
 
 #[inline(always)]
-fn count<R: Ring>(ctx: &TcContext, place: &Place, counters: &mut Counters, lost: &Lost) {
-    let is_first = counters.untold == 0 && counters.lost() == 0;
-    counters::add(R::EXCLUSIVE, &mut counters.untold, 1);
-    let counter = match lost {
+fn count<R: Ring>(ctx: &TcContext, place: &Place, counters: &mut Counters, lost: LostPackets, why: &Lost) {
+    let is_first = counters.lost() == 0;
+    note_loss::<R>();
+    lost.add_one();
+    let counter = match why {
         Lost::RingFull => &mut counters.ring_full,
         Lost::Unreadable => &mut counters.unreadable,
     };
@@ -77,8 +83,8 @@ struct Capture<'a> {
     place: &'a Place,
     captured: u64,
     original: u64,
-    /// Packets lost since the last block.
-    dropcount: u64,
+    /// Packets that the interface has lost so far, when no block of this classifier on this CPU has said so.
+    lost_before: Option<u64>,
 }
 
 impl Block for Capture<'_> {
@@ -98,7 +104,7 @@ impl Block for Capture<'_> {
             return Err(Unreadable);
         }
         let padded = (captured + 3) & !3;
-        let total = epb::block_len(captured as u32, self.dropcount != 0);
+        let total = epb::block_len(captured as u32, self.lost_before.is_some());
         // SAFETY: DATA_OFFSET + padded + trailer with all options <= N, because captured <= room::<N>().
         unsafe {
             let data = to.add(epb::DATA_OFFSET);
@@ -106,7 +112,7 @@ impl Block for Capture<'_> {
             data.add((captured & !3) as usize).cast::<u32>().write(0);
             self.packet.copy(data, at_least_one(captured), room::<BELOW>(), room::<N>())?;
             let flags = self.place.direction | self.packet.offload_flags();
-            let end = write_options(data.add(padded as usize).cast(), flags, self.dropcount);
+            let end = write_options(data.add(padded as usize).cast(), flags, self.lost_before);
             end.write(total);
             let words = [
                 epb::BLOCK_TYPE,
@@ -135,13 +141,13 @@ const fn room<const N: usize>() -> u64 {
 ///
 /// `at` points to 28 writable bytes, aligned to 4.
 #[inline(always)]
-unsafe fn write_options(at: *mut u32, flags: u32, dropcount: u64) -> *mut u32 {
+unsafe fn write_options(at: *mut u32, flags: u32, dropcount: Option<u64>) -> *mut u32 {
     // SAFETY: at most 6 words, and the caller's one word more.
     unsafe {
         at.write(epb::option_header(epb::OPT_FLAGS, 4));
         at.add(1).write(flags);
         let mut next = at.add(2);
-        if dropcount != 0 {
+        if let Some(dropcount) = dropcount {
             next.write(epb::option_header(epb::OPT_DROPCOUNT, 8));
             let halves: [u32; 2] = core::mem::transmute(dropcount);
             next.add(1).write(halves[0]);

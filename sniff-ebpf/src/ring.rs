@@ -18,6 +18,7 @@ use aya_ebpf::{
 use sniff_common::regions::Cpu;
 
 pub use self::{buffer::Buffer, regions::Regions};
+use crate::counters;
 
 /// How many bytes a CPU writes between two wake-ups; the loader sets it.
 #[unsafe(no_mangle)]
@@ -85,6 +86,14 @@ fn this_cpu() -> Option<&'static mut Cpu> {
     // SAFETY: the map's value lives as long as the program. No other CPU writes to it; where another classifier may run
     // on this one in between (PREEMPT_RT), only what decides about wake-ups is used, which may then come early or late.
     Some(unsafe { &mut *cpu })
+}
+
+/// Notes for whoever watches the ring that a packet was lost on this CPU.
+#[inline(always)]
+pub fn note_loss<R: Ring>() {
+    if let Some(cpu) = this_cpu() {
+        counters::add(R::EXCLUSIVE, &mut cpu.lost, 1);
+    }
 }
 
 /// Whether the reader is to be woken, after `bytes` more from this CPU.

@@ -9,6 +9,7 @@ use sniff_common::Counters;
 use crate::{
     bpf::object::Kernel,
     clock, logging,
+    losses::Losses,
     output::{Delivery, Output},
     pcapng::InterfaceStatistics,
 };
@@ -43,11 +44,13 @@ impl Accounts {
     /// # Errors
     ///
     /// When the kernel does not give them.
-    pub fn read(kernel: &Kernel, output: &Output, spans: &[Span]) -> Result<Self> {
+    pub fn read(kernel: &Kernel, output: &Output, losses: &Losses, spans: &[Span]) -> Result<Self> {
         let accounts = (0..).zip(spans).map(|(interface, span)| {
             let counters = kernel.counters(interface)?;
             let delivery = output.delivery(interface);
-            Ok(Account { span: span.clone(), counters, delivery })
+            let mut span = span.clone();
+            span.notes.extend(untold(counters.lost().saturating_sub(losses.told(interface))));
+            Ok(Account { span, counters, delivery })
         });
         Ok(Self(accounts.collect::<Result<_>>()?))
     }
@@ -115,6 +118,11 @@ pub fn print_so_far(delivered: u64, counters: &Counters) {
     logging::tell(&format!(
         "{delivered} packets captured, {matched} received by filter, {lost} dropped by kernel so far"
     ));
+}
+
+/// What is told of lost packets that no packet in the file tells of, if there are any.
+fn untold(lost: u64) -> Option<String> {
+    (lost > 0).then(|| format!("{lost} of the dropped packets were lost behind the last packet in this file"))
 }
 
 fn say(line: &str) {

@@ -21,6 +21,7 @@ use tokio::sync::oneshot;
 
 use crate::{
     bpf::ring::{Ring, Until},
+    losses::Losses,
     output::Output,
     pcapng::{InterfaceDescription, Watermark, blocks},
     signals::Stages,
@@ -59,6 +60,8 @@ enum Message {
 pub struct Drained {
     /// With what is still to be written there.
     pub output: Output,
+    /// What the packets in it tell of those that were lost.
+    pub losses: Losses,
     /// Why it ended.
     pub end: End,
     /// The largest part of the ring that was ever in use.
@@ -92,8 +95,17 @@ impl Drain {
         let (ended, has_ended) = oneshot::channel();
         let left = count.unwrap_or(u64::MAX);
         let delivered = output.delivered();
-        let (stopping, watermark, hurried) = (false, false, false);
-        let desk = Desk { output, left, stopping, watermark, messages: receiver, stages, hurried };
+        let desk = Desk {
+            output,
+            losses: Losses::default(),
+            any_lost: false,
+            left,
+            stopping: false,
+            watermark: false,
+            messages: receiver,
+            stages,
+            hurried: false,
+        };
         let fullest_percent = Arc::new(AtomicU8::new(0));
         let worker = Worker {
             ring,
@@ -189,6 +201,7 @@ impl Worker {
         self.account_for_the_rest();
         Drained {
             output: self.desk.output,
+            losses: self.desk.losses,
             end,
             fullest_percent: self.fullest_percent.load(Ordering::Relaxed),
         }
@@ -263,6 +276,7 @@ impl Worker {
         self.fullest_percent.store((ring.fullest() * 100.0).ceil() as u8, Ordering::Relaxed);
         // The interfaces of all packets that were seen just now were described before.
         desk.obey()?;
+        desk.any_lost = desk.any_lost || ring.lost() > 0;
         let mut any = false;
         self.held = ring.take(|run| {
             any = true;
@@ -285,6 +299,9 @@ impl Worker {
 /// Where records are handed over, and what the thread was told.
 struct Desk {
     output: Output,
+    losses: Losses,
+    /// Whether packets may have something to tell of losses. They are not looked at until then.
+    any_lost: bool,
     /// Packets that still may be delivered.
     left: u64,
     /// Whether the thread was told to stop. Whoever says so has detached before: what is in the ring then is all.
@@ -309,21 +326,24 @@ impl Desk {
         Ok(())
     }
 
-    fn deliver(&mut self, run: &[u8]) -> io::Result<()> {
+    fn deliver(&mut self, run: &mut [u8]) -> io::Result<()> {
         if self.stages.is_in_a_hurry() {
             self.hurried = true;
             self.output.discard(run);
             return Ok(());
         }
-        let (wanted, beyond) = self.split(run);
+        let (wanted, beyond) = run.split_at_mut(self.wanted(run));
         self.output.discard(beyond);
+        if self.any_lost {
+            self.losses.tell(wanted);
+        }
         if wanted.is_empty() { Ok(()) } else { self.output.packets(wanted) }
     }
 
-    /// The blocks that still may be delivered, and the others. Nothing is counted without a limit.
-    fn split<'a>(&mut self, run: &'a [u8]) -> (&'a [u8], &'a [u8]) {
+    /// How much of a run still may be delivered. Nothing is counted without a limit.
+    fn wanted(&mut self, run: &[u8]) -> usize {
         if self.left == u64::MAX {
-            return (run, &[]);
+            return run.len();
         }
         let mut end = 0;
         for block in blocks(run) {
@@ -333,7 +353,7 @@ impl Desk {
             self.left -= 1;
             end += block.len();
         }
-        run.split_at(end)
+        end
     }
 }
 

@@ -27,6 +27,8 @@ pub mod legible;
 #[cfg(target_os = "linux")]
 pub mod link;
 pub mod logging;
+#[cfg(target_os = "linux")]
+pub mod losses;
 pub mod manual;
 pub mod merge;
 #[cfg(target_os = "linux")]

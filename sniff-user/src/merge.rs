@@ -15,13 +15,16 @@
 //! a packet of the year 2554, does not decide about the order of the others' packets.
 //!
 //! Interfaces are numbered anew as they come, and their descriptions written at once; what refers to them is
-//! renumbered. Everything else about packets and statistics goes through untouched, drop counts among it.
+//! renumbered. Everything else about packets and statistics goes through untouched, drop counts among it: what a packet
+//! tells was lost since the one before of its interface, and those of a stream keep their order. Where packets are left
+//! out at the end, beyond the limit, the statistics say so, and of how many losses those told.
 //!
 //! Memory is bounded: what is held is at most [`MAX_HELD`], plus one pushed piece for each stream. Nothing here does
 //! I/O or asks for the time; [`Merger::awaited`] tells whom to ask for a watermark.
 
 use std::{
-    collections::VecDeque,
+    collections::{HashMap, VecDeque},
+    fmt,
     time::{Duration, Instant},
 };
 
@@ -61,6 +64,8 @@ pub struct Merger {
     interfaces: u32,
     held: usize,
     limit: Option<u64>,
+    /// What was left out of each merged interface.
+    left_out: HashMap<u32, LeftOut>,
     written: u64,
     late: u64,
     /// Time of the youngest packet that was written, as it was sorted and as it says.
@@ -70,6 +75,14 @@ pub struct Merger {
     began: Option<Instant>,
     /// The lead of the clock here.
     own_lead: Option<i128>,
+}
+
+/// Packets of an interface beyond the limit.
+#[derive(Default)]
+struct LeftOut {
+    packets: u64,
+    /// Lost packets that they tell of.
+    dropcounts: u64,
 }
 
 /// One of the streams.
@@ -104,6 +117,20 @@ struct Held {
     block: Bytes,
 }
 
+impl fmt::Display for LeftOut {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { packets, dropcounts } = self;
+        write!(
+            f,
+            "{packets} of the delivered packets are not in this file, which has as many as it was to have"
+        )?;
+        if *dropcounts > 0 {
+            write!(f, "; {dropcounts} of the dropped packets were lost between those")?;
+        }
+        Ok(())
+    }
+}
+
 impl Stream {
     /// Learns from a time that it says what its clock shows.
     fn hear(&mut self, said: u64, elapsed: i128) {
@@ -125,6 +152,7 @@ impl Merger {
             interfaces: 0,
             held: 0,
             limit,
+            left_out: HashMap::new(),
             written: 0,
             late: 0,
             youngest: 0,
@@ -324,16 +352,24 @@ impl Merger {
         self.held -= block.len();
         if is_packet {
             if self.is_full() {
-                return;
+                return self.leave_out(interface, &block);
             }
             self.written += 1;
             self.late += u64::from(said < self.youngest_said);
             self.youngest_said = self.youngest_said.max(said);
             self.youngest = self.youngest.max(time);
         }
-        if let Ok(block) = AnyBlock::first(&block) {
-            block.write_with_first_word(interface, out);
+        let Ok(block) = AnyBlock::first(&block) else { return };
+        match self.left_out.get(&interface).filter(|_| !is_packet) {
+            Some(left_out) => block.write_statistics(interface, &left_out.to_string(), out),
+            None => block.write_with_first_word(interface, out),
         }
+    }
+
+    fn leave_out(&mut self, interface: u32, block: &[u8]) {
+        let left_out = self.left_out.entry(interface).or_default();
+        left_out.packets += 1;
+        left_out.dropcounts += EnhancedPacket::parse(block).map_or(0, |packet| packet.dropcount);
     }
 }
 

@@ -725,8 +725,8 @@ impl Session {
     fn finish(self) -> Result<(End, Accounts)> {
         let Self { drain, kernel, spans, .. } = self;
         drain.stop();
-        let Drained { mut output, end, fullest_percent } = drain.join()?;
-        let accounts = Accounts::read(&kernel, &output, &spans)?;
+        let Drained { mut output, losses, end, fullest_percent } = drain.join()?;
+        let accounts = Accounts::read(&kernel, &output, &losses, &spans)?;
         let written = accounts.write(&mut output);
         accounts.print();
         info!("the buffer was at most {fullest_percent} % full ({})", kernel.describe_ring());

@@ -10,6 +10,7 @@ pub mod bpf;
 pub mod cgroup;
 pub mod client;
 pub mod cluster;
+pub mod cpu;
 pub mod cri;
 pub mod filter;
 pub mod frame;

@@ -10,7 +10,7 @@ use std::{
 
 use pcap_parser::{
     Block, EnhancedPacketBlock, InterfaceDescriptionBlock, InterfaceStatisticsBlock, OptionCode, PcapCapture,
-    SectionHeaderBlock, nom, parse_block_le,
+    PcapNGOption, SectionHeaderBlock, nom, parse_block_le,
 };
 
 /// How many differences a failed comparison shows.
@@ -112,6 +112,8 @@ pub struct Statistics {
     pub osdrop: Option<u64>,
     /// `isb_usrdeliv`.
     pub usrdeliv: Option<u64>,
+    /// `opt_comment`.
+    pub comment: Option<String>,
 }
 
 /// Reads a whole pcapng file.
@@ -268,11 +270,7 @@ fn read_interface(block: &InterfaceDescriptionBlock<'_>) -> Interface {
         snaplen: block.snaplen,
         name: text(block.if_name()),
         description: text(block.if_description()),
-        comment: block
-            .options
-            .iter()
-            .find(|option| option.code == OptionCode(1))
-            .map(|option| String::from_utf8_lossy(option.as_bytes().expect("an option")).into_owned()),
+        comment: comment(&block.options),
         filter: block
             .options
             .iter()
@@ -291,6 +289,12 @@ fn read_interface(block: &InterfaceDescriptionBlock<'_>) -> Interface {
             .collect(),
         tsresol: block.if_tsresol().map(|resolution| resolution.expect("a resolution")),
     }
+}
+
+/// `opt_comment`.
+fn comment(options: &[PcapNGOption<'_>]) -> Option<String> {
+    let comment = options.iter().find(|option| option.code == OptionCode(1))?;
+    Some(String::from_utf8_lossy(comment.as_bytes().expect("an option")).into_owned())
 }
 
 /// `if_IPv6addr`: an address and one octet of prefix length.
@@ -335,6 +339,7 @@ fn read_statistics(block: &InterfaceStatisticsBlock<'_>) -> Statistics {
         filteraccept: number(block.isb_filteraccept()),
         osdrop: number(block.isb_osdrop()),
         usrdeliv: number(block.isb_usrdeliv()),
+        comment: comment(&block.options),
     }
 }
 

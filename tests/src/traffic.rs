@@ -45,6 +45,15 @@ impl UdpFlow {
         }
     }
 
+    /// Sends one datagram of up to 2 KiB, and returns when the far end has it.
+    pub fn deliver(&self, payload: &[u8]) {
+        self.receiver.set_read_timeout(Some(PATIENCE)).expect("a time-out");
+        self.send_payload(payload);
+        let mut buffer = [0; 2048];
+        let length = self.receiver.recv(&mut buffer).expect("the datagram");
+        assert!(buffer[..length] == *payload, "another datagram");
+    }
+
     /// Sends one datagram.
     pub fn send_payload(&self, payload: &[u8]) {
         let sent = self.sender.send_to(payload, self.to).expect("sending a datagram");

@@ -7,6 +7,7 @@ mod detach;
 mod filtering;
 mod frames;
 mod limits;
+mod losses;
 mod places;
 mod programs;
 mod records;

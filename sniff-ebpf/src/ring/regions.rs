@@ -52,9 +52,9 @@ fn work_on(cpu: &mut Cpu) {
 fn append(cpu: &mut Cpu, block: &impl Block) -> Result<(), Lost> {
     let bound = block.bound();
     let first = Shared(&raw mut cpu.first);
-    let Cpu { current, offset, .. } = cpu;
-    let region =
-        regions::region_with_room(&Maps, current, offset, first, room_for(bound)).ok_or(Lost::RingFull)?;
+    let Cpu { current, offset, taken, .. } = cpu;
+    let region = regions::region_with_room(&Maps, current, offset, taken, first, room_for(bound))
+        .ok_or(Lost::RingFull)?;
     macro_rules! smallest_room_of {
         ($($i:literal)*) => {
             $(if bound <= ROOMS[$i] as u64 {

@@ -21,6 +21,8 @@ pub struct Mapping {
 
 // SAFETY: the memory belongs to no thread, and is accessed by atomics or under the promise of `bytes`.
 unsafe impl Send for Mapping {}
+// SAFETY: likewise.
+unsafe impl Sync for Mapping {}
 
 impl Mapping {
     /// Maps `len` bytes from `offset` on, which is a multiple of the page size. Only what is mapped writable may be
@@ -79,6 +81,21 @@ impl Mapping {
         assert!(range.start <= range.end && range.end <= self.len, "bytes outside the mapping");
         // SAFETY: inside the mapping; the rest is the caller's promise.
         unsafe { slice::from_raw_parts(self.at.as_ptr().add(range.start), range.len()) }
+    }
+
+    /// As [`Self::bytes`], to be written to.
+    ///
+    /// # Safety
+    ///
+    /// Nobody else reads or writes there while the slice lives, and the memory was mapped writable.
+    ///
+    /// # Panics
+    ///
+    /// When they are not inside.
+    pub unsafe fn bytes_mut(&mut self, range: Range<usize>) -> &mut [u8] {
+        assert!(range.start <= range.end && range.end <= self.len, "bytes outside the mapping");
+        // SAFETY: inside the mapping; the rest is the caller's promise.
+        unsafe { slice::from_raw_parts_mut(self.at.as_ptr().add(range.start), range.len()) }
     }
 }
 

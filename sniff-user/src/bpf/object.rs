@@ -27,7 +27,7 @@ use sniff_common::{
 
 use super::{
     mapping::Mapping,
-    ring::{self, Memory, Order, Ring, buffer::Buffer, records::Records, regions::Regions},
+    ring::{self, Gauge, Memory, Order, Ring, buffer::Buffer, records::Records, regions::Regions},
     syscall,
 };
 use crate::system;
@@ -39,8 +39,9 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/sn
 const WAKE_BYTES: u64 = 1 << 20;
 /// Bytes of a ring buffer that holds only wake-ups: a page, the smallest there is.
 const WAKE_UP_BYTES: u32 = 4096;
-/// The map that an interface's counters stand in for.
+/// The maps that an interface's own stand in for: its counters, and the count of its lost packets.
 const COUNTERS: &str = "SNIFF_COUNTERS";
+const LOST: &str = "SNIFF_LOST";
 /// The first kernel with `BPF_MAP_TYPE_RINGBUF`.
 const RINGBUF_SINCE: KernelVersion = KernelVersion::new(5, 8, 0);
 
@@ -110,11 +111,32 @@ pub struct Kernel {
 pub struct Body {
     /// They name the maps by the numbers of these descriptors.
     instructions: Vec<bpf_insn>,
-    /// The one among them that stands for the counters of the interface.
-    stand_in: RawFd,
+    /// The ones among them that stand for those of the interface: [`COUNTERS`] and [`LOST`].
+    stand_ins: [RawFd; 2],
     _maps: Vec<OwnedFd>,
-    /// By pcapng interface id: one map each, so that a capture can have any number of interfaces.
-    counters: Mutex<HashMap<u32, PerCpuArray<MapData, Counters>>>,
+    /// By pcapng interface id: maps for each, so that a capture can have any number of interfaces.
+    tallies: Mutex<HashMap<u32, Tallies>>,
+}
+
+/// Where the classifiers of one interface count.
+struct Tallies {
+    counters: PerCpuArray<MapData, Counters>,
+    /// The kernel side's own, kept for more classifiers.
+    lost: MapData,
+}
+
+impl Tallies {
+    fn new() -> Result<Self> {
+        let make = |kind: bpf_map_type, value, entries, name| {
+            let definition =
+                aya_obj::Map::new_from_params(kind as u32, size_of::<u32>() as u32, value, entries, 0);
+            MapData::create(definition, name, None).context("cannot make an interface's counters")
+        };
+        let (value, entries) = (size_of::<Counters>() as u32, Direction::BOTH.len() as u32);
+        let counters = make(bpf_map_type::BPF_MAP_TYPE_PERCPU_ARRAY, value, entries, COUNTERS)?;
+        let lost = make(bpf_map_type::BPF_MAP_TYPE_ARRAY, size_of::<u64>() as u32, 1, LOST)?;
+        Ok(Self { counters: Map::PerCpuArray(counters).try_into()?, lost })
+    }
 }
 
 impl Body {
@@ -124,28 +146,28 @@ impl Body {
     ///
     /// When the system has no memory or descriptor left for its counters.
     pub(super) fn counting_for(&self, interface: u32) -> Result<Vec<bpf_insn>> {
-        let mut counters = self.counters.lock().unwrap_or_else(PoisonError::into_inner);
-        let counters = match counters.entry(interface) {
+        let mut tallies = self.tallies.lock().unwrap_or_else(PoisonError::into_inner);
+        let Tallies { counters, lost } = match tallies.entry(interface) {
             Entry::Occupied(there) => there.into_mut(),
-            Entry::Vacant(free) => free.insert(new_counters()?),
+            Entry::Vacant(free) => free.insert(Tallies::new()?),
         };
-        let counters = counters.map().fd().as_fd().as_raw_fd();
+        let own = [counters.map(), lost].map(|map| map.fd().as_fd().as_raw_fd());
         let loads_map = (BPF_LD | BPF_IMM | BPF_DW) as u8;
-        let with_counters = |&instruction: &bpf_insn| {
-            let is_stand_in = instruction.code == loads_map
-                && u32::from(instruction.src_reg()) == BPF_PSEUDO_MAP_FD
-                && instruction.imm == self.stand_in;
-            bpf_insn { imm: if is_stand_in { counters } else { instruction.imm }, ..instruction }
+        let with_own = |&instruction: &bpf_insn| {
+            let is_map =
+                instruction.code == loads_map && u32::from(instruction.src_reg()) == BPF_PSEUDO_MAP_FD;
+            let stand_in = self.stand_ins.iter().position(|&fd| is_map && instruction.imm == fd);
+            bpf_insn { imm: stand_in.map_or(instruction.imm, |at| own[at]), ..instruction }
         };
-        Ok(self.instructions.iter().map(with_counters).collect())
+        Ok(self.instructions.iter().map(with_own).collect())
     }
 
     /// What was counted so far for an interface, over both directions and all CPUs.
     fn counters(&self, interface: u32) -> Result<Counters> {
-        let counters = self.counters.lock().unwrap_or_else(PoisonError::into_inner);
+        let tallies = self.tallies.lock().unwrap_or_else(PoisonError::into_inner);
         let mut sum = Counters::default();
         // None of its own has an interface that no classifier was ever made for.
-        if let Some(counters) = counters.get(&interface) {
+        if let Some(Tallies { counters, .. }) = tallies.get(&interface) {
             for direction in Direction::BOTH {
                 for &value in counters.get(&direction.counters_index(), 0)?.iter() {
                     sum += value;
@@ -154,14 +176,6 @@ impl Body {
         }
         Ok(sum)
     }
-}
-
-fn new_counters() -> Result<PerCpuArray<MapData, Counters>> {
-    let (key, value) = (size_of::<u32>() as u32, size_of::<Counters>() as u32);
-    let kind = bpf_map_type::BPF_MAP_TYPE_PERCPU_ARRAY as u32;
-    let definition = aya_obj::Map::new_from_params(kind, key, value, Direction::BOTH.len() as u32, 0);
-    let data = MapData::create(definition, COUNTERS, None).context("cannot make an interface's counters")?;
-    Ok(Map::PerCpuArray(data).try_into()?)
 }
 
 impl Kernel {
@@ -196,14 +210,26 @@ impl Kernel {
             bail!("SNIFF_RING is no ring buffer");
         };
         let records = Records::new(map).context("cannot map the ring")?;
-        let memory = match self.layout.regions {
-            true => Memory::Regions(self.map_regions(records)?),
-            false => Memory::Buffer(Buffer::new(records)),
+        let (memory, room) = match self.layout.regions {
+            true => {
+                let regions = self.map_regions(records)?;
+                let room = regions.room();
+                (Memory::Regions(regions), room)
+            }
+            false => {
+                let buffer = Buffer::new(records);
+                let room = buffer.room();
+                (Memory::Buffer(buffer), room)
+            }
         };
+        let gauge = Gauge::new(self.map_cpus(false)?, room);
+        Ok(Ring::new(memory, self.map_cpus(true)?, gauge, order, clock_offset))
+    }
+
+    fn map_cpus(&self, writable: bool) -> Result<Mapping> {
         let cpus = data_of(self.ebpf.map("SNIFF_CPUS").ok_or_else(|| missing("SNIFF_CPUS"))?)?;
         let bytes = possible_cpus()? as usize * size_of::<Cpu>();
-        let cpus = Mapping::new(cpus.fd(), 0, bytes, true).context("cannot map the ring")?;
-        Ok(Ring::new(memory, cpus, order, clock_offset))
+        Mapping::new(cpus.fd(), 0, bytes, writable).context("cannot map the ring")
     }
 
     fn map_regions(&mut self, bell: Records) -> Result<Regions> {
@@ -298,24 +324,25 @@ fn capture_function(ebpf: &Ebpf, name: &str) -> Result<Body> {
     let mut object = Object::parse(OBJECT)?;
     let definitions = std::mem::take(&mut object.maps);
     let mut descriptors = Vec::new();
-    let (mut maps, mut stand_in) = (Vec::new(), None);
+    let mut maps = Vec::new();
     for (name, definition) in &definitions {
         let map = ebpf.map(name).ok_or_else(|| missing(name))?;
         let descriptor = data_of(map)?.fd().as_fd().try_clone_to_owned()?;
-        if name == COUNTERS {
-            stand_in = Some(descriptor.as_raw_fd());
-        }
         maps.push((name.as_str(), descriptor.as_raw_fd(), definition));
         descriptors.push(descriptor);
     }
+    let number = |wanted| {
+        let map = maps.iter().find(|(name, ..)| *name == wanted);
+        map.map(|&(_, descriptor, _)| descriptor).ok_or_else(|| missing(wanted))
+    };
+    let stand_ins = [number(COUNTERS)?, number(LOST)?];
     let text: HashSet<usize> = object.functions.keys().map(|&(section, _)| section).collect();
     object.relocate_maps(maps.into_iter(), &text)?;
     object.relocate_calls(&text)?;
     let program = object.programs.get(name).ok_or_else(|| missing(name))?;
     let function = &object.functions[&program.function_key()];
-    let stand_in = stand_in.ok_or_else(|| missing(COUNTERS))?;
     let instructions = function.instructions.clone();
-    Ok(Body { instructions, stand_in, _maps: descriptors, counters: Mutex::default() })
+    Ok(Body { instructions, stand_ins, _maps: descriptors, tallies: Mutex::default() })
 }
 
 fn explain(error: EbpfError, kernel: Option<KernelVersion>) -> anyhow::Error {

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use pcap_parser::{Block, parse_block_le};
+use pcap_parser::{Block, OptionCode, parse_block_le};
 use sniff_common::epb;
 
 use super::*;
@@ -15,6 +15,7 @@ struct Read {
     packets: Vec<(String, u64, Vec<u8>)>,
     dropcounts: Vec<u64>,
     statistics: Vec<(String, u64)>,
+    comments: Vec<String>,
 }
 
 fn header() -> SectionHeader {
@@ -100,6 +101,8 @@ fn read(mut rest: &[u8]) -> Read {
             Block::InterfaceStatistics(block) => {
                 let osdrop = block.isb_osdrop().unwrap().unwrap();
                 read.statistics.push((read.names[block.if_id as usize].clone(), osdrop));
+                let comments = block.options.iter().filter(|option| option.code == OptionCode(1));
+                read.comments.extend(comments.map(|it| it.as_str().unwrap().to_owned()));
             }
             other => panic!("{other:?}"),
         }
@@ -208,6 +211,35 @@ fn a_stream_that_ended_is_not_waited_for() {
     merger.end(b);
     merger.write_due(start, &mut out);
     assert_eq!(merger.written(), 1);
+}
+
+#[test]
+fn statistics_tell_what_was_left_out_beyond_the_limit_and_which_losses_that_told_of() {
+    let (mut out, now) = (Vec::new(), Instant::now());
+    let mut merger = Merger::new(&header(), Some(2), &mut out);
+    let id = merger.join();
+    let stream = [
+        section(),
+        interface("a"),
+        interface("b"),
+        packet_after(3, 0, 1, b"x"),
+        packet_after(1, 1, 2, b"y"),
+        packet_after(5, 0, 3, b"z"),
+        packet_after(2, 0, 4, b"z"),
+        packet(1, 5, b"z"),
+        statistics(0, 10),
+        statistics(1, 1),
+    ];
+    merger.push(id, stream.concat().into(), now, &mut out).unwrap();
+    merger.write_due(now, &mut out);
+    let read = read(&out);
+    assert_eq!(read.dropcounts, [3, 1]);
+    assert_eq!(read.statistics, [("a".to_owned(), 10), ("b".to_owned(), 1)]);
+    let not_here = "of the delivered packets are not in this file, which has as many as it was to have";
+    assert_eq!(
+        read.comments,
+        [format!("2 {not_here}; 7 of the dropped packets were lost between those"), format!("1 {not_here}")]
+    );
 }
 
 #[test]

@@ -8,7 +8,7 @@ use std::fmt;
 use anyhow::{Context as _, Result, ensure};
 use sniff_common::{
     Direction,
-    epb::{BLOCK_TYPE, DATA_OFFSET, FLAGS_DIRECTION, OPT_DROPCOUNT, OPT_FLAGS},
+    epb::{self, BLOCK_TYPE, DATA_OFFSET, FLAGS_DIRECTION, OPT_DROPCOUNT, OPT_FLAGS},
 };
 
 /// Length of the smallest block: no data, no options.
@@ -25,6 +25,8 @@ pub struct PacketHead {
     pub interface: u32,
     /// As [`EnhancedPacket::timestamp_ns`].
     pub timestamp_ns: u64,
+    /// Bytes of the packet that the block has.
+    pub captured_len: u32,
 }
 
 impl PacketHead {
@@ -35,7 +37,7 @@ impl PacketHead {
     /// When `bytes` do not begin with a whole Enhanced Packet Block of the host's byte order.
     #[inline]
     pub fn parse(bytes: &[u8]) -> Result<Self, NoPacket> {
-        let Some((head, _)) = bytes.split_first_chunk::<20>() else { return Err(NoPacket) };
+        let Some((head, _)) = bytes.split_first_chunk::<24>() else { return Err(NoPacket) };
         let word = |at: usize| u32::from_ne_bytes([head[at], head[at + 1], head[at + 2], head[at + 3]]);
         let total_len = word(4) as usize;
         if word(0) != BLOCK_TYPE
@@ -46,7 +48,15 @@ impl PacketHead {
             return Err(NoPacket);
         }
         let timestamp_ns = u64::from(word(12)) << 32 | u64::from(word(16));
-        Ok(Self { total_len, interface: word(8), timestamp_ns })
+        Ok(Self { total_len, interface: word(8), timestamp_ns, captured_len: word(20) })
+    }
+
+    /// Where the value of `epb_dropcount` begins in a block out of the ring; `None` when it has none.
+    #[inline]
+    pub fn dropcount_at(&self) -> Option<usize> {
+        // More than the block holds is no length that the kernel side writes.
+        let captured = Some(self.captured_len).filter(|&len| len as usize <= self.total_len)?;
+        epb::dropcount_at(self.total_len, captured)
     }
 }
 

@@ -2,12 +2,8 @@
 
 use std::{net::SocketAddr, ops::Range, thread, time::Duration};
 
-use nix::{
-    sched::{CpuSet, sched_getaffinity, sched_setaffinity},
-    unistd::Pid,
-};
 use sniff_tests::{
-    kernel,
+    cpu, kernel,
     machine::{FakePod, Machine},
     netns::Netns,
     pcap::{self, Packet},
@@ -154,15 +150,12 @@ fn capture_in_two_parts(args: &[&str], unread: Range<u32>, read: Range<u32>) -> 
 
 /// Sends the datagrams of these numbers from two CPUs at the same time, where there are two.
 fn send(flows: &[UdpFlow; 2], numbers: Range<u32>) {
-    let allowed = sched_getaffinity(Pid::from_raw(0)).expect("the CPUs of this thread");
-    let cpus: Vec<usize> = (0..CpuSet::count()).filter(|&cpu| allowed.is_set(cpu) == Ok(true)).collect();
+    let cpus = cpu::allowed();
     thread::scope(|scope| {
         for (sender, flow) in flows.iter().enumerate() {
             let (numbers, cpu) = (numbers.clone(), cpus[sender % cpus.len()]);
             scope.spawn(move || {
-                let mut one = CpuSet::new();
-                one.set(cpu).expect("a CPU");
-                sched_setaffinity(Pid::from_raw(0), &one).expect("to stay on a CPU");
+                cpu::stay_on(cpu);
                 numbers.for_each(|number| flow.send_payload(&payload(sender, number)));
             });
         }

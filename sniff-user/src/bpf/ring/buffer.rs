@@ -8,6 +8,7 @@ use std::{
 
 use super::{
     Order,
+    gauge::Room,
     records::{Pause, Records},
 };
 use crate::pcapng::PacketHead;
@@ -62,20 +63,25 @@ impl Buffer {
     pub fn take(
         &mut self,
         horizon: u64,
-        mut deliver: impl FnMut(&[u8]) -> io::Result<()>,
+        mut deliver: impl FnMut(&mut [u8]) -> io::Result<()>,
     ) -> io::Result<bool> {
         let ready = match horizon {
             u64::MAX => self.blocks.len(),
             horizon => self.blocks.partition_point(|(time, _)| *time < horizon),
         };
         let end = self.blocks[..ready].last().map_or(0, |(_, range)| range.end);
-        let result = if end > 0 { deliver(&self.window[..end]) } else { Ok(()) };
+        let result = if end > 0 { deliver(&mut self.window[..end]) } else { Ok(()) };
         self.window.drain(..end);
         self.blocks.drain(..ready);
         for (_, range) in &mut self.blocks {
             *range = range.start - end..range.end - end;
         }
         result.map(|()| !self.blocks.is_empty())
+    }
+
+    /// Where to see how full it is.
+    pub fn room(&self) -> Room {
+        self.records.room()
     }
 
     /// The largest part that was ever in use.

@@ -6,21 +6,27 @@
 //! - `regions`: one region a CPU at a time, mapped; nothing is copied.
 //! - `buffer`: the BPF ring buffer.
 //! - `records`: the BPF ring buffer's own protocol.
+//! - `gauge`: what anybody can see of it.
 
 pub(super) mod buffer;
+pub(super) mod gauge;
 pub(super) mod records;
 pub(super) mod regions;
 
 use std::{
     io, mem,
     os::fd::{AsFd, BorrowedFd},
-    sync::atomic::{Ordering, fence},
+    sync::{
+        Arc,
+        atomic::{Ordering, fence},
+    },
 };
 
 use anyhow::Result;
 use clap::ValueEnum;
 use sniff_common::regions::Cpu;
 
+pub use self::gauge::Gauge;
 use self::{buffer::Buffer, regions::Regions};
 use super::mapping::Mapping;
 use crate::clock;
@@ -60,6 +66,7 @@ pub struct Ring {
     memory: Memory,
     /// Where each CPU is told that we sleep.
     cpus: Mapping,
+    gauge: Arc<Gauge>,
     order: Order,
     /// What the kernel side adds to its clock.
     clock_offset: u64,
@@ -75,8 +82,18 @@ pub(super) enum Memory {
 
 impl Ring {
     /// `cpus` is an entry for each possible CPU.
-    pub(super) fn new(memory: Memory, cpus: Mapping, order: Order, clock_offset: u64) -> Self {
-        Self { memory, cpus, order, clock_offset, horizon: 0 }
+    pub(super) fn new(memory: Memory, cpus: Mapping, gauge: Gauge, order: Order, clock_offset: u64) -> Self {
+        Self { memory, cpus, gauge: Arc::new(gauge), order, clock_offset, horizon: 0 }
+    }
+
+    /// What can be seen of it from elsewhere.
+    pub fn gauge(&self) -> Arc<Gauge> {
+        Arc::clone(&self.gauge)
+    }
+
+    /// Packets that were lost so far.
+    pub fn lost(&self) -> u64 {
+        self.gauge.lost()
     }
 
     /// Has the next packet on each CPU wake us. What came before that is found by another look.
@@ -107,13 +124,13 @@ impl Ring {
         Ok(more)
     }
 
-    /// Hands out what was seen, in runs of whole blocks, and gives its room back. Returns whether something is held
-    /// back.
+    /// Hands out what was seen, in runs of whole blocks that may be changed, and gives its room back. Returns whether
+    /// something is held back.
     ///
     /// # Errors
     ///
     /// That of `deliver`, which has dealt with its run all the same; or when a block is broken.
-    pub fn take(&mut self, deliver: impl FnMut(&[u8]) -> io::Result<()>) -> io::Result<bool> {
+    pub fn take(&mut self, deliver: impl FnMut(&mut [u8]) -> io::Result<()>) -> io::Result<bool> {
         match &mut self.memory {
             Memory::Regions(regions) => regions.take(self.order, self.horizon, deliver),
             Memory::Buffer(buffer) => buffer.take(self.horizon, deliver),

@@ -7,12 +7,13 @@
 use std::{
     io,
     os::fd::{AsFd, BorrowedFd},
-    sync::atomic::Ordering,
+    sync::{Arc, atomic::Ordering},
 };
 
 use aya::maps::{MapData, MapError};
 use nix::unistd::{SysconfVar, sysconf};
 
+use super::gauge::Room;
 use crate::bpf::mapping::Mapping;
 
 /// In a record's length: it is still being written (`BPF_RINGBUF_BUSY_BIT`, include/uapi/linux/bpf.h).
@@ -38,8 +39,8 @@ pub struct Records {
     map: MapData,
     /// The page with our position, and the pages with the kernel's and the data, which are mapped twice in a row so
     /// that each record is in one piece.
-    ours: Mapping,
-    theirs: Mapping,
+    ours: Arc<Mapping>,
+    theirs: Arc<Mapping>,
     page: usize,
     size: usize,
 }
@@ -53,8 +54,8 @@ impl Records {
     pub fn new(map: MapData) -> io::Result<Self> {
         let page = sysconf(SysconfVar::PAGE_SIZE)?.map_or(4096, |size| size as usize);
         let size = map.info().map_err(into_io)?.max_entries() as usize;
-        let ours = Mapping::new(map.fd(), 0, page, true)?;
-        let theirs = Mapping::new(map.fd(), page, page + 2 * size, false)?;
+        let ours = Arc::new(Mapping::new(map.fd(), 0, page, true)?);
+        let theirs = Arc::new(Mapping::new(map.fd(), page, page + 2 * size, false)?);
         Ok(Self { map, ours, theirs, page, size })
     }
 
@@ -99,6 +100,11 @@ impl Records {
     pub fn used(&self) -> usize {
         let ours = self.ours.u64(0).load(Ordering::Relaxed);
         self.theirs.u64(0).load(Ordering::Relaxed).saturating_sub(ours) as usize
+    }
+
+    /// Where to see how full it is.
+    pub fn room(&self) -> Room {
+        Room::Buffer { ours: Arc::clone(&self.ours), theirs: Arc::clone(&self.theirs), size: self.size }
     }
 
     /// Size of the ring in bytes.

@@ -6,14 +6,17 @@ use std::{
     collections::VecDeque,
     hint, io, mem,
     os::fd::{AsFd, BorrowedFd},
-    sync::atomic::{AtomicU64, Ordering, fence},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering, fence},
+    },
 };
 
 use anyhow::{Context as _, Result, ensure};
 use aya::maps::{MapData, Stack};
 use sniff_common::regions::{self, Cpu, FIRST_BLOCK, Header, Position, REGION_BYTES, Sight, Span, Word};
 
-use super::{Order, records::Records};
+use super::{Order, gauge::Room, records::Records};
 use crate::{bpf::mapping::Mapping, pcapng::PacketHead};
 
 /// How often to look whether a CPU has done with its packet: some microseconds in all.
@@ -38,6 +41,8 @@ struct Memory {
     free: Stack<MapData, u32>,
     /// How many regions there are.
     count: usize,
+    /// How often one was given back.
+    given_back: Arc<AtomicU64>,
 }
 
 /// The chain of one CPU.
@@ -60,13 +65,14 @@ impl Regions {
     pub fn new(regions: &MapData, cpus: &MapData, free: Stack<MapData, u32>, bell: Records) -> Result<Self> {
         let (count, cpu_count) = (entries(regions)?, entries(cpus)?);
         let mut memory = Memory {
-            regions: Mapping::new(regions.fd(), 0, count * REGION_BYTES, false)?,
+            regions: Mapping::new(regions.fd(), 0, count * REGION_BYTES, true)?,
             cpus: Mapping::new(cpus.fd(), 0, cpu_count * size_of::<Cpu>(), false)?,
             free,
             count,
+            given_back: Arc::default(),
         };
         // The first is on top.
-        (0..count as u32).rev().try_for_each(|region| memory.give_back(region))?;
+        (0..count as u32).rev().try_for_each(|region| memory.set_free(region))?;
         let lanes = (0..cpu_count).map(|_| Lane::default()).collect();
         Ok(Self { memory, lanes, bell, most_used: 0 })
     }
@@ -99,7 +105,7 @@ impl Regions {
         &mut self,
         order: Order,
         horizon: u64,
-        mut deliver: impl FnMut(&[u8]) -> io::Result<()>,
+        mut deliver: impl FnMut(&mut [u8]) -> io::Result<()>,
     ) -> io::Result<bool> {
         if order == Order::Unsorted {
             for lane in &mut self.lanes {
@@ -111,6 +117,12 @@ impl Regions {
             self.lanes[lane].take_until(&mut self.memory, limit, &mut deliver)?;
         }
         Ok(self.lanes.iter().any(|lane| lane.next.is_some()))
+    }
+
+    /// Where to see how full it is.
+    pub fn room(&self) -> Room {
+        let Memory { given_back, count, .. } = &self.memory;
+        Room::Regions { given_back: Arc::clone(given_back), count: *count }
     }
 
     /// The largest part of the regions that was ever in use.
@@ -161,10 +173,10 @@ impl Lane {
     fn take_all(
         &mut self,
         memory: &mut Memory,
-        deliver: &mut impl FnMut(&[u8]) -> io::Result<()>,
+        deliver: &mut impl FnMut(&mut [u8]) -> io::Result<()>,
     ) -> io::Result<()> {
         while let Some(span) = self.spans.front_mut() {
-            let blocks = memory.blocks(span);
+            let blocks = memory.blocks_mut(span);
             span.start = span.end;
             let result = deliver(blocks);
             self.clear_up(memory)?;
@@ -178,7 +190,7 @@ impl Lane {
         &mut self,
         memory: &mut Memory,
         limit: u64,
-        deliver: &mut impl FnMut(&[u8]) -> io::Result<()>,
+        deliver: &mut impl FnMut(&mut [u8]) -> io::Result<()>,
     ) -> io::Result<()> {
         let Some(span) = self.spans.front_mut() else { return Ok(()) };
         let blocks = memory.blocks(span);
@@ -193,8 +205,8 @@ impl Lane {
             }
             len += head.total_len;
         }
+        let result = deliver(&mut memory.blocks_mut(span)[..len]);
         span.start += len;
-        let result = deliver(&blocks[..len]);
         self.clear_up(memory)?;
         result
     }
@@ -250,8 +262,19 @@ impl Memory {
         unsafe { self.regions.bytes(at + span.start..at + span.end) }
     }
 
+    fn blocks_mut(&mut self, span: &Span) -> &mut [u8] {
+        let at = span.region as usize * REGION_BYTES;
+        // SAFETY: as above; mapped writable; and the CPU never reads there.
+        unsafe { self.regions.bytes_mut(at + span.start..at + span.end) }
+    }
+
     /// For CPUs to take again.
     fn give_back(&mut self, region: u32) -> io::Result<()> {
+        self.given_back.fetch_add(1, Ordering::Relaxed);
+        self.set_free(region)
+    }
+
+    fn set_free(&mut self, region: u32) -> io::Result<()> {
         self.free.push(region, 0).map_err(io::Error::other)
     }
 }

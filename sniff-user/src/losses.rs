@@ -1,0 +1,103 @@
+//! Where packets are missing: from what the kernel side counts to the `epb_dropcount` of packets in the file.
+//!
+//! A packet in the ring tells how many its interface had lost before it, on all CPUs and in both directions, unless
+//! another of the same CPU and direction has told as much. Here, in the order of the file, that becomes what the draft
+//! wants: the packets lost since the one before. What nobody has told of by the end was lost behind the last packet.
+
+use crate::pcapng::PacketHead;
+
+/// What was told so far.
+#[derive(Debug, Default)]
+pub struct Losses {
+    /// Of each interface, by its pcapng id.
+    told: Vec<u64>,
+}
+
+impl Losses {
+    /// Goes over whole blocks out of the ring that come next in the file, and has each tell of the packets that were lost
+    /// since the one before.
+    pub fn tell(&mut self, run: &mut [u8]) {
+        let mut rest = run;
+        while let Ok(head) = PacketHead::parse(rest) {
+            let (block, behind) = rest.split_at_mut(head.total_len);
+            if let Some(at) = head.dropcount_at()
+                && let Some(value) = block[at..].first_chunk_mut()
+            {
+                let lost = self.told_now(head.interface, u64::from_ne_bytes(*value));
+                *value = lost.to_ne_bytes();
+            }
+            rest = behind;
+        }
+    }
+
+    /// Lost packets of an interface that packets in the file have told of.
+    pub fn told(&self, interface: u32) -> u64 {
+        self.told.get(interface as usize).copied().unwrap_or_default()
+    }
+
+    /// Notes that an interface had lost `lost` packets; returns how many of them are news.
+    fn told_now(&mut self, interface: u32, lost: u64) -> u64 {
+        let interface = interface as usize;
+        if self.told.len() <= interface {
+            self.told.resize(interface + 1, 0);
+        }
+        let told = &mut self.told[interface];
+        let news = lost.saturating_sub(*told);
+        *told += news;
+        news
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use sniff_common::epb;
+
+    use super::*;
+    use crate::pcapng::EnhancedPacket;
+
+    /// A block as the kernel side writes it.
+    fn block(interface: u32, data: &[u8], lost: Option<u64>) -> Vec<u8> {
+        let len = data.len() as u32;
+        let total = epb::block_len(len, lost.is_some());
+        let head = [epb::BLOCK_TYPE, total, interface, 0, 0, len, len];
+        let mut block: Vec<u8> = head.into_iter().flat_map(u32::to_ne_bytes).collect();
+        block.extend(data);
+        block.resize(block.len().next_multiple_of(4), 0);
+        block.extend(epb::option_header(epb::OPT_FLAGS, 4).to_ne_bytes());
+        block.extend(1_u32.to_ne_bytes());
+        if let Some(lost) = lost {
+            block.extend(epb::option_header(epb::OPT_DROPCOUNT, 8).to_ne_bytes());
+            block.extend(lost.to_ne_bytes());
+        }
+        block.extend([0; 4]);
+        block.extend(total.to_ne_bytes());
+        block
+    }
+
+    fn told(losses: &mut Losses, blocks: &[Vec<u8>]) -> Vec<u64> {
+        let mut run = blocks.concat();
+        losses.tell(&mut run);
+        let packets =
+            crate::pcapng::blocks(&run).map(|block| EnhancedPacket::parse(block).expect("a packet"));
+        packets.map(|packet| packet.dropcount).collect()
+    }
+
+    #[test]
+    fn each_loss_is_told_by_the_first_packet_behind_it() {
+        let mut losses = Losses::default();
+        let first = [block(0, b"a", None), block(0, b"bcdef", Some(7)), block(0, b"", Some(9))];
+        assert_eq!(told(&mut losses, &first), [0, 7, 2]);
+        // Of another CPU that has not told anything yet: no news, and news.
+        assert_eq!(told(&mut losses, &[block(0, b"gh", Some(8)), block(0, b"i", Some(19))]), [0, 10]);
+        assert_eq!((losses.told(0), losses.told(1)), (19, 0));
+    }
+
+    #[test]
+    fn interfaces_have_nothing_to_do_with_each_other() {
+        let mut losses = Losses::default();
+        let run =
+            [block(2, b"a", Some(5)), block(0, b"b", Some(3)), block(2, b"c", Some(6)), block(1, b"d", None)];
+        assert_eq!(told(&mut losses, &run), [5, 3, 1, 0]);
+        assert_eq!([0, 1, 2].map(|interface| losses.told(interface)), [3, 0, 6]);
+    }
+}
