@@ -8,13 +8,14 @@ use sniff_common::Counters;
 
 use crate::{
     bpf::object::Kernel,
-    clock, logging,
+    clock::Clock,
+    logging,
     losses::Losses,
     output::{Delivery, Output},
     pcapng::InterfaceStatistics,
 };
 
-/// When an interface was captured, in nanoseconds since the epoch.
+/// When an interface was captured, in nanoseconds since the epoch, by the clock of the packets.
 #[derive(Clone, Debug)]
 pub struct Span {
     /// When it was described in the output, just before its classifiers were attached.
@@ -55,13 +56,13 @@ impl Accounts {
         Ok(Self(accounts.collect::<Result<_>>()?))
     }
 
-    /// Writes a statistics block for each interface.
+    /// Writes a statistics block for each interface, with the time of the packets' clock.
     ///
     /// # Errors
     ///
     /// When the output fails.
-    pub fn write(&self, output: &mut Output) -> Result<()> {
-        let now = clock::now()?;
+    pub fn write(&self, output: &mut Output, clock: Clock) -> Result<()> {
+        let now = clock.now()?;
         for (interface, account) in (0..).zip(&self.0) {
             let Account { span, counters, delivery } = account;
             let statistics = InterfaceStatistics {

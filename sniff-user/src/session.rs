@@ -23,12 +23,13 @@ use crate::{
     accounts::{self, Accounts, Span},
     args::AttachAt,
     bpf::{
+        BootClock,
         attach::{Attachment, Hook, Mechanism},
         classifier::{self, Arguments, Classifier},
         object::{Body, Kernel, Sizes},
         ring, wait_for_running_programs,
     },
-    clock,
+    clock::Clock,
     drain::{Drain, Drained, End},
     filter::{Filter, Filters, Source},
     logging,
@@ -38,7 +39,7 @@ use crate::{
     pcapng::{InterfaceDescription, SectionHeader},
     signals::{Asked, Attended, Stages},
     system::System,
-    tap::{Tap, link_type},
+    tap::{self, Tap, link_type},
     target::{Interface, Scope},
     watch::Watch,
 };
@@ -95,7 +96,7 @@ pub struct Session {
     /// The filter of every interface without one of its own.
     general: Option<String>,
     kernel: Kernel,
-    clock_offset: u64,
+    clock: Clock,
     drain: Drain,
     /// Interfaces that may still join.
     room: u32,
@@ -251,8 +252,8 @@ impl Session {
         // An output that takes nothing is found out here, before anything is attached.
         output.flush()?;
         stages.capturing();
-        let clock_offset = clock::boot_to_epoch()?;
-        let ring = kernel.take_ring(order, clock_offset)?;
+        let clock = measure_clock()?;
+        let ring = kernel.take_ring(order, clock)?;
         let (drain, drained) = Drain::start(ring, output, plan.count, packet_buffered, stages.clone())?;
         let (attached, spans, newcomers) = (Vec::new(), Vec::new(), Newcomers::start());
         let room = plan.room;
@@ -260,7 +261,7 @@ impl Session {
             plan,
             general,
             kernel,
-            clock_offset,
+            clock,
             drain,
             room,
             taps: attached,
@@ -377,7 +378,7 @@ impl Session {
     fn introduce(&mut self, description: InterfaceDescription) -> Result<()> {
         let filtered = description.filter.is_some();
         self.drain.add_interface(description)?;
-        self.spans.push(Span { start: clock::now()?, end: None, filtered, notes: Vec::new() });
+        self.spans.push(Span { start: self.clock.now()?, end: None, filtered, notes: Vec::new() });
         Ok(())
     }
 
@@ -455,15 +456,15 @@ impl Session {
         directions: &[(Direction, Filter)],
     ) -> impl Iterator<Item = Option<Arguments>> {
         let Plan { snaplen, headers, .. } = self.plan;
-        let (clock_offset, link_type) = (self.clock_offset, link_type(&tap.interface));
+        let (clock_offset, link_type) = (self.clock.offset(), link_type(&tap.interface));
         directions.iter().map(move |(direction, filter)| {
             let filter = match filter {
                 Filter::All => None,
                 Filter::Some(fragment) => Some(Arc::clone(fragment)),
                 Filter::None => return None,
             };
-            let direction = *direction;
-            Some(Arguments { filter, interface, direction, snaplen, headers, link_type, clock_offset })
+            let (direction, hook) = (*direction, tap.point.hook(*direction));
+            Some(Arguments { filter, interface, direction, hook, snaplen, headers, link_type, clock_offset })
         })
     }
 
@@ -544,7 +545,7 @@ impl Session {
                 }
             }
         }
-        let now = clock::now()?;
+        let now = self.clock.now()?;
         for Change { at, id, directions } in changes {
             let tap = &mut self.taps[at];
             self.spans[tap.id as usize].end = Some(now);
@@ -563,7 +564,7 @@ impl Session {
                 warn!("{}: has the new filter, and cannot have the old one again: {error:#}", interface.name);
             }
         }
-        let now = clock::now()?;
+        let now = self.clock.now()?;
         changes.iter().for_each(|change| self.spans[change.id as usize].end = Some(now));
         Ok(())
     }
@@ -679,7 +680,7 @@ impl Session {
     /// When the clock fails.
     pub fn leave(&mut self, id: u32) -> Result<()> {
         self.taps.retain(|tap| tap.id != id);
-        self.spans[id as usize].end = Some(clock::now()?);
+        self.spans[id as usize].end = Some(self.clock.now()?);
         Ok(())
     }
 
@@ -723,11 +724,11 @@ impl Session {
 
     /// Writes what is left, and tells how it went.
     fn finish(self) -> Result<(End, Accounts)> {
-        let Self { drain, kernel, spans, .. } = self;
+        let Self { drain, kernel, clock, spans, .. } = self;
         drain.stop();
         let Drained { mut output, losses, end, fullest_percent } = drain.join()?;
         let accounts = Accounts::read(&kernel, &output, &losses, &spans)?;
-        let written = accounts.write(&mut output);
+        let written = accounts.write(&mut output, clock);
         accounts.print();
         info!("the buffer was at most {fullest_percent} % full ({})", kernel.describe_ring());
         match end {
@@ -786,7 +787,8 @@ fn new_taps(
     interfaces: Vec<Interface>,
 ) -> Result<(Vec<Tap>, Vec<anyhow::Error>)> {
     let directions = |interface: Interface| {
-        let directions = with_filters(&plan.filters, &interface, general, plan.directions)?;
+        let wanted = tap::directions(&interface, plan.directions);
+        let directions = with_filters(&plan.filters, &interface, general, wanted)?;
         Ok((interface, directions))
     };
     let filtered = interfaces.into_iter().map(directions).collect::<Result<Vec<_>>>()?;
@@ -827,6 +829,13 @@ fn with_filters(
         interface.name
     );
     Ok(with_filters)
+}
+
+/// The clock of the packets.
+fn measure_clock() -> Result<Clock> {
+    let boot = BootClock::load();
+    let boot = boot.context("the kernel does not load the program that reads its clock")?;
+    Clock::measure(|| boot.read().context("the kernel does not tell its clock"))
 }
 
 fn section_header(system: &System) -> SectionHeader {

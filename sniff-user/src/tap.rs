@@ -110,11 +110,18 @@ impl Tap {
         let who = pod
             .as_ref()
             .map_or_else(String::new, |pod| format!("pod {}/{} (uid {}) ", pod.namespace, pod.name, pod.uid));
+        let once = match self.directions.as_slice() {
+            [(direction, _)] if self.interface.is_loopback => {
+                let way = if *direction == Direction::In { "comes in" } else { "goes out" };
+                format!(", each packet once, as it {way}")
+            }
+            _ => String::new(),
+        };
         let host_end = match (self.point, host_side) {
             (Point::InPod, Some(side)) => format!(", whose host end is {side} (index {})", side.ifindex),
             _ => String::new(),
         };
-        format!("{who}on node {}, captured {}{host_end}", system.node, self.place())
+        format!("{who}on node {}, captured {}{host_end}{once}", system.node, self.place())
     }
 
     /// As in "at the host veth veth1a2b (index 7)".
@@ -142,6 +149,12 @@ impl Tap {
     pub fn is_alive(&self) -> bool {
         self.attachment.as_ref().is_some_and(Attachment::is_alive)
     }
+}
+
+/// The directions to capture of those that are wanted. Whatever a loopback device sends it receives again, so that one
+/// direction has every packet; tcpdump, too, shows them as they come in.
+pub fn directions(interface: &Interface, wanted: &'static [Direction]) -> &'static [Direction] {
+    if interface.is_loopback && wanted.contains(&Direction::In) { &[Direction::In] } else { wanted }
 }
 
 /// What the packets of an interface begin with.
@@ -234,6 +247,7 @@ mod tests {
             host_side_missing: None,
             kind: Some(kind.to_owned()),
             link_layer: LinkLayer::Ethernet,
+            is_loopback: false,
             mac: None,
             ipv4: Vec::new(),
             ipv6: Vec::new(),

@@ -166,6 +166,8 @@ pub struct Interface {
     pub kind: Option<String>,
     /// What its packets begin with.
     pub link_layer: LinkLayer,
+    /// Whether it is a loopback device, which receives all that it sends.
+    pub is_loopback: bool,
     /// The hardware address of the pod's side.
     pub mac: Option<[u8; 6]>,
     /// IPv4 addresses of the pod's side, with the length of their prefix.

@@ -3,10 +3,12 @@
 
 mod accounts;
 mod attach;
+mod clock;
 mod detach;
 mod filtering;
 mod frames;
 mod limits;
+mod loopback;
 mod losses;
 mod places;
 mod programs;

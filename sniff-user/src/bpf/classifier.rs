@@ -11,11 +11,14 @@ use std::{
 
 use anyhow::{Context as _, Result, anyhow};
 use aya::programs::{ProgramInfo, SchedClassifier, loaded_programs};
-use aya_obj::generated::{BPF_ALU64, BPF_DW, BPF_IMM, BPF_K, BPF_LD, BPF_MOV, bpf_insn};
+use aya_obj::generated::{
+    BPF_ALU64, BPF_DW, BPF_EXIT, BPF_IMM, BPF_JMP, BPF_JNE, BPF_K, BPF_LD, BPF_LDX, BPF_MEM, BPF_MOV, BPF_W,
+    bpf_insn,
+};
 use log::debug;
 use sniff_common::{Direction, SNAP_HEADERS, SNAP_RAW_IP};
 
-use super::{object::Body, syscall};
+use super::{attach::Hook, object::Body, syscall};
 use crate::{
     filter::{compile::Fragment, ebpf::Encoded},
     parallel,
@@ -37,6 +40,8 @@ pub struct Arguments {
     pub interface: u32,
     /// Direction of the packets at its hook, seen from the pod.
     pub direction: Direction,
+    /// Its hook.
+    pub hook: Hook,
     /// Most bytes kept of a packet: 1 to [`sniff_common::MAX_SNAPLEN`].
     pub snaplen: u32,
     /// Whether only headers are kept.
@@ -95,16 +100,46 @@ fn load_one(body: &Body, arguments: &Arguments) -> Result<OwnedFd> {
     })
 }
 
+/// Where a packet's `pkt_type` is in the context (`struct __sk_buff`, include/uapi/linux/bpf.h).
+const PKT_TYPE: i16 = 4;
+/// That of a packet that came back to its sender (`PACKET_LOOPBACK`, include/uapi/linux/if_packet.h).
+const PACKET_LOOPBACK: i32 = 5;
+/// The only verdict, `TC_ACT_UNSPEC`.
+const PASS_ON: i32 = -1;
+
 /// The filter, and behind it what sets r2 to r5; r1 is the packet already, and still is behind the filter.
 fn prologue(arguments: &Arguments) -> Vec<bpf_insn> {
-    let Arguments { filter, interface, direction, clock_offset, .. } = arguments;
+    let Arguments { filter, interface, direction, hook, clock_offset, .. } = arguments;
     let filter = filter.iter().flat_map(|fragment| fragment.instructions());
     let mut instructions: Vec<bpf_insn> = filter.map(|instruction| encoded(instruction.encode())).collect();
+    if *hook == Hook::Ingress {
+        instructions.extend(pass_over_returned());
+    }
     instructions.push(load_u32(2, *interface));
     instructions.push(load_u32(3, *direction as u32));
     instructions.extend(load_u64(4, snaplen(arguments)));
     instructions.extend(load_u64(5, *clock_offset));
     instructions
+}
+
+/// Lets packets go on that the kernel hands back to the interface that they are leaving by: multicast and broadcast for
+/// listeners of the same machine (`dev_loopback_xmit`, net/core/dev.c), without a link-layer header. They are taken on their
+/// way out; no packet socket sees them come back either.
+fn pass_over_returned() -> [bpf_insn; 4] {
+    let code = |code: u32| code as u8;
+    [
+        // r0 = pkt_type; if r0 != PACKET_LOOPBACK goto +2; r0 = -1; exit
+        encoded(Encoded { code: code(BPF_LDX | BPF_MEM | BPF_W), dst: 0, src: 1, off: PKT_TYPE, imm: 0 }),
+        encoded(Encoded {
+            code: code(BPF_JMP | BPF_JNE | BPF_K),
+            dst: 0,
+            src: 0,
+            off: 2,
+            imm: PACKET_LOOPBACK,
+        }),
+        instruction(code(BPF_ALU64 | BPF_MOV | BPF_K), 0, PASS_ON),
+        instruction(code(BPF_JMP | BPF_EXIT), 0, 0),
+    ]
 }
 
 fn snaplen(arguments: &Arguments) -> u64 {
@@ -161,6 +196,7 @@ mod tests {
             filter: None,
             interface: 3,
             direction: Direction::Out,
+            hook: Hook::Egress,
             snaplen: 96,
             headers: true,
             link_type: LinkType::Raw,

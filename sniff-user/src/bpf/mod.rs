@@ -14,4 +14,4 @@ pub mod ring;
 
 mod syscall;
 
-pub use syscall::wait_for_running_programs;
+pub use syscall::{BootClock, wait_for_running_programs};

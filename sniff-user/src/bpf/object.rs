@@ -30,7 +30,7 @@ use super::{
     ring::{self, Gauge, Memory, Order, Ring, buffer::Buffer, records::Records, regions::Regions},
     syscall,
 };
-use crate::system;
+use crate::{clock::Clock, system};
 
 /// Built from sniff-ebpf by the build script.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/sniff-ebpf"));
@@ -200,12 +200,12 @@ impl Kernel {
         Ok(Self { layout, body, ebpf })
     }
 
-    /// The reader's end of the ring; there is only one. `clock_offset` is what the classifiers are told.
+    /// The reader's end of the ring; there is only one. `clock` is what the classifiers stamp with.
     ///
     /// # Errors
     ///
     /// When it was taken before, or cannot be mapped.
-    pub fn take_ring(&mut self, order: Order, clock_offset: u64) -> Result<Ring> {
+    pub fn take_ring(&mut self, order: Order, clock: Clock) -> Result<Ring> {
         let Map::RingBuf(map) = self.ebpf.take_map("SNIFF_RING").ok_or_else(|| missing("SNIFF_RING"))? else {
             bail!("SNIFF_RING is no ring buffer");
         };
@@ -223,7 +223,7 @@ impl Kernel {
             }
         };
         let gauge = Gauge::new(self.map_cpus(false)?, room);
-        Ok(Ring::new(memory, self.map_cpus(true)?, gauge, order, clock_offset))
+        Ok(Ring::new(memory, self.map_cpus(true)?, gauge, order, clock))
     }
 
     fn map_cpus(&self, writable: bool) -> Result<Mapping> {

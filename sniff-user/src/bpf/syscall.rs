@@ -1,5 +1,5 @@
-//! `bpf(2)`, for what aya cannot do: load a program from instructions instead of from an ELF file, name an interface by
-//! its index, since a name may be any bytes, and change a link without putting it at risk.
+//! `bpf(2)`, for what aya cannot do: load a program from instructions instead of from an ELF file, run one, name an
+//! interface by its index, since a name may be any bytes, and change a link without putting it at risk.
 #![expect(unsafe_code, reason = "a system call that takes pointers")]
 
 use std::{
@@ -10,8 +10,9 @@ use std::{
 
 use aya::util::KernelVersion;
 use aya_obj::generated::{
-    BPF_ALU64, BPF_ATOMIC, BPF_DW, BPF_EXIT, BPF_F_BEFORE, BPF_JMP, BPF_K, BPF_MEM, BPF_MOV, BPF_STX,
-    BPF_XCHG, bpf_attach_type, bpf_attr, bpf_cmd, bpf_insn, bpf_prog_info, bpf_prog_type,
+    BPF_ALU64, BPF_ATOMIC, BPF_CALL, BPF_DW, BPF_EXIT, BPF_F_BEFORE, BPF_JMP, BPF_K, BPF_MEM, BPF_MOV,
+    BPF_RSH, BPF_STX, BPF_W, BPF_X, BPF_XCHG, bpf_attach_type, bpf_attr, bpf_cmd, bpf_func_id, bpf_insn,
+    bpf_prog_info, bpf_prog_type,
 };
 
 /// Most programs at one TCX hook (`BPF_MPROG_MAX`, include/linux/bpf_mprog.h).
@@ -89,13 +90,6 @@ pub fn update_link(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Result<
 
 /// Whether programs may use `BPF_XCHG`, found out by loading one.
 pub fn has_atomic_exchange() -> bool {
-    let instruction = |code: u32, registers: (u8, u8), off, imm| bpf_insn {
-        code: code as u8,
-        _bitfield_align_1: [],
-        _bitfield_1: bpf_insn::new_bitfield_1(registers.0, registers.1),
-        off,
-        imm,
-    };
     let program = [
         // r0 = 0; *(u64 *)(r10 - 8) = r0; r0 = xchg_64(r10 - 8, r0); r0 = 0; exit
         instruction(BPF_ALU64 | BPF_MOV | BPF_K, (0, 0), 0, 0),
@@ -105,6 +99,71 @@ pub fn has_atomic_exchange() -> bool {
         instruction(BPF_JMP | BPF_EXIT, (0, 0), 0, 0),
     ];
     load(&program, c"sniff_probe", c"Dual MIT/GPL", &mut []).is_ok()
+}
+
+/// Bytes of the packet that a program is run on: more than an Ethernet header, which the kernel takes away.
+const PACKET_BYTES: usize = 64;
+/// Room for what the kernel shows of a packet beside its bytes (`struct __sk_buff`, include/uapi/linux/bpf.h): 192 bytes so
+/// far.
+const CONTEXT_BYTES: usize = 512;
+/// Where programs may leave something there (`cb`).
+const CONTROL_BLOCK: usize = 48;
+
+/// The machine's boot clock as BPF programs see it, whatever time namespace this process is in.
+pub struct BootClock {
+    /// Writes the clock's time to the context.
+    program: OwnedFd,
+}
+
+impl BootClock {
+    /// Loads the program.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses it.
+    pub fn load() -> io::Result<Self> {
+        let program = [
+            // r6 = r1; r0 = bpf_ktime_get_boot_ns(); cb[0] = r0; r0 >>= 32; cb[1] = r0; r0 = 0; exit
+            instruction(BPF_ALU64 | BPF_MOV | BPF_X, (6, 1), 0, 0),
+            instruction(BPF_JMP | BPF_CALL, (0, 0), 0, bpf_func_id::BPF_FUNC_ktime_get_boot_ns as i32),
+            instruction(BPF_STX | BPF_MEM | BPF_W, (6, 0), CONTROL_BLOCK as i16, 0),
+            instruction(BPF_ALU64 | BPF_RSH | BPF_K, (0, 0), 0, 32),
+            instruction(BPF_STX | BPF_MEM | BPF_W, (6, 0), CONTROL_BLOCK as i16 + 4, 0),
+            instruction(BPF_ALU64 | BPF_MOV | BPF_K, (0, 0), 0, 0),
+            instruction(BPF_JMP | BPF_EXIT, (0, 0), 0, 0),
+        ];
+        Ok(Self { program: load(&program, c"sniff_clock", c"Dual MIT/GPL", &mut [])? })
+    }
+
+    /// Nanoseconds of it.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel does not run the program.
+    pub fn read(&self) -> io::Result<u64> {
+        let packet = [0_u8; PACKET_BYTES];
+        let mut context = [0_u8; CONTEXT_BYTES];
+        let mut attr = no_attributes();
+        attr.test.prog_fd = self.program.as_raw_fd() as u32;
+        attr.test.data_size_in = PACKET_BYTES as u32;
+        attr.test.data_in = packet.as_ptr() as u64;
+        attr.test.ctx_size_out = CONTEXT_BYTES as u32;
+        attr.test.ctx_out = context.as_mut_ptr() as u64;
+        // SAFETY: packet and context are as long as the attributes say.
+        unsafe { bpf(bpf_cmd::BPF_PROG_TEST_RUN, &attr) }?;
+        let word = |at: usize| u32::from_ne_bytes(std::array::from_fn(|byte| context[at + byte]));
+        Ok(u64::from(word(CONTROL_BLOCK + 4)) << 32 | u64::from(word(CONTROL_BLOCK)))
+    }
+}
+
+fn instruction(code: u32, registers: (u8, u8), off: i16, imm: i32) -> bpf_insn {
+    bpf_insn {
+        code: code as u8,
+        _bitfield_align_1: [],
+        _bitfield_1: bpf_insn::new_bitfield_1(registers.0, registers.1),
+        off,
+        imm,
+    }
 }
 
 /// Waits until every program that ran when this was called has ended: after a detach, no packet is on its way into

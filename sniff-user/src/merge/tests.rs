@@ -230,7 +230,7 @@ fn statistics_tell_what_was_left_out_beyond_the_limit_and_which_losses_that_told
         statistics(0, 10),
         statistics(1, 1),
     ];
-    merger.push(id, stream.concat().into(), now, &mut out).unwrap();
+    merger.push(id, stream.concat().into(), now, pass, &mut out).unwrap();
     merger.write_due(now, &mut out);
     let read = read(&out);
     assert_eq!(read.dropcounts, [3, 1]);

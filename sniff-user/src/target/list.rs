@@ -131,6 +131,7 @@ mod tests {
             host_side_missing: None,
             kind: Some("veth".into()),
             link_layer: LinkLayer::Ethernet,
+            is_loopback: false,
             mac: Some([2, 0, 0, 0, 0, 0x1f]),
             ipv4: vec![([10, 0, 0, 5].into(), 24)],
             ipv6: vec![("fd00::5".parse().unwrap(), 64)],

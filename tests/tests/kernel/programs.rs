@@ -13,6 +13,7 @@ use sniff_tests::{
 };
 use sniff_user::{
     bpf::{
+        attach::Hook,
         classifier::{self, Arguments},
         object::{Kernel, Sizes},
         ring::Wanted,
@@ -61,10 +62,11 @@ fn variants() -> impl Iterator<Item = Arguments> {
     let lengths = SNAPLENS.iter().flat_map(|&snaplen| [false, true].map(|headers| (snaplen, headers)));
     let packets =
         lengths.flat_map(|(snaplen, headers)| LINK_TYPES.map(|link_type| (snaplen, headers, link_type)));
-    let places = [(Direction::In, 0), (Direction::Out, LAST_INTERFACE)].into_iter().cycle();
-    packets.zip(places).map(|((snaplen, headers, link_type), (direction, interface))| {
+    let places = [(Direction::In, Hook::Ingress, 0), (Direction::Out, Hook::Egress, LAST_INTERFACE)];
+    let places = places.into_iter().cycle();
+    packets.zip(places).map(|((snaplen, headers, link_type), (direction, hook, interface))| {
         let clock_offset = 1_700_000_000_000_000_000;
-        Arguments { filter: None, interface, direction, snaplen, headers, link_type, clock_offset }
+        Arguments { filter: None, interface, direction, hook, snaplen, headers, link_type, clock_offset }
     })
 }
 
@@ -93,6 +95,7 @@ fn the_filters_of_all_expressions_are_taken() {
                 filter: Some(Arc::clone(fragment)),
                 interface: 0,
                 direction: Direction::In,
+                hook: Hook::Ingress,
                 snaplen: MAX_SNAPLEN,
                 headers: false,
                 link_type: LinkType::Ethernet,

@@ -29,7 +29,7 @@ use sniff_common::regions::Cpu;
 pub use self::gauge::Gauge;
 use self::{buffer::Buffer, regions::Regions};
 use super::mapping::Mapping;
-use crate::clock;
+use crate::clock::Clock;
 
 /// Which ring to use: `--ring`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
@@ -68,8 +68,8 @@ pub struct Ring {
     cpus: Mapping,
     gauge: Arc<Gauge>,
     order: Order,
-    /// What the kernel side adds to its clock.
-    clock_offset: u64,
+    /// That of the blocks.
+    clock: Clock,
     /// Blocks before this time are all there, in nanoseconds since the epoch.
     horizon: u64,
 }
@@ -82,8 +82,8 @@ pub(super) enum Memory {
 
 impl Ring {
     /// `cpus` is an entry for each possible CPU.
-    pub(super) fn new(memory: Memory, cpus: Mapping, gauge: Gauge, order: Order, clock_offset: u64) -> Self {
-        Self { memory, cpus, gauge: Arc::new(gauge), order, clock_offset, horizon: 0 }
+    pub(super) fn new(memory: Memory, cpus: Mapping, gauge: Gauge, order: Order, clock: Clock) -> Self {
+        Self { memory, cpus, gauge: Arc::new(gauge), order, clock, horizon: 0 }
     }
 
     /// What can be seen of it from elsewhere.
@@ -111,7 +111,7 @@ impl Ring {
     ///
     /// When the ring does not follow its protocol, or the clock fails.
     pub fn look(&mut self, until: Until) -> Result<bool> {
-        let now = clock::boot()? + self.clock_offset;
+        let now = self.clock.now()?;
         let (settled, more) = match &mut self.memory {
             Memory::Regions(regions) => (regions.look()?, false),
             Memory::Buffer(buffer) => buffer.look(self.order)?,

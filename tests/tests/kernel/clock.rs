@@ -1,0 +1,58 @@
+//! Packets and statistics have the time of the wall clock, whatever clocks sniff is shown.
+
+use std::{
+    ops::RangeInclusive,
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use sniff_tests::{
+    kernel,
+    machine::Machine,
+    sniff::{Sniff, binary},
+    traffic,
+};
+
+use crate::Capture;
+
+/// In another time namespace the boot clock is another; where the kernel has none, or does not enter it when a program is
+/// started, this one holds as well.
+#[test]
+fn times_are_right_in_a_time_namespace() {
+    let machine = Machine::boot();
+    let node = machine.netns();
+    let pod = machine.fake_pod("blue", 1);
+    for ring in kernel::rings() {
+        // Seconds; not further back than the machine is up.
+        for shift in ["10000000", "-3"] {
+            let capture = Capture::new();
+            let namespace = ["--time", "--boottime", shift];
+            let sniff = Sniff::in_netns(&node).program("unshare").args(namespace).args([binary()]);
+            let args = ["--netns", "blue", "--ring", ring, "-w", capture.arg(), "icmp"];
+            let start = now_ns();
+            let sniff = sniff.args(args).start();
+            traffic::ping(&node, pod.ipv4.into(), 2, 56);
+            let sent = start..=now_ns();
+            assert_eq!(sniff.stop().success().captured, 4, "{ring} {shift}");
+            let ended = start..=now_ns();
+
+            let file = capture.read();
+            assert_all(&sent, file.packets.iter().map(|packet| packet.timestamp_ns), ring, shift);
+            let statistics = &file.statistics[0];
+            let times = [statistics.start_ns, statistics.end_ns].map(|time| time.expect("a time"));
+            assert_all(&ended, times.into_iter(), ring, shift);
+            let captured = times[0]..=times[1];
+            assert_all(&captured, file.packets.iter().map(|packet| packet.timestamp_ns), ring, shift);
+        }
+    }
+}
+
+fn assert_all(range: &RangeInclusive<u64>, times: impl Iterator<Item = u64>, ring: &str, shift: &str) {
+    for time in times {
+        assert!(range.contains(&time), "{ring} {shift}: {time} is not in {range:?}");
+    }
+}
+
+fn now_ns() -> u64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("a time after 1970");
+    now.as_nanos().try_into().expect("a time before 2554")
+}
