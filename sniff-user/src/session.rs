@@ -4,6 +4,7 @@
 //! then empty the ring, then read the counters, then write the statistics.
 
 use std::{
+    collections::HashSet,
     future, mem,
     path::PathBuf,
     sync::{Arc, mpsc::sync_channel},
@@ -36,7 +37,7 @@ use crate::{
     newcomers::Newcomers,
     output::Output,
     parallel,
-    pcapng::{InterfaceDescription, SectionHeader},
+    pcapng::{InterfaceDescription, LinkType, SectionHeader},
     signals::{Asked, Attended, Stages},
     system::System,
     tap::{self, Tap, link_type},
@@ -358,7 +359,9 @@ impl Session {
                 let ids: Vec<u32> = ids.collect();
                 (done, ids.into_iter().try_for_each(|id| self.leave(id)))
             }
-            Order::Filter { source, done } => (done, self.change_filter(source)),
+            Order::Filter { source, done } => {
+                (done, source.read().and_then(|general| self.change_filter(source, general)))
+            }
             Order::Watermark { done } => (done, self.drain.watermark()),
         };
         // Whoever gave the order may have gone.
@@ -408,7 +411,7 @@ impl Session {
                 if is_over() {
                     break;
                 }
-                failed.extend(self.hook_in(group, classifiers?));
+                failed.extend(self.hook_in(group, classifiers?, &is_over));
             }
             Ok(failed)
         })
@@ -422,12 +425,17 @@ impl Session {
         }
     }
 
-    /// Attaches classifiers that were loaded: one for each direction of each of `taps`. Returns those that cannot be
-    /// attached.
-    fn hook_in(&mut self, taps: Vec<Tap>, classifiers: Vec<Option<Classifier>>) -> Vec<(u32, anyhow::Error)> {
+    /// Attaches classifiers that were loaded, one for each direction of each of `taps`, until `is_over`. Returns those
+    /// that cannot be attached.
+    fn hook_in(
+        &mut self,
+        taps: Vec<Tap>,
+        classifiers: Vec<Option<Classifier>>,
+        is_over: impl Fn() -> bool,
+    ) -> Vec<(u32, anyhow::Error)> {
         let mut failed = Vec::new();
         let mut classifiers = classifiers.into_iter();
-        for mut tap in taps {
+        for mut tap in taps.into_iter().take_while(|_| !is_over()) {
             let classifiers: Vec<_> = classifiers.by_ref().take(tap.directions.len()).collect();
             let hooks = tap.directions.iter().map(|&(direction, _)| tap.point.hook(direction));
             let classifiers = hooks.zip(classifiers).filter_map(|(hook, it)| Some((hook, it?))).collect();
@@ -468,27 +476,42 @@ impl Session {
         })
     }
 
-    /// Does what SIGUSR2 asks for.
-    fn read_filter_again(&mut self) {
-        if matches!(self.plan.filter, Source::Text(_)) {
-            warn!("SIGUSR2 has the file of -F read again: without one, the filter stays as it is");
-            return;
+    /// Reads the filter's file again, as SIGUSR2 asks for, and compiles what is there, aside: that may take long.
+    fn read_filter_again(&self) -> impl Future<Output = Result<Option<String>>> + use<> {
+        let (source, filters) = (self.plan.filter.clone(), self.plan.filters.clone());
+        let link_types: HashSet<LinkType> = self.taps.iter().map(|tap| link_type(&tap.interface)).collect();
+        async move {
+            ensure!(
+                matches!(source, Source::File(_)),
+                "SIGUSR2 has the file of -F read again, and there is none"
+            );
+            let general = source.read()?;
+            for link_type in link_types {
+                if let Some(text) = general.clone() {
+                    filters.prepare(text, link_type).await?;
+                }
+            }
+            Ok(general)
         }
-        match self.change_filter(self.plan.filter.clone()) {
+    }
+
+    /// Has the filter that was read again at every interface without one of its own.
+    fn take_filter(&mut self, read: Result<Option<String>>) {
+        let source = self.plan.filter.clone();
+        match read.and_then(|general| self.change_filter(source, general)) {
             Ok(()) => info!("the filter is now: {}", in_words(self.general.as_deref())),
             Err(error) => warn!("the filter stays as it is: {error:#}"),
         }
     }
 
-    /// Reads the filter from `source`, and has it at every interface that has none of its own: at all of them or, when
+    /// Has `general`, which is from `source`, at every interface that has none of its own: at all of them or, when
     /// anything is wrong with it, at none. Each goes on as one interface more in the file, so that every packet shows by
     /// which filter it was judged. An interface that has gone meanwhile is left to whoever takes leave of it.
     ///
     /// # Errors
     ///
-    /// When it cannot be read, compiled, loaded or attached; the old one then goes on.
-    fn change_filter(&mut self, source: Source) -> Result<()> {
-        let general = source.read()?;
+    /// When it cannot be compiled, loaded or attached; the old one then goes on.
+    fn change_filter(&mut self, source: Source, general: Option<String>) -> Result<()> {
         if general != self.general {
             let (changes, classifiers) = self.changes(general.as_deref())?;
             let old = mem::replace(&mut self.general, general);
@@ -587,16 +610,19 @@ impl Session {
         let mut logger = self.kernel.take_logger(logging::Stderr)?;
         let deadline = time::sleep(self.plan.duration.unwrap_or(Duration::MAX));
         tokio::pin!(deadline);
+        let mut reading = None;
         let ended = loop {
             tokio::select! {
                 asked = signals.next() => match asked {
                     Asked::End => break Why::Signal,
                     Asked::Counts => accounts::print_so_far(self.drain.delivered(), &self.totals()?),
-                    Asked::Filter => {
-                        self.read_filter_again();
-                        watch.meet(self);
-                    }
+                    Asked::Filter => reading = Some(Box::pin(self.read_filter_again())),
                 },
+                read = of(&mut reading) => {
+                    reading = None;
+                    self.take_filter(read);
+                    watch.meet(self);
+                }
                 order = next_order(&mut remote) => match order {
                     Some(order) => {
                         self.obey(order);
@@ -756,6 +782,14 @@ impl Session {
                 );
             }
         }
+    }
+}
+
+/// Never, when there is no such future.
+async fn of<F: Future + Unpin>(future: &mut Option<F>) -> F::Output {
+    match future {
+        Some(future) => future.await,
+        None => future::pending().await,
     }
 }
 

@@ -218,11 +218,6 @@ impl Running {
         });
     }
 
-    /// Waits until it has computed for so long.
-    pub fn wait_for_work(&self, time: Duration) {
-        wait::until("work", START, || (cpu_time(self.pid()) >= time).then_some(()));
-    }
-
     /// Whether it has ended when `limit` has passed.
     pub fn ends_within(&mut self, limit: Duration) -> bool {
         wait::exit_within(&mut self.child, limit).is_some()

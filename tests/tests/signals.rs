@@ -69,6 +69,12 @@ fn endless_filter() -> String {
     hosts.collect::<Vec<_>>().join(" or ")
 }
 
+/// Waits until a process has computed for a while from now on.
+fn wait_for_work(pid: u32) {
+    let enough = cpu_time(pid) + Duration::from_millis(500);
+    wait::until("work", Duration::from_secs(60), || (cpu_time(pid) >= enough).then_some(()));
+}
+
 /// Sends a signal that has only a number or a name that `kill` knows.
 fn send(sniff: &Running, signal: &str) {
     let sent = Command::new("kill").args(["-s", signal, &sniff.pid().to_string()]).status();
@@ -251,11 +257,53 @@ fn a_filter_that_takes_long_to_compile_does_not_keep_sniff_from_ending() {
     fs::write(place.machine.path("/run/filter"), endless_filter()).expect("a file");
     let capture = Capture::new();
     let sniff = place.sniff(&["-F", "/run/filter", "-w", capture.arg()]).launch();
-    sniff.wait_for_work(Duration::from_millis(500));
+    wait_for_work(sniff.pid());
     sniff.signal(Signal::SIGTERM);
     let outcome = sniff.wait();
     let line = outcome.refusal(FAILURE);
     assert!(line.contains("nothing was captured"), "{line}");
+}
+
+#[test]
+fn a_new_filter_that_takes_long_to_compile_holds_up_neither_the_capture_nor_its_end() {
+    let place = Place::new();
+    let filter = place.machine.path("/run/filter");
+    fs::write(&filter, "icmp").expect("a file");
+    let capture = Capture::new();
+    let mut sniff = place.sniff(&["-F", "/run/filter", "-w", capture.arg()]).start();
+    fs::write(&filter, endless_filter()).expect("a file");
+    sniff.signal(Signal::SIGUSR2);
+    wait_for_work(sniff.pid());
+    place.ping();
+    sniff.signal(Signal::SIGUSR1);
+    sniff.wait_for_line("received by filter");
+    let file = capture.read_whole(&sniff.stop());
+    assert_eq!(echoes(&file.packets, Direction::In, 56), PINGS);
+    assert_eq!(file.packets.len(), 2 * PINGS);
+}
+
+#[test]
+fn many_interfaces_do_not_keep_sniff_from_ending() {
+    const INTERFACES: usize = 60;
+    let place = Place::new();
+    let pod = &place.pod.netns;
+    for number in 0..INTERFACES / 2 {
+        pod.run(&format!("ip link add a{number} type veth peer name b{number}"));
+        pod.run(&format!("ip link set a{number} up"));
+        pod.run(&format!("ip link set b{number} up"));
+    }
+    let before = place.snapshot();
+    let capture = Capture::new();
+    // By clsact, whose filters outlive the process.
+    let mut sniff = place.sniff(&["--hook", "clsact", "-w", capture.arg()]).launch();
+    // Among the first of them.
+    sniff.wait_for_line("clsact");
+    sniff.signal(Signal::SIGTERM);
+    let outcome = sniff.wait();
+    capture.read_whole(&outcome);
+    let attached = outcome.stderr.iter().filter(|line| line.contains("clsact")).count();
+    assert!(attached < INTERFACES, "{attached} interfaces were attached to");
+    before.assert_unchanged(&sniff::binary());
 }
 
 #[test]
@@ -278,9 +326,7 @@ fn a_client_that_goes_ends_a_session_whose_filter_still_compiles() {
     let mut serving = Serving::start(&place.node);
     let hello = ClientHello { plan, ..hello(vec![]) };
     serving.send(&sniff_user::stream::ToNode::Hello(Box::new(hello)));
-    wait::until("work", Duration::from_secs(20), || {
-        (cpu_time(serving.pid()) >= Duration::from_millis(500)).then_some(())
-    });
+    wait_for_work(serving.pid());
     serving.close_input();
     let outcome = serving.wait();
     assert_eq!(outcome.status.code(), Some(FAILURE), "{outcome:#?}");

@@ -14,6 +14,9 @@ use crate::pcapng::LinkType;
 const MATCH: u32 = 262_144;
 /// What libpcap returns on the `pcap` crate's handles: the snaplen that the crate gives them.
 const MATCH_OF_CRATE: u32 = 65_535;
+/// Behind one of these words, offsets are those inside the tunnel (pcap-filter(7)); where they begin is in scratch cells,
+/// which only packets of the tunnel have written.
+const TUNNELS: [&str; 2] = ["geneve", "vxlan"];
 /// `DLT_RAW` of pcap/dlt.h, which has another number in memory than in files.
 const DLT_RAW: i32 = 12;
 
@@ -28,15 +31,24 @@ pub fn compile(text: &str, link_type: LinkType, optimise: bool) -> Result<Progra
     let compiler = Compiler::new(link_type)?;
     let encoded =
         compiler.compile(text, optimise).map_err(|message| Error::locate(message, text, &compiler))?;
-    Program::decode(&encoded).map_err(|invalid| match invalid.reason {
-        Reason::BackwardJump => Error {
-            message:
-                "'protochain' follows headers in a loop, which filters in the kernel cannot have; name the \
-                      headers instead, as in 'ip6 proto 6'"
+    Program::decode(&encoded).map_err(|invalid| {
+        let at = |at| Some(Place::new(text, at));
+        match (invalid.reason, first_word(text, &TUNNELS)) {
+            (Reason::BackwardJump, _) => Error {
+                message: "'protochain' follows headers in a loop, which filters in the kernel cannot have; name the \
+                          headers instead, as in 'ip6 proto 6'"
                     .into(),
-            place: only_word(text, "protochain").map(|at| Place::new(text, at)),
-        },
-        _ => Error { message: invalid.reason.to_string(), place: None },
+                place: only_word(text, "protochain").and_then(at),
+            },
+            (Reason::CellNotWritten(_), Some((start, tunnel))) => Error {
+                message: format!(
+                    "behind '{tunnel}' a filter looks inside the tunnel, and other packets have none: write what is for \
+                     them in front, as in 'tcp or {tunnel}', and the rest in brackets, as in '{tunnel} and (tcp or udp)'"
+                ),
+                place: at(start),
+            },
+            (reason, _) => Error { message: format!("libpcap makes of it what cannot run: {reason}"), place: None },
+        }
     })
 }
 
@@ -184,6 +196,12 @@ fn only_word(text: &str, word: &str) -> Option<usize> {
     }
 }
 
+/// The first token of `text` that is one of `words`, and where it is.
+fn first_word<'a>(text: &'a str, words: &[&str]) -> Option<(usize, &'a str)> {
+    let tokens = tokens(text).into_iter().map(|(start, end)| (start, &text[start..end]));
+    tokens.into_iter().find(|(_, token)| words.contains(token))
+}
+
 /// Start and end of each token: a word, or any other character by itself.
 fn tokens(text: &str) -> Vec<(usize, usize)> {
     let mut tokens: Vec<(usize, usize)> = Vec::new();
@@ -299,6 +317,26 @@ mod tests {
     #[test]
     fn loops_are_refused() {
         assert!(error("tcp or ip6 protochain 6").ends_with("\n  tcp or ip6 protochain 6\n             ^"));
+    }
+
+    #[test]
+    fn what_is_behind_a_tunnel_is_only_for_its_packets() {
+        for (text, column) in [
+            ("geneve or tcp", 0),
+            ("not geneve and tcp", 4),
+            ("ip and (geneve 42 or port 53)", 8),
+            ("geneve and tcp or geneve and udp", 0),
+        ] {
+            let error = error(text);
+            let caret = " ".repeat(column) + "^";
+            assert!(error.starts_with("behind 'geneve' ") && error.contains("'tcp or geneve'"), "{error}");
+            assert!(error.ends_with(&format!("\n  {text}\n  {caret}")), "{error}");
+        }
+        for advice in
+            ["tcp or geneve", "tcp and not geneve", "port 53 or geneve 42", "geneve and (tcp or udp)"]
+        {
+            compile(advice, LinkType::Ethernet, true).unwrap();
+        }
     }
 
     #[test]
