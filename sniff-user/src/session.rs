@@ -374,7 +374,7 @@ impl Session {
     }
 
     fn description(&self, tap: &Tap, comment: Option<String>) -> InterfaceDescription {
-        let filter = tap.interface.filter.clone().or_else(|| self.general.clone());
+        let filter = tap.interface.expression(self.general.as_deref());
         tap.describe(&self.plan.system, self.plan.snaplen, filter, comment)
     }
 
@@ -854,8 +854,10 @@ fn with_filters(
     general: Option<&str>,
     directions: &[Direction],
 ) -> Result<Vec<(Direction, Filter)>> {
-    let text = interface.filter.as_deref().or(general);
-    let of = |&direction: &Direction| Ok((direction, filters.of(text, link_type(interface), direction)?));
+    let text = interface.expression(general);
+    let of = |&direction: &Direction| {
+        Ok((direction, filters.of(text.as_deref(), link_type(interface), direction)?))
+    };
     let with_filters = directions.iter().map(of).collect::<Result<Vec<_>>>()?;
     ensure!(
         with_filters.iter().any(|(_, filter)| *filter != Filter::None),

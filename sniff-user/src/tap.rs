@@ -252,6 +252,7 @@ mod tests {
             ipv4: Vec::new(),
             ipv6: Vec::new(),
             filter: None,
+            left_out: None,
         };
         let (directions, doubts) = (Vec::new(), Vec::new());
         Tap { id: 0, interface, point, side, directions, doubts, attachment: None }

@@ -176,6 +176,19 @@ pub struct Interface {
     pub ipv6: Vec<(Ipv6Addr, u8)>,
     /// The filter that its target has of its own.
     pub filter: Option<String>,
+    /// What is not captured whatever the filter says, as an expression too.
+    pub left_out: Option<String>,
+}
+
+impl Interface {
+    /// The expression that decides what is captured of it, where `general` is that of interfaces without one of their own.
+    pub fn expression(&self, general: Option<&str>) -> Option<String> {
+        match (self.filter.as_deref().or(general), &self.left_out) {
+            (filter, None) => filter.map(str::to_owned),
+            (None, Some(left_out)) => Some(format!("not ({left_out})")),
+            (Some(filter), Some(left_out)) => Some(format!("({filter}) and not ({left_out})")),
+        }
+    }
 }
 
 impl Interface {
@@ -271,7 +284,7 @@ pub async fn scopes(wanted: &[Wanted], options: &Options) -> Result<Vec<Scope>> 
             Target::Interface(name) => (Whose::host(hosts.first())?, vec![name.clone()]),
             Target::NodeInterface(name) => (Whose::host(interfaces::node(&hosts))?, vec![name.clone()]),
         };
-        scopes.push(Scope { whose, names, filter: filter.clone(), hosts: hosts.clone() });
+        scopes.push(Scope { whose, names, filter: filter.clone(), left_out: None, hosts: hosts.clone() });
     }
     Ok(scopes)
 }

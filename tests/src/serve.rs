@@ -63,7 +63,7 @@ pub fn hello(targets: Vec<Target>) -> ClientHello {
 /// A pod as a target.
 pub fn pod(namespace: &str, name: &str, uid: &str) -> Target {
     let id = TargetId::Pod { namespace: namespace.into(), name: name.into(), uid: uid.into() };
-    Target { id, container: None, interfaces: Vec::new(), filter: None, comment: None }
+    Target { id, container: None, interfaces: Vec::new(), filter: None, kubelet_port: None, comment: None }
 }
 
 /// Interfaces of the node as a target.
@@ -73,6 +73,7 @@ pub fn node_interface(name: &str) -> Target {
         container: None,
         interfaces: vec![name.to_owned()],
         filter: None,
+        kubelet_port: None,
         comment: None,
     }
 }

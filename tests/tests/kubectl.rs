@@ -1,6 +1,8 @@
 //! `kubectl sniff` against a cluster of test machines: from a name to packets in one file, and every end.
 
 use std::{
+    io::{Read as _, Write as _},
+    net::{TcpListener, TcpStream},
     thread,
     time::{Duration, Instant},
 };
@@ -355,6 +357,69 @@ fn a_node_is_captured_at_its_interface() {
     let outcome = client.stop();
     outcome.assert_success();
     assert_eq!(outcome.file().packets.len(), 4);
+}
+
+/// The test plays the kubelet, and whoever connects to it.
+#[test]
+fn the_stream_of_a_nodes_capture_is_left_out_of_it_and_nothing_else() {
+    const PORT: u16 = 10443;
+    let place = Place::new();
+    let info = json!({"kernelVersion": "6.18.0-test", "operatingSystem": "linux"});
+    let status = json!({"nodeInfo": info, "daemonEndpoints": {"kubeletEndpoint": {"Port": PORT}}});
+    place.cluster.put("nodes", "", "n1", json!({"metadata": {"name": "n1"}, "status": status}));
+    let kubelet =
+        place.node.netns.enter(|| TcpListener::bind(("0.0.0.0", PORT))).expect("a port of the node");
+    let connect = || {
+        let client =
+            place.web.netns.enter(|| TcpStream::connect((place.web.gateway4, PORT))).expect("a connection");
+        (client, kubelet.accept().expect("its other end").0)
+    };
+    let ports = |file: &PcapNg, port: u16| {
+        let frames = file.packets.iter().map(|packet| &packet.data);
+        // Source and destination port stand behind an IPv4 header without options.
+        let both = |frame: &Vec<u8>| [34, 36].map(|at| u16::from_be_bytes([frame[at], frame[at + 1]]));
+        frames.filter(|frame| frame.len() > 38 && both(frame).contains(&port)).count()
+    };
+    let talk = |(client, server): &(TcpStream, TcpStream)| {
+        for (mut from, mut to) in [(client, server), (server, client)] {
+            from.write_all(b"words").expect("room");
+            to.read_exact(&mut [0; 5]).expect("words");
+        }
+    };
+    let capture = |more: &[&str]| {
+        let before = connect();
+        let args = ["node/n1", "-i", &place.web.veth.name, "-w", "FILE", "-f", "tcp or icmp"];
+        let client = place.listen(&[&args[..], more].concat());
+        let after = connect();
+        talk(&before);
+        talk(&after);
+        place.ping(1);
+        thread::sleep(ON_THE_WAY);
+        let outcome = client.stop();
+        outcome.assert_success();
+        let file = outcome.file();
+        assert_pings(&file, 56, 1);
+        let counts = [before, after].map(|(client, _)| {
+            let port = client.local_addr().expect("an address").port();
+            (port, ports(&file, port))
+        });
+        (outcome, file, counts)
+    };
+
+    let (outcome, file, [(before, of_before), (_, of_after)]) = capture(&[]);
+    assert_eq!(of_before, 0);
+    assert!(of_after >= 6, "{of_after} of a handshake and two segments with their acknowledgements");
+    let left_out = format!("and host {} and port {before})", place.web.ipv4);
+    let comment = &comments(&file, &place.web.veth.name)[0];
+    assert!(
+        comment.contains("one of which carries this capture: tcp and (") && comment.contains(&left_out),
+        "{comment}"
+    );
+    assert!(outcome.said("left out are the kubelet's connections") && outcome.said("--include-own-stream"));
+
+    let (_, file, [(_, of_before), (_, of_after)]) = capture(&["--include-own-stream"]);
+    assert!(of_before >= 2 && of_after >= 6, "{of_before}, {of_after}");
+    assert_eq!(comments(&file, &place.web.veth.name), [""]);
 }
 
 #[test]

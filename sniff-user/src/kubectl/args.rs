@@ -63,6 +63,10 @@ pub struct Args {
     #[arg(short, long = "interface", value_name = "IFACE", help_heading = "Targets")]
     pub interfaces: Vec<String>,
 
+    /// Of a node, capture the connection too that carries the packets here: each of them makes another
+    #[arg(long, help_heading = "Targets")]
+    pub include_own_stream: bool,
+
     /// Keep to the pods that are there at the start
     #[arg(long, help_heading = "Targets")]
     pub no_follow: bool,

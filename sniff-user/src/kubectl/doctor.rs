@@ -91,7 +91,7 @@ async fn nodes(cluster: &Cluster, findings: &mut Vec<Finding>) -> Vec<NodeFacts>
             return Vec::new();
         }
     };
-    for NodeFacts { name, kernel, os } in &nodes {
+    for NodeFacts { name, kernel, os, .. } in &nodes {
         let told = format!("node {name}: {os}, kernel {kernel}");
         findings.push(match version(kernel) {
             _ if os == "windows" => Finding::Note(format!("{told}: sniff captures on Linux nodes")),

@@ -30,6 +30,9 @@ use tokio::{sync::mpsc, task::AbortHandle};
 
 use super::{Cluster, Forbidden, Pod, Request};
 
+/// Where a kubelet serves unless told otherwise.
+const KUBELET_PORT: u16 = 10250;
+
 /// Pods that are meant.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Selection {
@@ -100,6 +103,8 @@ pub struct NodeFacts {
     pub kernel: String,
     /// `linux` or `windows`.
     pub os: String,
+    /// The port that its kubelet serves.
+    pub kubelet_port: u16,
 }
 
 impl Cluster {
@@ -346,7 +351,10 @@ impl From<v1::Node> for NodeFacts {
         let info = node.status.as_ref().and_then(|status| status.node_info.as_ref());
         let (kernel, os) =
             info.map(|info| (info.kernel_version.clone(), info.operating_system.clone())).unwrap_or_default();
-        Self { name: node.name_any(), kernel, os }
+        let endpoints = node.status.as_ref().and_then(|status| status.daemon_endpoints.as_ref());
+        let port = endpoints.and_then(|it| u16::try_from(it.kubelet_endpoint.as_ref()?.port).ok());
+        let kubelet_port = port.filter(|port| *port != 0).unwrap_or(KUBELET_PORT);
+        Self { name: node.name_any(), kernel, os, kubelet_port }
     }
 }
 

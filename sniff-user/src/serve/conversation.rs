@@ -35,6 +35,9 @@ const SIGN_OF_LIFE: Duration = Duration::from_secs(5);
 const BETWEEN_STATS: Duration = Duration::from_millis(900);
 /// What the file says of interfaces that were not there from the start.
 const JOINED: &str = "joined the running capture";
+/// What the file and the client are told of a node's interface.
+const LEFT_OUT: &str =
+    "left out are the kubelet's connections that were there at the start, one of which carries this capture";
 
 /// Everybody who takes part.
 pub(super) struct Conversation<'a> {
@@ -194,13 +197,18 @@ impl<'a> Conversation<'a> {
     async fn join(&mut self, target: &Target, comment: Option<&str>) -> Result<Vec<String>> {
         let found = self.input.unless_gone(self.members.find(target)).await?;
         for interface in &found.interfaces {
-            self.compile(
-                interface.filter.clone().or_else(|| self.capture.general.clone()),
-                link_type(interface),
-            )
-            .await?;
+            let expression = interface.expression(self.capture.general.as_deref());
+            self.compile(expression, link_type(interface)).await?;
+        }
+        let left_out = found.interfaces.iter().find_map(|interface| interface.left_out.as_deref());
+        let left_out = left_out.map(|expression| format!("{LEFT_OUT}: {expression}"));
+        if let Some(text) = &left_out {
+            let text = format!("{}: {text} (--include-own-stream captures them)", target.id);
+            self.output.tell(ToClient::Event(Told::Note { level: Level::Info, text }));
         }
         let comment = target.comment.as_deref().or(comment).map(str::to_owned);
+        let comments: Vec<String> = comment.into_iter().chain(left_out).collect();
+        let comment = (!comments.is_empty()).then(|| comments.join("; "));
         let (interfaces, scopes) = (found.interfaces.clone(), found.scopes.clone());
         self.order(|done| Order::Join { interfaces, scopes, comment, done }).await?;
         let names = found.interfaces.iter().map(|interface| interface.name.clone()).collect();

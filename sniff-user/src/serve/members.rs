@@ -3,7 +3,9 @@
 use std::{collections::HashSet, path::PathBuf};
 
 use anyhow::{Result, ensure};
+use log::warn;
 
+use super::own_stream::OwnStream;
 use crate::{
     pcapng::LinkType,
     stream::message::{Target, TargetId},
@@ -60,7 +62,11 @@ impl Members {
                 (all.collect(), self.options(Vec::new()))
             }
         };
-        let scopes = target::scopes(&wanted, &options).await?;
+        let mut scopes = target::scopes(&wanted, &options).await?;
+        if let (TargetId::Node, Some(port)) = (id, target.kubelet_port) {
+            let names = interfaces.iter().zip(&mut scopes);
+            names.into_iter().try_for_each(|(name, scope)| leave_out_own_stream(name, scope, port))?;
+        }
         let found = target::interfaces_of(&scopes)?;
         if let TargetId::Pod { namespace, name, uid } = id {
             check_uid(&format!("{namespace}/{name}"), uid, &found)?;
@@ -123,6 +129,25 @@ impl Members {
     fn options(&self, interfaces: Vec<String>) -> target::Options {
         target::Options { cri_socket: self.cri_socket.clone(), interfaces, node_name: self.node_name.clone() }
     }
+}
+
+/// Keeps the session's own packets, on their way to the client, out of the capture of a node's interface.
+fn leave_out_own_stream(name: &str, scope: &mut Scope, kubelet_port: u16) -> Result<()> {
+    let Some(own) = OwnStream::find(scope.netns(), name == "lo", kubelet_port)? else {
+        warn!(
+            "{name}: the kubelet has no connection at port {kubelet_port} that would carry this capture to its client: where \
+             it passes here it is captured too, unless a filter leaves it out"
+        );
+        return Ok(());
+    };
+    if own.goes_on_from_here {
+        warn!(
+            "{name}: the API server, or what stands for it, is on this node: what it sends on to the client is captured \
+             where it passes here, unless a filter leaves it out, such as 'not port 6443'"
+        );
+    }
+    scope.leave_out(own.expression);
+    Ok(())
 }
 
 /// A pod that was deleted and made anew keeps its name alone.

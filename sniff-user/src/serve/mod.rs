@@ -9,6 +9,7 @@ mod conversation;
 mod input;
 mod members;
 mod output;
+mod own_stream;
 mod packets;
 
 use std::{process, sync::Arc, time::Duration};

@@ -159,6 +159,10 @@ pub struct Target {
     /// Expression in place of the plan's.
     #[serde(default)]
     pub filter: Option<String>,
+    /// Of a node: the port that its kubelet serves. One of the connections to it carries this session, and so they are left
+    /// out; `None` leaves nothing out.
+    #[serde(default)]
+    pub kubelet_port: Option<u16>,
     /// What the descriptions of its interfaces are to tell besides (`opt_comment`), such as why it joined later.
     #[serde(default)]
     pub comment: Option<String>,

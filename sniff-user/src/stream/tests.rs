@@ -38,6 +38,7 @@ fn to_node() -> Vec<ToNode> {
         container: None,
         interfaces: vec!["eth0".into()],
         filter: Some("tcp".into()),
+        kubelet_port: None,
         comment: None,
     };
     let plan = CapturePlan {
@@ -104,7 +105,14 @@ fn the_layout_is_pinned() {
     encode(&ToNode::Filter(NewFilter { expression: "ip".into() }), &mut bytes).unwrap();
     let expected = [b"SNIFF\0\0\x01".as_slice(), b"\x83\0\0\0\x13\0\0\0", br#"{"expression":"ip"}"#].concat();
     assert_eq!(bytes, expected);
-    let target = Target { id: pod("a"), container: None, interfaces: vec![], filter: None, comment: None };
+    let target = Target {
+        id: pod("a"),
+        container: None,
+        interfaces: vec![],
+        filter: None,
+        kubelet_port: None,
+        comment: None,
+    };
     let short: Target =
         serde_json::from_str(r#"{"kind":"pod","namespace":"shop","name":"a","uid":"u-1"}"#).unwrap();
     assert_eq!(short, target);

@@ -77,6 +77,7 @@ pub(super) fn of(place: &Place, wanted: &[String], hosts: &[Netns]) -> Result<Ve
             ipv4: link.ipv4.clone(),
             ipv6: link.ipv6.clone(),
             filter: None,
+            left_out: None,
         }
     };
     Ok(picked.into_iter().map(describe).collect())
@@ -102,6 +103,7 @@ pub(super) fn of_host(name: &str, here: &Netns) -> Result<Interface> {
         ipv4: link.ipv4.clone(),
         ipv6: link.ipv6.clone(),
         filter: None,
+        left_out: None,
     })
 }
 

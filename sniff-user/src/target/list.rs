@@ -136,6 +136,7 @@ mod tests {
             ipv4: vec![([10, 0, 0, 5].into(), 24)],
             ipv6: vec![("fd00::5".parse().unwrap(), 64)],
             filter: None,
+            left_out: None,
         }
     }
 

@@ -16,6 +16,8 @@ pub struct Scope {
     pub(super) names: Vec<String>,
     /// The filter that the target has of its own.
     pub(super) filter: Option<String>,
+    /// What is not captured of them whatever the filter says.
+    pub(super) left_out: Option<String>,
     /// Where host ends may be.
     pub(super) hosts: Vec<Netns>,
 }
@@ -42,6 +44,11 @@ impl Scope {
             Whose::Targets(place) => &place.netns,
             Whose::Hosts(netns) => netns,
         }
+    }
+
+    /// Has packets that match this expression left out of what is captured of them.
+    pub fn leave_out(&mut self, expression: String) {
+        self.left_out = Some(expression);
     }
 
     /// Whether that still is there.
@@ -92,7 +99,11 @@ impl Scope {
         };
         Ok(found
             .into_iter()
-            .map(|interface| Interface { filter: self.filter.clone(), ..interface })
+            .map(|interface| Interface {
+                filter: self.filter.clone(),
+                left_out: self.left_out.clone(),
+                ..interface
+            })
             .collect())
     }
 }

@@ -103,6 +103,7 @@ impl Capture {
             container: self.args.container.clone(),
             interfaces: self.args.interfaces.clone(),
             filter: None,
+            kubelet_port: self.kubelet_ports.get(&node).copied().filter(|_| !self.args.include_own_stream),
             comment,
         };
         self.joining.entry(node.clone()).or_default().push(target.clone());

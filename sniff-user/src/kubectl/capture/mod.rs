@@ -75,6 +75,8 @@ struct Capture {
     members: HashMap<TargetId, Member>,
     /// Pods whose names were captured before, to tell the second of a name from a new one.
     names: HashSet<String>,
+    /// The kubelets' ports of nodes that are targets themselves.
+    kubelet_ports: HashMap<String, u16>,
     /// Targets to join or leave, by node, until the sessions are told.
     joining: BTreeMap<String, Vec<Target>>,
     orders: Orders,

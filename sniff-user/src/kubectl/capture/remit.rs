@@ -110,7 +110,14 @@ mod tests {
 
     fn pod(name: &str) -> Target {
         let id = TargetId::Pod { namespace: "shop".into(), name: name.into(), uid: "u-1".into() };
-        Target { id, container: None, interfaces: Vec::new(), filter: None, comment: None }
+        Target {
+            id,
+            container: None,
+            interfaces: Vec::new(),
+            filter: None,
+            kubelet_port: None,
+            comment: None,
+        }
     }
 
     fn interface(name: &str) -> InterfaceDescription {

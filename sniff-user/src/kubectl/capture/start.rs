@@ -73,6 +73,7 @@ impl Capture {
             changes,
             members: HashMap::new(),
             names: HashSet::new(),
+            kubelet_ports: HashMap::new(),
             joining: BTreeMap::new(),
             orders: Orders::Run,
             sessions: Vec::new(),
@@ -102,6 +103,7 @@ impl Capture {
         }) {
             let facts = self.common.cluster.node(name).await?;
             ensure!(facts.os != "windows", "node {name} runs Windows, sniff captures on Linux");
+            self.kubelet_ports.insert(name.clone(), facts.kubelet_port);
             self.join(TargetId::Node, name.clone(), None);
         }
         Ok(())
