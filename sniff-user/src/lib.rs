@@ -51,6 +51,7 @@ pub mod serve;
 pub mod session;
 #[cfg(target_os = "linux")]
 pub mod signals;
+pub mod similar;
 pub mod stream;
 #[cfg(target_os = "linux")]
 pub mod system;

@@ -109,6 +109,10 @@ fn snaplen(text: &str) -> Result<u32, String> {
     match text.parse() {
         Ok(0) => Ok(MAX_SNAPLEN),
         Ok(bytes) if bytes <= MAX_SNAPLEN => Ok(bytes),
+        Err(_) if text.starts_with('/') => {
+            Err("this is how many bytes are kept of each packet; no runtime's socket need be named for that"
+                .to_owned())
+        }
         _ => Err(format!("a snapshot length is a number from 0 to {MAX_SNAPLEN}")),
     }
 }

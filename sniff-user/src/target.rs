@@ -6,7 +6,6 @@ mod interfaces;
 mod list;
 mod node;
 mod scope;
-mod similar;
 
 use std::{
     collections::HashMap,

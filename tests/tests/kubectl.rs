@@ -13,6 +13,7 @@ use sniff_tests::{
     client::{Client, Outcome},
     cluster::Cluster,
     machine::Machine,
+    netns::tool,
     node::{Node, Pod},
     pcap::{Direction, PcapNg},
     sniff, traffic, wait, wireshark,
@@ -882,6 +883,82 @@ fn a_pod_that_may_not_be_watched_is_captured_all_the_same() {
     let mut client = place.listen(&["shop/web-0", "-w", "FILE"]);
     client.wait_for("you may not watch pods web-0 in namespace shop");
     client.stop().assert_success();
+}
+
+#[test]
+fn it_is_said_why_what_is_named_is_not_captured() {
+    let place = Place::new();
+    let deployment = json!({"metadata": {"name": "web", "namespace": "shop"}, "spec": {"selector": {"matchLabels":
+        {"app": "web"}}, "template": {"metadata": {}, "spec": {"containers": []}}}});
+    place.cluster.put("deployments", "shop", "web", deployment);
+    let put = |name: &str, spec: Value, status: Value| {
+        let metadata = json!({"namespace": "shop", "name": name, "uid": "0-0"});
+        let pod = json!({"metadata": metadata, "spec": spec, "status": status});
+        place.cluster.put("pods", "shop", name, pod);
+    };
+    let spec = || json!({"nodeName": "n1", "containers": [{"name": "app"}]});
+    put("done", spec(), json!({"phase": "Succeeded"}));
+    put("failed", spec(), json!({"phase": "Failed"}));
+    let full = json!([{"type": "PodScheduled", "status": "False", "reason": "Unschedulable"}]);
+    put("full", json!({"containers": [{"name": "app"}]}), json!({"phase": "Pending", "conditions": full}));
+    let mut of_node = spec();
+    of_node["hostNetwork"] = json!(true);
+    put("proxy", of_node, json!({"phase": "Running"}));
+
+    for (args, parts) in [
+        (&["shop/frontend"][..], &["there is no pod shop/frontend"][..]),
+        (&["shop/wbe-0"], &["there is no pod shop/wbe-0; did you mean shop/web-0?"]),
+        (&["web", "-n", "shop"], &["there is no pod shop/web; did you mean shop/web-0?"]),
+        (&["shpo/web-0"], &["there is no namespace shpo; did you mean shop?"]),
+        (&["cm/settings"], &["there is no namespace cm", "a target is POD, NS/POD, or one of deploy"]),
+        (&["-l", "app=web", "-n", "shpo"], &["there is no namespace shpo; did you mean shop?"]),
+        (&["deploy/wbe", "-n", "shop"], &["there is no deployment wbe in namespace shop; did you mean web?"]),
+        (&["node/n2", "-i", "eth0"], &["there is no node n2; did you mean n1?"]),
+        (&["shop/done"], &["pod shop/done has completed"]),
+        (&["shop/failed"], &["pod shop/failed has failed"]),
+        (&["shop/full"], &["pod shop/full is Pending (Unschedulable)"]),
+        (&["shop/proxy"], &["pod shop/proxy uses the network of its node", "node/n1"]),
+        (&["shop/web-0", "-c", "ap"], &["pod shop/web-0 has no container ap, but app; did you mean app?"]),
+        (&["shop/web-0", "--node", "n7"], &["pod shop/web-0 is on node n1, not on n7"]),
+    ] {
+        let outcome = Client::start(&place.cluster, &[args, &["-w", "FILE"]].concat()).outcome();
+        outcome.assert_failure(parts);
+        assert_eq!(outcome.stderr.len(), 1, "{args:?}: once, and no counts: {:#?}", outcome.stderr);
+    }
+    // The others are captured all the same.
+    let client = place.listen(&["shop/web-0", "shop/wbe-0", "-w", "FILE"]);
+    let outcome = client.stop();
+    outcome.assert_success();
+    assert!(outcome.said("there is no pod shop/wbe-0; did you mean shop/web-0?"), "{outcome:#?}");
+}
+
+#[test]
+fn an_image_that_is_not_used_is_said_not_to_be() {
+    let place = Place::new();
+    let mut client = place.listen(&["shop/web-0", "--image", "sniff:test", "-w", "FILE"]);
+    client.wait_for("node n1: --image is for short-lived pods");
+    client.stop().assert_success();
+    place.assert_made_no_pod();
+}
+
+#[test]
+fn a_pods_service_account_takes_the_place_of_a_kubeconfig() {
+    let home = tempfile::tempdir().expect("a folder");
+    let run = |variables: &[(&str, &str)]| {
+        let mut command = tool(sniff::binary().with_file_name("kubectl-sniff"));
+        command.args(["shop/web-0", "-w", "/dev/null"]).env_remove("KUBECONFIG").env("HOME", home.path());
+        let output = command.envs(variables.iter().copied()).output().expect("kubectl-sniff");
+        assert_eq!(output.status.code(), Some(1));
+        String::from_utf8(output.stderr).expect("text")
+    };
+    let said = run(&[]);
+    assert!(said.contains("there is no kubeconfig: name one with --kubeconfig or KUBECONFIG"), "{said}");
+    // Its files are where kubelet puts them, and here they are not.
+    let said = run(&[("KUBERNETES_SERVICE_HOST", "127.0.0.1"), ("KUBERNETES_SERVICE_PORT", "1")]);
+    assert!(
+        said.contains("the service account of this pod: ") && said.contains("/var/run/secrets/"),
+        "{said}"
+    );
 }
 
 /// Whoever runs a registry, a node or an admission controller has words on a person's terminal.

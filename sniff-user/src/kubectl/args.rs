@@ -25,6 +25,9 @@ Examples:
 Exit status: 0 when the capture ended as asked (Ctrl-C and closing Wireshark included), 1 when something failed, \
 2 when the command line is wrong.";
 
+/// The variable that names the image of short-lived pods.
+pub const IMAGE: &str = "SNIFF_IMAGE";
+
 /// Captures the packets of pods anywhere in a cluster, and shows them in Wireshark.
 ///
 /// A target is POD, NS/POD, deploy/NAME, sts/NAME, ds/NAME, rs/NAME, job/NAME, svc/NAME or node/NAME. Pods that a
@@ -111,8 +114,24 @@ pub struct Args {
     pub agentless: bool,
 
     /// Image of short-lived pods
-    #[arg(long, value_name = "IMAGE", env = "SNIFF_IMAGE", help_heading = "Nodes", global = true)]
+    #[arg(long, value_name = "IMAGE", env = IMAGE, help_heading = "Nodes", global = true)]
     pub image: Option<String>,
+
+    /// CPU and memory that a short-lived pod asks for, as in cpu=10m,memory=16Mi
+    #[arg(long, value_name = "NAME=QUANTITY", value_delimiter = ',', value_parser = quantity, help_heading = "Nodes")]
+    pub requests: Vec<(String, String)>,
+
+    /// CPU and memory that it may have, where a quota wants that to be said; the memory holds the buffer (-B), too
+    #[arg(long, value_name = "NAME=QUANTITY", value_delimiter = ',', value_parser = quantity, help_heading = "Nodes")]
+    pub limits: Vec<(String, String)>,
+
+    /// ksniff's privileged mode
+    #[arg(short = 'p', long = "privileged", hide = true)]
+    pub ksniff_privileged: bool,
+
+    /// ksniff's tcpdump in the container
+    #[arg(short = 'r', long = "remote-tcpdump-path", value_name = "PATH", hide = true)]
+    pub ksniff_remote_tcpdump: Option<String>,
 
     /// Make short-lived pods in a namespace that is not sniff's own, too: whoever may exec into pods there, as all with
     /// the role edit may, rules the nodes meanwhile
@@ -151,6 +170,17 @@ pub struct ClusterArgs {
     /// Namespace of sniff's DaemonSet and of short-lived pods (default: sniff)
     #[arg(long, value_name = "NS", value_parser = dns_name, global = true)]
     pub agent_namespace: Option<String>,
+}
+
+fn quantity(text: &str) -> Result<(String, String), String> {
+    let is_quantity = |value: &str| {
+        value.starts_with(|char: char| char.is_ascii_digit())
+            && value.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'.')
+    };
+    match text.split_once('=') {
+        Some((name, value)) if is_quantity(value) => Ok((name.to_owned(), value.to_owned())),
+        _ => Err("a resource is written as in cpu=100m or memory=600Mi".to_owned()),
+    }
 }
 
 /// What else there is to do.
@@ -201,6 +231,17 @@ impl Args {
     pub fn check(&self) -> Result<(), &'static str> {
         if self.command.is_some() {
             return Ok(());
+        }
+        if self.ksniff_privileged {
+            return Err(
+                "-p is ksniff's: nothing of a pod is needed here; --agentless makes a privileged pod on the node",
+            );
+        }
+        if self.ksniff_remote_tcpdump.is_some() {
+            return Err("-r is ksniff's: no tcpdump is used here, and nothing is put into pods");
+        }
+        if self.selector.as_deref().is_some_and(|selector| selector.starts_with(['/', '.', '~'])) {
+            return Err("-l is for labels, as in -l app=web, and not for a tcpdump, which is not used here");
         }
         let nodes = self.targets.iter().any(|target| matches!(target, Reference::Node(_)));
         if self.targets.is_empty() && self.selector.is_none() && !self.all_namespaces && self.node.is_none() {
@@ -272,6 +313,33 @@ mod tests {
         assert!(matches!(args.command, Some(Command::Cleanup { dry_run: true })));
         assert_eq!(args.cluster.context, Some("prod".into()));
         assert_eq!(parse(&["pod/cleanup"]).targets.len(), 1);
+    }
+
+    #[test]
+    fn what_ksniff_means_by_a_letter_is_told_apart() {
+        for (line, part) in [
+            (&["web-0", "-p"][..], "-p is ksniff's"),
+            (&["web-0", "-r", "/usr/bin/tcpdump"], "-r is ksniff's"),
+            (&["web-0", "-l", "/usr/bin/tcpdump"], "-l is for labels"),
+        ] {
+            let wrong = parse(line).check().unwrap_err();
+            assert!(wrong.contains(part), "{line:?}: {wrong}");
+        }
+        let line = ["kubectl-sniff", "web-0", "-s", "/run/containerd/containerd.sock"];
+        let wrong = Args::try_parse_from(line).unwrap_err().to_string();
+        assert!(wrong.contains("no runtime's socket"), "{wrong}");
+        assert!(parse(&["-l", "app.kubernetes.io/name=web"]).check().is_ok());
+    }
+
+    #[test]
+    fn resources_are_read_as_kubectl_takes_them() {
+        let args = parse(&["web-0", "--requests", "cpu=10m,memory=16Mi", "--limits", "cpu=1"]);
+        let pair = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+        assert_eq!(args.requests, [pair("cpu", "10m"), pair("memory", "16Mi")]);
+        assert_eq!(args.limits, [pair("cpu", "1")]);
+        for bad in ["cpu", "cpu=", "cpu=-1", "cpu=a b", "cpu=\n"] {
+            assert!(Args::try_parse_from(["kubectl-sniff", "web-0", "--limits", bad]).is_err(), "{bad:?}");
+        }
     }
 
     #[test]

@@ -13,7 +13,7 @@ use tokio::{
 use crate::{
     kubernetes::{
         Cluster, Input, Output, Piece,
-        agent::{AgentJob, AgentPod, CONTAINER, Wanted},
+        agent::{AgentJob, AgentPod, CONTAINER, Resources, Wanted},
     },
     legible::Lines,
     stream::{
@@ -44,6 +44,10 @@ pub struct Common {
     pub expose_nodes: bool,
     /// Their image.
     pub image: Option<String>,
+    /// Whether that was named on the command line.
+    pub names_image: bool,
+    /// CPU and memory that they ask for, and that they may have, beside what sniff itself asks for.
+    pub resources: Resources,
     /// How long they may live.
     pub lifetime: Duration,
     /// `user@host`.
@@ -196,7 +200,16 @@ impl Task {
             _ = orders.wait_for(|orders| *orders != Orders::Run) => return Ok(None),
         };
         let place = match (installed, again) {
-            (Some(pod), _) => Place::Installed(pod),
+            (Some(pod), _) => {
+                if self.common.names_image {
+                    warn!(
+                        "node {}: --image is for short-lived pods, and sniff runs in the DaemonSet's pod here; --agentless \
+                         makes one all the same",
+                        self.node
+                    );
+                }
+                Place::Installed(pod)
+            }
             (None, Some(PodKind::Installed)) => bail!("sniff's DaemonSet has no running pod here"),
             (None, Some(PodKind::Made) | None) => Place::Made(made.insert(self.make().await?)),
         };
@@ -346,6 +359,7 @@ pub fn wanted(common: &Common, node: &str) -> Option<Wanted> {
         image: common.image.clone()?,
         who: common.who.clone(),
         what: common.what.clone(),
+        resources: common.resources.clone(),
         lifetime: common.lifetime,
         buffer_bytes: common.buffer_bytes,
     })

@@ -127,7 +127,7 @@ impl Cluster {
 }
 
 /// Why a pod does not run, in Kubernetes' words.
-fn trouble(status: &v1::PodStatus) -> Option<String> {
+pub(super) fn trouble(status: &v1::PodStatus) -> Option<String> {
     let phase = status.phase.as_deref().unwrap_or("Pending");
     let containers: Vec<_> = status.container_statuses.iter().flatten().collect();
     let states = containers.iter().filter_map(|container| container.state.as_ref());

@@ -109,10 +109,21 @@ pub struct Wanted {
     pub who: String,
     /// What for, for the annotation.
     pub what: String,
+    /// What it asks for, and may have, besides.
+    pub resources: Resources,
     /// How long it may live.
     pub lifetime: Duration,
     /// Bytes of its capture's buffer.
     pub buffer_bytes: u32,
+}
+
+/// Resources by their names in Kubernetes, with their quantities; they take the place of what sniff asks for by itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Resources {
+    /// What is asked for.
+    pub requests: Vec<(String, String)>,
+    /// What it may have.
+    pub limits: Vec<(String, String)>,
 }
 
 /// A Job of ours that `cleanup` finds.
@@ -421,10 +432,9 @@ impl Wanted {
     }
 
     fn container(&self) -> v1::Container {
-        let quantities = |pairs: [(&str, &str); 2]| {
-            pairs.map(|(key, value)| (key.to_owned(), Quantity(value.to_owned()))).into_iter().collect()
-        };
-        let limits = BTreeMap::from([("memory".to_owned(), Quantity(format!("{}Mi", self.memory_mib())))]);
+        let pair = |key: &str, value: &str| (key.to_owned(), value.to_owned());
+        let requests = [pair("cpu", "10m"), pair("memory", "16Mi")];
+        let limits = [pair("memory", &format!("{}Mi", self.memory_mib()))];
         v1::Container {
             name: CONTAINER.into(),
             image: Some(self.image.clone()),
@@ -436,8 +446,8 @@ impl Wanted {
                 variable("SNIFF_MAX_MEMORY", self.buffer_bytes.to_string()),
             ]),
             resources: Some(v1::ResourceRequirements {
-                requests: Some(quantities([("cpu", "10m"), ("memory", "16Mi")])),
-                limits: Some(limits),
+                requests: Some(quantities(requests, &self.resources.requests)),
+                limits: Some(quantities(limits, &self.resources.limits)),
                 ..v1::ResourceRequirements::default()
             }),
             security_context: Some(v1::SecurityContext {
@@ -449,6 +459,14 @@ impl Wanted {
             ..v1::Container::default()
         }
     }
+}
+
+/// The one with what stands in the other, which has its way.
+fn quantities<const N: usize>(
+    ours: [(String, String); N],
+    theirs: &[(String, String)],
+) -> BTreeMap<String, Quantity> {
+    ours.into_iter().chain(theirs.iter().cloned()).map(|(name, value)| (name, Quantity(value))).collect()
 }
 
 fn variable(name: &str, value: String) -> v1::EnvVar {
@@ -580,6 +598,7 @@ mod tests {
             node: "n-1".into(),
             namespace: "tools".into(),
             exposes_node: false,
+            resources: Resources::default(),
             image: "sniff:1".into(),
             who: "jane@laptop $(reboot)".into(),
             what: "shop/web-0".into(),
@@ -653,6 +672,22 @@ mod tests {
             let most = serde_json::json!({"name": "SNIFF_MAX_MEMORY", "value": buffer_bytes.to_string()});
             assert!(container["env"].as_array().unwrap().contains(&most), "{container}");
         }
+    }
+
+    #[test]
+    fn a_pod_has_the_resources_that_a_quota_asks_for() {
+        let pair = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+        let resources = Resources {
+            requests: vec![pair("cpu", "1m"), pair("ephemeral-storage", "1Mi")],
+            limits: vec![pair("cpu", "1"), pair("memory", "1Gi")],
+        };
+        let job = serde_json::to_value(Wanted { resources, ..wanted() }.job()).unwrap();
+        let resources = &job["spec"]["template"]["spec"]["containers"][0]["resources"];
+        assert_eq!(
+            *resources,
+            json!({"requests": {"cpu": "1m", "ephemeral-storage": "1Mi", "memory": "16Mi"},
+                "limits": {"cpu": "1", "memory": "1Gi"}})
+        );
     }
 
     #[test]

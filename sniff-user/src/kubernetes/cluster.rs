@@ -3,11 +3,9 @@
 use std::{fmt, path::Path, time::Duration};
 
 use anyhow::{Context as _, Result, anyhow};
-use kube::{
-    Client, Config,
-    config::{KubeConfigOptions, Kubeconfig},
-    core::Status,
-};
+use kube::{Client, Config, core::Status};
+
+use super::config;
 
 /// How long the API server may take to be reached, and then for one answer.
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -49,16 +47,10 @@ impl Cluster {
     ///
     /// When there is no configuration, or it cannot be used.
     pub async fn configured(kubeconfig: Option<&Path>, context: Option<&str>) -> Result<Self> {
-        let options =
-            KubeConfigOptions { context: context.map(str::to_owned), ..KubeConfigOptions::default() };
-        let config = match kubeconfig {
-            Some(path) => {
-                let read = Kubeconfig::read_from(path).context("kubeconfig")?;
-                Config::from_custom_kubeconfig(read, &options).await
-            }
-            None => Config::from_kubeconfig(&options).await,
-        };
-        Self::new(config.context("kubeconfig; kubectl config get-contexts shows what there is")?)
+        let config = config::find(kubeconfig, context).await?;
+        Self::new(config.context(
+            "there is no kubeconfig: name one with --kubeconfig or KUBECONFIG, or let the pod have a service account",
+        )?)
     }
 
     pub(super) fn new(mut config: Config) -> Result<Self> {
@@ -102,11 +94,7 @@ impl Cluster {
         let server = &self.server;
         match error {
             kube::Error::Api(status) => self.refusal(request, &status),
-            // The outer errors repeat what the root says.
-            other => {
-                let error = anyhow::Error::from(other);
-                anyhow!("Kubernetes API at {server}: {request}: {}", error.root_cause())
-            }
+            other => anyhow!("Kubernetes API at {server}: {request}: {}", root(&other.into())),
         }
     }
 
@@ -129,6 +117,16 @@ impl Cluster {
             ),
             code => anyhow!("Kubernetes API at {}: {request}: {} ({code})", self.server, status.message),
         }
+    }
+}
+
+/// What is at the bottom of an error: those above repeat it. The TLS library's link into its own documentation is left
+/// out.
+pub(super) fn root(error: &anyhow::Error) -> String {
+    let root = error.root_cause().to_string();
+    match root.split_once(": https://docs.rs/") {
+        Some((what, _)) => what.to_owned(),
+        None => root,
     }
 }
 
@@ -171,5 +169,21 @@ impl std::error::Error for Forbidden {}
 impl fmt::Debug for Cluster {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Cluster").field("server", &self.server).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Error, ErrorKind};
+
+    use super::*;
+
+    #[test]
+    fn an_error_is_told_once_and_without_links() {
+        let cut = "peer closed connection without sending TLS close_notify: https://docs.rs/rustls/latest/rustls/#eof";
+        let error = anyhow::Error::from(Error::new(ErrorKind::UnexpectedEof, cut))
+            .context(format!("IO error: {cut}"));
+        assert_eq!(root(&error), "peer closed connection without sending TLS close_notify");
+        assert_eq!(root(&anyhow!("no such host")), "no such host");
     }
 }

@@ -7,7 +7,7 @@
 
 use std::pin::Pin;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, anyhow};
 use bytes::Bytes;
 use futures_util::{Sink, SinkExt as _, Stream, StreamExt as _};
 use k8s_openapi::api::core::v1;
@@ -18,7 +18,7 @@ use kube::{
 };
 use tokio_tungstenite::tungstenite::{self, Message};
 
-use super::{Cluster, Request};
+use super::{Cluster, Request, cluster::root};
 
 const STDIN: u8 = 0;
 const STDOUT: u8 = 1;
@@ -96,7 +96,7 @@ impl Input {
         let mut message = Vec::with_capacity(bytes.len() + 1);
         message.push(STDIN);
         message.extend(bytes);
-        Ok(self.sink.send(Message::binary(message)).await?)
+        self.sink.send(Message::binary(message)).await.map_err(broken)
     }
 
     /// Closes the command's stdin; with an older API server, the connection.
@@ -106,9 +106,10 @@ impl Input {
     /// When the connection is broken.
     pub async fn close(&mut self) -> Result<()> {
         match self.can_close {
-            true => Ok(self.sink.send(Message::binary(vec![CLOSE, STDIN])).await?),
-            false => Ok(self.sink.close().await?),
+            true => self.sink.send(Message::binary(vec![CLOSE, STDIN])).await,
+            false => self.sink.close().await,
         }
+        .map_err(broken)
     }
 }
 
@@ -120,7 +121,7 @@ impl Output {
     /// When the connection is broken.
     pub async fn next(&mut self) -> Result<Option<Piece>> {
         while let Some(message) = self.0.next().await {
-            let mut data = match message? {
+            let mut data = match message.map_err(broken)? {
                 Message::Binary(data) => data,
                 Message::Close(_) => return Ok(None),
                 Message::Text(_) | Message::Ping(_) | Message::Pong(_) | Message::Frame(_) => continue,
@@ -139,6 +140,10 @@ impl Output {
         }
         Ok(None)
     }
+}
+
+fn broken(error: tungstenite::Error) -> anyhow::Error {
+    anyhow!(root(&error.into()))
 }
 
 fn result(payload: &[u8]) -> Result<Result<(), String>> {

@@ -6,7 +6,9 @@
 mod access;
 pub mod agent;
 mod cluster;
+mod config;
 mod exec;
+mod missing;
 mod node;
 mod pods;
 

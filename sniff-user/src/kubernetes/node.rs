@@ -1,15 +1,13 @@
 //! The Kubernetes API as a node needs it, for what its container runtime cannot tell: which node a pod runs on, and a
 //! pod's UID where no runtime answers.
 
-use std::{env, fmt, future::Future, io::ErrorKind, time::Duration};
+use std::{fmt, future::Future, time::Duration};
 
 use anyhow::{Context, Result, bail};
 use k8s_openapi::api::core::v1;
-use kube::{
-    Api, Client, Config, ResourceExt,
-    api::ListParams,
-    config::{KubeConfigOptions, KubeconfigError},
-};
+use kube::{Api, Client, Config, ResourceExt, api::ListParams};
+
+use super::{cluster::root, config};
 
 /// How long the API server may take for one answer.
 const TIMEOUT: Duration = Duration::from_secs(5);
@@ -64,12 +62,7 @@ impl Kubernetes {
     /// # Errors
     /// When there is a configuration that cannot be used.
     pub async fn configured() -> Result<Option<Self>> {
-        let config = match Config::from_kubeconfig(&KubeConfigOptions::default()).await {
-            Ok(config) => config,
-            Err(e) if !is_missing(&e) => bail!("kubeconfig: {e}"),
-            Err(_) if env::var_os("KUBERNETES_SERVICE_HOST").is_none() => return Ok(None),
-            Err(_) => Config::incluster().context("reading the pod's service account")?,
-        };
+        let Some(config) = config::find(None, None).await? else { return Ok(None) };
         Self::new(config).map(Some)
     }
 
@@ -118,11 +111,7 @@ impl Kubernetes {
             Ok(Err(kube::Error::Api(status))) => {
                 bail!("Kubernetes API at {server}: {} ({})", status.message, status.code)
             }
-            // The outer errors repeat what the root says.
-            Ok(Err(e)) => {
-                let error = anyhow::Error::from(e);
-                bail!("Kubernetes API at {server}: {}", error.root_cause())
-            }
+            Ok(Err(error)) => bail!("Kubernetes API at {server}: {}", root(&error.into())),
             Err(_) => bail!("Kubernetes API at {server}: no answer within 5 s"),
         }
     }
@@ -170,17 +159,6 @@ fn has_sandbox(status: &v1::PodStatus) -> bool {
             status.pod_ip.as_ref().is_some_and(|address| !address.is_empty())
                 || status.pod_ips.as_ref().is_some_and(|addresses| !addresses.is_empty())
                 || states.into_iter().any(|state| state.running.is_some())
-        }
-        _ => false,
-    }
-}
-
-/// Whether there is no kubeconfig, rather than a bad one. One that is named must be there.
-fn is_missing(error: &KubeconfigError) -> bool {
-    match error {
-        KubeconfigError::FindPath => true,
-        KubeconfigError::ReadConfig(e, _) => {
-            e.kind() == ErrorKind::NotFound && env::var_os("KUBECONFIG").is_none()
         }
         _ => false,
     }

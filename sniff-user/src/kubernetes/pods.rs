@@ -158,8 +158,10 @@ impl Cluster {
     {
         let request = Request { verb: "get", resource, namespace: Some(namespace), name: Some(name) };
         let api = Api::<K>::namespaced(self.client.clone(), namespace);
-        let found = self.ask(request, api.get(name)).await?;
-        found.with_context(|| format!("there is no {} {name} in namespace {namespace}", K::kind(&())))
+        match self.ask(request, api.get(name)).await? {
+            Some(found) => Ok(found),
+            None => bail!(self.no_such(api, Some(namespace), name).await),
+        }
     }
 
     /// The pods that are selected now.
@@ -205,8 +207,10 @@ impl Cluster {
     pub async fn node(&self, name: &str) -> Result<NodeFacts> {
         let request = Request { verb: "get", resource: "nodes", namespace: None, name: Some(name) };
         let api = Api::<v1::Node>::all(self.client.clone());
-        let node = self.ask(request, api.get(name)).await?;
-        node.map(NodeFacts::from).with_context(|| format!("there is no node {name}"))
+        match self.ask(request, api.get(name)).await? {
+            Some(node) => Ok(NodeFacts::from(node)),
+            None => bail!(self.no_such(api, None, name).await),
+        }
     }
 
     /// All nodes.

@@ -11,13 +11,13 @@ use tokio::sync::OnceCell;
 use super::{
     Options, PodRef, SHORT_ID_LEN,
     interfaces::{self, Place},
-    similar::did_you_mean,
 };
 use crate::{
     cri::{Cri, Runtimes, Sandbox},
     kubernetes::{self, Kubernetes},
     netns::Netns,
     proc::{self, ProcFs, Process, without_descendants},
+    similar::did_you_mean,
     system::System,
 };
 

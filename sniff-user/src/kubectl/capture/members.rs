@@ -10,7 +10,7 @@ use log::{error, info, warn};
 use super::Capture;
 use crate::{
     kubectl::session::Orders,
-    kubernetes::{Change, Pod},
+    kubernetes::{By, Change, Pod},
     stream::message::{Target, TargetId, Targets},
 };
 
@@ -66,7 +66,7 @@ impl Capture {
         let Some(node) = pod.node.clone() else { return };
         let full = format!("{}/{}", pod.namespace, pod.name);
         if pod.host_network {
-            if self.names.insert(full.clone()) {
+            if !self.is_asked_for_now(selection) && self.names.insert(full.clone()) {
                 warn!("{full} uses the network of its node: capture node/{node} with -i instead");
             }
             return;
@@ -74,12 +74,17 @@ impl Capture {
         if let Some(container) = &self.args.container
             && !pod.containers.contains(container)
         {
-            if self.names.insert(full.clone()) {
+            if !self.is_asked_for_now(selection) && self.names.insert(full.clone()) {
                 warn!("{full} has no container {container}, but {}", pod.containers.join(", "));
             }
             return;
         }
         self.join(id, node, Some(selection));
+    }
+
+    /// Whether a selection is one pod, and nothing has begun: then it is said in one piece why that is not captured.
+    fn is_asked_for_now(&self, selection: usize) -> bool {
+        !self.has_begun && matches!(self.selections[selection].by, By::Name(_))
     }
 
     /// Has a target captured from now on.

@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
     env,
+    ffi::OsStr,
     io::{self, Write as _},
     sync::Arc,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
@@ -16,14 +17,14 @@ use super::{Capture, members::name};
 use crate::{
     exit,
     kubectl::{
-        args::Args,
+        args::{Args, IMAGE},
         output::Wanted,
         reference::Reference,
         rejoin::Rejoins,
         session::{self, Common, Orders},
         wireshark,
     },
-    kubernetes::{By, Change, Cluster, Selection, follow},
+    kubernetes::{By, Change, Cluster, Selection, agent::Resources, follow},
     merge::Merger,
     pcapng::SectionHeader,
     stream::message::TargetId,
@@ -46,6 +47,9 @@ impl Capture {
             agentless: args.agentless,
             expose_nodes: args.expose_nodes,
             image: args.image.clone(),
+            names_image: args.image.is_some()
+                && args.image.as_deref().map(OsStr::new) != env::var_os(IMAGE).as_deref(),
+            resources: Resources { requests: args.requests.clone(), limits: args.limits.clone() },
             lifetime,
             who: who(),
             what,
@@ -141,24 +145,44 @@ impl Capture {
                 }
             });
         }
-        self.say_what_was_found()
+        self.say_what_was_found().await
     }
 
-    fn say_what_was_found(&self) -> Result<()> {
+    async fn say_what_was_found(&self) -> Result<()> {
         for (node, targets) in &self.joining {
             let names: Vec<_> = targets.iter().map(|target| name(&target.id, node)).collect();
             info!("on node {node}: {}", names.join(", "));
         }
         let nothing = self.joining.is_empty();
-        let by_name = self.selections.iter().find(|selection| matches!(selection.by, By::Name(_)));
-        if let (true, Some(selection)) = (nothing, by_name) {
-            bail!("there is no pod {selection} that runs and has a network of its own");
+        let absent = self.absent().await;
+        if nothing && !absent.is_empty() {
+            bail!(absent.join("; "));
         }
+        absent.iter().for_each(|why| warn!("{why}"));
         ensure!(!nothing || !(self.args.no_follow || self.args.dry_run), "no pod matches that runs");
         if nothing {
             info!("no pod matches that runs; waiting for one");
         }
         Ok(())
+    }
+
+    /// Why pods that were named are not captured, and namespaces that are not there.
+    async fn absent(&self) -> Vec<String> {
+        let mut all = Vec::new();
+        for (at, selection) in self.selections.iter().enumerate() {
+            let Some(namespace) = &selection.namespace else { continue };
+            if self.members.values().any(|member| member.selections.contains(&at)) {
+                continue;
+            }
+            match &selection.by {
+                By::Name(name) => {
+                    let (node, container) = (selection.node.as_deref(), self.args.container.as_deref());
+                    all.push(self.common.cluster.why_not(namespace, name, node, container).await);
+                }
+                By::Labels(_) => all.extend(self.common.cluster.no_such_namespace(namespace).await),
+            }
+        }
+        all
     }
 
     /// What a dry run says.

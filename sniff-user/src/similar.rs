@@ -7,11 +7,7 @@ const SHOWN: usize = 3;
 
 /// The end of an error message that suggests pods, written `NAMESPACE/NAME`, which may have
 /// been meant by `namespace` and `name`; empty when nothing comes near.
-pub(super) fn did_you_mean(
-    namespace: &str,
-    name: &str,
-    pods: impl IntoIterator<Item = (String, String)>,
-) -> String {
+pub fn did_you_mean(namespace: &str, name: &str, pods: impl IntoIterator<Item = (String, String)>) -> String {
     let mut near: Vec<(usize, String)> = pods
         .into_iter()
         .filter_map(|(its_namespace, its_name)| {
@@ -20,9 +16,21 @@ pub(super) fn did_you_mean(
         })
         .collect();
     near.sort_unstable();
+    question(near)
+}
+
+/// The same for names of any kind.
+pub fn did_you_mean_name(name: &str, names: impl IntoIterator<Item = String>) -> String {
+    let near = names.into_iter().filter_map(|there| Some((distance(("", name), ("", &there))?, there)));
+    let mut near: Vec<(usize, String)> = near.collect();
+    near.sort_unstable();
+    question(near)
+}
+
+fn question(mut near: Vec<(usize, String)>) -> String {
     near.dedup();
     near.truncate(SHOWN);
-    let near: Vec<String> = near.into_iter().map(|(_, pod)| pod).collect();
+    let near: Vec<String> = near.into_iter().map(|(_, name)| name).collect();
     if near.is_empty() { String::new() } else { format!("; did you mean {}?", near.join(" or ")) }
 }
 
@@ -62,6 +70,14 @@ mod tests {
         assert_eq!(suggestion("default", "coredns"), "; did you mean kube-system/coredns?");
         assert_eq!(suggestion("default", "databsae-0"), "; did you mean default/database-0?");
         assert_eq!(suggestion("kube-systen", "coredn"), "; did you mean kube-system/coredns?");
+    }
+
+    #[test]
+    fn other_names_are_suggested_too() {
+        let of = |name: &str| did_you_mean_name(name, ["shop", "tools", "kube-system"].map(str::to_owned));
+        assert_eq!(of("shpo"), "; did you mean shop?");
+        assert_eq!(of("kube-sytem"), "; did you mean kube-system?");
+        assert_eq!(of("monitoring"), "");
     }
 
     #[test]
