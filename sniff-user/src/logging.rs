@@ -16,7 +16,7 @@ pub struct Stderr;
 
 impl Log for Stderr {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        metadata.level() <= limit(metadata.target().starts_with("sniff"), log::max_level())
+        metadata.level() <= limit(is_ours(metadata.target()), log::max_level())
     }
 
     fn log(&self, record: &Record<'_>) {
@@ -42,6 +42,11 @@ pub fn tell(text: &str) {
 /// for the counts.
 fn message(text: &str) -> String {
     format!("sniff: {}\n", legible(text).replace('\n', "\n  "))
+}
+
+/// Whether a record is from one of sniff's crates.
+fn is_ours(target: &str) -> bool {
+    target.starts_with("sniff") || target.starts_with("kubectl_sniff")
 }
 
 /// The least important level that is written when `wanted` is. What libraries say is never written: it is for those who
@@ -78,6 +83,14 @@ mod tests {
             message("a\u{1b}[1A\u{1b}[2K\nsniff: all is well\r\n0 packets dropped by kernel"),
             "sniff: a\\u{1b}[1A\\u{1b}[2K\n  sniff: all is well\\r\n  0 packets dropped by kernel\n"
         );
+    }
+
+    #[test]
+    fn both_programs_are_ours() {
+        for target in ["sniff", "kubectl_sniff", "sniff_user::session"] {
+            assert!(is_ours(target), "{target}");
+        }
+        assert!(!is_ours("kube_client::client::builder"));
     }
 
     #[test]

@@ -108,6 +108,12 @@ impl Client {
         panic!("waited in vain for {part:?}: {:#?}", self.said);
     }
 
+    /// Waits until so many packets are in its file.
+    pub fn wait_for_packets(&self, count: usize) {
+        let has_them = || packets_in(&fs::read(self.file()).unwrap_or_default()) >= count;
+        wait::until(&format!("{count} packets in the file"), PATIENCE, || has_them().then_some(()));
+    }
+
     /// Time since it was started.
     pub fn age(&self) -> Duration {
         self.began.elapsed()
@@ -147,6 +153,20 @@ impl Client {
         let folder = std::mem::replace(&mut self.folder, tempfile::tempdir().expect("a folder"));
         Outcome { code: status.code(), stdout, stderr, folder }
     }
+}
+
+/// How many Enhanced Packet Blocks are whole in a file that is being written.
+fn packets_in(mut file: &[u8]) -> usize {
+    const PACKET: u32 = 6;
+    let mut count = 0;
+    while let Some((head, _)) = file.split_first_chunk::<8>() {
+        let [kind, len] =
+            [0, 4].map(|at| u32::from_ne_bytes(head[at..at + 4].try_into().expect("four bytes")));
+        let Some((_, rest)) = file.split_at_checked(len as usize).filter(|_| len > 0) else { break };
+        count += usize::from(kind == PACKET);
+        file = rest;
+    }
+    count
 }
 
 impl Drop for Client {

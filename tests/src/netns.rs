@@ -5,11 +5,15 @@ use std::{
     net::{Ipv4Addr, Ipv6Addr},
     path::{Path, PathBuf},
     process::{Child, Command},
+    sync::{Arc, Once, atomic::AtomicBool},
     thread,
     time::Duration,
 };
 
-use nix::sched::{CloneFlags, setns, unshare};
+use nix::{
+    sched::{CloneFlags, setns, unshare},
+    sys::signal::Signal,
+};
 use serde_json::Value;
 
 use crate::{machine::inside, wait};
@@ -17,11 +21,28 @@ use crate::{machine::inside, wait};
 /// Where the tools are, whatever `PATH` the tests were started with.
 const TOOLS: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
-/// A command with the tools' `PATH`, no other environment, and an English, UTF-8 locale.
+/// A command with the tools' `PATH`, no other environment, an English, UTF-8 locale, and no signal ignored.
 pub fn tool(program: impl AsRef<std::ffi::OsStr>) -> Command {
+    catch_ignored_signals();
     let mut command = Command::new(program);
     command.env_clear().env("PATH", TOOLS).env("LC_ALL", "C.UTF-8");
     command
+}
+
+/// A program inherits what its parent ignores, as `nohup` and shells in the background have it, and not what it catches.
+fn catch_ignored_signals() {
+    static CAUGHT: Once = Once::new();
+    CAUGHT.call_once(|| {
+        let status = fs::read_to_string("/proc/self/status").expect("the tests' own status");
+        let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:")).expect("a mask");
+        let ignored = u64::from_str_radix(mask.trim(), 16).expect("a mask");
+        for signal in [Signal::SIGHUP, Signal::SIGINT, Signal::SIGQUIT] {
+            if ignored & 1 << (signal as i32 - 1) != 0 {
+                let unread = Arc::new(AtomicBool::new(false));
+                signal_hook::flag::register(signal as i32, unread).expect("a handler");
+            }
+        }
+    });
 }
 
 /// A network namespace, named by a path that is valid on its machine.

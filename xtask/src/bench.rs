@@ -22,7 +22,7 @@ pub fn bench(args: &[OsString]) -> Result<ExitCode> {
     if takes_a_build(args) {
         bench.env("SNIFF_BIN", process::build_sniff()?);
     }
-    Err(replace_by(bench.args(args)))
+    Err(replace_by(bench.env("SNIFF_PROJECT", process::root()).args(args)))
 }
 
 /// Whether `sniff` must be built: not when builds are named, nor for the help.

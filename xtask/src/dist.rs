@@ -36,6 +36,8 @@ pub fn release(url: &str) -> Result<()> {
         .arg(folder)
         .arg("--output")
         .arg(root().join("target/dist"))
+        .arg("--project")
+        .arg(root())
         .args(["--url", url]))
 }
 

@@ -4,6 +4,7 @@ use std::{
     env, io,
     path::{Path, PathBuf},
     process::{Command, Stdio},
+    sync::LazyLock,
 };
 
 use anyhow::{Context as _, Result, ensure};
@@ -12,10 +13,20 @@ use nix::unistd::geteuid;
 /// The toolchain that compiles the eBPF crate; sniff-user's `build.rs` asks aya-build for the same.
 pub const NIGHTLY: &str = "nightly";
 
-/// The workspace's folder.
+/// The workspace's folder: the one that cargo was called in. A tree that was copied with its target folder runs a program
+/// that was built in another one.
 pub fn root() -> &'static Path {
-    const XTASK: &str = env!("CARGO_MANIFEST_DIR");
-    Path::new(XTASK).parent().unwrap_or(Path::new(XTASK))
+    static ROOT: LazyLock<PathBuf> = LazyLock::new(|| {
+        let package = env::var_os("CARGO_MANIFEST_DIR").unwrap_or_else(|| env!("CARGO_MANIFEST_DIR").into());
+        workspace_of(package.as_ref())
+    });
+    &ROOT
+}
+
+/// The folder of the workspace that a package is in.
+fn workspace_of(package: &Path) -> PathBuf {
+    let is_workspace = |folder: &&Path| folder.join("Cargo.lock").is_file();
+    package.ancestors().find(is_workspace).unwrap_or(package).to_owned()
 }
 
 /// The target folder, in which this program was built.
@@ -43,6 +54,8 @@ pub fn build_sniff() -> Result<PathBuf> {
 
 /// The cargo that runs this program, in the workspace's folder.
 ///
+/// It says what it does: `.cargo/config.toml` silences only the one that a build script runs.
+///
 /// It is not told that it runs on behalf of this package: build scripts that look at such variables (ring's) would be
 /// run again, and all that depends on them be compiled again, each time cargo is called the other way.
 pub fn cargo() -> Command {
@@ -53,7 +66,7 @@ pub fn cargo() -> Command {
             cargo.env_remove(name);
         }
     }
-    cargo.current_dir(root());
+    cargo.env_remove("CARGO_TERM_QUIET").current_dir(root());
     cargo
 }
 
@@ -118,4 +131,25 @@ pub fn line(command: &Command) -> String {
         .filter_map(|(key, value)| Some(format!("{}={}", key.to_string_lossy(), value?.to_string_lossy())));
     let words = [command.get_program()].into_iter().chain(command.get_args());
     variables.chain(words.map(|word| word.to_string_lossy().into_owned())).collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{env, fs, process};
+
+    use anyhow::Result;
+
+    use super::workspace_of;
+
+    #[test]
+    fn a_package_is_in_the_nearest_workspace() -> Result<()> {
+        let copy = env::temp_dir().join(format!("sniff-copy-{}", process::id()));
+        let package = copy.join("xtask/bench");
+        fs::create_dir_all(&package)?;
+        fs::write(copy.join("Cargo.lock"), "")?;
+        let found = [workspace_of(&package), workspace_of(&copy.join("xtask"))];
+        fs::remove_dir_all(&copy)?;
+        assert_eq!(found, [copy.clone(), copy]);
+        Ok(())
+    }
 }

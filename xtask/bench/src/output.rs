@@ -37,9 +37,10 @@ pub fn write_docs(report: &Report, sniffs: &[String], project: &Path) -> Result<
     put(&page, &text)
 }
 
-/// The workspace that this program was built from.
+/// The workspace that `cargo xtask` was called in; without it, the one that this program was built from.
 pub fn project() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
+    let built_from = || Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    env::var_os("SNIFF_PROJECT").map_or_else(built_from, PathBuf::from)
 }
 
 fn write_chart(report: &Report, sniffs: &[String], folder: &Path) -> Result<()> {

@@ -37,13 +37,16 @@ enum Cli {
         /// Where the archives will be downloaded from
         #[arg(long)]
         url: String,
+        /// The folder of the project, whose texts go along
+        #[arg(long)]
+        project: PathBuf,
     },
 }
 
 fn main() -> ExitCode {
     let done = match Cli::parse() {
         Cli::Image { sniff, output, name } => image::write(&sniff, &output, &name),
-        Cli::Release { programs, output, url } => release::write(&programs, &output, &url),
+        Cli::Release { programs, output, url, project } => release::write(&programs, &output, &url, &project),
     };
     match done {
         Ok(said) => {

@@ -21,18 +21,18 @@ const SHELLS: [(&str, &str); 3] = [("bash", "sniff"), ("zsh", "_sniff"), ("fish"
 ///
 /// # Errors
 /// Something that belongs into it is not there, or it cannot be written.
-pub fn write(programs: &Path, output: &Path, url: &str) -> Result<String> {
+pub fn write(programs: &Path, output: &Path, url: &str, project: &Path) -> Result<String> {
     if output.exists() {
         fs::remove_dir_all(output).with_context(|| format!("cannot remove {}", output.display()))?;
     }
     fs::create_dir_all(output).with_context(|| format!("cannot make {}", output.display()))?;
     let mut files = Vec::new();
     let platform = format!("{VERSION}-{}-{}", env::consts::OS, architecture());
-    files.push((format!("sniff-{platform}.tar.gz"), sniff(&programs.join("sniff"))?));
+    files.push((format!("sniff-{platform}.tar.gz"), sniff(&programs.join("sniff"), project)?));
     let plugin = programs.join("kubectl-sniff");
     if plugin.exists() {
         let archive = format!("kubectl-sniff-{platform}.tar.gz");
-        let content = packed("kubectl-sniff", &plugin, Vec::new())?;
+        let content = packed("kubectl-sniff", &plugin, project, Vec::new())?;
         files.push(("krew-sniff.yaml".to_owned(), krew(url, &archive, &sha256(&content)).into_bytes()));
         files.push((archive, content));
     }
@@ -46,7 +46,7 @@ pub fn write(programs: &Path, output: &Path, url: &str) -> Result<String> {
 }
 
 /// The archive of sniff, with its completions and manual pages, which it writes itself.
-fn sniff(program: &Path) -> Result<Vec<u8>> {
+fn sniff(program: &Path, project: &Path) -> Result<Vec<u8>> {
     let mut files = Vec::new();
     for (shell, file) in SHELLS {
         files.push((format!("completions/{file}"), run(program, &["completions", shell])?));
@@ -56,7 +56,7 @@ fn sniff(program: &Path) -> Result<Vec<u8>> {
     let pages = manual(program, &folder);
     fs::remove_dir_all(&folder).with_context(|| format!("cannot remove {}", folder.display()))?;
     files.extend(pages?);
-    packed("sniff", program, files)
+    packed("sniff", program, project, files)
 }
 
 fn manual(program: &Path, folder: &Path) -> Result<Vec<(String, Vec<u8>)>> {
@@ -79,12 +79,11 @@ fn run(program: &Path, args: &[&str]) -> Result<Vec<u8>> {
 }
 
 /// An archive of a program with the project's texts and `more`.
-fn packed(name: &str, program: &Path, more: Vec<(String, Vec<u8>)>) -> Result<Vec<u8>> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).context("not in the workspace")?;
+fn packed(name: &str, program: &Path, project: &Path, more: Vec<(String, Vec<u8>)>) -> Result<Vec<u8>> {
     let mut archive = Archive::new();
     archive.copy(name, 0o755, program)?;
     for text in TEXTS {
-        archive.copy(text, 0o644, &root.join(text))?;
+        archive.copy(text, 0o644, &project.join(text))?;
     }
     for (path, content) in more {
         archive.file(&path, 0o644, &content)?;
@@ -137,6 +136,10 @@ mod tests {
 
     use super::*;
 
+    fn project() -> PathBuf {
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
+    }
+
     /// A folder with programs that only know how to write their manual.
     fn programs(names: &[&str]) -> tempfile::TempDir {
         let folder = tempfile::tempdir().expect("a folder");
@@ -164,7 +167,7 @@ mod tests {
         let programs = programs(&["sniff", "kubectl-sniff"]);
         let output = programs.path().join("dist");
         let make = || {
-            write(programs.path(), &output, "https://example.com/v1/").expect("a release");
+            write(programs.path(), &output, "https://example.com/v1/", &project()).expect("a release");
             contents(&output)
         };
         let release = make();
@@ -184,7 +187,7 @@ mod tests {
     fn without_the_plugin_there_is_no_krew_manifest() {
         let programs = programs(&["sniff"]);
         let output = programs.path().join("dist");
-        write(programs.path(), &output, "https://example.com").expect("a release");
+        write(programs.path(), &output, "https://example.com", &project()).expect("a release");
         assert!(contents(&output).iter().all(|(name, _)| !name.contains("krew")));
     }
 }
