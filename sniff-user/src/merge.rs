@@ -33,7 +33,8 @@ use bytes::{Buf as _, Bytes};
 use sniff_common::MAX_SNAPLEN;
 
 use crate::pcapng::{
-    AnyBlock, BlockType, EnhancedPacket, InterfaceDescription, PacketHead, SectionHeader, Watermark, blocks,
+    AnyBlock, BlockType, EnhancedPacket, InterfaceDescription, InterfaceStatistics, PacketHead,
+    SectionHeader, Watermark, blocks,
 };
 
 /// How long a packet waits for older ones of other nodes.
@@ -44,7 +45,7 @@ pub const MAX_HELD: usize = 64 << 20;
 /// ones are there before its time is up.
 pub const AHEAD: Duration = Duration::from_millis(100);
 /// Most interfaces of one stream: a node that describes more is not to be believed.
-const MAX_INTERFACES: usize = 4096;
+const MAX_INTERFACES: usize = 1 << 16;
 /// Most bytes of a packet's block besides the packet: a handful of options.
 const MAX_AROUND_PACKET: usize = 1024;
 /// Most bytes of statistics: numbers, and a comment.
@@ -63,6 +64,8 @@ pub struct Merger {
     streams: Vec<Stream>,
     interfaces: u32,
     held: usize,
+    /// Packets among what is held.
+    waiting: u64,
     limit: Option<u64>,
     /// What was left out of each merged interface.
     left_out: HashMap<u32, LeftOut>,
@@ -90,8 +93,8 @@ struct LeftOut {
 struct Stream {
     has_section: bool,
     ended: bool,
-    /// The merged id of each of its interfaces.
-    interfaces: Vec<u32>,
+    /// The merged id of each of its interfaces, and whether statistics of it came.
+    interfaces: Vec<(u32, bool)>,
     queue: VecDeque<Held>,
     /// Time of its youngest packet, as it is sorted and as it says. Packets of one stream keep their order.
     youngest: u64,
@@ -151,6 +154,7 @@ impl Merger {
             streams: Vec::new(),
             interfaces: 0,
             held: 0,
+            waiting: 0,
             limit,
             left_out: HashMap::new(),
             written: 0,
@@ -218,7 +222,7 @@ impl Merger {
                         "more than {MAX_INTERFACES} interfaces"
                     );
                     introduce(&mut interface)?;
-                    stream.interfaces.push(self.interfaces);
+                    stream.interfaces.push((self.interfaces, false));
                     self.interfaces += 1;
                     interface.write(out);
                 }
@@ -227,11 +231,14 @@ impl Merger {
                     let said = if is_packet { time_of(block.bytes)? } else { 0 };
                     ensure!(is_packet || len <= MAX_STATISTICS, "statistics of {len} bytes");
                     let interface = block.first_word()? as usize;
-                    let interface = *stream
+                    let (interface, has_statistics) = stream
                         .interfaces
-                        .get(interface)
+                        .get_mut(interface)
                         .with_context(|| format!("interface {interface} is not described"))?;
+                    *has_statistics |= !is_packet;
+                    let interface = *interface;
                     if is_packet {
+                        self.waiting += 1;
                         stream.received += 1;
                         stream.hear(said, elapsed);
                         stream.youngest = stream.youngest.max(said.min(horizon));
@@ -259,6 +266,12 @@ impl Merger {
         let heard = self.streams.iter().filter(|stream| stream.lead.is_some()).count();
         let difference = self.streams[id.0].lead? - self.middle_lead()?;
         (heard > 1).then(|| difference.clamp(i64::MIN.into(), i64::MAX.into()) as i64)
+    }
+
+    /// The time of the youngest packet that has come in a stream, in nanoseconds since the epoch.
+    pub fn youngest(&self, id: StreamId) -> Option<u64> {
+        let Stream { received, youngest_said, .. } = self.streams[id.0];
+        (received > 0).then_some(youngest_said)
     }
 
     /// Packets that have come in a stream.
@@ -310,6 +323,27 @@ impl Merger {
         streams.filter(move |(_, stream)| stream.may_send_before(time)).map(|(at, _)| StreamId(at))
     }
 
+    /// Says of each interface of a stream of which no statistics came why that is: `time_ns` and `why` stand for them.
+    pub fn say_why_not_counted(&self, id: StreamId, time_ns: u64, why: &str, out: &mut Vec<u8>) {
+        for &(interface, _) in
+            self.streams[id.0].interfaces.iter().filter(|(_, has_statistics)| !has_statistics)
+        {
+            let comment = Some(why.to_owned());
+            let statistics = InterfaceStatistics {
+                interface,
+                timestamp_ns: time_ns,
+                comment,
+                ..InterfaceStatistics::default()
+            };
+            statistics.write(out);
+        }
+    }
+
+    /// Packets that wait.
+    pub fn waiting(&self) -> u64 {
+        self.waiting
+    }
+
     /// Packets written.
     pub fn written(&self) -> u64 {
         self.written
@@ -351,6 +385,7 @@ impl Merger {
         };
         self.held -= block.len();
         if is_packet {
+            self.waiting -= 1;
             if self.is_full() {
                 return self.leave_out(interface, &block);
             }

@@ -55,7 +55,7 @@ pub struct Plan {
     pub interfaces: Vec<Interface>,
     /// Where they are, and others may come.
     pub scopes: Vec<Scope>,
-    /// How many interfaces may join later.
+    /// How many interfaces may be there besides at a time.
     pub room: u32,
     /// Where to attach.
     pub attach: AttachAt,
@@ -99,8 +99,8 @@ pub struct Session {
     kernel: Kernel,
     clock: Clock,
     drain: Drain,
-    /// Interfaces that may still join.
-    room: u32,
+    /// Most interfaces that may be attached at a time.
+    room: usize,
     /// Those that are attached.
     taps: Vec<Tap>,
     /// When each interface in the file was captured, by its id.
@@ -221,8 +221,11 @@ async fn drive(plan: Plan, remote: Option<Remote>, mut signals: Attended) -> Res
     let stages = signals.stages();
     let starting = stages.clone();
     let (mut session, drained) = task::spawn_blocking(move || Session::start(plan, starting)).await??;
+    let events = remote.as_ref().map(|remote| remote.events.clone());
     let outcome = session.wait(&mut signals, drained, remote).await;
     let session = task::spawn_blocking(move || session.detach()).await?;
+    // How much there is in all, before what is left of it goes out.
+    events.map(|events| session.report(&events, Vec::new())).transpose()?;
     // Only now: a capture that is attached by clsact must be detached first.
     stages.detached();
     let finished = task::spawn_blocking(move || session.finish()).await?;
@@ -257,7 +260,7 @@ impl Session {
         let ring = kernel.take_ring(order, clock)?;
         let (drain, drained) = Drain::start(ring, output, plan.count, packet_buffered, stages.clone())?;
         let (attached, spans, newcomers) = (Vec::new(), Vec::new(), Newcomers::start());
-        let room = plan.room;
+        let room = taps.len() + plan.room as usize;
         let mut session = Self {
             plan,
             general,
@@ -293,14 +296,14 @@ impl Session {
     fn join(&mut self, interfaces: Vec<Interface>, comment: Option<&str>) -> Result<()> {
         let first = self.spans.len() as u32;
         ensure!(
-            interfaces.len() as u32 <= self.room,
-            "this capture has had as many interfaces as it has room for: start another"
+            self.taps.len() + interfaces.len() <= self.room,
+            "this capture has as many interfaces as it has room for ({}): start another",
+            self.taps.len()
         );
         let (taps, refused) = new_taps(self.general.as_deref(), &self.plan, first, interfaces)?;
         if let Some(error) = refused.into_iter().next() {
             return Err(error);
         }
-        self.room -= taps.len() as u32;
         for tap in &taps {
             self.describe(tap, comment.map(str::to_owned))?;
         }

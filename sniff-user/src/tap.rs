@@ -14,6 +14,9 @@ use crate::{
     view::{Place, View},
 };
 
+/// Most addresses of a kind that a file tells of an interface. A block has its limits, and so have readers.
+const MAX_ADDRESSES: usize = 100;
+
 /// Where an interface's packets are taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Point {
@@ -88,7 +91,13 @@ impl Tap {
         comment: Option<String>,
     ) -> InterfaceDescription {
         let Interface { name, mac, ipv4, ipv6, .. } = &self.interface;
-        let comments: Vec<String> = comment.into_iter().chain(self.doubts.iter().cloned()).collect();
+        let left_out = [ipv4.len(), ipv6.len()].map(|count| count.saturating_sub(MAX_ADDRESSES));
+        let left_out = match left_out.iter().sum() {
+            0_usize => None,
+            count => Some(format!("{count} more addresses are not named here")),
+        };
+        let comments: Vec<String> =
+            comment.into_iter().chain(self.doubts.iter().cloned()).chain(left_out).collect();
         let comment = (!comments.is_empty()).then(|| comments.join("; "));
         InterfaceDescription {
             link_type: link_type(&self.interface),
@@ -96,8 +105,8 @@ impl Tap {
             name: name.clone(),
             description: Some(self.description(system)),
             comment,
-            ipv4: ipv4.clone(),
-            ipv6: ipv6.clone(),
+            ipv4: ipv4.iter().take(MAX_ADDRESSES).copied().collect(),
+            ipv6: ipv6.iter().take(MAX_ADDRESSES).copied().collect(),
             mac: *mac,
             filter,
             os: Some(system.os.clone()),
@@ -272,5 +281,17 @@ mod tests {
         assert_eq!(Point::HostEnd.hook(Direction::In), Hook::Egress);
         assert_eq!(Point::InPod.hook(Direction::In), Hook::Ingress);
         assert_eq!(Point::HostInterface.hook(Direction::Out), Hook::Egress);
+    }
+
+    #[test]
+    fn addresses_in_a_description_are_bounded() {
+        let mut tap = tap(Point::HostEnd, "veth");
+        tap.interface.ipv4 = vec![([10, 0, 0, 1].into(), 32); 45_000];
+        tap.interface.ipv6 = vec![([0; 16].into(), 128); 101];
+        let system = System::this(None).unwrap();
+        let description = tap.describe(&system, 0, None, Some("joined".into()));
+        assert_eq!((description.ipv4.len(), description.ipv6.len()), (MAX_ADDRESSES, MAX_ADDRESSES));
+        let comment = description.comment.unwrap();
+        assert_eq!(comment, "joined; 44901 more addresses are not named here");
     }
 }

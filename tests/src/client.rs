@@ -6,7 +6,7 @@ use std::{
     io::{BufRead as _, BufReader},
     os::unix::{fs::PermissionsExt as _, process::ExitStatusExt as _},
     path::{Path, PathBuf},
-    process::{Child, Stdio},
+    process::{Child, ChildStdout, Command, Stdio},
     sync::mpsc::{Receiver, channel},
     thread::{self, JoinHandle},
     time::{Duration, Instant},
@@ -19,6 +19,11 @@ use nix::{
 use tempfile::TempDir;
 
 use crate::{cluster::Cluster, netns::tool, pcap, sniff, wait};
+
+/// The program under test.
+fn binary() -> PathBuf {
+    sniff::binary().with_file_name("kubectl-sniff")
+}
 
 /// How long anything may take.
 const PATIENCE: Duration = Duration::from_secs(40);
@@ -63,7 +68,33 @@ impl Client {
         })
     }
 
+    /// Starts it as `nohup` does.
+    pub fn start_under_nohup(cluster: &Cluster, args: &[&str]) -> Self {
+        let mut command = tool("nohup");
+        command.arg(binary());
+        let (client, stdout) = Self::launch(command, cluster, args, |_| {});
+        client.read(stdout)
+    }
+
+    /// Starts it with a stdout that nobody reads, and that is closed.
+    pub fn start_unread(cluster: &Cluster, args: &[&str]) -> Self {
+        let (mut client, stdout) = Self::launch(tool(binary()), cluster, args, |_| {});
+        drop(stdout);
+        client.stdout = Some(thread::spawn(Vec::new));
+        client
+    }
+
     fn start_with(cluster: &Cluster, args: &[&str], prepare: impl FnOnce(&Path)) -> Self {
+        let (client, stdout) = Self::launch(tool(binary()), cluster, args, prepare);
+        client.read(stdout)
+    }
+
+    fn launch(
+        mut command: Command,
+        cluster: &Cluster,
+        args: &[&str],
+        prepare: impl FnOnce(&Path),
+    ) -> (Self, ChildStdout) {
         let folder = tempfile::tempdir().expect("a folder");
         let config = folder.path().join("config");
         fs::write(&config, cluster.kubeconfig()).expect("a kubeconfig");
@@ -71,7 +102,6 @@ impl Client {
         let file = folder.path().join("file");
         let args =
             args.iter().map(|arg| if *arg == "FILE" { file.clone().into() } else { OsString::from(arg) });
-        let mut command = tool(sniff::binary().with_file_name("kubectl-sniff"));
         let path = format!("{}:/usr/bin:/bin", folder.path().display());
         command
             .args(args)
@@ -89,8 +119,20 @@ impl Client {
         let (sender, stderr) = channel();
         let lines = BufReader::new(child.stderr.take().expect("a pipe")).lines();
         thread::spawn(move || lines.map_while(Result::ok).try_for_each(|line| sender.send(line)));
-        let stdout = sniff::read_aside(child.stdout.take().expect("a pipe"));
-        Self { child, stderr, said: Vec::new(), stdout: Some(stdout), folder, began }
+        let stdout = child.stdout.take().expect("a pipe");
+        (Self { child, stderr, said: Vec::new(), stdout: None, folder, began }, stdout)
+    }
+
+    fn read(mut self, stdout: ChildStdout) -> Self {
+        self.stdout = Some(sniff::read_aside(stdout));
+        self
+    }
+
+    /// Lets its files have at most so many bytes, as on a disk that is full then.
+    pub fn limit_file_size(&self, bytes: u64) {
+        let mut command = tool("prlimit");
+        command.args([format!("--pid={}", self.child.id()), format!("--fsize={bytes}")]);
+        assert!(command.status().expect("prlimit").success());
     }
 
     /// Waits until it says something with `part` in it, from now on or before, and returns that line.

@@ -10,6 +10,7 @@
 //! | PodSecurity refuses with 403 and says `violates PodSecurity` | "Pod Security Admission" |
 //! | exec: `GET …/pods/NAME/exec`, asked of RBAC as `create pods/exec`, over a WebSocket in `v5.channel.k8s.io` | kubernetes, `apimachinery/pkg/util/remotecommand/constants.go`, `websocket.go` |
 //! | a Job's pod is known by its controller; one that lasts longer than `activeDeadlineSeconds` goes | "Jobs", "Job termination and cleanup" |
+//! | what is written to a command that has ended resets the connection, and what is on its way is lost | seen in a cluster of version 1.36 |
 //! | deletion: SIGTERM, the grace period, SIGKILL; a pod goes when its processes have; a later delete may shorten the period | "Pod Lifecycle", "Termination of Pods" |
 //!
 //! Commands run as processes of the node's machine, outside any container: the program under test finds there what it
@@ -97,6 +98,8 @@ struct State {
     /// What was asked, as `verb resource namespace/name`.
     log: Vec<String>,
     execs: Vec<TcpStream>,
+    /// Bytes a second of new connections of exec, and how many may be on their way.
+    slow: Option<(u64, usize)>,
     /// How many connections exec has had.
     exec_count: usize,
     /// The first so many of them carry nothing any more, without being closed.
@@ -275,6 +278,11 @@ impl Cluster {
     /// On this node, whatever is run by exec says what is in the file, and then listens in silence.
     pub fn let_impostor_speak(&self, node: &str, file: PathBuf) {
         self.state().impostors.insert(node.to_owned(), file);
+    }
+
+    /// From now on, what new execs write comes to the client at so many bytes a second, with so many on their way.
+    pub fn slow_execs(&self, bytes_per_second: u64, on_the_way: usize) {
+        self.state().slow = Some((bytes_per_second, on_the_way));
     }
 
     /// Closes all connections of exec.

@@ -4,7 +4,7 @@ use std::{
     io::{Read as _, Write as _},
     net::{TcpListener, TcpStream},
     thread,
-    time::{Duration, Instant},
+    time::{Duration, Instant, UNIX_EPOCH},
 };
 
 use nix::sys::signal::Signal;
@@ -15,7 +15,7 @@ use sniff_tests::{
     machine::Machine,
     netns::tool,
     node::{Node, Pod},
-    pcap::{Direction, PcapNg},
+    pcap::{self, Direction, PcapNg},
     sniff, traffic, wait, wireshark,
 };
 
@@ -95,6 +95,10 @@ impl Place {
         let comments = comments(&file, "shop/web-0/eth0");
         let [first, again] = &comments[..] else { panic!("{comments:?}") };
         assert!(first.is_empty() && again.contains("joined again: its node was lost at"), "{comments:?}");
+        let last = file.packets.iter().filter(|packet| packet.interface == 0).map(|it| it.timestamp_ns).max();
+        let last = UNIX_EPOCH + Duration::from_nanos(last.expect("a packet"));
+        let since = format!("packets since {} may be missing", humantime::format_rfc3339_millis(last));
+        assert!(again.contains(&since), "{again}: {since}");
         self.assert_nothing_runs(GONE);
         outcome
     }
@@ -688,6 +692,195 @@ fn a_short_lived_pod_that_is_lost_is_made_anew() {
         .expect("the pod's process");
     place.assert_joined_again(client, "cut");
     wait::until("the end of the pods", GONE, || place.cluster.pods("sniff").is_empty().then_some(()));
+}
+
+/// Three MB of pings, which a slow connection has still to bring when the capture is told to end.
+fn ping_much(place: &Place) {
+    place.ping_of(50, 30_000);
+}
+
+/// The counts in the file and on stderr are those of its packets, and nothing is missing.
+#[track_caller]
+fn assert_complete(outcome: &Outcome) {
+    let file = outcome.file();
+    let matched: u64 = file.statistics.iter().filter_map(|it| it.filteraccept).sum();
+    assert_eq!(file.packets.len() as u64, matched, "{:#?}", outcome.stderr);
+    assert!(matched > 0 && outcome.said(&format!("{matched} packets captured")), "{:#?}", outcome.stderr);
+    assert!(outcome.said("0 packets dropped by kernel"), "{:#?}", outcome.stderr);
+}
+
+#[test]
+fn what_is_on_its_way_at_the_end_comes_over_a_slow_connection() {
+    let place = Place::new();
+    place.cluster.slow_execs(400_000, 8 << 20);
+    let client = place.listen(&["shop/web-0", "-w", "FILE", "--compress", "never", "-f", "icmp"]);
+    ping_much(&place);
+    let outcome = client.stop();
+    outcome.assert_success();
+    assert_complete(&outcome);
+    assert!(outcome.said("; Ctrl-C once more ends without that"));
+    place.assert_nothing_runs(Duration::from_secs(5));
+}
+
+#[test]
+fn a_person_who_insists_gets_a_whole_file_and_hears_what_is_missing() {
+    let place = Place::new();
+    place.cluster.slow_execs(50_000, 8 << 20);
+    let mut client = place.listen(&["shop/web-0", "-w", "FILE", "--compress", "never", "-f", "icmp"]);
+    ping_much(&place);
+    client.signal(Signal::SIGINT);
+    client.wait_for("; Ctrl-C once more ends without that");
+    let outcome = client.stop();
+    outcome.assert_failure(&["packets that were on their way are left out"]);
+    assert!(outcome.said("no final counts from node n1"), "{:#?}", outcome.stderr);
+    let file = outcome.file();
+    assert!(outcome.said(&format!("{} packets captured", file.packets.len())), "{:#?}", outcome.stderr);
+    let [statistics] = &file.statistics[..] else { panic!("{:?}", file.statistics) };
+    let why = statistics.comment.as_deref().unwrap_or_default();
+    assert!(why.contains("nothing more was heard of node n1"), "{why}");
+    place.assert_nothing_runs(GONE);
+}
+
+/// As GNU `timeout` does: to the process and to its group.
+#[test]
+fn a_signal_that_comes_twice_at_once_is_one() {
+    let place = Place::new();
+    let client = place.listen_to_pings(&["shop/web-0"]);
+    client.signal(Signal::SIGTERM);
+    client.signal(Signal::SIGTERM);
+    let outcome = client.outcome();
+    outcome.assert_success();
+    assert_complete(&outcome);
+}
+
+#[test]
+fn what_nohup_ignores_is_ignored() {
+    let place = Place::new();
+    let mut client = Client::start_under_nohup(&place.cluster, &["shop/web-0", "-w", "FILE", "-f", "icmp"]);
+    client.wait_for(LISTENING);
+    client.signal(Signal::SIGHUP);
+    place.ping(2);
+    client.wait_for_packets(4);
+    let outcome = client.stop();
+    outcome.assert_success();
+    assert_pings(&outcome.file(), 56, 2);
+}
+
+#[test]
+fn a_full_disk_leaves_whole_blocks_and_what_is_in_them_is_counted() {
+    let place = Place::new();
+    let client = place.listen(&["shop/web-0", "-w", "FILE", "-f", "icmp"]);
+    client.limit_file_size(100_001);
+    ping_much(&place);
+    let outcome = client.outcome();
+    outcome.assert_failure(&["cannot write", "File too large"]);
+    let file = outcome.file();
+    assert!(file.packets.len() > 50, "{}", file.packets.len());
+    assert!(outcome.said(&format!("{} packets captured", file.packets.len())), "{:#?}", outcome.stderr);
+    place.assert_nothing_runs(GONE);
+}
+
+#[test]
+fn a_file_goes_on_when_nobody_reads_the_lines() {
+    let place = Place::new();
+    let args = ["shop/web-0", "-w", "FILE", "--print", "-f", "icmp"];
+    let mut client = Client::start_unread(&place.cluster, &args);
+    client.wait_for(LISTENING);
+    place.ping(2);
+    client.wait_for("nobody reads the lines any more");
+    place.ping(3);
+    client.wait_for_packets(10);
+    let outcome = client.stop();
+    outcome.assert_success();
+    assert_pings(&outcome.file(), 56, 5);
+}
+
+#[test]
+fn losses_are_told_when_they_happen() {
+    let place = Place::new();
+    place.cluster.slow_execs(400_000, 256 << 10);
+    let mut client =
+        place.listen(&["shop/web-0", "-w", "FILE", "--compress", "never", "-B", "512KiB", "-f", "icmp"]);
+    place.ping_of(200, 60_000);
+    let line = client.wait_for("packets are being lost");
+    assert!(line.contains("node n1"), "{line}");
+}
+
+#[test]
+fn what_cannot_be_captured_ends_and_is_not_waited_for() {
+    let place = Place::new();
+    let run = |args: &[&str]| Client::start(&place.cluster, &[args, &["-w", "FILE"]].concat()).outcome();
+    run(&["--node", "n7"]).assert_failure(&["there is no node n7", "n1"]);
+    run(&["shop/web-0", "-i", "eth7"]).assert_failure(&["shop/web-0", "eth7"]);
+    run(&["-n", "shop", "-l", "app=web", "-i", "eth7"]).assert_failure(&["shop/web-0", "eth7"]);
+
+    let old = tempfile::NamedTempFile::new().expect("a file");
+    std::fs::write(old.path(), "the capture of yesterday").expect("a file");
+    let path = old.path().to_str().expect("a plain path");
+    let args = ["-n", "shop", "-l", "app=nope", "--duration", "1s", "-w", path];
+    let outcome = Client::start(&place.cluster, &args).outcome();
+    outcome.assert_success();
+    assert!(outcome.said("0 packets captured"), "{:#?}", outcome.stderr);
+    let file = pcap::read_pcapng(old.path());
+    assert_eq!((file.packets.len(), file.interfaces.len()), (0, 0));
+
+    std::fs::write(old.path(), "the capture of yesterday").expect("a file");
+    let wrong = ["shop/web-0", "-w", path, "-f", "tcp prot 80"];
+    Client::start(&place.cluster, &wrong).outcome().assert_failure(&["node n1", "the filter"]);
+    assert_eq!(std::fs::read(old.path()).expect("a file"), b"the capture of yesterday");
+}
+
+#[test]
+fn a_node_that_fails_at_the_start_is_tried_again_with_all_who_were_announced() {
+    let nodes = [Node::start(), Node::start()];
+    let cluster = Cluster::start([("n1", &nodes[0].netns), ("n2", &nodes[1].netns)]);
+    cluster.add_agent("n1");
+    let add = |name: &str, at: usize| {
+        let pod = nodes[at].pod("shop", name).start();
+        cluster.add_pod("shop", name, &pod.sandbox.uid, ["n1", "n2"][at], &json!({"app": "web"}));
+        pod
+    };
+    let pods = [(0, add("web-0", 0)), (1, add("web-1", 1))];
+    let mut client = Client::start(&cluster, &["-n", "shop", "-l", "app=web", "-w", "FILE", "-f", "icmp"]);
+    client.wait_for("node n1: listening");
+    let line = client.wait_for("has no running pod here");
+    assert!(line.contains("node n2") && line.contains("; joining again in"), "{line}");
+    let more = (1, add("web-2", 1));
+    client.wait_for("shop/web-2 on node n2 joins");
+    cluster.add_agent("n2");
+    client.wait_for("node n2: listening on 2 interface(s)");
+    for (at, pod) in pods.iter().chain([&more]) {
+        traffic::ping(&nodes[*at].netns, pod.ipv4.into(), 2, 56);
+    }
+    client.wait_for_packets(12);
+    let outcome = client.stop();
+    outcome.assert_failure(&["node n2"]);
+    let file = outcome.file();
+    let mut captured = names(&file);
+    captured.sort_unstable();
+    assert_eq!(captured, ["shop/web-0/eth0", "shop/web-1/eth0", "shop/web-2/eth0"]);
+    assert!(captured.iter().all(|name| file.packets_of(name).len() == 4));
+    let late = &comments(&file, "shop/web-1/eth0")[0];
+    assert!(late.contains("its node could not be captured before"), "{late}");
+}
+
+/// One of two nodes says hello and then nothing of use.
+#[test]
+fn a_duration_ends_whatever_nodes_do() {
+    let place = Place::new();
+    let machine = Machine::boot();
+    let elsewhere = machine.netns();
+    let cluster = Cluster::start([("n1", &place.node.netns), ("n2", &elsewhere)]);
+    cluster.add_agent("n1");
+    cluster.add_pod("shop", "web-0", &place.web.sandbox.uid, "n1", &json!({}));
+    cluster.add_pod("shop", "db-0", "u-2", "n2", &json!({}));
+    let mut client =
+        Client::start(&cluster, &["-n", "shop", "-l", "", "--duration", "2s", "-w", "FILE", "-f", "icmp"]);
+    client.wait_for("node n1: listening");
+    place.ping(2);
+    let outcome = client.outcome();
+    outcome.assert_failure(&["node n2"]);
+    assert_pings(&outcome.file(), 56, 2);
 }
 
 /// The start of what a node says, and then what it should not.

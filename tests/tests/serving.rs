@@ -24,7 +24,7 @@ use sniff_user::{
     pcapng::BlockType,
     stream::{
         PROTOCOL, ToClient, ToNode,
-        message::{CapturePlan, ClientHello, Code, Event, NewFilter, Reason, Stats, Target},
+        message::{CapturePlan, ClientHello, Code, Event, NewFilter, Reason, Stats, Target, Targets},
     },
 };
 
@@ -213,6 +213,56 @@ fn what_makes_no_sense_is_refused_with_a_code() {
     ] {
         assert_eq!(refused(bad.clone()).0, Code::Usage, "{bad:?}");
     }
+}
+
+#[test]
+fn names_that_nobody_has_are_not_repeated() {
+    let place = Place::new();
+    let mut serving = place.begin(pings());
+    let add = vec![pod("shop", &"x".repeat(200_000), "")];
+    serving.send(&ToNode::Targets(Targets { add, remove: Vec::new() }));
+    let error = serving.wait_for("an error", |message| match message {
+        ToClient::Error(error) => Some(error.clone()),
+        _ => None,
+    });
+    assert_eq!(error.code, Code::Usage);
+    assert_eq!(error.message, "a target with a name of more than 253 bytes");
+    place.ping(2);
+    let outcome = serving.stop();
+    assert_eq!((outcome.end().reason, outcome.end().captured), (Reason::Stopped, 4));
+}
+
+/// Each takes some 40 ms to attach; a client that has gone is not kept waiting for all of them.
+#[test]
+fn many_interfaces_do_not_hold_up_the_conversation() {
+    let place = Place::new();
+    let mut names = Vec::new();
+    for pair in 0..32 {
+        place.node.run(&format!("ip link add many{pair}a type veth peer name many{pair}b"));
+        names.extend([format!("many{pair}a"), format!("many{pair}b")]);
+    }
+    let target = Target { interfaces: names, ..node_interface("") };
+    let mut serving = Serving::start(&place.node);
+    serving.send(&ToNode::Hello(Box::new(hello(vec![target]))));
+    let outcome = serving.stop();
+    assert_eq!(outcome.end().reason, Reason::Stopped);
+    let described = outcome.file().interfaces.len();
+    assert!(described < 64, "{described} interfaces were attached for nobody");
+}
+
+/// The far side of a client that says goodbye is there until it does.
+#[test]
+fn a_session_waits_for_the_goodbye_of_a_client_that_says_it() {
+    let place = Place::new();
+    let mut serving = Serving::start(&place.node);
+    serving.begin(ClientHello { says_goodbye: true, ..place.hello(pings()) });
+    place.ping(2);
+    serving.send(&ToNode::Stop);
+    serving.wait_for("the end", |message| matches!(message, ToClient::End(_)).then_some(()));
+    assert!(!serving.ends_within(Duration::from_secs(1)), "it has not heard a goodbye");
+    serving.send(&ToNode::Goodbye);
+    assert!(serving.ends_within(Duration::from_secs(5)), "it has");
+    assert_eq!(serving.wait().end().captured, 4);
 }
 
 #[test]

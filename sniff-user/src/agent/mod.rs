@@ -38,6 +38,8 @@ use crate::{args::AgentArgs, kubectl::interrupt::Interrupts};
 
 /// How long a session may take to end once it was told to, before it is killed.
 const GRACE: Duration = Duration::from_secs(10);
+/// How long what a session has captured may go out when its time is over, at most.
+const TAIL: Duration = Duration::from_secs(300);
 /// How long a connection may take to say what it wants.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// With `--once`: how long to wait for the first session.
@@ -179,10 +181,16 @@ async fn follow(
 ) -> Option<String> {
     let deadline = Instant::now() + limit.unwrap_or(FOREVER);
     let mut killing = None;
+    let mut sent = 0;
     loop {
         let ending = tokio::select! {
             message = wire.next() => match message {
                 Ok(Some(ToAgent::Report(report))) => {
+                    // What it captured in its time may still go out, for as long as it does.
+                    if deadline <= Instant::now() && killing.is_some() && report.bytes > sent {
+                        killing = Some((Instant::now() + GRACE).min(deadline + TAIL));
+                    }
+                    sent = report.bytes;
                     lock(ledger).report(id, &report).err().map(|why| (Cause::Bytes, why))
                 }
                 Ok(Some(ToAgent::Captures { what })) => {

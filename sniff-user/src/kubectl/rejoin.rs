@@ -1,4 +1,5 @@
-//! Joining a node again whose session was lost: when there is a point in that, and after what pause.
+//! Joining a node again whose session was lost, or could not begin: when there is a point in that, and after what pause.
+//! What was announced is owed: only what is refused or meant to end is not tried again.
 
 use std::{
     collections::HashMap,
@@ -7,7 +8,7 @@ use std::{
 
 use anyhow::Result;
 
-use super::session::{LEASE, PodKind};
+use super::session::{LEASE, NoPod, PodKind};
 use crate::{
     kubernetes::{Backoff, Forbidden},
     stream::{
@@ -34,12 +35,11 @@ pub struct Ending<'a> {
 impl Ending<'_> {
     /// Whether it was lost, as another one may not be. A refusal is final.
     pub fn is_lost(&self) -> bool {
-        let Some(pod) = self.pod else { return false };
         match self.outcome {
             Ok(None) => false,
             Ok(Some(end)) => match end.reason {
                 // The DaemonSet makes its pod anew; whoever deletes a Job wants the capture to end.
-                Reason::Signal => pod == PodKind::Installed,
+                Reason::Signal => self.pod == Some(PodKind::Installed),
                 Reason::Lease | Reason::InputClosed => true,
                 Reason::Failed => self.is_over_limit && self.since_lost.is_some_and(|time| time < LINGERS),
                 Reason::Stopped | Reason::Count | Reason::Duration | Reason::Deadline | Reason::Other => {
@@ -52,29 +52,45 @@ impl Ending<'_> {
             }
         }
     }
+
+    /// Whether there is no pod to capture in, which waiting alone does not change.
+    pub fn has_no_pod(&self) -> bool {
+        self.outcome.as_ref().is_err_and(anyhow::Error::is::<NoPod>)
+    }
 }
 
-/// The nodes that were lost in the course of a capture.
+/// The nodes that were lost in the course of a capture, or could not be captured from its start.
 #[derive(Default)]
 pub struct Rejoins(HashMap<String, Lost>);
 
 struct Lost {
-    pod: PodKind,
+    pod: Option<PodKind>,
     pauses: Backoff,
-    /// When its last session was lost that had listened.
+    /// When its last session was lost that had listened, or the first that could not begin.
     at: Instant,
+    /// Whether there ever was one that had listened.
+    has_listened: bool,
+    has_no_pod: bool,
     /// When it is tried again; `None` once it is.
     due: Option<Instant>,
 }
 
 impl Rejoins {
     /// Notes that a node was lost, or could not be joined again; returns the pause until it is tried.
-    pub fn lose(&mut self, node: &str, pod: PodKind, was_listening: bool, now: Instant) -> Duration {
-        let new = || Lost { pod, pauses: Backoff::default(), at: now, due: None };
+    pub fn lose(&mut self, node: &str, ending: &Ending<'_>, was_listening: bool, now: Instant) -> Duration {
+        let new = || Lost {
+            pod: ending.pod,
+            pauses: Backoff::default(),
+            at: now,
+            has_listened: false,
+            has_no_pod: false,
+            due: None,
+        };
         let lost = self.0.entry(node.to_owned()).or_insert_with(new);
         if was_listening {
-            (lost.pod, lost.at) = (pod, now);
+            (lost.pod, lost.at, lost.has_listened) = (ending.pod, now, true);
         }
+        lost.has_no_pod = ending.has_no_pod();
         let pause = lost.pauses.next().unwrap_or_default();
         lost.due = Some(now + pause);
         pause
@@ -82,7 +98,17 @@ impl Rejoins {
 
     /// Where a session is to run on a node that was lost before.
     pub fn pod(&self, node: &str) -> Option<PodKind> {
-        self.0.get(node).map(|lost| lost.pod)
+        self.0.get(node)?.pod
+    }
+
+    /// Whether a node was lost, or could not be captured at first; and whether it had been captured before.
+    pub fn was_lost(&self, node: &str) -> Option<bool> {
+        self.0.get(node).map(|lost| lost.has_listened)
+    }
+
+    /// Whether nobody of those that wait has a pod to be captured in.
+    pub fn have_no_pods(&self) -> bool {
+        self.0.values().filter(|lost| lost.due.is_some()).all(|lost| lost.has_no_pod)
     }
 
     /// Time since a node was lost, if it was.
@@ -139,7 +165,7 @@ mod tests {
             assert!(is_lost(&outcome, PodKind::Installed), "{outcome:?}");
             assert!(is_lost(&outcome, PodKind::Made), "{outcome:?}");
             let unknown = Ending { outcome: &outcome, pod: None, is_over_limit: false, since_lost: None };
-            assert!(!unknown.is_lost(), "{outcome:?}");
+            assert!(unknown.is_lost(), "at the start, too: {outcome:?}");
         }
         let (foreign, skewed) = (failed(Broken::Foreign("oh".into())), failed(Broken::Protocol(9)));
         let meant = [Reason::Stopped, Reason::Count, Reason::Duration, Reason::Deadline, Reason::Failed];
@@ -172,7 +198,10 @@ mod tests {
     #[test]
     fn pauses_become_longer_while_a_node_cannot_be_joined() {
         let (mut rejoins, start) = (Rejoins::default(), Instant::now());
-        let first = rejoins.lose("n1", PodKind::Installed, true, start);
+        let outcome = ended(Reason::Lease);
+        let (pod, since_lost) = (Some(PodKind::Installed), None);
+        let ending = Ending { outcome: &outcome, pod, is_over_limit: false, since_lost };
+        let first = rejoins.lose("n1", &ending, true, start);
         assert!(first < Duration::from_secs(3), "{first:?}");
         assert!(rejoins.is_waiting("n1") && !rejoins.is_waiting("n2"));
         assert_eq!(rejoins.due(), Some(start + first));
@@ -180,11 +209,29 @@ mod tests {
         assert_eq!(rejoins.take_due(start + first), ["n1"]);
         assert!(!rejoins.is_waiting("n1") && rejoins.due().is_none());
         for _ in 0..3 {
-            rejoins.lose("n1", PodKind::Installed, false, start + LATER);
+            rejoins.lose("n1", &ending, false, start + LATER);
         }
-        let later = rejoins.lose("n1", PodKind::Installed, false, start + LATER);
+        let later = rejoins.lose("n1", &ending, false, start + LATER);
         assert!(later > first * 2, "{first:?}, {later:?}");
         assert_eq!(rejoins.since_lost("n1", start + LATER), Some(LATER), "that is no new loss");
         assert_eq!(rejoins.pod("n1"), Some(PodKind::Installed));
+    }
+
+    #[test]
+    fn nodes_without_a_pod_are_told_from_those_that_may_come_back() {
+        let (mut rejoins, now) = (Rejoins::default(), Instant::now());
+        let lose = |rejoins: &mut Rejoins, node: &str, outcome: Result<Option<End>>| {
+            let ending = Ending { outcome: &outcome, pod: None, is_over_limit: false, since_lost: None };
+            assert!(ending.is_lost());
+            rejoins.lose(node, &ending, false, now);
+        };
+        let no_pod = || NoPod::from(anyhow!("no image"));
+        lose(&mut rejoins, "n1", failed(no_pod()));
+        assert!(rejoins.have_no_pods());
+        assert_eq!((rejoins.was_lost("n1"), rejoins.was_lost("n2")), (Some(false), None));
+        lose(&mut rejoins, "n2", failed(anyhow!("the connection was cut")));
+        assert!(!rejoins.have_no_pods());
+        lose(&mut rejoins, "n2", failed(no_pod()));
+        assert!(rejoins.have_no_pods());
     }
 }

@@ -1,23 +1,31 @@
 //! One node's part of a capture: a pod there to run in, `sniff serve` in it, and the conversation with that.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    fmt,
+    pin::pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use bytes::Bytes;
 use log::{debug, info, warn};
 use tokio::{
-    sync::{mpsc, watch},
-    time::{Instant, MissedTickBehavior, interval, sleep_until, timeout},
+    sync::{mpsc, oneshot, watch},
+    time::{Instant, MissedTickBehavior, interval, timeout},
 };
 
 use crate::{
     kubernetes::{
-        Cluster, Input, Output, Piece,
+        Cluster, Forbidden, Input, Output, Piece,
         agent::{AgentJob, AgentPod, CONTAINER, Resources, Wanted},
     },
     legible::Lines,
     stream::{
-        Decoder, PREFACE, ToClient, ToNode, encode,
+        Broken, Decoder, PREFACE, ToClient, ToNode, encode,
         message::{CapturePlan, ClientHello, End, Event, NodeError, NodeHello, Stats, Target, Targets},
     },
 };
@@ -26,8 +34,15 @@ use crate::{
 const KEEP_ALIVE: Duration = Duration::from_secs(5);
 /// The far side ends when it has heard nothing for this long, and this side likewise.
 pub const LEASE: Duration = Duration::from_secs(15);
-/// How long the far side may take to send what is left.
-const LAST_WORDS: Duration = Duration::from_secs(10);
+/// How long a far side that was told to stop may go without a packet and without an end. It detaches meanwhile, one
+/// interface after the other.
+const LAST_WORDS: Duration = Duration::from_secs(60);
+/// Bytes that may come from a far side behind its buffer, once it was told to stop: what was on its way.
+const ON_THE_WAY: u64 = 64 << 20;
+/// How long saying goodbye may take.
+const GOODBYE: Duration = Duration::from_secs(2);
+/// How long a far side may take from its first word until it captures.
+const ATTACHING: Duration = Duration::from_secs(120);
 /// How long a short-lived pod may take to start; images are pulled meanwhile.
 const POD_START: Duration = Duration::from_secs(120);
 
@@ -150,6 +165,29 @@ impl Session {
     }
 }
 
+/// There is no way to capture on a node: no pod, or none that starts.
+#[derive(Debug)]
+pub struct NoPod(anyhow::Error);
+
+impl fmt::Display for NoPod {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:#}", self.0)
+    }
+}
+
+impl std::error::Error for NoPod {}
+
+impl From<anyhow::Error> for NoPod {
+    fn from(error: anyhow::Error) -> Self {
+        Self(error)
+    }
+}
+
+/// For `map_err`; what is forbidden stays that.
+fn no_pod(error: anyhow::Error) -> anyhow::Error {
+    if error.is::<Forbidden>() { error } else { NoPod(error).into() }
+}
+
 /// Where to capture.
 enum Place<'made> {
     /// In the DaemonSet's pod.
@@ -211,7 +249,9 @@ impl Task {
                 Place::Installed(pod)
             }
             (None, Some(PodKind::Installed)) => bail!("sniff's DaemonSet has no running pod here"),
-            (None, Some(PodKind::Made) | None) => Place::Made(made.insert(self.make().await?)),
+            (None, Some(PodKind::Made) | None) => {
+                Place::Made(made.insert(self.make().await.map_err(no_pod)?))
+            }
         };
         let kind = place.kind();
         let process = async {
@@ -219,7 +259,7 @@ impl Task {
                 Place::Installed(pod) => pod,
                 Place::Made(job) => {
                     let tell = |what: &str| info!("node {}: waiting for {what}", self.node);
-                    self.common.cluster.wait_for_agent(job, POD_START, tell).await?
+                    self.common.cluster.wait_for_agent(job, POD_START, tell).await.map_err(no_pod)?
                 }
             };
             let command = ["sniff", "serve"];
@@ -235,12 +275,28 @@ impl Task {
             plan,
             targets,
             lease_seconds: LEASE.as_secs() as u32,
+            says_goodbye: true,
         }));
         let mut stderr = Lines::default();
-        let outcome = tokio::select! {
-            outcome = self.listen(process.output, kind, &mut stderr) => outcome,
-            failed = speak(process.input, hello, changes, self.orders.clone()) => Err(failed),
+        let (over, is_over) = oneshot::channel();
+        let waits_for_goodbye = AtomicBool::new(false);
+        let mut speaking =
+            pin!(speak(process.input, hello, changes, self.orders.clone(), is_over, &waits_for_goodbye));
+        let outcome = {
+            let mut listening = pin!(self.listen(process.output, kind, &mut stderr, &waits_for_goodbye));
+            tokio::select! {
+                outcome = &mut listening => outcome,
+                failed = &mut speaking => match failed {
+                    Err(error) if error.is::<Broken>() => Err(error),
+                    // What the far side has said may still come.
+                    _ => listening.await,
+                },
+            }
         };
+        if matches!(outcome, Ok(Some(_))) && over.send(()).is_ok() {
+            // Whatever comes of it, all is here.
+            let _ = timeout(GOODBYE, speaking).await;
+        }
         self.report(stderr.take());
         outcome
     }
@@ -280,26 +336,29 @@ impl Task {
         }
     }
 
-    /// Hears the far side out.
-    async fn listen(&self, mut output: Output, kind: PodKind, stderr: &mut Lines) -> Result<Option<End>> {
+    /// Hears the far side out, for as long as anything comes.
+    async fn listen(
+        &self,
+        mut output: Output,
+        kind: PodKind,
+        stderr: &mut Lines,
+        waits_for_goodbye: &AtomicBool,
+    ) -> Result<Option<End>> {
         let mut decoder = Decoder::<ToClient>::new();
         let mut orders = self.orders.clone();
-        let mut greeted = false;
-        let mut ending: Option<Instant> = None;
+        let (mut greeted, mut is_listening) = (false, false);
+        let began = Instant::now();
+        let mut tail: Option<Tail> = None;
         loop {
-            let last = ending.unwrap_or_else(|| Instant::now() + LEASE);
+            if tail.is_none() && *orders.borrow() == Orders::Stop {
+                tail = Some(Tail::new(self.common.buffer_bytes));
+            }
             let piece = tokio::select! {
-                piece = output.next() => piece.context("the connection was cut")?,
-                () = sleep_until(last), if ending.is_some() => bail!("it did not end in time, packets are missing"),
-                () = sleep_until(last) => bail!("nothing was heard for {} s, the connection was cut", LEASE.as_secs()),
-                _ = orders.changed() => {
-                    match *orders.borrow_and_update() {
-                        Orders::Run => {}
-                        Orders::Stop => ending = Some(Instant::now() + LAST_WORDS),
-                        Orders::Quit => return Ok(None),
-                    }
-                    continue;
-                }
+                biased;
+                _ = orders.wait_for(|orders| *orders == Orders::Quit) => return Ok(None),
+                piece = timeout(LEASE, output.next()) => piece
+                    .map_err(|_| anyhow!("nothing was heard for {} s, the connection was cut", LEASE.as_secs()))?
+                    .context("the connection was cut")?,
             };
             match piece {
                 Some(Piece::Stdout(bytes)) => decoder.push(&bytes),
@@ -319,15 +378,30 @@ impl Task {
                     ToClient::Hello(hello) => {
                         ensure!(!greeted, "a second hello");
                         greeted = true;
+                        waits_for_goodbye.store(hello.waits_for_goodbye, Ordering::Relaxed);
                         Update::Hello(hello, kind)
                     }
                     ToClient::Error(error) => Update::Error(error),
                     _ if !greeted => bail!("no hello at the start"),
-                    ToClient::Packets(blocks) => Update::Packets(blocks),
-                    ToClient::Event(event) => Update::Event(event),
+                    ToClient::Packets(blocks) => {
+                        if let Some(tail) = &mut tail {
+                            tail.came(blocks.len())?;
+                        }
+                        Update::Packets(blocks)
+                    }
+                    ToClient::Event(event) => {
+                        is_listening |= matches!(event, Event::Listening { .. });
+                        Update::Event(event)
+                    }
                     ToClient::Stats(stats) => Update::Stats(stats),
                 };
                 self.tell(update).await;
+            }
+            let limit = ATTACHING.as_secs();
+            ensure!(is_listening || began.elapsed() < ATTACHING, "it does not capture after {limit} s");
+            if let Some(tail) = &mut tail {
+                // A long frame is on its way for as long.
+                tail.check(decoder.finish().is_err())?;
             }
         }
     }
@@ -350,6 +424,36 @@ pub async fn installed(common: &Common, node: &str) -> Result<Option<AgentPod>> 
     }
 }
 
+/// What comes from a far side that was told to stop.
+struct Tail {
+    bytes_left: u64,
+    moved: Instant,
+}
+
+impl Tail {
+    fn new(buffer_bytes: u32) -> Self {
+        Self { bytes_left: u64::from(buffer_bytes) + ON_THE_WAY, moved: Instant::now() }
+    }
+
+    /// So many bytes of packets have come.
+    fn came(&mut self, bytes: usize) -> Result<()> {
+        let left = self.bytes_left.checked_sub(bytes as u64);
+        self.bytes_left = left.context("it was told to stop and goes on sending packets")?;
+        self.moved = Instant::now();
+        Ok(())
+    }
+
+    /// Whether there is still something to wait for.
+    fn check(&mut self, is_moving: bool) -> Result<()> {
+        if is_moving {
+            self.moved = Instant::now();
+        }
+        let limit = LAST_WORDS.as_secs();
+        ensure!(self.moved.elapsed() < LAST_WORDS, "it was told to stop and has not ended within {limit} s");
+        Ok(())
+    }
+}
+
 /// The short-lived pod for a node, when there is an image.
 pub fn wanted(common: &Common, node: &str) -> Option<Wanted> {
     Some(Wanted {
@@ -365,36 +469,42 @@ pub fn wanted(common: &Common, node: &str) -> Option<Wanted> {
     })
 }
 
-/// Says what there is to say, and gives signs of life; returns only when that fails.
+/// Says what there is to say, gives signs of life, and says goodbye when it `is_over`; returns earlier only when that
+/// fails. To a far side that does not wait for a goodbye, nothing is said once it was told to stop: what is written to a
+/// command that has ended makes the API server reset the connection, and lose what is on its way here.
 async fn speak(
     mut input: Input,
     hello: ToNode,
     mut changes: mpsc::UnboundedReceiver<ToNode>,
     mut orders: watch::Receiver<Orders>,
-) -> anyhow::Error {
+    mut is_over: oneshot::Receiver<()>,
+    waits_for_goodbye: &AtomicBool,
+) -> Result<()> {
     let mut first = PREFACE.to_vec();
-    let spoken = async {
-        encode(&hello, &mut first)?;
-        write(&mut input, &first).await?;
-        let mut alive = interval(KEEP_ALIVE);
-        alive.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut is_stopped = false;
-        loop {
-            let message = tokio::select! {
-                Some(change) = changes.recv() => change,
-                _ = alive.tick() => ToNode::KeepAlive,
-                Ok(_) = orders.wait_for(|orders| *orders != Orders::Run), if !is_stopped => {
-                    is_stopped = true;
-                    ToNode::Stop
-                }
-            };
-            let mut frame = Vec::new();
-            encode(&message, &mut frame)?;
-            write(&mut input, &frame).await?;
+    encode(&hello, &mut first)?;
+    write(&mut input, &first).await?;
+    let mut alive = interval(KEEP_ALIVE);
+    alive.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut is_stopped = false;
+    loop {
+        let waits = waits_for_goodbye.load(Ordering::Relaxed);
+        let may_speak = waits || !is_stopped;
+        let message = tokio::select! {
+            Ok(()) = &mut is_over => if waits { ToNode::Goodbye } else { return Ok(()) },
+            Some(change) = changes.recv(), if may_speak => change,
+            _ = alive.tick(), if may_speak => ToNode::KeepAlive,
+            Ok(_) = orders.wait_for(|orders| *orders != Orders::Run), if !is_stopped => {
+                is_stopped = true;
+                ToNode::Stop
+            }
+        };
+        let mut frame = Vec::new();
+        encode(&message, &mut frame)?;
+        write(&mut input, &frame).await?;
+        if message == ToNode::Goodbye {
+            return Ok(());
         }
-    };
-    let outcome: Result<()> = spoken.await;
-    outcome.err().unwrap_or_else(|| anyhow!("the connection was cut"))
+    }
 }
 
 async fn write(input: &mut Input, bytes: &[u8]) -> Result<()> {

@@ -368,6 +368,28 @@ fn every_packet_comes_out_once_and_in_order() {
     }
 }
 
+#[test]
+fn an_interface_without_statistics_says_why() {
+    let (mut out, now) = (Vec::new(), Instant::now());
+    let mut merger = merger(&mut out);
+    let id = merger.join();
+    let stream = [section(), interface("a"), interface("b"), packet(0, 1, b"x"), statistics(1, 9)].concat();
+    merger.push(id, stream.into(), now, pass, &mut out).unwrap();
+    assert_eq!(merger.waiting(), 1);
+    merger.write_all(&mut out);
+    assert_eq!((merger.waiting(), merger.written()), (0, 1));
+    let before = out.len();
+    merger.say_why_not_counted(id, 7, "the node was lost", &mut out);
+    let expected = {
+        let comment = Some("the node was lost".to_owned());
+        let mut out = Vec::new();
+        InterfaceStatistics { interface: 0, timestamp_ns: 7, comment, ..InterfaceStatistics::default() }
+            .write(&mut out);
+        out
+    };
+    assert_eq!(out[before..], expected);
+}
+
 /// The times that two streams' packets have in the merged one, beside a third with a clock that is wrong. Those of the
 /// second come later than those of the first.
 fn times_beside_a_clock_that_says(wrong: impl Fn(u64) -> u64) -> Vec<u64> {

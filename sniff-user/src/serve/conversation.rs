@@ -1,17 +1,18 @@
 //! The session's talk with its client, while the capture runs: who joins and leaves, signs of life both ways, counts,
 //! and the reasons to end.
 
-use std::{future, sync::Arc, time::Duration};
+use std::{future, process, sync::Arc, time::Duration};
 
-use anyhow::{Result, anyhow};
-use log::info;
+use anyhow::{Result, anyhow, ensure};
+use log::{info, warn};
 use sniff_common::Counters;
 use tokio::{
     sync::{mpsc, oneshot},
-    time::{Instant, sleep_until},
+    time::{Instant, sleep, sleep_until},
 };
 
 use super::{
+    MAX_INTERFACES,
     input::Input,
     members::{Member, Members},
     output::Output,
@@ -19,6 +20,7 @@ use super::{
 };
 use crate::{
     agent::wire::{Cause, Grant, Report},
+    exit,
     filter::{Filters, Source},
     pcapng::LinkType,
     session::{Event, Order},
@@ -27,12 +29,19 @@ use crate::{
         message::{Code, Event as Told, Level, NodeError, Reason, Stats, Target, TargetId, Targets},
     },
     tap::link_type,
+    target::{Interface, Scope},
 };
 
 /// Longest silence towards the client.
 const SIGN_OF_LIFE: Duration = Duration::from_secs(5);
 /// Counts come about once a second; those of a capture that has just begun, faster.
 const BETWEEN_STATS: Duration = Duration::from_millis(900);
+/// Once the client seems to be gone, nothing may move for so long before what is left is given up.
+const LAST_WORDS: Duration = Duration::from_secs(5);
+/// Interfaces that are attached while nothing else is done: each takes some 40 ms.
+const AT_ONCE: usize = 8;
+/// Most bytes of a name. Kubernetes has at most 253.
+const MAX_WORD: usize = 253;
 /// What the file says of interfaces that were not there from the start.
 const JOINED: &str = "joined the running capture";
 /// What the file and the client are told of a node's interface.
@@ -41,7 +50,7 @@ const LEFT_OUT: &str =
 
 /// Everybody who takes part.
 pub(super) struct Conversation<'a> {
-    input: Input,
+    input: &'a mut Input,
     output: &'a mut Output,
     capture: Capture,
     members: Members,
@@ -68,7 +77,7 @@ pub(super) struct Capture {
 impl<'a> Conversation<'a> {
     /// Brings them together.
     pub(super) fn new(
-        input: Input,
+        input: &'a mut Input,
         output: &'a mut Output,
         capture: Capture,
         members: Members,
@@ -146,14 +155,54 @@ impl<'a> Conversation<'a> {
         }
     }
 
-    /// What is of use afterwards. The orders end here, and with them the capture.
-    pub(super) fn into_parts(self) -> (Input, Grant) {
-        (self.input, self.grant)
+    /// Tells the client how much is left until all has gone out: when `is_over` says so. Ends the process when nobody
+    /// takes it: a client that gives signs of life may take its time, but without one, the pipe may stay full for ever.
+    /// The orders end here, and with them the capture, which detaches first of all.
+    pub(super) async fn wind_up(
+        mut self,
+        lease: Duration,
+        is_lost: bool,
+        mut is_over: oneshot::Receiver<()>,
+    ) -> Grant {
+        self.capture.orders = mpsc::channel(1).0;
+        let stdout = self.output.stdout();
+        let mut lease_ends = (!is_lost).then(|| Instant::now() + lease);
+        let mut moved = (stdout.moved(), Instant::now());
+        loop {
+            tokio::select! {
+                _ = &mut is_over => return self.grant,
+                message = self.input.next(), if lease_ends.is_some() => {
+                    lease_ends = matches!(message, Some(Ok(_))).then(|| Instant::now() + lease);
+                }
+                Some(event) = self.capture.happens.recv() => {
+                    if let Event::Counted { counters, fullest_percent } = event {
+                        (self.counters, self.fullest_percent) = (counters, fullest_percent);
+                    }
+                }
+                () = sleep(BETWEEN_STATS) => {}
+            }
+            if self.told_at.elapsed() >= BETWEEN_STATS {
+                self.tell_stats();
+                self.report(stdout.moved()).await;
+            }
+            lease_ends = lease_ends.filter(|ends| Instant::now() < *ends);
+            if stdout.moved() != moved.0 || lease_ends.is_some() {
+                moved = (stdout.moved(), Instant::now());
+            }
+            if moved.1.elapsed() >= LAST_WORDS {
+                warn!("ended: nobody takes the packets that are left");
+                process::exit(exit::FAILURE.into());
+            }
+        }
     }
 
     async fn obey(&mut self, message: ToNode) {
         match message {
             ToNode::Targets(Targets { add, remove }) => {
+                if let Err(error) = check(&add) {
+                    self.fail(Code::Usage, &error);
+                    return;
+                }
                 for id in remove {
                     self.dismiss(id, "as asked").await;
                 }
@@ -174,8 +223,8 @@ impl<'a> Conversation<'a> {
             ToNode::Hello(_) => {
                 self.fail(Code::Usage, &anyhow!("a second hello, which changes nothing"));
             }
-            // Stop is the loop's.
-            ToNode::KeepAlive | ToNode::Stop => {}
+            // Stop is the loop's, and goodbye comes behind the end.
+            ToNode::KeepAlive | ToNode::Stop | ToNode::Goodbye => {}
         }
     }
 
@@ -209,11 +258,47 @@ impl<'a> Conversation<'a> {
         let comment = target.comment.as_deref().or(comment).map(str::to_owned);
         let comments: Vec<String> = comment.into_iter().chain(left_out).collect();
         let comment = (!comments.is_empty()).then(|| comments.join("; "));
-        let (interfaces, scopes) = (found.interfaces.clone(), found.scopes.clone());
-        self.order(|done| Order::Join { interfaces, scopes, comment, done }).await?;
+        let comment = comment.as_deref();
+        let (last, steps) = match found.interfaces.chunks(AT_ONCE).collect::<Vec<_>>().split_last() {
+            Some((last, steps)) => (last.to_vec(), steps.concat()),
+            None => (Vec::new(), Vec::new()),
+        };
+        let joined = async {
+            for step in steps.chunks(AT_ONCE) {
+                self.attach(step.to_vec(), Vec::new(), comment).await?;
+            }
+            self.attach(last, found.scopes.clone(), comment).await
+        };
+        if let Err(error) = joined.await {
+            let interfaces = found.interfaces;
+            // Those that were attached go as they came.
+            let _ = self.order(|done| Order::Leave { interfaces, scopes: Vec::new(), done }).await;
+            return Err(error);
+        }
         let names = found.interfaces.iter().map(|interface| interface.name.clone()).collect();
         self.members.join(found);
         Ok(names)
+    }
+
+    /// Has some of a target's interfaces captured: as many as the capture does not stand still for.
+    async fn attach(
+        &mut self,
+        interfaces: Vec<Interface>,
+        scopes: Vec<Scope>,
+        comment: Option<&str>,
+    ) -> Result<()> {
+        if self.told_at.elapsed() >= SIGN_OF_LIFE {
+            self.tell_stats();
+        }
+        let comment = comment.map(str::to_owned);
+        let (done, is_done) = oneshot::channel();
+        let ended = || anyhow!("the capture has ended");
+        let orders = self.capture.orders.clone();
+        let attached = async move {
+            orders.send(Order::Join { interfaces, scopes, comment, done }).await.map_err(|_| ended())?;
+            is_done.await.map_err(|_| ended())?
+        };
+        self.input.unless_gone(attached).await
     }
 
     async fn change_filter(&mut self, expression: String) -> Result<()> {
@@ -268,9 +353,14 @@ impl<'a> Conversation<'a> {
         self.counters = counters;
         if self.stats() != self.told && self.told_at.elapsed() >= BETWEEN_STATS {
             self.tell_stats();
-            let Stats { matched, delivered, dropped, .. } = self.told;
-            self.grant.report(&Report { matched, delivered, dropped, bytes: self.sent.bytes() }).await;
+            self.report(self.sent.bytes()).await;
         }
+    }
+
+    /// Tells the agent what the client was told, and how many bytes have gone there.
+    async fn report(&mut self, bytes: u64) {
+        let Stats { matched, delivered, dropped, .. } = self.told;
+        self.grant.report(&Report { matched, delivered, dropped, bytes }).await;
     }
 
     fn stats(&self) -> Stats {
@@ -283,6 +373,24 @@ impl<'a> Conversation<'a> {
         self.told_at = Instant::now();
         self.output.tell(ToClient::Stats(self.told.clone()));
     }
+}
+
+/// Refuses what no pod can be called, and more at once than there is room for.
+pub(super) fn check(targets: &[Target]) -> Result<()> {
+    ensure!(targets.len() <= MAX_INTERFACES as usize, "{} targets at once", targets.len());
+    let is_long = |text: &str| text.len() > MAX_WORD;
+    let has_long = |target: &Target| {
+        let words = target.interfaces.iter().chain(&target.container);
+        words.map(String::as_str).any(is_long)
+            || match &target.id {
+                TargetId::Pod { namespace, name, uid } => {
+                    [namespace, name, uid].into_iter().any(|it| is_long(it))
+                }
+                TargetId::Node => false,
+            }
+    };
+    ensure!(!targets.iter().any(has_long), "a target with a name of more than {MAX_WORD} bytes");
+    Ok(())
 }
 
 /// Never, when there is no such time.

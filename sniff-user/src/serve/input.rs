@@ -13,8 +13,10 @@ use tokio::{sync::mpsc, time::timeout};
 
 use crate::stream::{Broken, Decoder, ToNode};
 
-/// Messages that wait to be obeyed; a client that sends more has to wait too.
-const QUEUED: usize = 64;
+/// Messages that wait to be obeyed; a client that sends more has to wait too. Each may have a MiB.
+const QUEUED: usize = 4;
+/// Those that may come while something else is waited for.
+const EARLY: usize = 64;
 /// Bytes read at a time.
 const READ_BYTES: usize = 64 << 10;
 
@@ -25,6 +27,8 @@ pub(super) struct Input {
     early: VecDeque<Result<ToNode, Broken>>,
     /// How long a client may be silent.
     lease: Duration,
+    /// Whether it says goodbye when it has heard the end.
+    says_goodbye: bool,
 }
 
 impl Input {
@@ -32,7 +36,7 @@ impl Input {
     pub(super) fn start(lease: Duration) -> Result<Self> {
         let (sender, receiver) = mpsc::channel(QUEUED);
         thread::Builder::new().name("input".to_owned()).spawn(move || read(&sender))?;
-        Ok(Self { messages: receiver, early: VecDeque::new(), lease })
+        Ok(Self { messages: receiver, early: VecDeque::new(), lease, says_goodbye: false })
     }
 
     /// The next message; `None` when the client has closed its pipe. After an error there is nothing more.
@@ -43,9 +47,19 @@ impl Input {
         }
     }
 
-    /// From now on the client may be silent for so long.
-    pub(super) fn set_lease(&mut self, lease: Duration) {
-        self.lease = lease;
+    /// From now on the client may be silent for so long; and whether it says goodbye when it has heard the end.
+    pub(super) fn agree(&mut self, lease: Duration, says_goodbye: bool) {
+        (self.lease, self.says_goodbye) = (lease, says_goodbye);
+    }
+
+    /// Waits until the client has heard the end, as far as it says so, or is gone.
+    pub(super) async fn goodbye(&mut self) {
+        while self.says_goodbye {
+            match timeout(self.lease, self.next()).await {
+                Ok(Some(Ok(ToNode::Goodbye) | Err(_)) | None) | Err(_) => return,
+                Ok(Some(Ok(_))) => {}
+            }
+        }
     }
 
     /// Does some work, which may take long, unless the client goes meanwhile.
@@ -63,11 +77,11 @@ impl Input {
 
     /// Returns when the client does not wait any more; keeps what else it says.
     async fn gone(&mut self) {
-        while self.early.len() < QUEUED {
+        while self.early.len() < EARLY {
             let Ok(message) = timeout(self.lease, self.messages.recv()).await else {
                 return;
             };
-            let is_last = matches!(message, None | Some(Ok(ToNode::Stop) | Err(_)));
+            let is_last = matches!(message, None | Some(Ok(ToNode::Stop | ToNode::Goodbye) | Err(_)));
             self.early.extend(message);
             if is_last {
                 return;

@@ -12,14 +12,14 @@ mod output;
 mod own_stream;
 mod packets;
 
-use std::{process, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
 use log::{info, warn};
 use sniff_common::{ABI_VERSION, MAX_SNAPLEN, MIN_RING_BYTES};
 use tokio::{
-    sync::mpsc,
-    time::{sleep, timeout},
+    sync::{mpsc, oneshot},
+    time::timeout,
 };
 
 use self::{
@@ -27,13 +27,12 @@ use self::{
     input::Input,
     members::Members,
     output::Output,
-    packets::{Packets, Sent},
+    packets::Packets,
 };
 use crate::{
     agent::wire::{Grant, Registration, Report},
     args::ServeArgs,
     bpf::ring::{self, Order},
-    exit,
     filter::{Filters, Source},
     logging,
     options::Compress,
@@ -50,7 +49,7 @@ use crate::{
     system::System,
 };
 
-/// Interfaces that one session can have, those that have gone again included.
+/// Interfaces that one session can have at a time.
 const MAX_INTERFACES: u32 = 1024;
 /// Memory between the kernel and sniff when the client leaves it to us.
 const BUFFER_BYTES: u32 = 64 << 20;
@@ -60,6 +59,10 @@ const MAX_BUFFER_BYTES: u32 = 1 << 31;
 const HELLO_TIME: Duration = Duration::from_secs(10);
 /// Shortest and longest lease, in seconds.
 const LEASE: (u32, u32) = (2, 300);
+/// Most characters of targets or a filter in the node's log.
+const MAX_LOGGED: usize = 2000;
+/// Most characters of the client's name that are repeated.
+const MAX_WHO: usize = 128;
 /// Once the client seems to be gone, nothing may move for so long before what is left is given up.
 const LAST_WORDS: Duration = Duration::from_secs(5);
 
@@ -81,13 +84,13 @@ fn failed(code: Code) -> impl Fn(anyhow::Error) -> Failure {
 /// When it failed; the client was told why.
 pub async fn run(args: ServeArgs) -> Result<()> {
     let signals = Signals::take_over()?.attend()?;
-    let input = Input::start(HELLO_TIME)?;
+    let mut input = Input::start(HELLO_TIME)?;
     let mut output = Output::start()?;
     let notes = output.teller();
     logging::also_tell(move |text| {
         notes.tell(ToClient::Event(Told::Note { level: Level::Warn, text: text.to_owned() }));
     });
-    let (end, result) = match session(args, input, &mut output, signals).await {
+    let (end, result) = match session(args, &mut input, &mut output, signals).await {
         Ok(end) => (end, Ok(())),
         Err(Failure { code, error }) => {
             output.tell(ToClient::Error(NodeError { code, message: format!("{error:#}") }));
@@ -95,20 +98,24 @@ pub async fn run(args: ServeArgs) -> Result<()> {
         }
     };
     info!("the session has ended: {:?}, {} packets captured", end.reason, end.captured);
+    let is_heard = !matches!(end.reason, Reason::Lease | Reason::InputClosed);
     output.tell(ToClient::End(end));
     output.close(LAST_WORDS).await;
+    if is_heard {
+        input.goodbye().await;
+    }
     result
 }
 
 async fn session(
     args: ServeArgs,
-    mut input: Input,
+    input: &mut Input,
     output: &mut Output,
     signals: Attended,
 ) -> Result<End, Failure> {
     let system = System::this(args.node_name.as_deref()).map_err(failed(Code::Kernel))?;
     let Opening { plan, targets, compress, lease, duration, grant } =
-        open(&args, system, &mut input, output).await?;
+        open(&args, system, input, output).await?;
     let packets = Packets::start(output, compress).map_err(failed(Code::Output))?;
     let plan = Plan { write: Some(packets.path()), ..plan };
     let sent = packets.sent();
@@ -119,18 +126,23 @@ async fn session(
     let capture = Capture { orders, happens, filters: plan.filters.clone(), general };
     let mut conversation = Conversation::new(input, output, capture, members, grant, Arc::clone(&sent));
     let capture = session::serve(plan, Remote { orders: ordered, events }, signals);
+    let (over, is_over) = oneshot::channel();
     let conversation = async {
         let reason = conversation.hold(targets, lease, duration).await;
-        // With the conversation go the orders, and so the capture ends.
-        let (input, grant) = conversation.into_parts();
-        let is_lost = reason == Some(Reason::Lease);
-        tokio::spawn(abandon(input, lease, is_lost, Arc::clone(&sent)));
-        (reason, grant)
+        let is_lost = matches!(reason, Some(Reason::Lease | Reason::InputClosed));
+        (reason, conversation.wind_up(lease, is_lost, is_over).await)
     };
-    let ((reason, mut grant), captured) = tokio::join!(conversation, capture);
+    let capture = async {
+        let captured = capture.await;
+        let sent_all = packets.finish().await;
+        // The conversation may have been cut short.
+        let _ = over.send(());
+        (captured, sent_all)
+    };
+    let ((reason, mut grant), (captured, sent_all)) = tokio::join!(conversation, capture);
     let ended = async {
         let (why, accounts) = captured.map_err(failed(Code::Kernel))?;
-        packets.finish().await.map_err(failed(Code::Output))?;
+        sent_all.map_err(failed(Code::Output))?;
         let (counters, _) = accounts.totals();
         let (captured, matched, dropped) = (sent.packets(), counters.matched, counters.lost());
         grant.report(&Report { matched, delivered: captured, dropped, bytes: sent.bytes() }).await;
@@ -144,6 +156,14 @@ async fn session(
         })
         .await;
     ended
+}
+
+/// As much of a text as the node's log takes.
+fn logged(text: &str) -> String {
+    match text.char_indices().nth(MAX_LOGGED) {
+        Some((end, _)) => format!("{}...", &text[..end]),
+        None => text.to_owned(),
+    }
 }
 
 /// For the node's log.
@@ -184,21 +204,24 @@ async fn open(
         kernel: system.os.rsplit(' ').next().unwrap_or_default().to_owned(),
         max_targets: MAX_INTERFACES,
         has_watermarks: true,
+        waits_for_goodbye: true,
     }));
-    let ClientHello { version, who, plan, targets, lease_seconds } = greeting(input).await?;
+    let ClientHello { version, who, plan, targets, lease_seconds, says_goodbye } = greeting(input).await?;
+    let who: String = who.chars().take(MAX_WHO).collect();
     let lease = Duration::from_secs(lease_seconds.clamp(LEASE.0, LEASE.1).into());
-    input.set_lease(lease);
+    input.agree(lease, says_goodbye);
     info!("{who} captures with kubectl sniff {version}");
     privileges::check().map_err(failed(Code::Kernel))?;
     privileges::raise_limits();
     let (compress, duration) = (plan.compress, plan.duration_ms.map(Duration::from_millis));
     let plan = plan_of(plan, system).map_err(failed(Code::Usage))?;
+    conversation::check(&targets).map_err(failed(Code::Usage))?;
     input.unless_gone(check_filter(&plan)).await.map_err(failed(Code::Filter))?;
     let names: Vec<String> = targets.iter().map(|target| target.id.to_string()).collect();
     let registration = Registration {
         who,
-        what: names.join(", "),
-        filter: plan.filter.read().map_err(failed(Code::Filter))?,
+        what: logged(&names.join(", ")),
+        filter: plan.filter.read().map_err(failed(Code::Filter))?.map(|filter| logged(&filter)),
         buffer_bytes: plan.ring_bytes.into(),
         duration,
     };
@@ -277,19 +300,4 @@ fn by_itself(why: Why) -> Reason {
         Why::Asked => Reason::Stopped,
         Why::Closed | Why::Empty => Reason::Failed,
     }
-}
-
-/// Ends the process when what is left does not get out. A client that gives signs of life may take its time; without
-/// one, the pipe may stay full for ever. The classifiers are detached by then.
-async fn abandon(mut input: Input, lease: Duration, is_lost: bool, sent: Arc<Sent>) {
-    while !is_lost && matches!(timeout(lease, input.next()).await, Ok(Some(Ok(_)))) {}
-    loop {
-        let before = sent.bytes();
-        sleep(LAST_WORDS).await;
-        if sent.bytes() == before {
-            break;
-        }
-    }
-    warn!("ended: nobody takes the packets that are left");
-    process::exit(exit::FAILURE.into());
 }

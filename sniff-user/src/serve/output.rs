@@ -7,7 +7,8 @@ use std::{
     os::fd::AsFd as _,
     sync::{
         Arc, Mutex, PoisonError,
-        mpsc::{self, Receiver, SyncSender},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+        mpsc::{self, Receiver, Sender},
     },
     thread,
     time::Duration,
@@ -18,33 +19,70 @@ use tokio::{sync::oneshot, time::timeout};
 
 use crate::stream::{PREFACE, ToClient, encode};
 
-/// Messages that may wait; a client that lets more come together does not read.
-const QUEUED: usize = 4096;
+/// Bytes of messages that may wait; a client that lets more come together does not read.
+const QUEUED: usize = 4 << 20;
+/// Bytes that are written at once: what a pipe holds. So it shows that they move, however slowly.
+const PIECE: usize = 64 << 10;
 
 /// Stdout, one whole frame at a time.
 #[derive(Clone)]
-pub(super) struct Stdout(Arc<Mutex<File>>);
+pub(super) struct Stdout {
+    file: Arc<Mutex<File>>,
+    /// Held while waiting for the file: whoever has just had it is behind whoever waits.
+    turn: Arc<Mutex<()>>,
+    moved: Arc<AtomicU64>,
+}
 
 impl Stdout {
     /// Writes whole frames.
     pub(super) fn write(&self, frames: &[u8]) -> io::Result<()> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).write_all(frames)
+        let turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
+        drop(turn);
+        frames.chunks(PIECE).try_for_each(|piece| {
+            file.write_all(piece)?;
+            self.moved.fetch_add(piece.len() as u64, Ordering::Relaxed);
+            Ok(())
+        })
     }
+
+    /// Bytes that have gone out.
+    pub(super) fn moved(&self) -> u64 {
+        self.moved.load(Ordering::Relaxed)
+    }
+}
+
+/// A message as a frame.
+struct Message {
+    frame: Vec<u8>,
+    is_last: bool,
 }
 
 /// A way to tell the client something, from anywhere.
 #[derive(Clone)]
 pub(super) struct Teller {
-    messages: SyncSender<ToClient>,
+    messages: Sender<Message>,
+    /// Bytes of the messages that wait.
+    queued: Arc<AtomicUsize>,
     broken: Arc<Mutex<Option<oneshot::Sender<()>>>>,
 }
 
 impl Teller {
     /// Has a message sent; it never waits. Nothing comes after [`ToClient::End`].
     pub(super) fn tell(&self, message: ToClient) {
-        if let Err(mpsc::TrySendError::Full(_)) = self.messages.try_send(message) {
-            self.give_up();
+        let mut frame = Vec::new();
+        if encode(&message, &mut frame).is_err() {
+            // A message that is too long, as the error of a filter can be; the next ones are as good as ever.
+            return;
         }
+        let len = frame.len();
+        let is_last = matches!(message, ToClient::End(_));
+        if self.queued.fetch_add(len, Ordering::Relaxed) + len > QUEUED && !is_last {
+            self.queued.fetch_sub(len, Ordering::Relaxed);
+            return self.give_up();
+        }
+        // Nobody takes it once the last one is out.
+        let _ = self.messages.send(Message { frame, is_last });
     }
 
     /// Says that the client cannot be reached.
@@ -71,15 +109,18 @@ impl Output {
             !stdout.is_terminal(),
             "sniff serve is the far side of kubectl sniff and speaks to it through pipes: run that, or sniff --help"
         );
-        let stdout = Stdout(Arc::new(Mutex::new(File::from(stdout.as_fd().try_clone_to_owned()?))));
-        let (messages, receiver) = mpsc::sync_channel(QUEUED);
+        let file = File::from(stdout.as_fd().try_clone_to_owned()?);
+        let stdout = Stdout { file: Arc::new(Mutex::new(file)), turn: Arc::default(), moved: Arc::default() };
+        let (messages, receiver) = mpsc::channel();
+        let queued = Arc::new(AtomicUsize::new(0));
         let (broken, is_broken) = oneshot::channel();
         let (done, ended) = oneshot::channel();
-        let teller = Teller { messages, broken: Arc::new(Mutex::new(Some(broken))) };
+        let teller =
+            Teller { messages, queued: Arc::clone(&queued), broken: Arc::new(Mutex::new(Some(broken))) };
         thread::Builder::new().name("control".to_owned()).spawn({
             let (stdout, teller) = (stdout.clone(), teller.clone());
             move || {
-                if write(&receiver, &stdout).is_err() {
+                if write(&receiver, &queued, &stdout).is_err() {
                     teller.give_up();
                 }
                 // Nobody waits for it when the session was given up.
@@ -110,24 +151,25 @@ impl Output {
         let _ = (&mut self.is_broken).await;
     }
 
-    /// Waits until all is written, up to and with [`ToClient::End`], but not for ever.
+    /// Waits until all is written, up to and with [`ToClient::End`], but not for ever: only for as long as bytes move.
     pub(super) async fn close(self, patience: Duration) {
-        let _ = timeout(patience, self.ended).await;
+        let Self { stdout, mut ended, .. } = self;
+        loop {
+            let before = stdout.moved();
+            if timeout(patience, &mut ended).await.is_ok() || stdout.moved() == before {
+                return;
+            }
+        }
     }
 }
 
 /// Writes messages up to the last one.
-fn write(messages: &Receiver<ToClient>, stdout: &Stdout) -> io::Result<()> {
+fn write(messages: &Receiver<Message>, queued: &AtomicUsize, stdout: &Stdout) -> io::Result<()> {
     stdout.write(&PREFACE)?;
-    let mut frames = Vec::new();
-    for message in messages {
-        frames.clear();
-        if encode(&message, &mut frames).is_err() {
-            // A message that is too long, as the error of a filter can be; the next ones are as good as ever.
-            continue;
-        }
-        stdout.write(&frames)?;
-        if matches!(message, ToClient::End(_)) {
+    for Message { frame, is_last } in messages {
+        stdout.write(&frame)?;
+        queued.fetch_sub(frame.len(), Ordering::Relaxed);
+        if is_last {
             break;
         }
     }

@@ -24,6 +24,7 @@ const FILTER: u8 = 0x83;
 const KEEP_ALIVE: u8 = 0x84;
 const STOP: u8 = 0x85;
 const WATERMARK: u8 = 0x86;
+const GOODBYE: u8 = 0x87;
 
 /// From the far side to the client. The first is `Hello` or `Error`; the last is `End`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -58,6 +59,8 @@ pub enum ToNode {
     Watermark,
     /// Detach, send what is left, and end.
     Stop,
+    /// Your `End` has come. Only for a far side whose hello says that it waits for that.
+    Goodbye,
 }
 
 /// The far side's first message.
@@ -77,6 +80,10 @@ pub struct NodeHello {
     /// Whether it answers [`ToNode::Watermark`].
     #[serde(default)]
     pub has_watermarks: bool,
+    /// Whether it goes on until it hears [`ToNode::Goodbye`], from a client that says it: what is written to a command
+    /// that has ended makes the API server reset the connection, with what is on its way.
+    #[serde(default)]
+    pub waits_for_goodbye: bool,
 }
 
 /// The client's first message.
@@ -92,6 +99,9 @@ pub struct ClientHello {
     pub targets: Vec<Target>,
     /// The far side ends when it has heard nothing for this many seconds.
     pub lease_seconds: u32,
+    /// Whether it says [`ToNode::Goodbye`].
+    #[serde(default)]
+    pub says_goodbye: bool,
 }
 
 /// What of the packets is captured; the options of `sniff` of the same names.
@@ -370,6 +380,7 @@ impl Frame for ToNode {
             Self::KeepAlive => (KEEP_ALIVE, Payload::Empty),
             Self::Stop => (STOP, Payload::Empty),
             Self::Watermark => (WATERMARK, Payload::Empty),
+            Self::Goodbye => (GOODBYE, Payload::Empty),
         }
     }
 
@@ -381,6 +392,7 @@ impl Frame for ToNode {
             KEEP_ALIVE => empty(kind, &payload, Self::KeepAlive)?,
             STOP => empty(kind, &payload, Self::Stop)?,
             WATERMARK => empty(kind, &payload, Self::Watermark)?,
+            GOODBYE => empty(kind, &payload, Self::Goodbye)?,
             _ => return Err(unknown(kind)),
         })
     }

@@ -56,6 +56,7 @@ fn to_node() -> Vec<ToNode> {
         ToNode::KeepAlive,
         ToNode::Watermark,
         ToNode::Stop,
+        ToNode::Goodbye,
     ]
 }
 

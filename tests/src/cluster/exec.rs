@@ -4,7 +4,11 @@ use std::{
     io::{BufReader, Read, Write},
     net::TcpStream,
     process::{ChildStdin, Stdio},
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+        mpsc::sync_channel,
+    },
     thread,
     time::Duration,
 };
@@ -98,18 +102,21 @@ pub(super) fn serve(
     }
     let mut child = node.spawn(command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()));
     let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
+    let slow = shared.lock().slow;
     let copies = [
-        copy(stdout.expect("a pipe"), STDOUT, number, &output, shared),
-        copy(stderr.expect("a pipe"), STDERR, number, &output, shared),
+        copy(stdout.expect("a pipe"), STDOUT, number, slow, &output, shared),
+        copy(stderr.expect("a pipe"), STDERR, number, slow, &output, shared),
     ];
+    let has_ended = Arc::new(AtomicBool::new(false));
     let carrying = thread::spawn({
-        let (output, shared) = (Arc::clone(&output), Arc::clone(shared));
-        move || carry_in(&mut reader, stdin, number, &output, &shared)
+        let (output, shared, has_ended) = (Arc::clone(&output), Arc::clone(shared), Arc::clone(&has_ended));
+        move || carry_in(&mut reader, stdin, number, &output, &shared, &has_ended)
     });
+    let status = child.wait().expect("a child of ours");
+    has_ended.store(true, Ordering::SeqCst);
     for copy in copies {
         copy.join().expect("no panic");
     }
-    let status = child.wait().expect("a child of ours");
     let result = match status.code() {
         Some(0) => json!({"kind": "Status", "status": "Success"}),
         code => json!({"kind": "Status", "status": "Failure", "reason": "NonZeroExitCode",
@@ -127,15 +134,27 @@ fn copy(
     mut pipe: impl Read + Send + 'static,
     channel: u8,
     number: usize,
+    slow: Option<(u64, usize)>,
     output: &Arc<Mutex<TcpStream>>,
     shared: &Arc<Shared>,
 ) -> thread::JoinHandle<()> {
     let (output, shared) = (Arc::clone(output), Arc::clone(shared));
+    let (sender, pieces) = sync_channel::<Vec<u8>>(slow.map_or(0, |(_, on_the_way)| on_the_way / PIECE));
     thread::spawn(move || {
         let mut buffer = vec![0; PIECE];
         while let Ok(len @ 1..) = pipe.read(&mut buffer) {
+            if sender.send(buffer[..len].to_vec()).is_err() {
+                return;
+            }
+        }
+    });
+    thread::spawn(move || {
+        for piece in pieces {
             shared.wait_while_frozen(number);
-            if !send(&output, channel, &buffer[..len]) {
+            if let Some((rate, _)) = slow {
+                thread::sleep(Duration::from_secs(1) * piece.len() as u32 / rate as u32);
+            }
+            if !send(&output, channel, &piece) {
                 return;
             }
         }
@@ -149,10 +168,16 @@ fn carry_in(
     number: usize,
     output: &Arc<Mutex<TcpStream>>,
     shared: &Shared,
+    has_ended: &AtomicBool,
 ) {
     while let Some((opcode, data)) = read_frame(reader) {
         shared.wait_while_frozen(number);
         match (opcode, data.split_first()) {
+            (BINARY, Some((&STDIN, [_, ..]))) if has_ended.load(Ordering::SeqCst) => {
+                // The other end may have closed it already.
+                let _ = reader.get_ref().shutdown(std::net::Shutdown::Both);
+                return;
+            }
             (BINARY, Some((&STDIN, data)))
                 if stdin.as_mut().is_some_and(|stdin| stdin.write_all(data).is_err()) =>
             {

@@ -19,7 +19,7 @@ impl Capture {
         let silent = self.sessions.iter().filter(|it| it.accounts == Accounts::Open);
         let silent: BTreeSet<&str> = silent.map(|it| it.session.node.as_str()).collect();
         let counts = counts(
-            self.merger.written(),
+            self.progress.written(),
             sum(|stats| stats.matched),
             sum(|stats| stats.dropped),
             &Vec::from_iter(silent),
@@ -37,9 +37,13 @@ impl Capture {
 /// so is what came from them.
 fn counts(captured: u64, matched: u64, dropped: u64, silent: &[&str]) -> String {
     if silent.is_empty() {
-        return format!(
+        let counts = format!(
             "{captured} packets captured\n{matched} packets received by filter\n{dropped} packets dropped by kernel\n"
         );
+        return match matched.saturating_sub(dropped).saturating_sub(captured) {
+            0 => counts,
+            left => format!("{counts}{left} packets received but not written\n"),
+        };
     }
     let (nodes, matched) = (legible_line(&silent.join(", ")), matched.max(captured));
     format!(
@@ -57,6 +61,11 @@ mod tests {
         assert_eq!(
             counts(8, 9, 1, &[]),
             "8 packets captured\n9 packets received by filter\n1 packets dropped by kernel\n"
+        );
+        assert_eq!(
+            counts(8, 12, 1, &[]),
+            "8 packets captured\n12 packets received by filter\n1 packets dropped by kernel\n\
+             3 packets received but not written\n"
         );
         assert_eq!(
             counts(8, 0, 0, &["a", "b"]),

@@ -152,7 +152,10 @@ impl Capture {
                 } else {
                     info!("{} on node {node} is gone: {why}", name(&id, node));
                 }
-                if self.members.is_empty() && self.follows.is_empty() {
+                if self.members.is_empty() && !self.has_captured {
+                    error!("nobody who is there can be captured");
+                    self.order(Orders::Stop);
+                } else if self.members.is_empty() && self.follows.is_empty() {
                     info!("nothing is left to capture");
                     self.order(Orders::Stop);
                 }

@@ -15,21 +15,24 @@ mod start;
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
     sync::Arc,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
-use anyhow::Result;
+use anyhow::{Result, anyhow};
 use log::{error, info, warn};
 use tokio::{
     sync::{mpsc, oneshot},
     time,
 };
 
-use self::{members::Member, sessions::Running};
+use self::{
+    members::Member,
+    sessions::{Accounts, Running},
+};
 use super::{
     args::Args,
     interrupt::Interrupts,
-    output::{Output, Wanted, is_closed_pipe},
+    output::{Output, Progress, Wanted, is_closed_pipe},
     rejoin::Rejoins,
     session::{Common, Number, Orders, Update},
 };
@@ -40,6 +43,10 @@ use crate::{
     stream::message::{Target, TargetId},
 };
 
+/// Between two words on what is left, at the end.
+const BETWEEN_WORDS: Duration = Duration::from_secs(3);
+/// How long a person who insists waits for an output that takes nothing.
+const LAST_WRITES: Duration = Duration::from_secs(2);
 /// Bytes that wait for the output before sessions are held up.
 const MAX_PENDING: usize = 8 << 20;
 
@@ -60,7 +67,7 @@ pub async fn run(cluster: Cluster, args: Args) -> Result<u8> {
         return capture.describe().await;
     }
     let outcome = capture.go(&mut interrupts).await;
-    capture.finish(outcome).await
+    capture.finish(outcome, &mut interrupts).await
 }
 
 struct Capture {
@@ -91,8 +98,17 @@ struct Capture {
     merger: Merger,
     pending: Vec<u8>,
     wanted: Wanted,
+    progress: Arc<Progress>,
+    /// Whether some node captures, or has sent packets.
     has_begun: bool,
+    /// Whether anybody was ever captured.
+    has_captured: bool,
+    /// Whether it was said that all listen.
+    is_listening_told: bool,
+    /// When the time that was asked for began to run.
     listening_since: Option<Instant>,
+    /// When it is said what is left, while it ends.
+    words_due: Instant,
     failed: bool,
 }
 
@@ -100,33 +116,32 @@ impl Capture {
     /// Captures until the end.
     async fn go(&mut self, interrupts: &mut Interrupts) -> Result<Option<Output>> {
         self.tell_sessions();
+        self.check_listening();
         let mut output: Option<Output> = None;
-        let mut told_to_end = 0;
         loop {
-            if self.sessions.iter().all(|session| session.ended) && (told_to_end > 0 || self.is_over()) {
+            let is_running = self.orders == Orders::Run;
+            if self.sessions.iter().all(|session| session.ended) && (!is_running || self.is_over()) {
                 return Ok(output);
             }
-            if told_to_end == 0 && self.is_complete() {
-                told_to_end = 1;
+            if is_running && self.is_complete() {
                 self.order(Orders::Stop);
             }
             self.merger.write_due(Instant::now(), &mut self.pending);
             let ask = self.ask(Instant::now());
-            if output.is_none() && self.has_begun {
-                output = Some(Output::open(&self.wanted)?);
+            // A capture that cannot begin leaves an older file as it is.
+            if output.is_none() && self.orders != Orders::Quit && (self.has_begun || self.sessions.is_empty())
+            {
+                output = Some(Output::open(&self.wanted, Arc::clone(&self.progress))?);
             }
             let wake = ask.into_iter().fold(self.next_wake(), Instant::min);
             // What is pending after the output is gone goes nowhere.
-            let has_room = self.pending.len() < MAX_PENDING || told_to_end > 1;
+            let has_room = self.pending.len() < MAX_PENDING || self.orders == Orders::Quit;
             tokio::select! {
-                () = interrupts.next() => {
-                    told_to_end += 1;
-                    if told_to_end > 2 {
-                        warn!("ended at once; kubectl sniff cleanup removes what may be left");
-                        std::process::exit(exit::FAILURE.into());
-                    }
-                    self.order(if told_to_end == 1 { Orders::Stop } else { Orders::Quit });
-                }
+                () = interrupts.next() => match self.orders {
+                    Orders::Run => self.order(Orders::Stop),
+                    Orders::Stop => self.leave_out_what_is_left(),
+                    Orders::Quit => end_at_once(),
+                },
                 turn = turn(output.as_mut(), !self.pending.is_empty()) => match (turn, &output) {
                     (Turn::Room, Some(output)) => {
                         // It has room, and nobody else writes.
@@ -134,19 +149,23 @@ impl Capture {
                     }
                     (Turn::Broken(outcome), _) => {
                         output = None;
-                        told_to_end = 2;
                         self.give_up(outcome);
                     }
                     (Turn::Room, None) => {}
                 },
                 Some((number, update)) = self.updates.recv(), if has_room => self.update(number, update),
-                Some((selection, change)) = self.changes.recv(), if told_to_end == 0 => self.change(selection, change),
-                () = time::sleep_until(wake.into()) => {
-                    self.retry();
-                    self.rejoin();
+                Some((selection, change)) = self.changes.recv(), if self.orders == Orders::Run => {
+                    self.change(selection, change);
+                }
+                () = time::sleep_until(wake.into()) => match self.orders {
+                    Orders::Run => {
+                        self.retry();
+                        self.rejoin();
+                    }
+                    Orders::Stop | Orders::Quit => self.say_what_is_left(),
                 }
             }
-            if told_to_end == 0 {
+            if self.orders == Orders::Run {
                 self.tell_sessions();
             }
         }
@@ -161,12 +180,44 @@ impl Capture {
             }
             _ => info!("the reader has gone away"),
         }
-        self.has_begun = false;
         self.order(Orders::Quit);
     }
 
+    /// Ends without what has not come yet, because a person insists.
+    fn leave_out_what_is_left(&mut self) {
+        self.failed = true;
+        warn!("ended early: {} packets that were on their way are left out", self.left());
+        self.order(Orders::Quit);
+    }
+
+    /// Packets that were captured and are not in the output, as far as the nodes have told.
+    fn left(&self) -> u64 {
+        let here = self.merger.waiting() + self.merger.written().saturating_sub(self.progress.written());
+        if self.merger.is_full() {
+            return self.merger.written().saturating_sub(self.progress.written());
+        }
+        let on_nodes =
+            self.sessions.iter().filter(|running| !running.ended).map(|running| running.left(&self.merger));
+        on_nodes.fold(here, u64::saturating_add)
+    }
+
+    fn say_what_is_left(&mut self) {
+        if Instant::now() < self.words_due {
+            return;
+        }
+        self.words_due = Instant::now() + BETWEEN_WORDS;
+        let live = self.sessions.iter().filter(|running| !running.ended);
+        let nodes: Vec<&str> = live.map(|running| running.session.node.as_str()).collect();
+        let here = self.progress.written();
+        let what = match self.left() {
+            0 => format!("waiting for the last word of node {}, {here} packets are here", nodes.join(", ")),
+            left => format!("{left} packets at least are still on their way, {here} are here"),
+        };
+        info!("{what}; Ctrl-C once more ends without that");
+    }
+
     /// Writes what is left, and tells how it went.
-    async fn finish(mut self, outcome: Result<Option<Output>>) -> Result<u8> {
+    async fn finish(mut self, outcome: Result<Option<Output>>, interrupts: &mut Interrupts) -> Result<u8> {
         self.follows.clear();
         let output = match outcome {
             Ok(output) => output,
@@ -177,17 +228,64 @@ impl Capture {
             }
         };
         self.merger.write_all(&mut self.pending);
-        if let Some(output) = output {
-            let rest = std::mem::take(&mut self.pending);
-            // What is wrong with it, closing tells.
-            let _ = output.blocks.send(rest).await;
-            if let Err(error) = output.close().await {
-                self.failed = true;
-                error!("{error:#}");
+        self.say_who_has_not_counted();
+        let output = match output {
+            // A file of an earlier capture must not pass for one that went well.
+            None if !self.failed
+                && self.orders != Orders::Quit
+                && matches!(self.wanted, Wanted::Write { .. }) =>
+            {
+                Some(Output::open(&self.wanted, Arc::clone(&self.progress))?)
             }
+            output => output,
+        };
+        if let Some(output) = output {
+            self.write_last(output, interrupts).await;
         }
         self.say_counts();
         Ok(if self.failed { exit::FAILURE } else { exit::SUCCESS })
+    }
+
+    /// Hands the output what is left, for as long as that takes; less so for a person who insists.
+    async fn write_last(&mut self, output: Output, interrupts: &mut Interrupts) {
+        let rest = std::mem::take(&mut self.pending);
+        let closing = async {
+            // What is wrong with it, closing tells.
+            let _ = output.blocks.send(rest).await;
+            output.close().await
+        };
+        tokio::pin!(closing);
+        let outcome = loop {
+            let has_time = self.orders != Orders::Quit;
+            tokio::select! {
+                outcome = &mut closing => break outcome,
+                () = interrupts.next(), if has_time => self.leave_out_what_is_left(),
+                () = time::sleep_until(self.words_due.into()), if has_time => self.say_what_is_left(),
+                () = time::sleep(LAST_WRITES), if !has_time => {
+                    self.progress.hurry();
+                    break match time::timeout(LAST_WRITES, &mut closing).await {
+                        Ok(outcome) => outcome,
+                        Err(_) => Err(anyhow!("the output takes nothing any more")),
+                    };
+                }
+            }
+        };
+        if let Err(error) = outcome {
+            self.failed = true;
+            error!("{error:#}");
+        }
+    }
+
+    /// Says in the file whose counts are missing there.
+    fn say_who_has_not_counted(&mut self) {
+        let time_ns = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos() as u64;
+        for running in self.sessions.iter().filter(|running| running.accounts == Accounts::Open) {
+            let why = format!(
+                "no counts: nothing more was heard of node {}, packets may be missing",
+                running.session.node
+            );
+            self.merger.say_why_not_counted(running.stream, time_ns, &why, &mut self.pending);
+        }
     }
 
     async fn wait_for_sessions(&mut self) {
@@ -200,13 +298,16 @@ impl Capture {
 
     fn order(&mut self, orders: Orders) {
         self.orders = orders;
+        self.words_due = Instant::now() + BETWEEN_WORDS;
         self.sessions.iter().for_each(|running| running.session.order(orders));
     }
 
     /// Whether there is nothing left to wait for, though nobody said so.
     fn is_over(&self) -> bool {
         let is_fixed = self.follows.is_empty();
-        let is_waiting = !self.joining.is_empty() || self.rejoins.due().is_some();
+        // Where nobody is captured and no node has a pod to do it in, waiting is in vain.
+        let is_hopeless = !self.has_captured && self.rejoins.have_no_pods();
+        let is_waiting = !self.joining.is_empty() || self.rejoins.due().is_some() && !is_hopeless;
         !self.sessions.is_empty() && (self.failed || is_fixed) && !is_waiting
     }
 
@@ -219,6 +320,19 @@ impl Capture {
         self.orders != Orders::Run || self.is_complete()
     }
 
+    /// Lets the time that was asked for run when all nodes listen, or are not waited for.
+    fn check_listening(&mut self) {
+        let mut nodes = self.sessions.iter();
+        if !nodes.all(|running| running.ended || running.listening_since.is_some()) {
+            return;
+        }
+        self.listening_since.get_or_insert_with(Instant::now);
+        if self.has_begun && !self.is_listening_told {
+            self.is_listening_told = true;
+            info!("listening after {:.2} s", self.began.elapsed().as_secs_f64());
+        }
+    }
+
     /// When the duration that was asked for is over. Nodes count for themselves; some may have begun later.
     fn deadline(&self) -> Option<Instant> {
         self.listening_since?.checked_add(self.args.capture.duration?)
@@ -226,9 +340,17 @@ impl Capture {
 
     fn next_wake(&self) -> Instant {
         let retry = self.retries.iter().map(|(at, _)| *at).min();
-        let times = [self.merger.due(), retry, self.rejoins.due(), self.deadline()].into_iter().flatten();
-        times.min().unwrap_or_else(|| Instant::now() + Duration::from_secs(1))
+        let times = match self.orders {
+            Orders::Run => [self.merger.due(), retry, self.rejoins.due(), self.deadline()],
+            Orders::Stop | Orders::Quit => [self.merger.due(), Some(self.words_due), None, None],
+        };
+        times.into_iter().flatten().min().unwrap_or_else(|| Instant::now() + Duration::from_secs(1))
     }
+}
+
+fn end_at_once() -> ! {
+    warn!("ended at once; kubectl sniff cleanup removes what may be left");
+    std::process::exit(exit::FAILURE.into());
 }
 
 /// What an output does next.

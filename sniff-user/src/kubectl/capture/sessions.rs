@@ -2,21 +2,25 @@
 
 use std::{
     sync::Arc,
-    time::{Duration, Instant, SystemTime},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use anyhow::{Result, ensure};
 use bytes::Bytes;
 use log::{error, info, warn};
 
-use super::{Capture, members::name, remit::Remit};
+use super::{
+    Capture,
+    members::{Member, name},
+    remit::Remit,
+};
 use crate::{
     kubectl::{
         args::Args,
         rejoin::Ending,
         session::{Number, Orders, PodKind, Session, Start, Update},
     },
-    merge::StreamId,
+    merge::{Merger, StreamId},
     stream::message::{CapturePlan, Code, End, Event, Level, NodeHello, Reason, Stats, Target, Targets},
 };
 
@@ -24,13 +28,15 @@ use crate::{
 const CLOCKS_AGREE: Duration = Duration::from_secs(2);
 /// A session of this many milliseconds may end earlier by this much, by the clock here.
 const ROUGHLY: Duration = Duration::from_millis(500);
+/// How full a node's buffer may be, in per cent, before that is worth words.
+const NEARLY_FULL: u8 = 80;
 /// Between two questions for watermarks, to whichever node: all go through the API server.
 const BETWEEN_ASKS: Duration = Duration::from_millis(10);
 
 /// A session with what it said last.
 pub(super) struct Running {
     pub(super) session: Session,
-    stream: StreamId,
+    pub(super) stream: StreamId,
     remit: Remit,
     /// Packets and time after which it ends by itself.
     limits: (Option<u64>, Option<Duration>),
@@ -44,7 +50,10 @@ pub(super) struct Running {
     pod: Option<PodKind>,
     /// Whether a limit of the node refused it at its start.
     is_over_limit: bool,
-    listening_since: Option<Instant>,
+    pub(super) listening_since: Option<Instant>,
+    /// Whether it was said that it loses packets, and that its buffer was nearly full.
+    is_loss_told: bool,
+    is_fullness_told: bool,
     /// Whether it has said what was not its to say, and is not heard any more.
     is_dropped: bool,
     pub(super) ended: bool,
@@ -59,6 +68,31 @@ pub(super) enum Accounts {
     Open,
     /// They are its last.
     Final,
+}
+
+impl Running {
+    /// Packets that it has captured and that have not come, as far as it has told.
+    pub(super) fn left(&self, merger: &Merger) -> u64 {
+        let Stats { matched, dropped, .. } = self.stats;
+        matched.saturating_sub(dropped).saturating_sub(merger.received(self.stream))
+    }
+
+    /// Warns of the first loss, and of a buffer that is nearly full.
+    fn heed(&mut self, stats: Stats) {
+        let node = &self.session.node;
+        if stats.dropped > 0 && !self.is_loss_told {
+            self.is_loss_told = true;
+            warn!(
+                "node {node}: packets are being lost, {} so far: choose fewer with a filter, or take a larger buffer \
+                 with -B",
+                stats.dropped
+            );
+        } else if stats.fullest_percent >= NEARLY_FULL && !self.is_fullness_told && !self.is_loss_told {
+            self.is_fullness_told = true;
+            warn!("node {node}: its buffer was {} % full; -B takes a larger one", stats.fullest_percent);
+        }
+        self.stats = stats;
+    }
 }
 
 impl Capture {
@@ -85,8 +119,13 @@ impl Capture {
         }
     }
 
-    fn begin(&mut self, node: String, targets: Vec<Target>) {
+    /// Begins a session, with all who are to be captured on its node: nobody joins alone where others are owed.
+    fn begin(&mut self, node: String, mut targets: Vec<Target>) {
         let number = self.sessions.len();
+        let mut owed: Vec<Target> = self.members_on(&node).map(|member| member.target.clone()).collect();
+        owed.sort_by(|one, other| one.id.cmp(&other.id));
+        owed.retain(|target| !targets.iter().any(|it| it.id == target.id));
+        targets.extend(owed);
         let again = self.rejoins.pod(&node);
         let remit = Remit::new(&node, &targets);
         let plan = self.plan();
@@ -105,6 +144,8 @@ impl Capture {
             pod: again,
             is_over_limit: false,
             listening_since: None,
+            is_loss_told: false,
+            is_fullness_told: false,
             is_dropped: false,
             ended: false,
         });
@@ -155,7 +196,7 @@ impl Capture {
             Update::Packets(blocks) => self.packets(number, &node, blocks),
             Update::Event(event) => self.event(number, &node, event),
             Update::Stats(stats) => {
-                self.sessions[number].stats = stats;
+                self.sessions[number].heed(stats);
                 Ok(())
             }
             Update::Error(error) => {
@@ -180,7 +221,6 @@ impl Capture {
     }
 
     fn greeted(&mut self, number: Number, node: &str, hello: &NodeHello, pod: PodKind) -> Result<()> {
-        self.has_begun = true;
         let running = &mut self.sessions[number];
         running.accounts = Accounts::Open;
         running.pod = Some(pod);
@@ -198,6 +238,7 @@ impl Capture {
         match event {
             Event::TargetAdded { target, interfaces } => {
                 running.remit.check_target(&target, &interfaces)?;
+                self.has_captured = true;
                 info!("capturing {} on node {node}: {}", name(&target, node), interfaces.join(", "));
             }
             Event::TargetGone { target, why } => {
@@ -210,16 +251,14 @@ impl Capture {
             }
             Event::Listening { interfaces } => {
                 running.listening_since = Some(Instant::now());
-                if self.rejoins.pod(node).is_some() {
-                    info!("node {node}: joined again");
+                self.has_begun = true;
+                match self.rejoins.was_lost(node) {
+                    Some(true) => info!("node {node}: joined again"),
+                    Some(false) => info!("node {node}: joined at last"),
+                    None => {}
                 }
                 info!("node {node}: listening on {interfaces} interface(s)");
-                if self.listening_since.is_none()
-                    && self.sessions.iter().all(|it| it.listening_since.is_some() || it.ended)
-                {
-                    self.listening_since = Some(Instant::now());
-                    info!("listening after {:.2} s", self.began.elapsed().as_secs_f64());
-                }
+                self.check_listening();
             }
             Event::Note { level: Level::Warn, text } => warn!("node {node}: {text}"),
             Event::Note { level: Level::Info, text } => info!("node {node}: {text}"),
@@ -234,6 +273,7 @@ impl Capture {
         let introduce = |interface: &mut _| remit.introduce(interface);
         self.merger.push(*stream, blocks, Instant::now(), introduce, &mut self.pending)?;
         self.merger.write_due(Instant::now(), &mut self.pending);
+        self.has_begun |= self.merger.written() > 0;
         let ahead = self
             .merger
             .ahead(*stream)
@@ -283,6 +323,7 @@ impl Capture {
                 error!("{error:#}{again}");
             }
         }
+        self.check_listening();
     }
 
     /// Whether a session had a reason to end well, and all that it has sent is here.
@@ -315,30 +356,52 @@ impl Capture {
         let is_listening = listening_since.is_some();
         let since_lost = self.rejoins.since_lost(node, now);
         let ending = Ending { outcome, pod, is_over_limit, since_lost };
-        if is_dropped || self.given_up.contains(node) || !ending.is_lost() || self.is_ending() {
+        if is_dropped || self.given_up.contains(node) || self.is_ending() {
+            return None;
+        }
+        if !ending.is_lost() {
+            self.given_up.insert(node.to_owned());
+            return None;
+        }
+        let is_alone = self.sessions.iter().enumerate().all(|(at, it)| it.ended || at == number);
+        if is_alone && !self.has_captured && ending.has_no_pod() && self.rejoins.have_no_pods() {
             return None;
         }
         let mut wanted = self.members.values_mut().filter(|member| member.node == node).peekable();
         wanted.peek()?;
         if is_listening {
             let at = humantime::format_rfc3339_seconds(SystemTime::now());
+            // A loss is noticed late; what came last is known.
+            let last = self.merger.youngest(self.sessions[number].stream).map(|time_ns| {
+                humantime::format_rfc3339_millis(UNIX_EPOCH + Duration::from_nanos(time_ns)).to_string()
+            });
+            let since = last.unwrap_or_else(|| "it listened".to_owned());
             for member in wanted {
                 let comment =
-                    format!("joined again: its node was lost at {at}, packets since then may be missing");
+                    format!("joined again: its node was lost at {at}, packets since {since} may be missing");
                 member.target.comment = Some(comment);
             }
         }
-        Some(self.rejoins.lose(node, pod?, is_listening, now))
+        Some(self.rejoins.lose(node, &ending, is_listening, now))
     }
 
     /// Has nodes joined again whose pause is over, with whom is still wanted there.
     pub(super) fn rejoin(&mut self) {
         for node in self.rejoins.take_due(Instant::now()) {
-            let wanted = self.members.values().filter(|member| member.node == node);
-            let mut targets: Vec<_> = wanted.map(|member| member.target.clone()).collect();
-            targets.sort_by(|one, other| one.id.cmp(&other.id));
+            if self.rejoins.was_lost(&node) == Some(false) {
+                let now = humantime::format_rfc3339_seconds(SystemTime::now());
+                for member in self.members.values_mut().filter(|member| member.node == node) {
+                    let comment = format!("joined at {now}: its node could not be captured before");
+                    member.target.comment = Some(comment);
+                }
+            }
+            let targets = self.members_on(&node).map(|member| member.target.clone()).collect();
             self.joining.insert(node, targets);
         }
+    }
+
+    fn members_on<'a>(&'a self, node: &'a str) -> impl Iterator<Item = &'a Member> {
+        self.members.values().filter(move |member| member.node == node)
     }
 }
 

@@ -24,7 +24,7 @@ use crate::{
         session::{self, Common, Orders},
         wireshark,
     },
-    kubernetes::{By, Change, Cluster, Selection, agent::Resources, follow},
+    kubernetes::{By, Change, Cluster, Forbidden, Selection, agent::Resources, follow},
     merge::Merger,
     pcapng::SectionHeader,
     stream::message::TargetId,
@@ -56,6 +56,9 @@ impl Capture {
             buffer_bytes: args.capture.ring_bytes,
             cluster,
         });
+        if let (Some(node), true) = (&args.node, args.targets.is_empty()) {
+            check_node(&common.cluster, node).await?;
+        }
         let selections = selections(&common.cluster, &args).await?;
         let (sender, changes) = mpsc::channel(64);
         let (updating, updates) = mpsc::channel(QUEUED);
@@ -89,8 +92,12 @@ impl Capture {
             merger,
             pending,
             wanted,
+            progress: Arc::default(),
             has_begun: false,
+            has_captured: false,
+            is_listening_told: false,
             listening_since: None,
+            words_due: began,
             failed: false,
         };
         capture.find_nodes().await?;
@@ -202,6 +209,14 @@ impl Capture {
             }
         }
         Ok(exit::SUCCESS)
+    }
+}
+
+/// Whether there is such a node, as far as this user may ask.
+async fn check_node(cluster: &Cluster, node: &str) -> Result<()> {
+    match cluster.node(node).await {
+        Err(error) if !error.is::<Forbidden>() => Err(error),
+        _ => Ok(()),
     }
 }
 
