@@ -467,7 +467,7 @@ impl Session {
         directions: &[(Direction, Filter)],
     ) -> impl Iterator<Item = Option<Arguments>> {
         let Plan { snaplen, headers, .. } = self.plan;
-        let (clock_offset, link_type) = (self.clock.offset(), link_type(&tap.interface));
+        let (clock_offset, link_type, home) = (self.clock.offset(), link_type(&tap.interface), tap.home);
         directions.iter().map(move |(direction, filter)| {
             let filter = match filter {
                 Filter::All => None,
@@ -475,7 +475,17 @@ impl Session {
                 Filter::None => return None,
             };
             let (direction, hook) = (*direction, tap.point.hook(*direction));
-            Some(Arguments { filter, interface, direction, hook, snaplen, headers, link_type, clock_offset })
+            Some(Arguments {
+                filter,
+                interface,
+                direction,
+                hook,
+                snaplen,
+                headers,
+                link_type,
+                clock_offset,
+                home,
+            })
         })
     }
 

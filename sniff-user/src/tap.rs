@@ -6,7 +6,10 @@ use sniff_common::Direction;
 
 use crate::{
     args::AttachAt,
-    bpf::attach::{Attachment, Hook, Mechanism, mechanism},
+    bpf::{
+        attach::{Attachment, Hook, Mechanism, mechanism},
+        home::Home,
+    },
     filter::Filter,
     pcapng::{InterfaceDescription, LinkType},
     system::System,
@@ -56,6 +59,8 @@ pub struct Tap {
     pub directions: Vec<(Direction, Filter)>,
     /// What may be missing there, or be otherwise than on the wire.
     pub doubts: Vec<String>,
+    /// The network namespace whose packets alone are taken, where the classifiers could follow a device out of it.
+    pub home: Option<Home>,
     /// The classifiers, once they are attached.
     pub attachment: Option<Attachment>,
 }
@@ -78,8 +83,14 @@ impl Tap {
             .filter(|(_, filter)| *filter != Filter::None)
             .map(|&(direction, _)| direction)
             .collect();
-        let (point, side, doubts) = choose(&interface, wanted, mechanism(by), &captured)?;
-        Ok(Self { id, interface, point, side, directions, doubts, attachment: None })
+        let mechanism = mechanism(by);
+        let (point, side, doubts) = choose(&interface, wanted, mechanism, &captured)?;
+        let home = match (mechanism, point) {
+            // Whoever has the other end, what passes the host's is that one's.
+            (Mechanism::Clsact, _) | (_, Point::HostEnd) => None,
+            (Mechanism::Tcx, Point::InPod | Point::HostInterface) => Home::of(&side.netns)?,
+        };
+        Ok(Self { id, interface, point, side, directions, doubts, home, attachment: None })
     }
 
     /// The block that introduces the interface in the file.
@@ -157,6 +168,17 @@ impl Tap {
     /// Whether the interface still is there.
     pub fn is_alive(&self) -> bool {
         self.attachment.as_ref().is_some_and(Attachment::is_alive)
+    }
+
+    /// Whether what is captured is in another network namespace by now. That takes longer to find out than
+    /// [`Self::is_alive`].
+    pub fn has_moved(&self) -> bool {
+        let captured = self.interface.pod_side.as_ref().unwrap_or(&self.side);
+        match captured.is_in_place() {
+            Some(in_place) => !in_place,
+            // Hardware goes back to the node when its namespace ends.
+            None => self.attachment.as_ref().is_some_and(Attachment::is_on_the_node),
+        }
     }
 }
 
@@ -264,7 +286,7 @@ mod tests {
             left_out: None,
         };
         let (directions, doubts) = (Vec::new(), Vec::new());
-        Tap { id: 0, interface, point, side, directions, doubts, attachment: None }
+        Tap { id: 0, interface, point, side, directions, doubts, home: None, attachment: None }
     }
 
     #[test]

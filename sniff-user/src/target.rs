@@ -9,12 +9,13 @@ mod scope;
 
 use std::{
     collections::HashMap,
+    ffi::CString,
     fmt,
     net::{Ipv4Addr, Ipv6Addr},
     path::PathBuf,
 };
 
-use anyhow::{Result, anyhow, bail, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use nix::net::if_::if_indextoname;
 use tokio::sync::OnceCell;
 
@@ -128,7 +129,7 @@ impl Side {
     ///
     /// When the interface is gone, or has another name now.
     pub fn ensure_there(&self) -> Result<()> {
-        let name = if_indextoname(self.ifindex).map_err(|_| anyhow!("{self} is gone"))?;
+        let name = name_of(self.ifindex).with_context(|| format!("{self} is gone"))?;
         let name = legible_name(name.into_bytes());
         ensure!(name == self.ifname, "{self} (index {}) is now named {}", self.ifindex, name.escape_debug());
         Ok(())
@@ -138,6 +139,18 @@ impl Side {
     pub fn is_there(&self) -> bool {
         self.netns.run(|| self.ensure_there()).is_ok()
     }
+
+    /// Whether the namespace still has an interface of this index, by whatever name; none when that cannot be told, since
+    /// no path leads there any more.
+    pub fn is_in_place(&self) -> Option<bool> {
+        self.netns.run_if_there(|| Ok(name_of(self.ifindex).is_some())).ok().flatten()
+    }
+}
+
+/// The name of an interface of the calling thread's namespace.
+fn name_of(ifindex: u32) -> Option<CString> {
+    // nix takes no answer for an empty one.
+    if_indextoname(ifindex).ok().filter(|name| !name.is_empty())
 }
 
 /// The name, fit to be printed.
@@ -393,6 +406,17 @@ mod tests {
         for bad in ["", "abcde", "docker://", "abcdeg", "../../a", &longer] {
             assert!(Target::container(bad).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn an_interface_that_is_not_there_is_gone() {
+        let netns = Netns::current().unwrap();
+        let side = |ifindex| Side { netns: netns.clone(), ifindex, ifname: "lo".into() };
+        assert!(side(1).ensure_there().is_ok());
+        assert_eq!(side(1).is_in_place(), Some(true));
+        let gone = side(i32::MAX as u32);
+        assert_eq!(gone.ensure_there().unwrap_err().to_string(), "lo is gone");
+        assert_eq!(gone.is_in_place(), Some(false));
     }
 
     #[test]

@@ -29,6 +29,11 @@ const LAST_PAUSE: Duration = Duration::from_secs(1);
 const LONGER: u32 = 4;
 /// Most taps in one look: many pods must not make idling costly.
 const AT_ONCE: usize = 32;
+/// Most taps in one look to enter the network namespaces of.
+const THOROUGH_AT_ONCE: usize = 2;
+
+/// Why an interface that is there is not captured any more.
+const MOVED: &str = "the interface was moved to another network namespace: what passes it is another's";
 
 /// Of a pod that our classifiers see no packets of, only every so many looks ask the kernel.
 const SILENT_LOOKS: u32 = 20;
@@ -39,6 +44,8 @@ pub struct Watch {
     next: Instant,
     /// Where in the list of taps to go on.
     position: usize,
+    /// The same for what takes longer to find out.
+    thorough_position: usize,
     /// Host ends that may be passed by, by pcapng interface id.
     suspects: HashMap<u32, Suspect>,
     /// Taps from this id on are new here.
@@ -93,7 +100,14 @@ impl Watch {
     /// Starts watching the session's taps.
     pub fn new(session: &Session) -> Self {
         let next = Instant::now() + FIRST_PAUSE;
-        let mut watch = Self { pause: FIRST_PAUSE, next, position: 0, suspects: HashMap::new(), next_id: 0 };
+        let mut watch = Self {
+            pause: FIRST_PAUSE,
+            next,
+            position: 0,
+            thorough_position: 0,
+            suspects: HashMap::new(),
+            next_id: 0,
+        };
         watch.meet(session);
         watch
     }
@@ -117,38 +131,40 @@ impl Watch {
         time::sleep_until(self.next).await;
     }
 
-    /// Looks at some of the taps: takes leave of those that are gone, which it returns, and helps those that miss
-    /// packets.
+    /// Looks at some of the taps: takes leave of those whose interface is gone or another's, which it returns, and helps
+    /// those that miss packets.
     ///
     /// # Errors
     ///
     /// When the clock fails.
     pub fn look(&mut self, session: &mut Session) -> Result<Vec<Interface>> {
-        let mut gone = Vec::new();
-        for id in self.turn(session) {
+        let mut lost = Vec::new();
+        let thorough = turn(session, &mut self.thorough_position, THOROUGH_AT_ONCE);
+        for id in turn(session, &mut self.position, AT_ONCE) {
             let Some(tap) = session.taps().iter().find(|tap| tap.id == id) else {
                 continue;
             };
             if !tap.is_alive() {
                 info!("{}: the interface is gone", tap.interface.name);
-                gone.push(tap.interface.clone());
+                lost.push(tap.interface.clone());
                 session.leave(id)?;
             } else if let Some(blind) = self.blind(session, tap) {
                 self.suspects.remove(&id);
                 go_inside(session, id, &blind);
             }
         }
+        for id in thorough {
+            let Some(tap) = session.taps().iter().find(|tap| tap.id == id && tap.has_moved()) else {
+                continue;
+            };
+            warn!("{}: {MOVED}; it is not captured any more", tap.interface.name);
+            lost.push(tap.interface.clone());
+            session.note(id, format!("ended early: {MOVED}"));
+            session.leave(id)?;
+        }
         self.pause = LAST_PAUSE.min(self.pause * LONGER);
         self.next = Instant::now() + self.pause;
-        Ok(gone)
-    }
-
-    /// The ids of the taps to look at now.
-    fn turn(&mut self, session: &Session) -> Vec<u32> {
-        let taps = session.taps();
-        let start = if self.position < taps.len() { self.position } else { 0 };
-        self.position = start + AT_ONCE;
-        taps.iter().skip(start).take(AT_ONCE).map(|tap| tap.id).collect()
+        Ok(lost)
     }
 
     /// Why the host end misses packets, if it does or may do so.
@@ -170,6 +186,14 @@ impl Watch {
             missed => Some(Blind::Missed(missed)),
         }
     }
+}
+
+/// The ids of the taps to look at now: so many from `position` on, which moves on behind them.
+fn turn(session: &Session, position: &mut usize, count: usize) -> Vec<u32> {
+    let taps = session.taps();
+    let start = if *position < taps.len() { *position } else { 0 };
+    *position = start + count;
+    taps.iter().skip(start).take(count).map(|tap| tap.id).collect()
 }
 
 /// Packets that the pod's interface has received beyond those that the host end has sent.

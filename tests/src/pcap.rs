@@ -263,6 +263,11 @@ fn read_section(block: &SectionHeaderBlock<'_>) -> Section {
     }
 }
 
+fn comment(options: &[PcapNGOption<'_>]) -> Option<String> {
+    let comment = options.iter().find(|option| option.code == OptionCode::Comment)?;
+    Some(String::from_utf8_lossy(comment.as_bytes().expect("an option")).into_owned())
+}
+
 fn read_interface(block: &InterfaceDescriptionBlock<'_>) -> Interface {
     let text = |option: Option<Result<&str, _>>| option.map(|text| text.expect("UTF-8").to_owned());
     Interface {
@@ -289,12 +294,6 @@ fn read_interface(block: &InterfaceDescriptionBlock<'_>) -> Interface {
             .collect(),
         tsresol: block.if_tsresol().map(|resolution| resolution.expect("a resolution")),
     }
-}
-
-/// `opt_comment`.
-fn comment(options: &[PcapNGOption<'_>]) -> Option<String> {
-    let comment = options.iter().find(|option| option.code == OptionCode(1))?;
-    Some(String::from_utf8_lossy(comment.as_bytes().expect("an option")).into_owned())
 }
 
 /// `if_IPv6addr`: an address and one octet of prefix length.

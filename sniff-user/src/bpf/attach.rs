@@ -19,7 +19,7 @@ use super::{
     clsact::{self, Qdisc},
     syscall,
 };
-use crate::{target::Side, tc};
+use crate::{netns::Netns, target::Side, tc};
 
 /// Index of `lo`, which every network namespace has.
 const LOOPBACK: u32 = 1;
@@ -226,6 +226,17 @@ impl Attachment {
             }
             _ => self.side.is_there(),
         }
+    }
+
+    /// Whether the interface is in the namespace of process 1, where hardware goes when its own ends, by whatever index.
+    pub fn is_on_the_node(&self) -> bool {
+        let Some(Hooked { hook, classifier, link: Link::Tcx(link) }) = self.hooked.first() else {
+            return false;
+        };
+        let ifindex = fdinfo(link.as_raw_fd(), "ifindex:");
+        let there = |ifindex| Netns::of_pid(1)?.run(|| Ok(syscall::tcx_programs(ifindex, (*hook).into())?));
+        let programs = ifindex.ok().flatten().map(there).and_then(Result::ok).unwrap_or_default();
+        programs.contains(&classifier.id)
     }
 
     /// Ids of others' TCX programs that run before ours, because somebody put them there after we attached. What they do

@@ -18,7 +18,7 @@ use aya_obj::generated::{
 use log::debug;
 use sniff_common::{Direction, SNAP_HEADERS, SNAP_RAW_IP};
 
-use super::{attach::Hook, object::Body, syscall};
+use super::{attach::Hook, home::Home, object::Body, syscall};
 use crate::{
     filter::{compile::Fragment, ebpf::Encoded},
     parallel,
@@ -50,6 +50,8 @@ pub struct Arguments {
     pub link_type: LinkType,
     /// Nanoseconds from the boot clock to the Unix epoch.
     pub clock_offset: u64,
+    /// The network namespace whose packets alone are taken, where the interface may be moved to another.
+    pub home: Option<Home>,
 }
 
 /// A classifier in the kernel, not yet attached. Dropping it unloads it.
@@ -107,14 +109,16 @@ const PACKET_LOOPBACK: i32 = 5;
 /// The only verdict, `TC_ACT_UNSPEC`.
 const PASS_ON: i32 = -1;
 
-/// The filter, and behind it what sets r2 to r5; r1 is the packet already, and still is behind the filter.
+/// The filter, behind it what keeps to the namespace, and then what sets r2 to r5; r1 is the packet already, and still is
+/// behind the filter.
 fn prologue(arguments: &Arguments) -> Vec<bpf_insn> {
-    let Arguments { filter, interface, direction, hook, clock_offset, .. } = arguments;
+    let Arguments { filter, interface, direction, hook, clock_offset, home, .. } = arguments;
     let filter = filter.iter().flat_map(|fragment| fragment.instructions());
     let mut instructions: Vec<bpf_insn> = filter.map(|instruction| encoded(instruction.encode())).collect();
     if *hook == Hook::Ingress {
         instructions.extend(pass_over_returned());
     }
+    instructions.extend(home.iter().flat_map(|home| home.check()));
     instructions.push(load_u32(2, *interface));
     instructions.push(load_u32(3, *direction as u32));
     instructions.extend(load_u64(4, snaplen(arguments)));
@@ -148,7 +152,7 @@ fn snaplen(arguments: &Arguments) -> u64 {
     u64::from(arguments.snaplen) | headers | raw_ip
 }
 
-fn encoded(instruction: Encoded) -> bpf_insn {
+pub(super) fn encoded(instruction: Encoded) -> bpf_insn {
     let Encoded { code, dst, src, off, imm } = instruction;
     bpf_insn { code, _bitfield_align_1: [], _bitfield_1: bpf_insn::new_bitfield_1(dst, src), off, imm }
 }
@@ -159,14 +163,14 @@ fn load_u32(register: u8, value: u32) -> bpf_insn {
 }
 
 /// `register = value`, which takes the room of two instructions.
-fn load_u64(register: u8, value: u64) -> [bpf_insn; 2] {
+pub(super) fn load_u64(register: u8, value: u64) -> [bpf_insn; 2] {
     [
         instruction((BPF_LD | BPF_IMM | BPF_DW) as u8, register, value as u32 as i32),
         instruction(0, 0, (value >> 32) as u32 as i32),
     ]
 }
 
-fn instruction(code: u8, dst: u8, imm: i32) -> bpf_insn {
+pub(super) fn instruction(code: u8, dst: u8, imm: i32) -> bpf_insn {
     encoded(Encoded { code, dst, src: 0, off: 0, imm })
 }
 
@@ -201,6 +205,7 @@ mod tests {
             headers: true,
             link_type: LinkType::Raw,
             clock_offset: 0x0102_0304_f5f6_f7f8,
+            home: None,
         };
         let set: Vec<(u8, i32)> =
             prologue(&arguments).iter().map(|insn| (insn.dst_reg(), insn.imm)).collect();

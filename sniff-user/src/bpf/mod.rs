@@ -3,11 +3,14 @@
 //! - [`object`]: the kernel side's object: its maps, and the capture function's instructions.
 //! - [`classifier`]: one program a direction of an interface: a prologue in front of the capture function.
 //! - [`attach`]: where classifiers hook in, and taking them away again (by TCX, or by clsact).
+//! - [`home`]: keeping a classifier to the network namespace that it was attached in.
 //! - [`ring`]: reading the blocks.
 
 pub mod attach;
+mod btf;
 pub mod classifier;
 mod clsact;
+pub mod home;
 mod mapping;
 pub mod object;
 pub mod ring;

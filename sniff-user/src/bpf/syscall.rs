@@ -5,7 +5,10 @@
 use std::{
     ffi::CStr,
     io,
-    os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd},
+    os::{
+        fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd},
+        unix::net::UnixDatagram,
+    },
 };
 
 use aya::util::KernelVersion;
@@ -17,6 +20,9 @@ use aya_obj::generated::{
 
 /// Most programs at one TCX hook (`BPF_MPROG_MAX`, include/linux/bpf_mprog.h).
 const MAX_AT_HOOK: usize = 64;
+/// From asm-generic/socket.h, which the architectures that Kubernetes runs on go by.
+const SO_NETNS_COOKIE: libc::c_int = 71;
+
 /// How much of the verifier's log is kept, in bytes.
 const LOG_SIZE: usize = 1 << 20;
 
@@ -236,6 +242,29 @@ pub fn program_name(id: u32) -> io::Result<Vec<u8>> {
     // SAFETY: there is room for as much information as the attributes say.
     unsafe { bpf(bpf_cmd::BPF_OBJ_GET_INFO_BY_FD, &attr) }?;
     Ok(info.name.iter().take_while(|&&byte| byte != 0).map(|&byte| byte as u8).collect())
+}
+
+/// The cookie of the calling thread's network namespace (`SO_NETNS_COOKIE`, net/core/sock.c).
+///
+/// # Errors
+///
+/// On a kernel before Linux 5.14; when no descriptor is left.
+pub fn netns_cookie() -> io::Result<u64> {
+    // A socket of any kind.
+    let socket = UnixDatagram::unbound()?;
+    let mut cookie = 0_u64;
+    let mut len = size_of_val(&cookie) as libc::socklen_t;
+    // SAFETY: there is room for as much as the length says.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            SO_NETNS_COOKIE,
+            (&raw mut cookie).cast(),
+            &raw mut len,
+        )
+    };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(cookie) }
 }
 
 fn no_attributes() -> bpf_attr {

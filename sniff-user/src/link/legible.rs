@@ -39,6 +39,7 @@ const LINK: &[(u16, Known)] = &[
     (3, Known::Text),                         // IFLA_IFNAME
     (4, Known::Plain),                        // IFLA_MTU
     (5, Known::Plain),                        // IFLA_LINK
+    (6, Known::Text),                         // IFLA_QDISC
     (18, Known::Nested(&[(1, Known::Text)])), // IFLA_LINKINFO, IFLA_INFO_KIND
     (23, Known::Plain),                       // IFLA_STATS64
     (37, Known::Plain),                       // IFLA_LINK_NETNSID
@@ -50,12 +51,14 @@ const ADDRESS: &[(u16, Known)] = &[
 ];
 /// `TCA_*` (linux/rtnetlink.h).
 const QUEUEING: &[(u16, Known)] = &[
-    (1, Known::Text), // TCA_KIND
+    (1, Known::Text),   // TCA_KIND
+    (11, Known::Plain), // TCA_CHAIN
 ];
 /// The same of a BPF filter, with `TCA_BPF_*` (linux/pkt_cls.h).
 const BPF_FILTER: &[(u16, Known)] = &[
     (1, Known::Text),                                            // TCA_KIND
     (2, Known::Nested(&[(7, Known::Text), (11, Known::Plain)])), // TCA_OPTIONS, TCA_BPF_NAME, TCA_BPF_ID
+    (11, Known::Plain),                                          // TCA_CHAIN
 ];
 
 /// The socket; it is for rtnetlink.

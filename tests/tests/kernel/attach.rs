@@ -2,6 +2,7 @@
 
 use std::{net::Ipv4Addr, process::Stdio};
 
+use nix::sys::signal::Signal;
 use sniff_tests::{
     kernel,
     leftovers::{BpfObjects, Snapshot},
@@ -16,6 +17,7 @@ use sniff_tests::{
 use crate::{Capture, echoes, redirect_peer, two_pods};
 
 const FAILURE: i32 = 1;
+const MOVED: &str = "was moved to another network namespace";
 
 /// Echoes into and out of the pod.
 fn both_ways(file: &PcapNg, size: u32) -> (usize, usize) {
@@ -216,6 +218,55 @@ fn a_process_that_ends_neither_ends_the_capture_in_its_namespace_nor_leaves_filt
     assert_eq!(both_ways(&file, 56), (150, 150));
     objects.assert_gone();
     before.assert_unchanged(&binary);
+}
+
+#[test]
+fn a_device_that_moves_to_another_namespace_is_not_followed() {
+    for &hook in kernel::hooks() {
+        let machine = Machine::boot();
+        let node = machine.netns();
+        let (first, second) = (machine.fake_pod("first", 1), machine.add_netns("second"));
+        // sniff is stopped while the device moves: whatever it does in time is not what keeps the packets out.
+        let capture = Capture::new();
+        let args = ["--netns", "first", "--attach", "pod", "--hook", hook, "-w", capture.arg()];
+        let mut sniff = Sniff::in_netns(&node).args(args).start();
+        traffic::ping(&node, first.ipv4.into(), 5, 56);
+        sniff.signal(Signal::SIGSTOP);
+        first.netns.run("ip link set eth0 netns second");
+        second.run(&format!("ip address add {}/24 dev eth0", first.ipv4));
+        second.run("ip link set eth0 up");
+        traffic::ping(&node, first.ipv4.into(), 5, 57);
+        sniff.signal(Signal::SIGCONT);
+
+        // With clsact, its filters have gone when it moves.
+        sniff.wait_for_line(if hook == "tcx" { MOVED } else { "the interface is gone" });
+        let file = capture.read_counted(&sniff.stop());
+        assert_eq!(both_ways(&file, 56), (5, 5), "{hook}");
+        assert_eq!(both_ways(&file, 57), (0, 0), "{hook}");
+        if hook == "tcx" {
+            let comment = file.statistics[0].comment.as_deref().unwrap_or_default();
+            assert!(comment.contains(MOVED), "{comment}");
+        }
+    }
+}
+
+#[test]
+fn a_pods_end_that_moves_ends_the_capture_at_the_hosts_end() {
+    let machine = Machine::boot();
+    let node = machine.netns();
+    let (first, _second) = (machine.fake_pod("first", 1), machine.add_netns("second"));
+    for &hook in kernel::hooks() {
+        let capture = Capture::new();
+        let args = ["--netns", "first", "--attach", "host", "--hook", hook, "-w", capture.arg()];
+        let mut sniff = Sniff::in_netns(&node).args(args).start();
+        first.netns.run("ip link set eth0 netns second");
+        sniff.wait_for_line(MOVED);
+        let file = capture.read_counted(&sniff.stop());
+        let comment = file.statistics[0].comment.as_deref().unwrap_or_default();
+        assert!(comment.contains(MOVED), "{hook}: {comment}");
+        machine.netns_at("/run/netns/second").run("ip link set eth0 netns first");
+        first.netns.run("ip link set eth0 up");
+    }
 }
 
 fn source(frame: &[u8]) -> Option<Ipv4Addr> {

@@ -15,11 +15,14 @@ use sniff_user::{
     bpf::{
         attach::Hook,
         classifier::{self, Arguments},
+        home::Home,
         object::{Kernel, Sizes},
         ring::Wanted,
     },
     filter::{Filter, Filters, compile::Fragment},
-    logging, privileges,
+    logging,
+    netns::Netns,
+    privileges,
 };
 
 const LINK_TYPES: [LinkType; 2] = [LinkType::Ethernet, LinkType::Raw];
@@ -56,6 +59,13 @@ fn every_variant_of_the_classifier_is_taken() {
     }
 }
 
+/// What keeps a classifier to this namespace. Every kernel that has TCX, with which it is needed, can do that.
+fn home() -> Option<Home> {
+    let home = Home::of(&Netns::current().expect("a namespace")).expect("what it is known by");
+    assert!(home.is_some() || !kernel::has_tcx());
+    home
+}
+
 /// Each snapshot length with each kind of packet, whole or headers alone. The place is a constant that no branch depends
 /// on: any will do.
 fn variants() -> impl Iterator<Item = Arguments> {
@@ -64,9 +74,21 @@ fn variants() -> impl Iterator<Item = Arguments> {
         lengths.flat_map(|(snaplen, headers)| LINK_TYPES.map(|link_type| (snaplen, headers, link_type)));
     let places = [(Direction::In, Hook::Ingress, 0), (Direction::Out, Hook::Egress, LAST_INTERFACE)];
     let places = places.into_iter().cycle();
-    packets.zip(places).map(|((snaplen, headers, link_type), (direction, hook, interface))| {
+    let homes = [None, None, home()].into_iter().cycle();
+    packets.zip(places).zip(homes).map(|((packet, place), home)| {
+        let ((snaplen, headers, link_type), (direction, hook, interface)) = (packet, place);
         let clock_offset = 1_700_000_000_000_000_000;
-        Arguments { filter: None, interface, direction, hook, snaplen, headers, link_type, clock_offset }
+        Arguments {
+            filter: None,
+            interface,
+            direction,
+            hook,
+            snaplen,
+            headers,
+            link_type,
+            clock_offset,
+            home,
+        }
     })
 }
 
@@ -100,6 +122,7 @@ fn the_filters_of_all_expressions_are_taken() {
                 headers: false,
                 link_type: LinkType::Ethernet,
                 clock_offset: 0,
+                home: home(),
             };
             if classifier::load(&kernel.body(), slice::from_ref(&arguments)).is_err() {
                 panic!("{text}: {}\n{fragment}", refusal(&kernel, &arguments));
