@@ -1,5 +1,7 @@
 //! Lines for people, and which stream carries what.
 
+use std::time::{SystemTime, UNIX_EPOCH};
+
 use sniff_tests::{
     machine::Machine,
     pcap::{self, Direction},
@@ -67,4 +69,27 @@ fn quiet_leaves_the_counts() {
     let outcome = Sniff::in_netns(&node).args(["--netns", "blue", "-q", "--duration", "200ms"]).run();
     outcome.success();
     assert_eq!(outcome.stderr.len(), 3, "{outcome:#?}");
+}
+
+#[test]
+fn lines_show_the_time_of_day_where_the_person_is() {
+    /// As a TZ of POSIX has it, and in seconds: a quarter of an hour off all others.
+    const ZONE: (&str, u64) = ("NPT-5:45", 20_700);
+    const DAY: u64 = 86_400;
+    let machine = Machine::boot();
+    let node = machine.netns();
+    let pod = machine.fake_pod("blue", 1);
+    let now = || SystemTime::now().duration_since(UNIX_EPOCH).expect("a clock").as_secs();
+    let before = now();
+    let sniff = Sniff::in_netns(&node).env("TZ", ZONE.0).args(["--netns", "blue", "icmp"]).start();
+    traffic::ping(&node, pod.ipv4.into(), 1, 56);
+    let outcome = sniff.stop();
+    outcome.success();
+    let lines = String::from_utf8(outcome.stdout).expect("UTF-8");
+    let time = lines.split(['.', ' ']).next().expect("a time");
+    let fields: Vec<u64> = time.split(':').map(|field| field.parse().expect("a number")).collect();
+    let [hour, minute, second] = fields[..] else { panic!("no time of day: {lines}") };
+    let shown = hour * 3600 + minute * 60 + second;
+    let since = (shown + DAY - (before + ZONE.1) % DAY) % DAY;
+    assert!(since <= now() - before, "{time} is {since} s after the start");
 }
