@@ -12,6 +12,7 @@ pub mod agent;
 pub mod args;
 #[cfg(target_os = "linux")]
 pub mod bpf;
+pub mod capture_file;
 #[cfg(target_os = "linux")]
 pub mod clock;
 #[cfg(target_os = "linux")]

@@ -12,11 +12,12 @@ use std::{
     },
 };
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Result, ensure};
 use bytes::{BufMut as _, BytesMut};
 use jiff::tz::TimeZone;
 
 use crate::{
+    capture_file::{self, LinkTypes},
     pcapng::{EnhancedPacket, InterfaceDescription, LinkType, PacketHead, blocks},
     text,
 };
@@ -83,6 +84,9 @@ impl Output {
     /// When the output fails.
     pub fn interface(&mut self, description: &InterfaceDescription) -> io::Result<()> {
         self.interfaces.push((description.name.clone(), description.link_type));
+        if let Some(Pcapng { name, link_types: Some(link_types), .. }) = &mut self.pcapng {
+            link_types.meet(description.link_type, name);
+        }
         self.deliveries.push(Delivery::default());
         let mut block = Vec::new();
         description.write(&mut block);
@@ -203,6 +207,8 @@ impl Output {
 struct Pcapng {
     file: File,
     name: String,
+    /// Of a file; whoever reads a pipe is there to say what it cannot read.
+    link_types: Option<LinkTypes>,
     /// Bytes in the file, all of them whole blocks; unknown where others write too.
     written: Option<u64>,
 }
@@ -213,14 +219,14 @@ impl Pcapng {
             (File::from(io::stdout().as_fd().try_clone_to_owned()?), "standard output".to_owned(), None)
         } else {
             let name = path.display().to_string();
-            let file = File::create(path).with_context(|| format!("cannot write {name}"))?;
-            (file, name, Some(0))
+            (capture_file::create(path)?, name, Some(0))
         };
         ensure!(
             !file.is_terminal(),
             "pcapng is not for a terminal: write to a file or a pipe, as in `sniff -w - … | wireshark -k -i -`"
         );
-        Ok(Self { file, name, written })
+        let link_types = file.metadata()?.is_file().then(LinkTypes::default);
+        Ok(Self { file, name, link_types, written })
     }
 
     /// Writes blocks, and tells how many bytes of whole ones were. If it fails half-way, the file ends behind the last

@@ -1,7 +1,8 @@
-//! Frames that no protocol stack would send, through an AF_PACKET socket.
-#![expect(unsafe_code, reason = "AF_PACKET addresses and socket options cannot be made in safe code")]
+//! Frames that no protocol stack would send, through an AF_PACKET socket; and devices that no cable leads to.
+#![expect(unsafe_code, reason = "AF_PACKET addresses, socket options and ioctls cannot be made in safe code")]
 
 use std::{
+    fs::File,
     io, mem,
     os::fd::{AsRawFd as _, OwnedFd},
 };
@@ -19,6 +20,31 @@ const VNET_LINEAR: std::ops::Range<usize> = 2..4;
 /// Sends one Ethernet frame, exactly as given, out of an interface.
 pub fn send(from: &Netns, ifindex: u32, frame: &[u8]) {
     Sender::open(from, ifindex).send(frame, 0);
+}
+
+/// Makes a tun device of a link-layer type, `ARPHRD_*`, and sets it up.
+///
+/// # Panics
+///
+/// When it cannot be made.
+pub fn tun_device(netns: &Netns, name: &str, link_layer_type: u16) {
+    netns.run(&format!("ip tuntap add dev {name} mode tun"));
+    netns.enter(|| {
+        // It leads to the devices of the namespace in which it is opened.
+        let device = File::options().read(true).write(true).open("/dev/net/tun").expect("/dev/net/tun");
+        // SAFETY: every bit pattern, zeros included, is an ifreq.
+        let mut request: libc::ifreq = unsafe { mem::zeroed() };
+        for (to, from) in request.ifr_name.iter_mut().zip(name.bytes()) {
+            *to = from.cast_signed();
+        }
+        request.ifr_ifru.ifru_flags = (libc::IFF_TUN | libc::IFF_NO_PI) as libc::c_short;
+        // SAFETY: the request is alive and what this ioctl takes.
+        let taken = unsafe { libc::ioctl(device.as_raw_fd(), libc::TUNSETIFF, &raw mut request) };
+        // SAFETY: this ioctl takes a number.
+        let typed = unsafe { libc::ioctl(device.as_raw_fd(), libc::TUNSETLINK, i32::from(link_layer_type)) };
+        assert_eq!([taken, typed], [0, 0], "{name}: {}", io::Error::last_os_error());
+    });
+    netns.run(&format!("ip link set {name} up"));
 }
 
 /// A socket that sends frames out of one interface.

@@ -1,8 +1,10 @@
 //! `kubectl sniff` against a cluster of test machines: from a name to packets in one file, and every end.
 
 use std::{
+    fs,
     io::{Read as _, Write as _},
     net::{TcpListener, TcpStream},
+    os::unix::fs::{PermissionsExt as _, symlink},
     thread,
     time::{Duration, Instant, UNIX_EPOCH},
 };
@@ -12,6 +14,7 @@ use serde_json::{Value, json};
 use sniff_tests::{
     client::{Client, Outcome},
     cluster::Cluster,
+    frame,
     machine::Machine,
     netns::tool,
     node::{Node, Pod},
@@ -167,6 +170,45 @@ fn a_pod_is_captured_by_name_through_the_daemonset() {
 }
 
 #[test]
+fn what_may_be_wrong_with_a_pods_interfaces_reaches_the_client_and_the_file() {
+    let place = Place::new();
+    let (pod, inner) = (&place.web.netns, place.node.machine.add_netns("inner"));
+    pod.run("ip link set eth0 netns inner");
+    pod.run("ip link add eth0 type veth peer name forged netns inner");
+    inner.run("ip link set forged up");
+    pod.run("ip link set eth0 up");
+    frame::tun_device(pod, "gre7", 778);
+    let client = place.listen(&["web-0", "-n", "shop", "-w", "FILE"]);
+    let outcome = client.stop();
+    outcome.assert_success();
+    let [comment] = &comments(&outcome.file(), "shop/web-0/eth0")[..] else { panic!("{outcome:#?}") };
+    let doubts = [
+        "neither in this namespace nor on the node",
+        "not captured of shop/web-0: gre7 (link-layer type 778 (GRE))",
+    ];
+    for doubt in doubts {
+        assert!(comment.contains(doubt), "{comment}");
+        let lines = outcome.stderr.iter().filter(|line| line.contains(doubt)).count();
+        assert_eq!(lines, 1, "{doubt}: {outcome:#?}");
+    }
+    let mode = fs::metadata(outcome.path()).expect("a file").permissions().mode();
+    assert_eq!(mode & 0o777, 0o600, "{mode:o}");
+}
+
+#[test]
+fn the_clients_file_is_not_written_through_a_link() {
+    let place = Place::new();
+    let folder = tempfile::tempdir().expect("a folder");
+    let [secret, laid] = ["secret", "laid"].map(|name| folder.path().join(name));
+    fs::write(&secret, "secret").expect("a file");
+    symlink(&secret, &laid).expect("a link");
+    let laid = laid.to_str().expect("a plain path");
+    let outcome = Client::start(&place.cluster, &["web-0", "-n", "shop", "-w", laid]).outcome();
+    outcome.assert_failure(&[laid, "symbolic link"]);
+    assert_eq!(fs::read_to_string(&secret).expect("a file"), "secret");
+}
+
+#[test]
 fn the_first_packet_is_told_of_when_it_comes() {
     let place = Place::new();
     let began = Instant::now();
@@ -212,11 +254,11 @@ fn wireshark_gets_the_packets_and_ends_the_capture_when_it_is_closed() {
     client.wait_for(LISTENING);
     wait::until("Wireshark", Duration::from_secs(20), || client.file().exists().then_some(()));
     place.ping(20);
-    let args = std::fs::read_to_string(client.file().with_extension("args")).expect("arguments");
+    let args = fs::read_to_string(client.file().with_extension("args")).expect("arguments");
     let outcome = client.outcome();
     outcome.assert_success();
     assert_eq!(args, "-k\n-i\n-\n-o\ngui.window_title:shop/web-0\n");
-    let got = std::fs::read(outcome.path()).expect("what it got");
+    let got = fs::read(outcome.path()).expect("what it got");
     assert_eq!((got.len(), &got[..4]), (1500, &[0x0a, 0x0d, 0x0d, 0x0a][..]));
     place.assert_nothing_runs(Duration::from_secs(5));
 }
@@ -954,7 +996,7 @@ fn a_node_has_no_say_in_what_is_anothers() {
         cluster.add_pod("shop", "web-0", &place.web.sandbox.uid, "n1", &json!({}));
         cluster.add_pod("shop", "db-0", "u-2", "n2", &json!({}));
         let file = tempfile::NamedTempFile::new().expect("a file");
-        std::fs::write(file.path(), lie).expect("a file");
+        fs::write(file.path(), lie).expect("a file");
         cluster.let_impostor_speak("n2", file.path().to_owned());
         let mut client = Client::start(&cluster, &["-n", "shop", "-l", "", "-w", "FILE", "-f", "icmp"]);
         client.wait_for("node n1: listening");

@@ -3,8 +3,9 @@
 use std::{
     env,
     ffi::OsString,
-    fs::File,
-    os::unix::process::CommandExt as _,
+    fs::OpenOptions,
+    io::ErrorKind,
+    os::unix::{fs::OpenOptionsExt as _, process::CommandExt as _},
     process::{Command, ExitCode},
 };
 
@@ -26,7 +27,12 @@ pub fn run(args: &[OsString]) -> Result<ExitCode> {
         return demo::demo();
     }
     // Made here, the file belongs to whoever ran the command, and not to root.
-    File::create(demo::FILE).with_context(|| format!("cannot write {}", demo::FILE))?;
+    let made = OpenOptions::new().write(true).create_new(true).mode(0o600).open(demo::FILE);
+    if let Err(error) = made
+        && error.kind() != ErrorKind::AlreadyExists
+    {
+        return Err(error).context(format!("cannot write {}", demo::FILE));
+    }
     let xtask = env::current_exe().context("cannot tell where xtask is")?;
     Err(replace_by(process::as_root(xtask).arg("demo")))
 }

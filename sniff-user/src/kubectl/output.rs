@@ -21,6 +21,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::wireshark;
 use crate::{
+    capture_file::{self, LinkTypes},
     pcapng::{AnyBlock, BlockType, EnhancedPacket, InterfaceDescription, LinkType, PacketHead, blocks},
     text,
 };
@@ -154,7 +155,7 @@ impl Sink {
             Wanted::Wireshark { program, title } => {
                 let mut child = wireshark::open(program, title)?;
                 let pipe = child.stdin.take().context("Wireshark without a pipe")?;
-                sink.pcapng = Some(Pcapng { to: Box::new(pipe), file: None });
+                sink.pcapng = Some(Pcapng::to_reader(Box::new(pipe)));
                 sink.wireshark = Some(child);
             }
             Wanted::Lines => sink.lines = Some(Lines::new()),
@@ -222,6 +223,8 @@ struct Pcapng {
     to: Box<dyn Write + Send>,
     /// The same once more, if it is a file of ours alone, and how many bytes are in it: all of them whole blocks.
     file: Option<(File, u64)>,
+    /// Of a file, with its name; whoever reads a pipe is there to say what it cannot read.
+    link_types: Option<(LinkTypes, String)>,
 }
 
 impl Pcapng {
@@ -229,10 +232,17 @@ impl Pcapng {
         if path == Path::new("-") {
             let stdout = io::stdout();
             ensure!(!stdout.is_terminal(), "packets are not for a terminal: write to a file, or into a pipe");
-            return Ok(Self { to: Box::new(stdout), file: None });
+            return Ok(Self::to_reader(Box::new(stdout)));
         }
-        let file = File::create(path).with_context(|| format!("cannot create {}", path.display()))?;
-        Ok(Self { to: Box::new(file.try_clone()?), file: Some((file, 0)) })
+        let file = capture_file::create(path)?;
+        let is_file = file.metadata()?.is_file();
+        let link_types = is_file.then(|| (LinkTypes::default(), path.display().to_string()));
+        Ok(Self { to: Box::new(file.try_clone()?), file: Some((file, 0)), link_types })
+    }
+
+    /// To a reader.
+    fn to_reader(to: Box<dyn Write + Send>) -> Self {
+        Self { to, file: None, link_types: None }
     }
 
     /// Writes blocks, and tells how many bytes of whole ones were. If it fails half-way, a file ends behind the last
@@ -251,7 +261,18 @@ impl Pcapng {
                 let _ = file.seek(SeekFrom::Start(*written));
             }
         }
-        (whole, outcome.context("cannot write"))
+        (whole, outcome.context("cannot write").and_then(|()| self.meet_link_types(bytes)))
+    }
+
+    fn meet_link_types(&mut self, bytes: &[u8]) -> Result<()> {
+        let Some((link_types, name)) = &mut self.link_types else { return Ok(()) };
+        for block in blocks(bytes) {
+            let block = AnyBlock::first(block)?;
+            if block.block_type == BlockType::Interface {
+                link_types.meet(InterfaceDescription::parse(block.bytes)?.link_type, name);
+            }
+        }
+        Ok(())
     }
 }
 
