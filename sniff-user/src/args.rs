@@ -10,7 +10,7 @@ pub use crate::options::{AttachAt, Directions};
 use crate::{
     bpf::{attach::Mechanism, ring},
     filter::Source,
-    options::CaptureArgs,
+    options::{self, CaptureArgs},
     target::{Target, Wanted},
 };
 
@@ -57,7 +57,7 @@ pub struct Args {
     #[arg(long = "netns", value_name = "NAME|PATH", value_parser = Target::netns, help_heading = "Targets")]
     pub netns: Vec<Target>,
 
-    /// An interface: of this host, or with a target above, inside it (default there: all but lo)
+    /// An interface, or `any` for every one: of this host, or with a target above, inside it (default there: all but lo)
     #[arg(short, long = "interface", value_name = "IFACE", help_heading = "Targets")]
     pub interfaces: Vec<String>,
 
@@ -69,8 +69,10 @@ pub struct Args {
     #[arg(long, value_name = "NAME", env = "NODE_NAME", help_heading = "Targets")]
     pub node_name: Option<String>,
 
-    /// List the pods of this node with their interfaces
-    #[arg(short = 'D', long = "list", alias = "list-interfaces", help_heading = "Targets")]
+    /// List the pods of this node with their interfaces; without a container runtime, its own interfaces
+    #[arg(short = 'D', long = "list", alias = "list-interfaces", help_heading = "Targets",
+        conflicts_with_all = ["pods", "containers", "pids", "netns", "interfaces", "expression", "filter", "filter_file",
+        "dump", "write"])]
     pub list: bool,
 
     /// Which packets to capture, in tcpdump's language; the words are joined
@@ -286,7 +288,7 @@ pub struct Limits {
 
     /// Longest time that a session may last
     #[arg(long, value_name = "TIME", env = "SNIFF_MAX_DURATION", default_value = "24h",
-        value_parser = humantime::parse_duration, help_heading = "Limits")]
+        value_parser = options::duration, help_heading = "Limits")]
     pub max_duration: Duration,
 }
 

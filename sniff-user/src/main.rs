@@ -30,13 +30,15 @@ use sniff_user::{
     session::Plan,
     signals::Signals,
     system::System,
+    tap::link_type,
     target,
 };
+use tokio::runtime;
 
 fn main() -> ExitCode {
     if Command::is_meant(env::args_os().nth(1).as_deref()) {
         return match Command::try_parse() {
-            Ok(command) => status(obey(command)),
+            Ok(command) => status(block_on(obey(command))),
             Err(error) => exit::usage("sniff", &error),
         };
     }
@@ -45,7 +47,13 @@ fn main() -> ExitCode {
         Err(error) => return exit::usage("sniff", &error),
     };
     logging::start(args.quiet, args.verbose);
-    status(run(args))
+    status(block_on(run(args)))
+}
+
+/// Runs it in a runtime, whose open files are among those that it takes to begin.
+fn block_on(task: impl Future<Output = Result<()>>) -> Result<()> {
+    privileges::ensure_open_files()?;
+    runtime::Builder::new_current_thread().enable_all().build()?.block_on(task)
 }
 
 fn status(result: Result<()>) -> ExitCode {
@@ -53,13 +61,12 @@ fn status(result: Result<()>) -> ExitCode {
         Ok(()) => ExitCode::from(exit::SUCCESS),
         Err(error) if is_closed_pipe(&error) => ExitCode::from(exit::SUCCESS),
         Err(error) => {
-            log::error!("{error:#}");
+            log::error!("{:#}", privileges::advise(error));
             ExitCode::from(exit::FAILURE)
         }
     }
 }
 
-#[tokio::main(flavor = "current_thread")]
 async fn obey(command: Command) -> Result<()> {
     match command {
         Command::Serve(args) => {
@@ -75,10 +82,9 @@ async fn obey(command: Command) -> Result<()> {
     }
 }
 
-#[tokio::main(flavor = "current_thread")]
 async fn run(args: Args) -> Result<()> {
     if args.dump > 0 {
-        return dump(&args);
+        return dump(&args).await;
     }
     privileges::check()?;
     privileges::raise_limits();
@@ -107,16 +113,30 @@ fn check_combination(args: &Args) -> Result<(), clap::Error> {
     Err(Args::command().error(ErrorKind::ArgumentConflict, wrong))
 }
 
-/// Prints the filter as it is compiled for Ethernet.
-fn dump(args: &Args) -> Result<()> {
+/// Prints the filter as it is compiled for the interfaces, or for Ethernet without any; a remark goes before each
+/// program when there are several.
+async fn dump(args: &Args) -> Result<()> {
     let text = args.filter_source().read()?.unwrap_or_default();
-    let program = expression::compile(&text, LinkType::Ethernet, !args.no_optimize)?;
-    let shown = if args.dump == 1 {
-        program.to_string()
-    } else {
-        compile::fragment(&program, Hook { link_type: LinkType::Ethernet, outgoing: false })?.to_string()
-    };
-    Ok(writeln!(io::stdout(), "{shown}")?)
+    let interfaces = target::interfaces_of(&target::scopes(&args.targets(), &options(args)).await?)?;
+    let mut link_types: Vec<LinkType> = interfaces.iter().map(link_type).collect();
+    link_types.sort_by_key(|link_type| *link_type as u16);
+    link_types.dedup();
+    if link_types.is_empty() {
+        link_types.push(LinkType::Ethernet);
+    }
+    for link_type in &link_types {
+        let program = expression::compile(&text, *link_type, !args.no_optimize)?;
+        let shown = if args.dump == 1 {
+            program.to_string()
+        } else {
+            compile::fragment(&program, Hook { link_type: *link_type, outgoing: false })?.to_string()
+        };
+        if link_types.len() > 1 {
+            writeln!(io::stdout(), "; {link_type:?}")?;
+        }
+        writeln!(io::stdout(), "{shown}")?;
+    }
+    Ok(())
 }
 
 fn options(args: &Args) -> target::Options {

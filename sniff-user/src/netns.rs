@@ -185,12 +185,9 @@ fn enter(file: File, path: &Path) -> Result<()> {
     setns(&file, CloneFlags::CLONE_NEWNET).map_err(|errno| {
         let path = path.display();
         match errno {
-            Errno::EPERM => {
-                anyhow!(
-                    "entering network namespace {path} needs CAP_SYS_ADMIN: run sniff as root, or \
-                     with it"
-                )
-            }
+            Errno::EPERM => anyhow!(
+                "entering network namespace {path} needs CAP_SYS_ADMIN in the user namespace that it belongs to"
+            ),
             Errno::EINVAL => anyhow!("{path} is not a network namespace"),
             _ => anyhow!("entering network namespace {path}: {}", errno.desc()),
         }
@@ -213,7 +210,10 @@ fn explain(error: io::Error, path: &Path) -> anyhow::Error {
         ErrorKind::NotFound => anyhow!("no network namespace at {shown}"),
         ErrorKind::InvalidInput => anyhow!("{shown} is not a network namespace"),
         ErrorKind::PermissionDenied if path.starts_with("/proc") => {
-            anyhow!("opening {shown} needs CAP_SYS_PTRACE: run sniff as root, or with it")
+            anyhow!(
+                "opening {shown} is not permitted: that takes CAP_SYS_PTRACE in the process's user namespace, and no \
+                 security module (AppArmor, SELinux) against it"
+            )
         }
         _ => anyhow!("opening network namespace {shown}: {error}"),
     }

@@ -47,7 +47,7 @@ pub struct CaptureArgs {
     pub count: Option<u64>,
 
     /// Stop after this time, as in 30s or 5m
-    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "TIME", value_parser = duration)]
     pub duration: Option<Duration>,
 
     /// Memory between the kernel and sniff, over all CPUs, as in 512KiB or 1GiB
@@ -128,6 +128,19 @@ fn expression(text: &str) -> Result<String, String> {
     Ok(text.to_owned())
 }
 
+/// A time as in `30s`, which is longer than none.
+///
+/// # Errors
+///
+/// When it is no time, or none.
+pub fn duration(text: &str) -> Result<Duration, String> {
+    match humantime::parse_duration(text) {
+        Ok(Duration::ZERO) => Err("a time is longer than 0s".to_owned()),
+        Ok(duration) => Ok(duration),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
 fn ring_bytes(text: &str) -> Result<u32, String> {
     if text.bytes().all(|byte| byte.is_ascii_digit()) {
         return Err("give the size with its unit, as in 64MiB".to_owned());
@@ -160,6 +173,14 @@ mod tests {
         }
         for option in ["-w", "--print", "-i", "--count=5", "-vv"] {
             assert!(expression(option).is_err(), "{option}");
+        }
+    }
+
+    #[test]
+    fn no_time_is_not_enough() {
+        assert_eq!(duration("1500ms"), Ok(Duration::from_millis(1500)));
+        for bad in ["0s", "0", "0ms", "soon", "-1s", ""] {
+            assert!(duration(bad).is_err(), "{bad}");
         }
     }
 

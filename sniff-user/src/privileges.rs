@@ -1,9 +1,15 @@
 //! What sniff needs of the system: capabilities, and descriptors and memory enough for many interfaces.
 
-use anyhow::{Context as _, Result, bail};
-use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit, setrlimit};
+use anyhow::{Context as _, Result, bail, ensure};
+use nix::{
+    errno::Errno,
+    sys::resource::{RLIM_INFINITY, Resource, getrlimit, setrlimit},
+};
 
 use crate::proc;
+
+/// Open files that it takes to begin, those of one interface included.
+const FEWEST_FILES: u64 = 64;
 
 /// Bits of `CapEff` (include/uapi/linux/capability.h), and what each is for.
 const NEEDED: [(u32, &str); 5] = [
@@ -28,15 +34,43 @@ pub fn check() -> Result<()> {
     Ok(())
 }
 
-/// Raises the limits that many interfaces would reach, as far as this process may: of open files, since each classifier
-/// takes a descriptor or two, and of locked memory, which maps and programs count as before Linux 5.11.
+/// Raises the limit of locked memory, which maps and programs count as before Linux 5.11, as far as this process may.
 pub fn raise_limits() {
-    // Without them, few interfaces work all the same, and many end with an error that names the limit.
-    raise(Resource::RLIMIT_NOFILE);
+    // Without it, few interfaces work all the same, and many end with an error that names the limit.
     // The hard limit is raised by CAP_SYS_RESOURCE alone.
     if setrlimit(Resource::RLIMIT_MEMLOCK, RLIM_INFINITY, RLIM_INFINITY).is_err() {
         raise(Resource::RLIMIT_MEMLOCK);
     }
+}
+
+/// Raises the limit of open files as far as this process may, since each classifier takes a descriptor or two, and makes
+/// sure of as many as it takes to begin.
+///
+/// # Errors
+///
+/// When the limit is too low for anything.
+pub fn ensure_open_files() -> Result<()> {
+    raise(Resource::RLIMIT_NOFILE);
+    let (limit, _) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    ensure!(limit >= FEWEST_FILES, "{}", too_few_files(limit));
+    Ok(())
+}
+
+/// Says what to do about an error that comes of the limit of open files.
+pub fn advise(error: anyhow::Error) -> anyhow::Error {
+    // However it was wrapped on its way here, it says that.
+    let is_limit = error.chain().any(|cause| cause.to_string().contains(Errno::EMFILE.desc()));
+    match getrlimit(Resource::RLIMIT_NOFILE) {
+        Ok((limit, _)) if is_limit => error.context(too_few_files(limit)),
+        _ => error,
+    }
+}
+
+fn too_few_files(limit: u64) -> String {
+    format!(
+        "the limit of open files, {limit}, is too low for this: raise it (ulimit -n, LimitNOFILE= of a service), or name \
+         fewer interfaces"
+    )
 }
 
 fn raise(limit: Resource) {

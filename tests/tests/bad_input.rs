@@ -3,13 +3,14 @@
 use std::{
     fs::{self, File, Permissions},
     io::Read as _,
-    os::unix::fs::PermissionsExt as _,
+    os::unix::fs::{PermissionsExt as _, symlink},
     process::Stdio,
 };
 
 use nix::pty::openpty;
 use sniff_tests::{
     cgroup::MemoryLimit,
+    frame,
     machine::{FakePod, Machine},
     netns::Netns,
     node::Node,
@@ -49,6 +50,11 @@ fn a_wrong_command_line_is_a_usage_error() {
         (&["-i", "lo", "--attach", "above"], &["above", "auto"]),
         (&["--pid", "first"], &["first", "--pid"]),
         (&["-i", "lo", "--print", "-w", "-"], &["--print", "-w"]),
+        (&["-i", "lo", "--duration", "0s"], &["0s", "--duration"]),
+        (&["--list", "--pod", "a/b"], &["--list", "--pod"]),
+        (&["-D", "-i", "lo"], &["--list", "--interface"]),
+        (&["-D", "-w", "f"], &["--list", "--write"]),
+        (&["-D", "tcp"], &["--list", "EXPRESSION"]),
         (&["--nonsense"], &["--nonsense"]),
     ] {
         assert_refused(&netns, args, USAGE, names);
@@ -117,6 +123,64 @@ fn an_output_that_cannot_be_written_is_named() {
     for path in ["/run/nowhere/f.pcapng", "/run", "/proc/version"] {
         assert_refused(&machine.netns(), &["--netns", "blue", "-w", path], FAILURE, &[path]);
     }
+}
+
+#[test]
+fn a_file_is_for_its_owner_and_no_link_is_followed_to_it() {
+    let machine = Machine::boot();
+    machine.fake_pod("blue", 1);
+    let capture = |path: &str| {
+        let args = ["--netns", "blue", "--duration", "1ms", "-w", path];
+        Sniff::in_netns(&machine.netns()).args(args).run()
+    };
+    capture("/run/new").success();
+    let mode = |path| fs::metadata(machine.path(path)).expect("a file").permissions().mode() & 0o777;
+    assert_eq!(mode("/run/new"), 0o600);
+    // One that is there is overwritten, and its owner has chosen its mode.
+    fs::set_permissions(machine.path("/run/new"), Permissions::from_mode(0o640)).expect("a mode");
+    capture("/run/new").success();
+    assert_eq!(mode("/run/new"), 0o640);
+
+    let shared = machine.path("/run/shared");
+    fs::create_dir(&shared).expect("a folder");
+    fs::set_permissions(&shared, Permissions::from_mode(0o1777)).expect("a mode");
+    fs::write(machine.path("/run/secret"), "secret").expect("a file");
+    symlink("/run/secret", shared.join("laid")).expect("a link");
+    symlink("/run/made", shared.join("dangling")).expect("a link");
+    for path in ["/run/shared/laid", "/run/shared/dangling"] {
+        let outcome = capture(path);
+        let line = outcome.refusal(FAILURE);
+        assert!(line.contains(path) && line.contains("symbolic link"), "{line}");
+    }
+    assert_eq!(fs::read_to_string(machine.path("/run/secret")).expect("a file"), "secret");
+    assert!(!machine.path("/run/made").exists());
+    for path in ["/dev/null", "/dev/stdout"] {
+        capture(path).success();
+    }
+}
+
+#[test]
+fn too_few_open_files_are_told_with_their_limit() {
+    let machine = Machine::boot();
+    let node = machine.netns();
+    let pod = machine.fake_pod("blue", 1).netns;
+    let limited = |limit: u32| {
+        let script = format!("ulimit -n {limit} && exec \"$0\" \"$@\"");
+        let command = ["-c".into(), script.into(), sniff::binary().into_os_string()];
+        let args = ["--netns", "blue", "--duration", "1ms"];
+        Sniff::in_netns(&node).program("sh").args(command).args(args).run()
+    };
+    limited(64).success();
+    for number in 0..30 {
+        frame::tun_device(&pod, &format!("tun{number}"), 0xfffe);
+    }
+    for limit in [12, 63, 64, 80] {
+        let outcome = limited(limit);
+        assert_eq!(outcome.status.code(), Some(FAILURE), "{outcome:#?}");
+        let line = outcome.stderr.last().expect("a line");
+        assert!(line.contains(&format!(" {limit}, ")) && line.contains("ulimit -n"), "{outcome:#?}");
+    }
+    limited(1000).success();
 }
 
 #[test]

@@ -23,6 +23,7 @@ use crate::{
     exit,
     filter::{Filters, Source},
     pcapng::LinkType,
+    privileges,
     session::{Event, Order},
     stream::{
         ToClient, ToNode,
@@ -238,7 +239,9 @@ impl<'a> Conversation<'a> {
                 self.grant.captures(target.id.to_string()).await;
                 Told::TargetAdded { target: target.id, interfaces }
             }
-            Err(error) => Told::TargetFailed { target: target.id, error: format!("{error:#}") },
+            Err(error) => {
+                Told::TargetFailed { target: target.id, error: format!("{:#}", privileges::advise(error)) }
+            }
         };
         self.output.tell(ToClient::Event(event));
     }

@@ -93,6 +93,7 @@ pub async fn run(args: ServeArgs) -> Result<()> {
     let (end, result) = match session(args, &mut input, &mut output, signals).await {
         Ok(end) => (end, Ok(())),
         Err(Failure { code, error }) => {
+            let error = privileges::advise(error);
             output.tell(ToClient::Error(NodeError { code, message: format!("{error:#}") }));
             (End { reason: Reason::Failed, captured: 0, matched: 0, dropped: 0 }, Err(error))
         }
