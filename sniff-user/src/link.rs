@@ -37,6 +37,8 @@ const ETHERNET_TYPES: [u16; 2] = [1, ARPHRD_LOOPBACK];
 /// (cellular modems), and devices without a link layer (tun, WireGuard).
 const RAW_TYPES: [u16; 5] = [768, 769, 776, 519, 0xfffe];
 const ARPHRD_LOOPBACK: u16 = 772;
+/// Stands for all that the library does not know; `ARPHRD_VOID` in the kernel.
+const UNKNOWN_TYPE: u16 = 0xffff;
 
 /// How long to wait for the kernel's answer.
 const TIMEOUT: Duration = Duration::from_secs(2);
@@ -98,6 +100,26 @@ impl Link {
         } else {
             None
         }
+    }
+
+    /// Its link-layer type for people, as in `link-layer type 778 (GRE)`. The library knows the usual ones alone.
+    pub fn type_name(&self) -> String {
+        let name = match self.arphrd {
+            32 => " (InfiniBand)",
+            280 => " (CAN)",
+            512 => " (PPP)",
+            513 => " (HDLC)",
+            778 => " (GRE)",
+            801..=803 => " (802.11)",
+            804 | 805 => " (802.15.4)",
+            823 => " (GRE over IPv6)",
+            824 => " (netlink)",
+            825 => " (6LoWPAN)",
+            826 => " (vsock)",
+            UNKNOWN_TYPE => return "an unknown link-layer type".to_owned(),
+            _ => "",
+        };
+        format!("link-layer type {}{name}", self.arphrd)
     }
 
     /// Whether it is the namespace's loopback device.

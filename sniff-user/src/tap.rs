@@ -84,7 +84,8 @@ impl Tap {
             .map(|&(direction, _)| direction)
             .collect();
         let mechanism = mechanism(by);
-        let (point, side, doubts) = choose(&interface, wanted, mechanism, &captured)?;
+        let (point, side, of_place) = choose(&interface, wanted, mechanism, &captured)?;
+        let doubts = interface.doubts.iter().cloned().chain(of_place).collect();
         let home = match (mechanism, point) {
             // Whoever has the other end, what passes the host's is that one's.
             (Mechanism::Clsact, _) | (_, Point::HostEnd) => None,
@@ -284,6 +285,7 @@ mod tests {
             ipv6: Vec::new(),
             filter: None,
             left_out: None,
+            doubts: Vec::new(),
         };
         let (directions, doubts) = (Vec::new(), Vec::new());
         Tap { id: 0, interface, point, side, directions, doubts, home: None, attachment: None }

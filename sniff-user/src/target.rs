@@ -51,9 +51,9 @@ pub enum Target {
     Pid(u32),
     /// A network namespace by the name that `ip netns` lists, or by path.
     Netns(String),
-    /// An interface of the network namespace that sniff runs in.
+    /// An interface of the network namespace that sniff runs in; every one for `any`.
     Interface(String),
-    /// An interface of the node, also where sniff runs in a network namespace of its own.
+    /// An interface of the node, also where sniff runs in a network namespace of its own; every one for `any`.
     NodeInterface(String),
 }
 
@@ -93,7 +93,7 @@ impl From<Target> for Wanted {
 pub struct Options {
     /// The container runtime's socket, a path or a `unix://` address; the usual ones if none.
     pub cri_socket: Option<PathBuf>,
-    /// Interfaces to take inside pods and namespaces; all that are up but `lo` when empty.
+    /// Interfaces to take inside pods and namespaces; all that are up but `lo` when empty, every one for `any`.
     pub interfaces: Vec<String>,
     /// This node's name in Kubernetes; the host's name if none.
     pub node_name: Option<String>,
@@ -190,6 +190,9 @@ pub struct Interface {
     pub filter: Option<String>,
     /// What is not captured whatever the filter says, as an expression too.
     pub left_out: Option<String>,
+    /// What may be missing, or be otherwise than it seems; of the first interface of a target, also which others are not
+    /// captured.
+    pub doubts: Vec<String>,
 }
 
 impl Interface {
@@ -201,9 +204,7 @@ impl Interface {
             (Some(filter), Some(left_out)) => Some(format!("({filter}) and not ({left_out})")),
         }
     }
-}
 
-impl Interface {
     /// Whether both are the same, seen from whichever end.
     pub fn shares_an_end(&self, other: &Self) -> bool {
         let others = other.ends();

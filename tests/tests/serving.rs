@@ -121,6 +121,47 @@ fn pods_join_and_leave_a_running_capture() {
 }
 
 #[test]
+fn an_interface_that_no_pod_has_is_refused_at_once_with_those_that_are_there() {
+    let node = Node::start();
+    let web = node.pod("shop", "web").start();
+    let target = Target { interfaces: vec!["eth7".into()], ..pod("shop", "web", &web.sandbox.uid) };
+    let of_node = node_interface("veth-none");
+    let mut serving = Serving::start(&node.netns);
+    assert_eq!(serving.begin(hello(vec![target, of_node])), 0);
+    let outcome = serving.stop();
+    let failed = outcome.events().into_iter().filter_map(|event| match event {
+        Event::TargetFailed { error, .. } => Some(error.clone()),
+        _ => None,
+    });
+    let failed: Vec<String> = failed.collect();
+    let [of_pod, of_node] = &failed[..] else { panic!("{failed:?}") };
+    assert_eq!(of_pod, "shop/web has no interface \"eth7\"; it has lo, eth0");
+    assert!(of_node.contains("\"veth-none\"") && of_node.contains(&web.veth.name), "{of_node}");
+}
+
+#[test]
+fn any_is_every_interface_of_a_pod_and_of_the_node() {
+    let node = Node::start();
+    let web = node.pod("shop", "web").start();
+    let any = |target: Target| Target { interfaces: vec!["any".into()], ..target };
+    let mut serving = Serving::start(&node.netns);
+    let of_pod = any(pod("shop", "web", &web.sandbox.uid));
+    assert_eq!(serving.begin(hello(vec![of_pod.clone()])), 2);
+    serving.change(vec![], vec![of_pod.id]);
+    serving.change(vec![any(node_interface(""))], vec![]);
+    traffic::ping(&node.netns, web.ipv4.into(), 3, 56);
+    let file = serving.stop().file();
+    let mut names: Vec<_> = file.interfaces.iter().map(|it| it.name.clone().expect("a name")).collect();
+    let of_node = names.split_off(2);
+    names.sort_unstable();
+    assert_eq!(names, ["shop/web/eth0", "shop/web/lo"]);
+    for name in [&web.veth.name, "lo"] {
+        assert!(of_node.iter().any(|it| it == name), "{name} in {of_node:?}");
+    }
+    assert_eq!(echoes(&file.packets_of(&web.veth.name), Direction::Out, 56), 3);
+}
+
+#[test]
 fn a_pod_that_was_made_anew_is_not_taken_for_the_old_one() {
     let node = Node::start();
     let web = node.pod("shop", "web").start();

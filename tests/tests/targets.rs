@@ -9,6 +9,7 @@ use std::{
 
 use sniff_tests::{
     cgroup::{Cgroup, random_uuid},
+    frame,
     machine::{FakePod, Machine},
     netns::{Netns, tool},
     node::Node,
@@ -192,6 +193,165 @@ fn an_interface_whose_names_are_no_text_is_captured() {
     outcome.success();
     let is_readable = |line: &String| line.len() < 1000 && !line.contains(char::is_control);
     assert!(outcome.stderr.iter().all(is_readable), "{:#?}", outcome.stderr);
+}
+
+#[test]
+fn any_is_every_interface() {
+    let machine = Machine::boot();
+    let node = machine.netns();
+    let FakePod { netns: pod, veth, ipv4, gateway4, .. } = machine.fake_pod("blue", 1);
+    let files = capture_each(&node, &[&["-i", "any"], &["--netns", "blue", "-i", "any"]], || {
+        traffic::ping(&node, ipv4.into(), 3, 56);
+        traffic::ping(&pod, gateway4.into(), 2, 57);
+        traffic::ping(&node, [127, 0, 0, 1].into(), 1, 58);
+    });
+    let mut of_node: Vec<String> = node.links().into_iter().map(|link| link.name).collect();
+    let mut found = names(&files[0]);
+    of_node.sort_unstable();
+    found.sort_unstable();
+    assert_eq!(found, of_node);
+    for (size, count) in [(56, 3), (57, 2)] {
+        assert_eq!(echoes(&files[0].packets_of(&veth.name), Direction::In, size), count);
+        assert_eq!(echoes(&files[1].packets_of("netns:blue/eth0"), Direction::In, size), count);
+    }
+    assert!(echoes(&files[0].packets_of("lo"), Direction::In, 58) > 0);
+    let mut found = names(&files[1]);
+    found.sort_unstable();
+    assert_eq!(found, ["netns:blue/eth0", "netns:blue/lo"]);
+}
+
+/// The comments of a file's interfaces, and the lines of sniff's stderr, that speak of this.
+fn told<'a>(file: &'a PcapNg, stderr: &'a [String], what: &str) -> (Vec<&'a str>, Vec<&'a str>) {
+    let comments = file.interfaces.iter().filter_map(|interface| interface.comment.as_deref());
+    (
+        comments.filter(|comment| comment.contains(what)).collect(),
+        stderr.iter().map(String::as_str).filter(|line| line.contains(what)).collect(),
+    )
+}
+
+#[test]
+fn what_a_target_has_and_is_not_captured_is_said() {
+    let machine = Machine::boot();
+    let node = machine.netns();
+    let FakePod { netns: pod, ipv4, .. } = machine.fake_pod("blue", 1);
+    frame::tun_device(&pod, "gre7", 778);
+    frame::tun_device(&pod, "odd0", 9999);
+    pod.run("ip link add net1 type bridge");
+    // As the kernel puts them into every namespace.
+    pod.run("ip link add tunl0 type bridge");
+    let capture = Capture::new();
+    let sniff = Sniff::in_netns(&node).args(["--netns", "blue", "-w", capture.arg()]).start();
+    traffic::ping(&node, ipv4.into(), 3, 56);
+    let outcome = sniff.stop();
+    let file = capture.read_whole(&outcome);
+    assert_eq!(names(&file), ["netns:blue/eth0"]);
+    assert_eq!(echoes(&file.packets, Direction::In, 56), 3);
+    let all = "not captured of netns:blue: gre7 (link-layer type 778 (GRE)), odd0 (an unknown link-layer type), net1 (down)";
+    assert_eq!(
+        told(&file, &outcome.stderr, "not captured"),
+        (vec![all], vec![&*format!("sniff: netns:blue/eth0: {all}")])
+    );
+    for (args, what) in [(["--netns", "blue"], "gre7"), (["--netns", "blue"], "odd0")] {
+        let line = Sniff::in_netns(&node).args(args).args(["-i", what]).run().refusal(1).to_owned();
+        assert!(line.contains(what) && line.contains("cannot capture"), "{line}");
+    }
+    let mut sniff = Sniff::in_netns(&node).args(["--netns", "blue", "-i", "net1"]).launch();
+    sniff.wait_for_line("net1: it is down");
+    sniff.stop().success();
+}
+
+#[test]
+fn a_pair_that_a_pod_made_itself_is_told_from_the_nodes() {
+    let machine = Machine::boot();
+    let node = machine.netns();
+    let pod = machine.fake_pod("blue", 1);
+    let inner = machine.add_netns("inner");
+    pod.netns.run("ip link set eth0 netns inner");
+    pod.netns.run("ip link add eth0 type veth peer name forged netns inner");
+    for (netns, link, address) in [(&pod.netns, "eth0", "10.9.0.2"), (&inner, "forged", "10.9.0.1")] {
+        netns.run(&format!("ip address add {address}/24 dev {link}"));
+        netns.run(&format!("ip link set {link} up"));
+    }
+    let capture = Capture::new();
+    let sniff = Sniff::in_netns(&node).args(["--netns", "blue", "-w", capture.arg()]).start();
+    traffic::ping(&inner, [10, 9, 0, 2].into(), 3, 56);
+    let outcome = sniff.stop();
+    let file = capture.read_whole(&outcome);
+    assert_eq!(echoes(&file.packets, Direction::In, 56), 3);
+    let (comments, lines) = told(&file, &outcome.stderr, "neither in this namespace nor on the node");
+    assert_eq!((comments.len(), lines.len()), (1, 1), "{outcome:#?}");
+    assert!(lines[0].starts_with("sniff: netns:blue/eth0: "), "{lines:?}");
+
+    // Of the pod as the node made it, nothing is said.
+    let other = machine.fake_pod("red", 2);
+    let outcome = Sniff::in_netns(&node).args(["--netns", "red", "--duration", "1ms"]).run();
+    assert!(outcome.stderr.iter().all(|line| !line.contains("neither")), "{other:?} {outcome:#?}");
+}
+
+#[test]
+fn a_file_of_two_link_types_says_who_can_read_it_once() {
+    let machine = Machine::boot();
+    let node = machine.netns();
+    let FakePod { netns: pod, .. } = machine.fake_pod("blue", 1);
+    for name in ["tun1", "tun2"] {
+        frame::tun_device(&pod, name, 0xfffe);
+    }
+    let capture = Capture::new();
+    let args = ["--netns", "blue", "--duration", "1ms"];
+    let outcome = Sniff::in_netns(&node).args(args).args(["-w", capture.arg()]).run();
+    let file = capture.read_whole(&outcome);
+    assert_eq!(names(&file), ["netns:blue/eth0", "netns:blue/tun1", "netns:blue/tun2"]);
+    let said = |outcome: &sniff_tests::sniff::Outcome| {
+        outcome.stderr.iter().filter(|line| line.contains("two link types")).count()
+    };
+    assert_eq!(said(&outcome), 1, "{outcome:#?}");
+    for args in [&["-w", capture.arg(), "-i", "tun1", "-i", "tun2"][..], &["-w", "/dev/null"], &[]] {
+        let outcome = Sniff::in_netns(&node)
+            .args(["--netns", "blue", "--duration", "1ms"])
+            .args(args.iter().copied())
+            .run();
+        outcome.success();
+        assert_eq!(said(&outcome), 0, "{args:?}: {outcome:#?}");
+    }
+}
+
+#[test]
+fn a_filter_is_shown_as_it_is_for_the_interface() {
+    let machine = Machine::boot();
+    let node = machine.netns();
+    let FakePod { netns: pod, veth, .. } = machine.fake_pod("blue", 1);
+    frame::tun_device(&pod, "tun1", 0xfffe);
+    let dump = |args: &[&str]| {
+        let outcome = Sniff::in_netns(&node).args(args.iter().copied()).args(["-d", "tcp"]).run();
+        assert_eq!(outcome.status.code(), Some(0), "{outcome:#?}");
+        String::from_utf8(outcome.stdout).expect("UTF-8")
+    };
+    let (ethernet, raw) = (dump(&[]), dump(&["--netns", "blue", "-i", "tun1"]));
+    assert_ne!(ethernet, raw);
+    // libpcap looks at the Ethernet type there, and at the IP version here.
+    assert!(ethernet.contains("[12]") && !raw.contains("[12]"), "{ethernet}{raw}");
+    assert_eq!(dump(&["-i", &veth.name]), ethernet);
+    assert_eq!(dump(&["--netns", "blue"]), format!("; Ethernet\n{ethernet}; Raw\n{raw}"));
+}
+
+#[test]
+fn without_a_runtime_the_list_is_of_the_machines_interfaces() {
+    let machine = Machine::boot();
+    let node = machine.netns();
+    let pod = machine.fake_pod("blue", 1);
+    for option in ["-D", "--list"] {
+        let outcome = Sniff::in_netns(&node).args([option]).run();
+        assert_eq!(outcome.status.code(), Some(0), "{outcome:#?}");
+        let table = String::from_utf8(outcome.stdout).expect("UTF-8");
+        let row = |name: &str| {
+            let mut rows = table.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+            rows.find(|words| words.contains(&name)).unwrap_or_else(|| panic!("no {name}:\n{table}"))
+        };
+        row("lo");
+        let veth = row(&pod.veth.name);
+        assert!(veth.contains(&&*pod.veth.index.to_string()), "{veth:?}");
+        assert!(veth.iter().any(|cell| cell.contains(&pod.gateway4.to_string())), "{veth:?}");
+    }
 }
 
 #[test]

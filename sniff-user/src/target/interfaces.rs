@@ -4,9 +4,10 @@
 //! ifindex alone proves nothing: the same number may be in use on the host. So the id must be
 //! the host's, and the peer found there must point back.
 
-use std::iter;
+use std::{error::Error, fmt, iter};
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, bail};
+use strsim::damerau_levenshtein;
 
 use super::{Interface, PodRef, Side};
 use crate::{
@@ -16,6 +17,11 @@ use crate::{
 
 /// Device kinds that come in pairs, so that one end can be on the host.
 const PAIRED: [&str; 2] = ["veth", "netkit"];
+/// Stands for every interface of a namespace, as in tcpdump.
+pub(super) const ANY: &str = "any";
+/// Devices that kernel modules put into every namespace; they stay down.
+const FALLBACKS: [&str; 9] =
+    ["tunl0", "gre0", "gretap0", "erspan0", "ip_vti0", "ip6_vti0", "sit0", "ip6tnl0", "ip6gre0"];
 /// How many interfaces an error names.
 const NAMES_SHOWN: usize = 10;
 
@@ -29,6 +35,22 @@ pub(super) struct Place {
     /// The namespace.
     pub(super) netns: Netns,
 }
+
+/// The far end of a pair is neither in the pod's namespace nor in the host's.
+#[derive(Debug)]
+struct Elsewhere {
+    name: String,
+    index: u32,
+}
+
+impl fmt::Display for Elsewhere {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { name, index } = self;
+        write!(f, "the peer of {name}, index {index}, is in a network namespace that is not the host's")
+    }
+}
+
+impl Error for Elsewhere {}
 
 /// Namespaces in which host ends may be: the one sniff runs in first, then process 1's.
 ///
@@ -46,7 +68,9 @@ pub(super) fn node(hosts: &[Netns]) -> Option<&Netns> {
     hosts.last()
 }
 
-/// The interfaces of a place: those in `wanted`, or all that are up but `lo`.
+/// The interfaces of a place: those in `wanted`, every one for [`ANY`], or all that are up but `lo`.
+///
+/// What is left out of the latter two is a doubt of the first.
 ///
 /// # Errors
 /// When one that is wanted is not there, or there is none at all.
@@ -59,12 +83,18 @@ pub(super) fn of(place: &Place, wanted: &[String], hosts: &[Netns]) -> Result<Ve
         }
         all_up(label, &links)?
     } else {
-        wanted.iter().map(|name| by_name(label, &links, name)).collect::<Result<_>>()?
+        by_names(label, &links, wanted)?
     };
+    let not_captured = not_captured(&links, wanted);
     let describe = |(link, link_layer): (&Link, LinkLayer)| {
         let host_side = host_side(link, netns, hosts);
         let host_side_missing = host_side.as_ref().err().map(|e| format!("{e:#}"));
+        let elsewhere = host_side.as_ref().err().filter(|error| error.is::<Elsewhere>());
+        let elsewhere = elsewhere.map(|_| {
+            "its other end is neither in this namespace nor on the node: what passes it may be made up by the pod".to_owned()
+        });
         Interface {
+            doubts: elsewhere.into_iter().chain(is_down(link, wanted)).collect(),
             name: format!("{}/{}", label.escape_debug(), shown(&link.name)),
             pod: pod.clone(),
             pod_side: Some(side(link, netns)),
@@ -80,18 +110,22 @@ pub(super) fn of(place: &Place, wanted: &[String], hosts: &[Netns]) -> Result<Ve
             left_out: None,
         }
     };
-    Ok(picked.into_iter().map(describe).collect())
+    let mut found: Vec<Interface> = picked.into_iter().map(describe).collect();
+    add_doubt(&mut found, not_captured.map(|names| format!("not captured of {label}: {names}")));
+    Ok(found)
 }
 
-/// An interface of one of the [`hosts`].
+/// An interface of one of the [`hosts`], or every one for [`ANY`].
 ///
 /// # Errors
 /// When there is none of this name.
-pub(super) fn of_host(name: &str, here: &Netns) -> Result<Interface> {
+pub(super) fn of_host(name: &str, here: &Netns) -> Result<Vec<Interface>> {
     let links = link::links(here)?;
-    let (link, link_layer) = by_name("this host", &links, name)?;
-    Ok(Interface {
+    let wanted = [name.to_owned()];
+    let picked = by_names("this host", &links, &wanted)?;
+    let describe = |(link, link_layer): (&Link, LinkLayer)| Interface {
         name: shown(&link.name),
+        doubts: is_down(link, &wanted).into_iter().collect(),
         pod: None,
         pod_side: None,
         host_side: Some(side(link, here)),
@@ -104,7 +138,17 @@ pub(super) fn of_host(name: &str, here: &Netns) -> Result<Interface> {
         ipv6: link.ipv6.clone(),
         filter: None,
         left_out: None,
-    })
+    };
+    let mut found: Vec<Interface> = picked.into_iter().map(describe).collect();
+    let not_captured = not_captured(&links, &wanted);
+    add_doubt(&mut found, not_captured.map(|names| format!("not captured of this host: {names}")));
+    Ok(found)
+}
+
+fn add_doubt(interfaces: &mut [Interface], doubt: Option<String>) {
+    if let Some(first) = interfaces.first_mut() {
+        first.doubts.extend(doubt);
+    }
 }
 
 /// The names of a namespace's interfaces, for an error; pairs last, since their host ends
@@ -114,8 +158,6 @@ pub(super) fn names_in(netns: &Netns) -> Result<String> {
 }
 
 fn all_up<'a>(label: &str, links: &'a [Link]) -> Result<Vec<(&'a Link, LinkLayer)>> {
-    // Some kernel modules put a device into every namespace, tunl0 and sit0 among them; it
-    // stays down.
     let up = links.iter().filter(|link| link.up && !link.is_loopback());
     let picked: Vec<_> = up.filter_map(|link| Some((link, link.link_layer()?))).collect();
     if picked.is_empty() {
@@ -124,14 +166,44 @@ fn all_up<'a>(label: &str, links: &'a [Link]) -> Result<Vec<(&'a Link, LinkLayer
     Ok(picked)
 }
 
+fn by_names<'a>(label: &str, links: &'a [Link], wanted: &[String]) -> Result<Vec<(&'a Link, LinkLayer)>> {
+    if wanted.iter().any(|name| name == ANY) {
+        return Ok(links.iter().filter_map(|link| Some((link, link.link_layer()?))).collect());
+    }
+    wanted.iter().map(|name| by_name(label, links, name)).collect()
+}
+
 fn by_name<'a>(label: &str, links: &'a [Link], name: &str) -> Result<(&'a Link, LinkLayer)> {
     let Some(link) = links.iter().find(|link| link.name == name) else {
-        bail!("{label} has no interface {name:?}; it has {}", names(links));
+        let mut near = links.to_vec();
+        if near.len() > NAMES_SHOWN {
+            near.sort_by_cached_key(|link| damerau_levenshtein(name, &link.name));
+        }
+        bail!("{label} has no interface {name:?}; it has {}", names(&near));
     };
     let Some(link_layer) = link.link_layer() else {
-        bail!("{label}: {name} has link-layer type {}, which sniff cannot capture", link.arphrd);
+        bail!("{label}: {} has {}, which sniff cannot capture", shown(name), link.type_name());
     };
     Ok((link, link_layer))
+}
+
+/// The interfaces that are not captured although none in particular were `wanted`, with the reason of each.
+fn not_captured(links: &[Link], wanted: &[String]) -> Option<String> {
+    let is_any = wanted.iter().any(|name| name == ANY);
+    let why_not = |link: &Link| match link.link_layer() {
+        None if is_any || link.up => Some(link.type_name()),
+        Some(_) if is_any || link.up || link.is_loopback() => None,
+        _ => (!FALLBACKS.contains(&link.name.as_str())).then(|| "down".to_owned()),
+    };
+    let told = links.iter().filter_map(|link| Some(format!("{} ({})", shown(&link.name), why_not(link)?)));
+    let told: Vec<String> = told.collect();
+    (!told.is_empty() && (is_any || wanted.is_empty())).then(|| told.join(", "))
+}
+
+/// The doubt about an interface that was asked for by its name and is down.
+fn is_down(link: &Link, wanted: &[String]) -> Option<String> {
+    (!link.up && wanted.contains(&link.name))
+        .then(|| "it is down: no packets come before it is up".to_owned())
 }
 
 /// The end on the host of a pod's interface; the error says why there is none.
@@ -158,7 +230,7 @@ fn host_side(link: &Link, netns: &Netns, hosts: &[Netns]) -> Result<Side> {
             return Ok(side(&peer, host));
         }
     }
-    Err(anyhow!("the peer of {name}, index {index}, is in a network namespace that is not the host's"))
+    Err(Elsewhere { name, index }.into())
 }
 
 fn side(link: &Link, netns: &Netns) -> Side {
@@ -182,8 +254,10 @@ fn names(links: &[Link]) -> String {
 }
 
 fn name_and_state(link: &Link) -> String {
-    let state = if link.up { "" } else { " (down)" };
-    format!("{}{state}", shown(&link.name))
+    let unknown = link.link_layer().is_none().then(|| link.type_name());
+    let down = (!link.up).then(|| "down".to_owned());
+    let state: Vec<String> = down.into_iter().chain(unknown).collect();
+    if state.is_empty() { shown(&link.name) } else { format!("{} ({})", shown(&link.name), state.join(", ")) }
 }
 
 #[cfg(test)]

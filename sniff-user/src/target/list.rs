@@ -1,10 +1,11 @@
 //! The pods of this node with their interfaces, as `--list` prints them.
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
+use log::info;
 
 use super::{
     Interface, Options,
-    interfaces::{self, shown},
+    interfaces::{self, ANY, shown},
     node::Node,
 };
 use crate::legible::legible_line;
@@ -36,17 +37,26 @@ pub enum Detail {
     Unknown(String),
 }
 
-/// The pods that run on this node, by namespace and name, a row for each interface that is up.
+/// The pods that run on this node, by namespace and name, a row for each interface that is up; on a machine without a
+/// container runtime, its own interfaces.
 ///
 /// A pod that cannot be looked into has a row that says why.
 ///
 /// # Errors
-/// When neither a container runtime nor the Kubernetes API can be asked.
+/// When there is a container runtime, and neither that nor the Kubernetes API can be asked.
 pub async fn list(options: &Options) -> Result<Vec<Row>> {
     let hosts = interfaces::hosts()?;
     let node = Node::find(options, &hosts).await?;
     let mut rows = Vec::new();
-    for ((namespace, pod), place) in node.pods().await? {
+    let pods = match node.pods().await {
+        Err(error) if node.has_no_runtime() => {
+            info!("{error:#}; these are the interfaces of this machine");
+            let here = interfaces::node(&hosts).context("no network namespace to run in")?;
+            return Ok(of_machine(interfaces::of_host(ANY, here)?));
+        }
+        pods => pods?,
+    };
+    for ((namespace, pod), place) in pods {
         let details = match place {
             Ok(None) => vec![Detail::HostNetwork],
             Ok(Some(place)) => match interfaces::of(&place, &[], &hosts) {
@@ -62,6 +72,15 @@ pub async fn list(options: &Options) -> Result<Vec<Row>> {
         }));
     }
     Ok(rows)
+}
+
+fn of_machine(interfaces: Vec<Interface>) -> Vec<Row> {
+    let row = |interface: Interface| Row {
+        namespace: NONE.to_owned(),
+        pod: NONE.to_owned(),
+        detail: Detail::Interface(interface.into()),
+    };
+    interfaces.into_iter().map(row).collect()
 }
 
 /// The rows as an aligned table with a heading, one line each.
@@ -137,6 +156,7 @@ mod tests {
             ipv6: vec![("fd00::5".parse().unwrap(), 64)],
             filter: None,
             left_out: None,
+            doubts: vec![],
         }
     }
 

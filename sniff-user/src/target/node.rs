@@ -54,6 +54,11 @@ impl Node {
         })
     }
 
+    /// Whether there is no sign of a container runtime on this machine.
+    pub(super) fn has_no_runtime(&self) -> bool {
+        self.runtimes.answering.is_empty() && self.runtimes.failures.is_empty()
+    }
+
     /// Where the pod's interfaces are.
     ///
     /// # Errors

@@ -4,7 +4,7 @@ use anyhow::{Context as _, Result};
 
 use super::{
     Interface,
-    interfaces::{self, Place},
+    interfaces::{self, ANY, Place},
 };
 use crate::netns::Netns;
 
@@ -12,7 +12,7 @@ use crate::netns::Netns;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Scope {
     pub(super) whose: Whose,
-    /// Those that were named; all that are up but `lo` when empty.
+    /// Those that were named, every one for [`ANY`]; all that are up but `lo` when empty.
     pub(super) names: Vec<String>,
     /// The filter that the target has of its own.
     pub(super) filter: Option<String>,
@@ -59,6 +59,7 @@ impl Scope {
     /// Whether an interface may be meant that has this name, if it can be told.
     pub fn wants(&self, name: Option<&str>, is_up: bool) -> bool {
         match name {
+            _ if self.names.iter().any(|wanted| wanted == ANY) => true,
             Some(name) if !self.names.is_empty() => self.names.iter().any(|wanted| wanted == name),
             _ => is_up,
         }
@@ -94,7 +95,7 @@ impl Scope {
             Whose::Targets(place) => interfaces::of(place, names, &self.hosts)?,
             Whose::Hosts(netns) => {
                 let each = names.iter().map(|name| interfaces::of_host(name, netns));
-                each.collect::<Result<_>>()?
+                each.collect::<Result<Vec<_>>>()?.into_iter().flatten().collect()
             }
         };
         Ok(found
