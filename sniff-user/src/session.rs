@@ -394,7 +394,7 @@ impl Session {
     fn attach_until(
         &mut self,
         mut taps: Vec<Tap>,
-        is_over: impl Fn() -> bool,
+        is_over: impl Fn() -> bool + Copy + Sync + Send,
     ) -> Result<Vec<(u32, anyhow::Error)>> {
         let (mut groups, mut failed) = (Vec::new(), Vec::new());
         while !taps.is_empty() {
@@ -407,14 +407,14 @@ impl Session {
             let (sender, receiver) = sync_channel(1);
             let load = move || {
                 // A receiver that is gone has seen enough.
-                arguments.iter().map(|it| load(&body, it)).all(|loaded| sender.send(loaded).is_ok())
+                arguments.iter().map(|it| load(&body, it, is_over)).all(|loaded| sender.send(loaded).is_ok())
             };
             scope.spawn(load);
             for (group, classifiers) in groups.into_iter().zip(receiver) {
                 if is_over() {
                     break;
                 }
-                failed.extend(self.hook_in(group, classifiers?, &is_over));
+                failed.extend(self.hook_in(group, classifiers?, is_over));
             }
             Ok(failed)
         })
@@ -549,7 +549,7 @@ impl Session {
             arguments.extend(self.arguments(tap, id, &directions));
             changes.push(Change { at, id, directions });
         }
-        Ok((changes, load(&self.kernel.body(), &arguments)?))
+        Ok((changes, load(&self.kernel.body(), &arguments, || false)?))
     }
 
     /// Carries out all `changes`, or takes back those that were.
@@ -819,10 +819,14 @@ fn in_words(filter: Option<&str>) -> &str {
     filter.unwrap_or("every packet")
 }
 
-/// Loads classifiers; none where there are no arguments.
-fn load(body: &Body, arguments: &[Option<Arguments>]) -> Result<Vec<Option<Classifier>>> {
+/// Loads classifiers, unless it `is_over` meanwhile; none where there are no arguments.
+fn load(
+    body: &Body,
+    arguments: &[Option<Arguments>],
+    is_over: impl Fn() -> bool + Sync,
+) -> Result<Vec<Option<Classifier>>> {
     let given: Vec<Arguments> = arguments.iter().flatten().cloned().collect();
-    let mut loaded = classifier::load(body, &given)?.into_iter();
+    let mut loaded = classifier::load(body, &given, is_over)?.into_iter();
     Ok(arguments.iter().map(|arguments| arguments.as_ref().and_then(|_| loaded.next())).collect())
 }
 

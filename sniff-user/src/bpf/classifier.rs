@@ -9,7 +9,7 @@ use std::{
     sync::Arc,
 };
 
-use anyhow::{Context as _, Result, anyhow};
+use anyhow::{Context as _, Result, anyhow, ensure};
 use aya::programs::{ProgramInfo, SchedClassifier, loaded_programs};
 use aya_obj::generated::{
     BPF_ALU64, BPF_DW, BPF_EXIT, BPF_IMM, BPF_JMP, BPF_JNE, BPF_K, BPF_LD, BPF_LDX, BPF_MEM, BPF_MOV, BPF_W,
@@ -61,14 +61,21 @@ pub struct Classifier {
     pub id: u32,
 }
 
-/// Loads a classifier for each of `arguments`, in order.
+/// Loads a classifier for each of `arguments`, in order, unless `is_over` says meanwhile that nobody wants them any more.
 ///
 /// # Errors
 ///
-/// When the kernel refuses one. What the verifier said is logged at debug level: a refusal is our bug.
-pub fn load(body: &Body, arguments: &[Arguments]) -> Result<Vec<Classifier>> {
+/// When the kernel refuses one, or it is over. What the verifier said is logged at debug level: a refusal is our bug.
+pub fn load(
+    body: &Body,
+    arguments: &[Arguments],
+    is_over: impl Fn() -> bool + Sync,
+) -> Result<Vec<Classifier>> {
     // Verifying is all that takes time here, and the kernel does that on as many CPUs as ask for it.
-    let programs = parallel::map(arguments.iter().collect(), |arguments| load_one(body, arguments));
+    let programs = parallel::map(arguments.iter().collect(), |arguments| {
+        ensure!(!is_over(), "nobody wants the classifiers any more");
+        load_one(body, arguments)
+    });
     let programs = programs.into_iter().collect::<Result<Vec<_>>>()?;
     let ids = programs.iter().map(program_id).collect::<Result<Vec<_>>>()?;
     // aya takes over a program only by the kernel's list of all programs: read it once.

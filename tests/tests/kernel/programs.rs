@@ -50,8 +50,9 @@ const SNAPLENS: [u32; 13] = [1, 4, 16, 60, 96, 256, 1024, 1514, 4096, 16_384, 65
 #[test]
 fn every_variant_of_the_classifier_is_taken() {
     for kernel in kernels() {
-        let refused = variants()
-            .filter(|arguments| classifier::load(&kernel.body(), slice::from_ref(arguments)).is_err());
+        let refused = variants().filter(|arguments| {
+            classifier::load(&kernel.body(), slice::from_ref(arguments), || false).is_err()
+        });
         let refused = refused.collect::<Vec<_>>();
         if let [first, ..] = &refused[..] {
             panic!("{} are not: {refused:#?}\n{}", refused.len(), refusal(&kernel, first));
@@ -96,7 +97,7 @@ fn variants() -> impl Iterator<Item = Arguments> {
 fn refusal(kernel: &Kernel, arguments: &Arguments) -> String {
     // At this level sniff tells what the verifier says.
     logging::start(false, 1);
-    let error = classifier::load(&kernel.body(), slice::from_ref(arguments)).err();
+    let error = classifier::load(&kernel.body(), slice::from_ref(arguments), || false).err();
     format!("{:#}", error.expect("refused a second time, too"))
 }
 
@@ -124,7 +125,7 @@ fn the_filters_of_all_expressions_are_taken() {
                 clock_offset: 0,
                 home: home(),
             };
-            if classifier::load(&kernel.body(), slice::from_ref(&arguments)).is_err() {
+            if classifier::load(&kernel.body(), slice::from_ref(&arguments), || false).is_err() {
                 panic!("{text}: {}\n{fragment}", refusal(&kernel, &arguments));
             }
         }
