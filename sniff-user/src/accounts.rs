@@ -26,6 +26,8 @@ pub struct Span {
     pub filtered: bool,
     /// Whatever else is to be told of it.
     pub notes: Vec<String>,
+    /// Whether it was not captured for a while, and packets may be missing.
+    pub has_gap: bool,
 }
 
 /// The accounts of one interface in the file.
@@ -82,6 +84,11 @@ impl Accounts {
             output.block(&block)?;
         }
         Ok(output.flush()?)
+    }
+
+    /// Whether an interface was not captured all the time.
+    pub fn have_gaps(&self) -> bool {
+        self.0.iter().any(|account| account.span.has_gap)
     }
 
     /// What was counted, and what became of it, over all interfaces.

@@ -203,9 +203,11 @@ pub enum Why {
 ///
 /// # Errors
 ///
-/// When the capture cannot start, or the output fails.
+/// When the capture cannot start, the output fails, or it was not attached all the time.
 pub async fn run(plan: Plan, signals: Attended) -> Result<()> {
-    drive(plan, None, signals).await.map(drop)
+    let (_, accounts) = drive(plan, None, signals).await?;
+    ensure!(!accounts.have_gaps(), "packets may be missing, as was warned of above and the file tells");
+    Ok(())
 }
 
 /// Captures as `remote` orders, until something ends it.
@@ -384,7 +386,13 @@ impl Session {
     fn introduce(&mut self, description: InterfaceDescription) -> Result<()> {
         let filtered = description.filter.is_some();
         self.drain.add_interface(description)?;
-        self.spans.push(Span { start: self.clock.now()?, end: None, filtered, notes: Vec::new() });
+        self.spans.push(Span {
+            start: self.clock.now()?,
+            end: None,
+            filtered,
+            notes: Vec::new(),
+            has_gap: false,
+        });
         Ok(())
     }
 
@@ -705,6 +713,28 @@ impl Session {
     /// When the kernel does not give its counters.
     pub fn counters(&self, interface: u32) -> Result<Counters> {
         self.kernel.counters(interface)
+    }
+
+    /// Attaches again what somebody has detached from a tap; the file and a person are told since when packets may be
+    /// missing.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be attached again.
+    pub fn repair(&mut self, id: u32) -> Result<()> {
+        let tap = self.taps.iter_mut().find(|tap| tap.id == id);
+        let Some(Tap { interface, attachment: Some(attachment), .. }) = tap else { return Ok(()) };
+        let Some(since) = attachment.repair()? else { return Ok(()) };
+        let (since, until) =
+            (humantime::format_rfc3339_millis(since), humantime::format_rfc3339_millis(SystemTime::now()));
+        let told = format!(
+            "packets between {since} and {until} may be missing: somebody deleted sniff's clsact filters"
+        );
+        warn!("{}: {told}; they are attached again", interface.name);
+        let span = &mut self.spans[id as usize];
+        span.notes.push(told);
+        span.has_gap = true;
+        Ok(())
     }
 
     /// Has the statistics of an interface in the file tell something of it.

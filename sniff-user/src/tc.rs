@@ -1,13 +1,27 @@
 //! An interface's qdiscs and the filters on them, by rtnetlink: what is in the way of ours, and what is not ours to delete.
 
+use std::io;
+
 use anyhow::{Context as _, Result};
 use futures_util::{StreamExt as _, TryStreamExt as _};
-use rtnetlink::packet_route::{
-    link::LinkAttribute,
-    tc::{TcAttribute, TcFilterBpfOption, TcHandle, TcMessage, TcOption},
+use rtnetlink::{
+    packet_route::{
+        link::LinkAttribute,
+        tc::{TcAttribute, TcFilterBpfOption, TcHandle, TcMessage, TcOption},
+    },
+    sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE},
 };
 
 use crate::{bpf::attach::Hook, link, netns::Netns};
+
+/// The multicast group of qdiscs and filters (`RTMGRP_TC`, linux/rtnetlink.h).
+const CHANGES: u32 = 8;
+/// `RTM_DELQDISC` (linux/rtnetlink.h).
+const DELETED_QDISC: u16 = 37;
+/// `TC_H_CLSACT` (linux/pkt_sched.h).
+const CLSACT: u32 = 0xffff_fff1;
+/// Bytes of a `nlmsghdr` and a `tcmsg`.
+const HEAD: usize = 36;
 
 /// A filter at one hook of an interface.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -65,6 +79,59 @@ pub fn queue(netns: &Netns, ifindex: u32) -> Result<Option<String>> {
     });
     // The latter is that of an interface that is down.
     Ok(qdisc.filter(|kind| !["noqueue", "noop"].contains(&kind.as_str())))
+}
+
+/// Hears of changes of qdiscs and filters in a network namespace, which it keeps alive.
+pub struct Changes(Socket);
+
+/// What there was to hear of an interface.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Heard {
+    /// Whether something has changed in the namespace.
+    pub any: bool,
+    /// Whether the interface's qdisc was deleted.
+    pub is_deleted: bool,
+}
+
+impl Changes {
+    /// Listens, in the calling thread's namespace.
+    ///
+    /// # Errors
+    ///
+    /// When no descriptor is left.
+    pub fn listen() -> Result<Self> {
+        let open = || {
+            let mut socket = Socket::new(NETLINK_ROUTE)?;
+            socket.set_non_blocking(true)?;
+            socket.bind(&SocketAddr::new(0, CHANGES)).map(|()| socket)
+        };
+        open().map(Self).context("cannot listen to changes of filters")
+    }
+
+    /// What has changed since this was asked the last time.
+    pub fn heard(&self, ifindex: u32) -> Heard {
+        let mut heard = Heard::default();
+        loop {
+            // The rest of a message is not looked at.
+            let mut head = Vec::with_capacity(HEAD);
+            match self.0.recv(&mut head, 0) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return heard,
+                // There was more than the socket has room for.
+                Err(_) => {}
+                Ok(_) => heard.is_deleted |= is_deleted(&head, ifindex),
+            }
+            heard.any = true;
+        }
+    }
+}
+
+/// Whether a message, a `nlmsghdr` and a `tcmsg` (linux/rtnetlink.h), tells that the interface's clsact was deleted.
+fn is_deleted(message: &[u8], ifindex: u32) -> bool {
+    let word =
+        |at: usize| message.get(at..).and_then(|rest| rest.first_chunk()).map(|it| u32::from_ne_bytes(*it));
+    // The type is the lower half in the host's order; behind family and padding are index, handle and parent.
+    let kind = message.get(4..).and_then(|rest| rest.first_chunk()).map(|it| u16::from_ne_bytes(*it));
+    (kind, word(20), word(28)) == (Some(DELETED_QDISC), Some(ifindex), Some(CLSACT))
 }
 
 /// The filters at a hook; none when the interface has no clsact qdisc.

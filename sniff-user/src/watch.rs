@@ -35,8 +35,10 @@ const THOROUGH_AT_ONCE: usize = 2;
 /// Why an interface that is there is not captured any more.
 const MOVED: &str = "the interface was moved to another network namespace: what passes it is another's";
 
-/// Of a pod that our classifiers see no packets of, only every so many looks ask the kernel.
-const SILENT_LOOKS: u32 = 20;
+/// Of so many pods that our classifiers see no packets of, each look asks the kernel. Where there are more, each of them
+/// waits its turn, but no longer than so many looks.
+const SILENT_AT_ONCE: usize = 2;
+const SILENT_LOOKS: usize = 20;
 
 /// What is known from the last looks.
 pub struct Watch {
@@ -59,7 +61,7 @@ struct Suspect {
     /// What our classifiers had counted at the last look.
     seen: Counters,
     /// Looks since then in which they counted nothing.
-    silent: u32,
+    silent: usize,
 }
 
 /// How a host end came to miss packets.
@@ -85,8 +87,11 @@ impl Suspect {
     }
 
     /// Whether it is worth asking the kernel, which costs far more than reading our own counters.
-    fn is_due(&mut self, seen: Counters) -> bool {
-        if seen == self.seen && self.silent < SILENT_LOOKS {
+    /// A pod that is silent among `suspects` others is asked for in its turn: nothing passes its host end, or all that
+    /// it receives comes past it.
+    fn is_due(&mut self, seen: Counters, suspects: usize) -> bool {
+        let turns = SILENT_LOOKS.min(suspects.saturating_sub(1) / SILENT_AT_ONCE);
+        if seen == self.seen && self.silent < turns {
             self.silent += 1;
             return false;
         }
@@ -148,7 +153,18 @@ impl Watch {
                 info!("{}: the interface is gone", tap.interface.name);
                 lost.push(tap.interface.clone());
                 session.leave(id)?;
-            } else if let Some(blind) = self.blind(session, tap) {
+                continue;
+            }
+            if let Err(error) = session.repair(id) {
+                let Some(tap) = session.taps().iter().find(|tap| tap.id == id) else { continue };
+                warn!("{}: cannot be captured any more: {error:#}", tap.interface.name);
+                lost.push(tap.interface.clone());
+                session.note(id, format!("ended early: {error:#}"));
+                session.leave(id)?;
+                continue;
+            }
+            let Some(tap) = session.taps().iter().find(|tap| tap.id == id) else { continue };
+            if let Some(blind) = self.blind(session, tap) {
                 self.suspects.remove(&id);
                 go_inside(session, id, &blind);
             }
@@ -169,9 +185,10 @@ impl Watch {
 
     /// Why the host end misses packets, if it does or may do so.
     fn blind(&mut self, session: &Session, tap: &Tap) -> Option<Blind> {
+        let suspects = self.suspects.len();
         let suspect = self.suspects.get_mut(&tap.id)?;
         let early = self.pause < LAST_PAUSE;
-        if !suspect.is_due(session.counters(tap.id).ok()?) && !early {
+        if !suspect.is_due(session.counters(tap.id).ok()?, suspects) && !early {
             return None;
         }
         let Some(excess) = excess(tap) else {
@@ -219,5 +236,33 @@ fn go_inside(session: &mut Session, id: u32, blind: &Blind) {
     let comment = format!("what goes into the pod, no longer captured at {host}: {blind}");
     if let Err(error) = session.go_inside(id, comment) {
         warn!("{name}: cannot capture inside the pod: {error:#}; packets into it are missing");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// In which of the next looks a pod that stays silent among so many is due.
+    fn due(suspects: usize) -> Vec<usize> {
+        let seen = Counters::default();
+        let mut suspect = Suspect { excess: 0, seen, silent: 0 };
+        (0..50).filter(|_| suspect.is_due(seen, suspects)).collect()
+    }
+
+    #[test]
+    fn a_silent_pod_is_asked_for_as_often_as_any_where_there_are_few() {
+        assert_eq!(due(1).len(), 50);
+        assert_eq!(due(2).len(), 50);
+        assert_eq!(due(5), [2, 5, 8, 11, 14, 17, 20, 23, 26, 29, 32, 35, 38, 41, 44, 47]);
+        assert_eq!(due(1000), [20, 41]);
+    }
+
+    #[test]
+    fn a_pod_with_packets_is_always_due() {
+        let mut suspect = Suspect { excess: 0, seen: Counters::default(), silent: 0 };
+        for matched in 1..10 {
+            assert!(suspect.is_due(Counters { matched, ..Counters::default() }, 1000));
+        }
     }
 }

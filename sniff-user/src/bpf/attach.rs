@@ -7,6 +7,7 @@ use std::{
     fmt, io, mem,
     os::fd::{AsFd as _, AsRawFd as _, OwnedFd},
     sync::LazyLock,
+    time::SystemTime,
 };
 
 use anyhow::{Context as _, Result, anyhow};
@@ -226,6 +227,34 @@ impl Attachment {
             }
             _ => self.side.is_there(),
         }
+    }
+
+    /// Attaches classifiers again whose filters somebody has deleted; returns since when they may have been missing, if
+    /// any were. (A TCX link is ours alone.)
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses; classifiers are missing then.
+    pub fn repair(&mut self) -> Result<Option<SystemTime>> {
+        let programs: Vec<_> = self.hooked.iter().map(|it| (it.hook, it.classifier.id)).collect();
+        let Some(qdisc) = &mut self.qdisc else { return Ok(None) };
+        let (missing, since) = qdisc.missing(&programs)?;
+        if missing.is_empty() {
+            return Ok(None);
+        }
+        let netns = qdisc.side().netns.clone();
+        let lost: Vec<Hooked> = self.hooked.extract_if(.., |it| missing.contains(&it.hook)).collect();
+        netns.run(|| {
+            if let Some(qdisc) = &mut self.qdisc {
+                qdisc.restore()?;
+            }
+            for Hooked { hook, classifier, link } in lost {
+                // Dropping it would delete whatever has its place by now.
+                mem::forget(link);
+                self.attach(hook, classifier, Some(Mechanism::Clsact))?;
+            }
+            Ok(Some(since))
+        })
     }
 
     /// Whether the interface is in the namespace of process 1, where hardware goes when its own ends, by whatever index.

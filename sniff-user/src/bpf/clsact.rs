@@ -6,7 +6,7 @@
 //! An `ingress` qdisc is in its way: it stands where a clsact would, and takes a filter for egress without a word, into
 //! the one chain that it has.
 
-use std::{fs::File, mem, os::fd::AsRawFd as _};
+use std::{fs::File, mem, os::fd::AsRawFd as _, time::SystemTime};
 
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use aya::programs::{
@@ -21,7 +21,7 @@ use super::attach::Hook;
 use crate::{
     netns::Netns,
     target::Side,
-    tc::{self, Filter},
+    tc::{self, Changes, Filter},
 };
 
 /// Handle of our filters: one that neither the kernel's numbering nor another agent is likely to pick.
@@ -41,6 +41,9 @@ pub struct Qdisc {
     /// Whether what the interface sends passes it.
     has_egress: bool,
     _netns: File,
+    changes: Changes,
+    /// When our filters were seen there the last time.
+    seen: SystemTime,
 }
 
 impl Qdisc {
@@ -60,15 +63,48 @@ impl Qdisc {
             if_nametoindex(side.ifname.as_str()).is_ok_and(|index| index == side.ifindex),
             "clsact takes an interface whose name is UTF-8: rename {side}, or use Linux 6.6 or newer"
         );
-        let made = match qdisc_add_clsact(&side.ifname) {
-            Ok(()) => true,
-            Err(TcError::NetlinkError(error)) if error.raw_os_error() == Some(libc::EEXIST) => false,
-            Err(error) => return Err(error).context("cannot add the clsact qdisc"),
-        };
+        let changes = Changes::listen()?;
+        let made = add(side)?;
         let has_egress = made || !is_ingress_alone(side)?;
         let held = side.netns.open()?.with_context(|| format!("{side} is gone"))?;
         let netns = Netns::at(format!("/proc/self/fd/{}", held.as_raw_fd()))?;
-        Ok(Self { side: Side { netns, ..side.clone() }, made, has_egress, _netns: held })
+        let (side, seen) = (Side { netns, ..side.clone() }, SystemTime::now());
+        Ok(Self { side, made, has_egress, _netns: held, changes, seen })
+    }
+
+    /// Which of these programs are at their hooks no more, since somebody has deleted their filters, and since when that
+    /// may be so.
+    ///
+    /// # Errors
+    ///
+    /// When netlink refuses.
+    pub fn missing(&mut self, programs: &[(Hook, u32)]) -> Result<(Vec<Hook>, SystemTime)> {
+        let (since, now) = (self.seen, SystemTime::now());
+        let Side { netns, ifindex, .. } = &self.side;
+        let heard = self.changes.heard(*ifindex);
+        // Whatever is there now, it is not what we made.
+        self.made &= !heard.is_deleted;
+        let mut missing = Vec::new();
+        for &(hook, program) in programs.iter().filter(|_| heard.any) {
+            let is_there = |filters: Vec<Filter>| filters.iter().any(|it| it.program == Some(program));
+            if !is_there(tc::filters(netns, *ifindex, hook)?) {
+                missing.push(hook);
+            }
+        }
+        self.seen = now;
+        Ok((missing, since))
+    }
+
+    /// Makes sure of the qdisc once more. To be called inside the namespace.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses.
+    pub fn restore(&mut self) -> Result<()> {
+        let made = add(&self.side)?;
+        self.made |= made;
+        self.has_egress = made || !is_ingress_alone(&self.side)?;
+        Ok(())
     }
 
     /// Attaches a program in front of the filters that are there. To be called inside the namespace.
@@ -144,6 +180,15 @@ impl Drop for Qdisc {
         {
             warn!("{}: cannot remove the clsact qdisc: {error:#}", self.side);
         }
+    }
+}
+
+/// Adds a clsact qdisc; returns whether there was none, nor an ingress qdisc.
+fn add(side: &Side) -> Result<bool> {
+    match qdisc_add_clsact(&side.ifname) {
+        Ok(()) => Ok(true),
+        Err(TcError::NetlinkError(error)) if error.raw_os_error() == Some(libc::EEXIST) => Ok(false),
+        Err(error) => Err(error).context("cannot add the clsact qdisc"),
     }
 }
 

@@ -63,3 +63,58 @@ fn after_kill_9_links_are_gone_and_filters_stay_but_are_in_nobodys_way() {
     assert_eq!((echoes(&packets, Direction::In, 56), echoes(&packets, Direction::Out, 56)), (3, 3));
     assert_eq!(filters(), left);
 }
+
+#[test]
+fn filters_that_somebody_deletes_are_attached_again_and_the_gap_is_told() {
+    let machine = Machine::boot();
+    let node = machine.netns();
+    let pod = machine.fake_pod("blue", 1);
+    let veth = &pod.veth.name;
+    let binary = sniff::binary();
+    let before = Snapshot::take(&machine, &[&node, &pod.netns], &binary);
+    let capture = Capture::new();
+    let args = ["--netns", "blue", "--attach", "host", "--hook", "clsact", "-w", capture.arg()];
+    let mut sniff = Sniff::in_netns(&node).args(args).start();
+    let objects = BpfObjects::held_by(sniff.pid());
+    traffic::ping(&node, pod.ipv4.into(), 5, 56);
+    let deeds = [format!("tc filter del dev {veth} ingress"), format!("tc qdisc del dev {veth} clsact")];
+    for (deed, size) in deeds.iter().zip([57, 58]) {
+        node.run(deed);
+        sniff.wait_for_line("attached again");
+        traffic::ping(&node, pod.ipv4.into(), 5, size);
+    }
+    let outcome = sniff.stop();
+    assert_eq!(outcome.status.code(), Some(1), "{outcome:#?}");
+    let file = capture.read();
+    assert_eq!(outcome.counts().captured, file.packets.len() as u64);
+    for size in [56, 57, 58] {
+        let echoes = |direction| echoes(&file.packets, direction, size);
+        assert_eq!((echoes(Direction::In), echoes(Direction::Out)), (5, 5), "{size}");
+    }
+    let comment = file.statistics[0].comment.as_deref().unwrap_or_default();
+    assert_eq!(
+        comment.matches("may be missing: somebody deleted sniff's clsact filters").count(),
+        2,
+        "{comment}"
+    );
+    objects.assert_gone();
+    before.assert_unchanged(&binary);
+}
+
+#[test]
+fn a_qdisc_that_somebody_made_anew_stays() {
+    let machine = Machine::boot();
+    let node = machine.netns();
+    let pod = machine.fake_pod("blue", 1);
+    let veth = &pod.veth.name;
+    let args = ["--netns", "blue", "--attach", "host", "--hook", "clsact", "-w", "/dev/null"];
+    let mut sniff = Sniff::in_netns(&node).args(args).start();
+    sniff.signal(Signal::SIGSTOP);
+    node.run(&format!("tc qdisc del dev {veth} clsact"));
+    node.run(&format!("tc qdisc add dev {veth} clsact"));
+    sniff.signal(Signal::SIGCONT);
+    sniff.wait_for_line("attached again");
+    sniff.stop();
+    assert!(node.run(&format!("tc qdisc show dev {veth}")).contains("clsact"));
+    assert_eq!(node.run(&format!("tc filter show dev {veth} ingress")), "");
+}
