@@ -252,7 +252,7 @@ pub struct AgentArgs {
     #[command(flatten)]
     pub limits: Limits,
 
-    /// End when the first sessions have ended, or none has come for a minute
+    /// End when the first sessions have ended, or none has come within 20 seconds
     #[arg(long)]
     pub once: bool,
 

@@ -7,7 +7,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Result, bail};
 use kube::{
     Config,
     config::{KubeConfigOptions, Kubeconfig, KubeconfigError},
@@ -30,7 +30,13 @@ pub(super) async fn find(named: Option<&Path>, context: Option<&str>) -> Result<
     };
     let Some(read) = read else {
         return match (env::var_os("KUBERNETES_SERVICE_HOST"), context) {
-            (Some(_), None) => Ok(Some(Config::incluster().context("the service account of this pod")?)),
+            (Some(_), None) => match Config::incluster() {
+                Ok(config) => Ok(Some(config)),
+                Err(error) => bail!(
+                    "there is no kubeconfig, and the service account of this pod: {} (/var/run/secrets/kubernetes.io)",
+                    root(&error.into())
+                ),
+            },
             (_, Some(context)) => bail!("there is no kubeconfig that context {context} could be in"),
             (None, None) => Ok(None),
         };
