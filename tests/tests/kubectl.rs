@@ -857,7 +857,7 @@ fn what_cannot_be_captured_ends_and_is_not_waited_for() {
     run(&["-n", "shop", "-l", "app=web", "-i", "eth7"]).assert_failure(&["shop/web-0", "eth7"]);
 
     let old = tempfile::NamedTempFile::new().expect("a file");
-    std::fs::write(old.path(), "the capture of yesterday").expect("a file");
+    fs::write(old.path(), "the capture of yesterday").expect("a file");
     let path = old.path().to_str().expect("a plain path");
     let args = ["-n", "shop", "-l", "app=nope", "--duration", "1s", "-w", path];
     let outcome = Client::start(&place.cluster, &args).outcome();
@@ -866,10 +866,10 @@ fn what_cannot_be_captured_ends_and_is_not_waited_for() {
     let file = pcap::read_pcapng(old.path());
     assert_eq!((file.packets.len(), file.interfaces.len()), (0, 0));
 
-    std::fs::write(old.path(), "the capture of yesterday").expect("a file");
+    fs::write(old.path(), "the capture of yesterday").expect("a file");
     let wrong = ["shop/web-0", "-w", path, "-f", "tcp prot 80"];
     Client::start(&place.cluster, &wrong).outcome().assert_failure(&["node n1", "the filter"]);
-    assert_eq!(std::fs::read(old.path()).expect("a file"), b"the capture of yesterday");
+    assert_eq!(fs::read(old.path()).expect("a file"), b"the capture of yesterday");
 }
 
 #[test]

@@ -36,7 +36,7 @@ impl<'a> Btf<'a> {
         }
         let header = |at| word(blob, at).map(|value| value as usize);
         let body = blob.get(header(4)?..)?;
-        let part = |at| Some(body.get(header(at)?..)?.get(..header(at + 4)?)?);
+        let part = |at| body.get(header(at)?..)?.get(..header(at + 4)?);
         let (types, names) = (part(8)?, part(16)?);
         let (mut starts, mut at) = (Vec::new(), 0);
         while at < types.len() {
@@ -59,7 +59,7 @@ impl<'a> Btf<'a> {
 
     fn named(&self, kind: u32, name: &str) -> Option<u32> {
         let is_it = |&at: &usize| kind_at(self.types, at) == Some(kind) && self.is_named(at, name);
-        let at = self.starts.iter().position(|at| is_it(at))?;
+        let at = self.starts.iter().position(is_it)?;
         u32::try_from(at + 1).ok()
     }
 
