@@ -3,7 +3,7 @@
 use std::{
     ffi::OsString,
     fs,
-    io::{BufRead as _, BufReader},
+    io::{BufRead as _, BufReader, Read as _},
     os::unix::{fs::PermissionsExt as _, process::ExitStatusExt as _},
     path::{Path, PathBuf},
     process::{Child, ChildStdout, Command, Stdio},
@@ -74,6 +74,21 @@ impl Client {
         command.arg(binary());
         let (client, stdout) = Self::launch(command, cluster, args, |_| {});
         client.read(stdout)
+    }
+
+    /// Starts it with a stdout that is read at so many bytes a second.
+    pub fn start_read_slowly(cluster: &Cluster, args: &[&str], bytes_per_second: u32) -> Self {
+        const PIECE: usize = 64 << 10;
+        let (mut client, mut stdout) = Self::launch(tool(binary()), cluster, args, |_| {});
+        client.stdout = Some(thread::spawn(move || {
+            let (mut read, mut piece) = (Vec::new(), vec![0; PIECE]);
+            while let Ok(len @ 1..) = stdout.read(&mut piece) {
+                read.extend(&piece[..len]);
+                thread::sleep(Duration::from_secs(1) * len as u32 / bytes_per_second);
+            }
+            read
+        }));
+        client
     }
 
     /// Starts it with a stdout that nobody reads, and that is closed.

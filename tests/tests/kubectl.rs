@@ -764,6 +764,23 @@ fn what_is_on_its_way_at_the_end_comes_over_a_slow_connection() {
     place.assert_nothing_runs(Duration::from_secs(5));
 }
 
+/// More than waits for an output here, so that the node is held up, too.
+#[test]
+fn a_slow_reader_gets_all_of_a_capture_that_is_told_to_end() {
+    let place = Place::new();
+    let args = ["shop/web-0", "-w", "-", "--compress", "never", "-f", "icmp"];
+    let mut client = Client::start_read_slowly(&place.cluster, &args, 900_000);
+    client.wait_for(LISTENING);
+    place.ping_of(250, 30_000);
+    let outcome = client.stop();
+    outcome.assert_success();
+    let file = pcap::parse_pcapng(&outcome.stdout);
+    let matched: u64 = file.statistics.iter().filter_map(|it| it.filteraccept).sum();
+    assert!(matched >= 500, "{matched}");
+    assert_eq!(file.packets.len() as u64, matched, "{:#?}", outcome.stderr);
+    assert!(outcome.said(&format!("{matched} packets captured")), "{:#?}", outcome.stderr);
+}
+
 #[test]
 fn a_person_who_insists_gets_a_whole_file_and_hears_what_is_missing() {
     let place = Place::new();

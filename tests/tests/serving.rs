@@ -284,9 +284,12 @@ fn many_interfaces_do_not_hold_up_the_conversation() {
     }
     let target = Target { interfaces: names, ..node_interface("") };
     let mut serving = Serving::start(&place.node);
-    serving.send(&ToNode::Hello(Box::new(hello(vec![target]))));
+    serving.begin(hello(vec![]));
+    serving.send(&ToNode::Targets(Targets { add: vec![target], remove: Vec::new() }));
     let outcome = serving.stop();
     assert_eq!(outcome.end().reason, Reason::Stopped);
+    let is_refused = |event: &&&Event| matches!(event, Event::TargetFailed { .. });
+    assert_eq!((outcome.errors(), outcome.events().iter().find(is_refused)), (vec![], None));
     let described = outcome.file().interfaces.len();
     assert!(described < 64, "{described} interfaces were attached for nobody");
 }

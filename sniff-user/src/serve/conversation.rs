@@ -239,6 +239,8 @@ impl<'a> Conversation<'a> {
                 self.grant.captures(target.id.to_string()).await;
                 Told::TargetAdded { target: target.id, interfaces }
             }
+            // It was not even tried to the end.
+            Err(_) if self.input.is_told_to_stop() => return,
             Err(error) => {
                 Told::TargetFailed { target: target.id, error: format!("{:#}", privileges::advise(error)) }
             }

@@ -75,6 +75,11 @@ impl Input {
         }
     }
 
+    /// Whether the client has said stop, which is still to be obeyed.
+    pub(super) fn is_told_to_stop(&self) -> bool {
+        self.early.iter().any(|message| matches!(message, Ok(ToNode::Stop)))
+    }
+
     /// Returns when the client does not wait any more; keeps what else it says.
     async fn gone(&mut self) {
         while self.early.len() < EARLY {

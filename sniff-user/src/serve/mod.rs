@@ -115,8 +115,13 @@ async fn session(
     signals: Attended,
 ) -> Result<End, Failure> {
     let system = System::this(args.node_name.as_deref()).map_err(failed(Code::Kernel))?;
-    let Opening { plan, targets, compress, lease, duration, grant } =
-        open(&args, system, input, output).await?;
+    let opened = match open(&args, system, input, output).await {
+        Err(_) if input.is_told_to_stop() => {
+            return Ok(End { reason: Reason::Stopped, captured: 0, matched: 0, dropped: 0 });
+        }
+        opened => opened?,
+    };
+    let Opening { plan, targets, compress, lease, duration, grant } = opened;
     let packets = Packets::start(output, compress).map_err(failed(Code::Output))?;
     let plan = Plan { write: Some(packets.path()), ..plan };
     let sent = packets.sent();

@@ -175,3 +175,23 @@ fn write(messages: &Receiver<Message>, queued: &AtomicUsize, stdout: &Stdout) ->
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::stream::message::{Event, Level};
+
+    #[test]
+    fn what_waits_for_a_client_that_does_not_read_is_bounded_in_bytes() {
+        let (messages, receiver) = mpsc::channel();
+        let (broken, mut is_broken) = oneshot::channel();
+        let teller = Teller { messages, queued: Arc::default(), broken: Arc::new(Mutex::new(Some(broken))) };
+        for _ in 0..1000 {
+            teller.tell(ToClient::Event(Event::Note { level: Level::Warn, text: "x".repeat(100_000) }));
+        }
+        assert_eq!(is_broken.try_recv(), Ok(()));
+        drop(teller);
+        let waiting: usize = receiver.iter().map(|message| message.frame.len()).sum();
+        assert!((QUEUED - 200_000..=QUEUED).contains(&waiting), "{waiting}");
+    }
+}
