@@ -4,6 +4,7 @@
 //! here without the Kubernetes API. Speaks `runtime.v1` over the runtime's unix socket.
 
 mod api;
+mod events;
 
 use std::{
     path::{Path, PathBuf},
@@ -18,6 +19,8 @@ use tonic::{
     transport::{Channel, Endpoint},
 };
 use tonic_prost::ProstCodec;
+
+pub use self::events::{Arrival, Arrivals};
 
 /// Where runtimes listen unless told otherwise.
 pub const SOCKETS: [&str; 6] = [
@@ -44,6 +47,7 @@ const MAX_ANSWER: usize = 16 << 20;
 /// (kubernetes `pkg/kubelet/types/labels.go`).
 const POD_NAMESPACE: &str = "io.kubernetes.pod.namespace";
 const POD_NAME: &str = "io.kubernetes.pod.name";
+const POD_UID: &str = "io.kubernetes.pod.uid";
 
 /// A connection to one container runtime.
 #[derive(Clone)]

@@ -46,6 +46,7 @@ pub mod pcapng;
 pub mod privileges;
 #[cfg(target_os = "linux")]
 pub mod proc;
+pub mod selector;
 #[cfg(target_os = "linux")]
 pub mod serve;
 #[cfg(target_os = "linux")]

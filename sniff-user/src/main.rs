@@ -35,6 +35,9 @@ use sniff_user::{
 };
 use tokio::runtime;
 
+/// Interfaces that may come in the course of a capture: whoever makes one after the other does not fill the memory.
+const MOST_TO_COME: u32 = 4096;
+
 fn main() -> ExitCode {
     if Command::is_meant(env::args_os().nth(1).as_deref()) {
         return match Command::try_parse() {
@@ -153,7 +156,7 @@ fn plan(args: Args, scopes: Vec<target::Scope>, interfaces: Vec<target::Interfac
     Ok(Plan {
         interfaces,
         scopes,
-        room: u32::MAX,
+        room: MOST_TO_COME,
         attach,
         mechanism: args.hook,
         directions: direction.each(),

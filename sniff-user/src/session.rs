@@ -294,8 +294,10 @@ impl Session {
         Ok((session, drained))
     }
 
-    /// Captures more interfaces: all, or none when something is wrong.
+    /// Captures more interfaces, all that are not captured already: or none when something is wrong.
     fn join(&mut self, interfaces: Vec<Interface>, comment: Option<&str>) -> Result<()> {
+        let captures = |interface: &Interface| self.captures(interface);
+        let interfaces: Vec<_> = interfaces.into_iter().filter(|interface| !captures(interface)).collect();
         let first = self.spans.len() as u32;
         ensure!(
             self.taps.len() + interfaces.len() <= self.room,
@@ -318,22 +320,24 @@ impl Session {
         joined
     }
 
+    /// Whether an interface is captured, by whichever end.
+    fn captures(&self, interface: &Interface) -> bool {
+        self.taps.iter().any(|tap| tap.interface.shares_an_end(interface) && tap.is_alive())
+    }
+
     /// Captures those of these interfaces of a scope that have come since it was looked at last, and returns them.
     fn welcome(&mut self, scope: &Scope, interfaces: Vec<Interface>) -> Vec<Interface> {
         let mut joined = Vec::new();
         // They may have been found while the scope was left.
         let is_wanted = self.newcomers.looks_out_for(scope);
         for interface in interfaces.into_iter().filter(|_| is_wanted) {
-            let is_it = |tap: &Tap| tap.interface.shares_an_end(&interface) && tap.is_alive();
-            let is_known = self.taps.iter().any(is_it) || self.refused.contains(&interface);
+            let is_known = self.captures(&interface) || self.refused.contains(&interface);
             // One that is seen may be on its way out.
             if is_known || !interface.is_there() {
                 continue;
             }
             let name = interface.name.clone();
-            let since = humantime::format_rfc3339_millis(SystemTime::now());
-            let comment =
-                format!("came to the running capture at {since}; its packets before that are not here");
+            let comment = came(scope);
             match self.join(vec![interface.clone()], Some(&comment)) {
                 Ok(()) => {
                     info!("{name}: has come, and is captured too");
@@ -842,6 +846,15 @@ async fn next_order(remote: &mut Option<Remote>) -> Option<Order> {
         Some(remote) => remote.orders.recv().await,
         None => future::pending().await,
     }
+}
+
+/// What the file says of an interface that has come to a scope just now.
+fn came(scope: &Scope) -> String {
+    let since = humantime::format_rfc3339_millis(SystemTime::now());
+    let behind = scope
+        .age()
+        .map_or_else(String::new, |age| format!(", {} ms after the pod's sandbox was made", age.as_millis()));
+    format!("joined the running capture at {since}{behind}; its packets before that are not here")
 }
 
 /// A filter for a person.

@@ -288,12 +288,18 @@ pub async fn scopes(wanted: &[Wanted], options: &Options) -> Result<Vec<Scope>> 
         let (whose, names) = match target {
             Target::Pod { namespace, name } => inside(node().await?.pod(namespace, name).await?),
             Target::ContainerId(id) => inside(node().await?.container(id).await?),
-            Target::Pid(pid) => {
-                inside(Place { label: format!("pid:{pid}"), pod: None, netns: Netns::of_pid(*pid)? })
-            }
-            Target::Netns(name) => {
-                inside(Place { label: format!("netns:{name}"), pod: None, netns: Netns::named(name)? })
-            }
+            Target::Pid(pid) => inside(Place {
+                label: format!("pid:{pid}"),
+                pod: None,
+                netns: Netns::of_pid(*pid)?,
+                made: None,
+            }),
+            Target::Netns(name) => inside(Place {
+                label: format!("netns:{name}"),
+                pod: None,
+                netns: Netns::named(name)?,
+                made: None,
+            }),
             Target::Interface(name) => (Whose::host(hosts.first())?, vec![name.clone()]),
             Target::NodeInterface(name) => (Whose::host(interfaces::node(&hosts))?, vec![name.clone()]),
         };

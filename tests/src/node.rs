@@ -25,7 +25,7 @@ use crate::{
 pub const CRI_SOCKET: &str = "/run/containerd/containerd.sock";
 
 /// The one image on a node: busybox, which is pause and shell.
-const IMAGE: &str = "localhost/sniff-test:1";
+pub const IMAGE: &str = "localhost/sniff-test:1";
 
 /// Debian's path first, upstream's second.
 const CNI_BIN_DIRS: [&str; 2] = ["/usr/lib/cni", "/opt/cni/bin"];
@@ -65,6 +65,7 @@ pub struct PodSpec<'a> {
     name: String,
     cni: &'static str,
     host_pid: bool,
+    labels: HashMap<String, String>,
 }
 
 /// What every pod has, hostNetwork ones too: a sandbox. Removed on drop.
@@ -139,7 +140,7 @@ impl Node {
     /// Describes a pod on the `ptp` CNI.
     pub fn pod(&self, namespace: &str, name: &str) -> PodSpec<'_> {
         let (namespace, name) = (namespace.to_owned(), name.to_owned());
-        PodSpec { node: self, namespace, name, cni: "ptp", host_pid: false }
+        PodSpec { node: self, namespace, name, cni: "ptp", host_pid: false, labels: HashMap::new() }
     }
 
     /// Runs a pod on the node's own network.
@@ -181,9 +182,20 @@ impl<'a> PodSpec<'a> {
         Self { cni, ..self }
     }
 
+    /// Gives it a label.
+    pub fn label(mut self, key: &str, value: &str) -> Self {
+        self.labels.insert(key.to_owned(), value.to_owned());
+        self
+    }
+
     /// Gives it the node's PID namespace, and allows privileged containers.
     pub fn host_pid(self) -> Self {
         Self { host_pid: true, ..self }
+    }
+
+    /// Runs the pod's sandbox and waits for nothing.
+    pub fn run_sandbox(self) -> Sandbox<'a> {
+        self.run(0)
     }
 
     /// Runs the pod and waits until its addresses can be used.
@@ -210,13 +222,15 @@ impl<'a> PodSpec<'a> {
     }
 
     fn run(self, network: i32) -> Sandbox<'a> {
-        let Self { node, namespace, name, cni, host_pid } = self;
+        let Self { node, namespace, name, cni, host_pid, mut labels } = self;
         let pid = if host_pid { cri::NODE } else { 0 };
         let uid = cgroup::random_uuid();
         let label = |key: &str, value: &str| (format!("io.kubernetes.pod.{key}"), value.to_owned());
+        // As the kubelet does, the pod's own first.
+        labels.extend([label("namespace", &namespace), label("name", &name), label("uid", &uid)]);
         let config = cri::PodSandboxConfig {
             hostname: if network == cri::NODE { String::new() } else { name.clone() },
-            labels: HashMap::from([label("namespace", &namespace), label("name", &name), label("uid", &uid)]),
+            labels,
             linux: Some(cri::LinuxPodSandboxConfig {
                 cgroup_parent: node.cgroup.of_pod(&uid),
                 security_context: Some(cri::LinuxSandboxSecurityContext {

@@ -16,7 +16,7 @@ use sniff_user::{
     pcapng::{AnyBlock, BlockType, Watermark, blocks},
     stream::{
         Decoder, PREFACE, ToClient, ToNode, encode,
-        message::{ClientHello, End, Event, NodeError, Target, TargetId, Targets},
+        message::{Awaited, AwaitedBy, ClientHello, End, Event, NodeError, Target, TargetId, Targets},
     },
 };
 
@@ -58,6 +58,12 @@ pub struct Outcome {
 pub fn hello(targets: Vec<Target>) -> ClientHello {
     let (version, who) = ("test".to_owned(), "ada@laptop".to_owned());
     ClientHello { version, who, targets, lease_seconds: 15, ..ClientHello::default() }
+}
+
+/// Pods of a namespace as awaited ones, by their labels.
+pub fn awaited(namespace: &str, selector: &str) -> Awaited {
+    let by = AwaitedBy::Labels { selector: selector.into() };
+    Awaited { namespace: Some(namespace.into()), by, interfaces: Vec::new() }
 }
 
 /// A pod as a target.

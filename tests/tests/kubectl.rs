@@ -1315,3 +1315,55 @@ fn doctor_knows_the_daemonsets_pods_without_the_nodes_and_names_those_that_do_no
         assert!(said.contains(part), "no {part}: {said}");
     }
 }
+
+/// The node sees it come long before the API says so, which then changes nothing.
+#[test]
+fn a_pod_that_its_node_sees_coming_joins_once() {
+    let place = Place::new();
+    let labels = json!({"app": "web"});
+    let mut client = place.listen(&["-l", "app=web", "-n", "shop", "-w", "FILE", "-f", "icmp"]);
+    let more = place.node.pod("shop", "web-1").label("app", "web").start();
+    client.wait_for("capturing shop/web-1 on node n1");
+    traffic::ping(&place.node.netns, more.ipv4.into(), 2, 57);
+    place.cluster.add_pod("shop", "web-1", &more.sandbox.uid, "n1", &labels);
+    // What is told later shows that the API's word has come.
+    let last = place.node.pod("shop", "web-2").start();
+    place.cluster.add_pod("shop", "web-2", &last.sandbox.uid, "n1", &labels);
+    client.wait_for("capturing shop/web-2 on node n1");
+    traffic::ping(&place.node.netns, more.ipv4.into(), 3, 58);
+    place.cluster.remove_pod("shop", "web-1");
+    client.wait_for("shop/web-1 leaves");
+    let outcome = client.stop();
+    outcome.assert_success();
+    let file = outcome.file();
+    assert_eq!(comments(&file, "shop/web-1/eth0").len(), 1);
+    assert!(comments(&file, "shop/web-1/eth0")[0].contains("after the pod's sandbox was made"));
+    // Its node could not know whose it is.
+    assert!(comments(&file, "shop/web-2/eth0")[0].contains("ms before, packets of that time may be missing"));
+    assert_pings(&file, 57, 2);
+    assert_pings(&file, 58, 3);
+}
+
+/// A session is there before the pod is: its node has had none.
+#[test]
+fn where_a_pod_is_about_to_start_its_node_looks_out_for_it() {
+    let nodes = [Node::start(), Node::start()];
+    let cluster = Cluster::start([("n1", &nodes[0].netns), ("n2", &nodes[1].netns)]);
+    let labels = json!({"app": "web"});
+    let first = nodes[0].pod("shop", "web-0").start();
+    cluster.add_pod("shop", "web-0", &first.sandbox.uid, "n1", &labels);
+    cluster.add_agent("n1");
+    cluster.add_agent("n2");
+    let mut client = Client::start(&cluster, &["-l", "app=web", "-n", "shop", "-w", "FILE", "-f", "icmp"]);
+    client.wait_for(LISTENING);
+    let scheduled = json!({"metadata": {"name": "web-1", "namespace": "shop", "uid": "0-0", "labels": labels},
+        "spec": {"nodeName": "n2", "containers": []}, "status": {"phase": "Pending"}});
+    cluster.put("pods", "shop", "web-1", scheduled);
+    client.wait_for("node n2: listening on 0 interface(s)");
+    let web = nodes[1].pod("shop", "web-1").label("app", "web").start();
+    client.wait_for("capturing shop/web-1 on node n2");
+    traffic::ping(&nodes[1].netns, web.ipv4.into(), 2, 57);
+    let outcome = client.stop();
+    outcome.assert_success();
+    assert_pings(&outcome.file(), 57, 2);
+}

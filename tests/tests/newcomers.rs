@@ -46,7 +46,7 @@ fn an_interface_that_comes_later_is_captured_from_then_on() {
     let file = capture.read_whole(&sniff.stop());
     assert_eq!(names(&file), ["netns:blue/eth0", "netns:blue/net1"]);
     let comment = file.interfaces[1].comment.as_deref().expect("a comment");
-    assert!(comment.starts_with("came to the running capture at 2"), "{comment}");
+    assert!(comment.starts_with("joined the running capture at 2"), "{comment}");
     for direction in [Direction::In, Direction::Out] {
         assert_eq!(echoes(&file.packets_of("netns:blue/net1"), direction, 56), 3);
         assert_eq!(echoes(&file.packets_of("netns:blue/eth0"), direction, 57), 2);

@@ -9,12 +9,13 @@ use std::{
 use nix::sys::signal::Signal;
 use sniff_tests::{
     bpf::tcx_programs,
+    cri,
     leftovers::{BpfObjects, Snapshot},
     machine::{FakePod, HOSTNAME, Machine},
     netns::{Netns, tool},
     node::Node,
     pcap::Direction,
-    serve::{Outcome, Serving, hello, node_interface, pod},
+    serve::{Outcome, Serving, awaited, hello, node_interface, pod},
     sniff,
     traffic::{self, UdpFlow},
     wait, wireshark,
@@ -499,4 +500,58 @@ fn the_first_words_say_who_serves() {
     assert_eq!(hello.abi, sniff_common::ABI_VERSION);
     assert_eq!(hello.kernel, place.node.run("uname -r").trim());
     assert!(outcome.stderr.iter().any(|line| line.contains("ada@laptop")), "{outcome:#?}");
+}
+
+/// What the first container sends as soon as it runs.
+fn ping_at_once(gateway: std::net::Ipv4Addr) -> cri::ContainerConfig {
+    let command = format!("/bin/busybox ping -c 3 -s 56 {gateway}; sleep 1000000");
+    cri::ContainerConfig {
+        image: Some(cri::ImageSpec { image: sniff_tests::node::IMAGE.to_owned() }),
+        command: vec!["/bin/sh".to_owned(), "-c".to_owned(), command],
+        ..cri::ContainerConfig::default()
+    }
+}
+
+#[test]
+fn a_pod_that_is_awaited_is_captured_from_its_first_containers_first_packet() {
+    let node = Node::start();
+    let mut serving = Serving::start(&node.netns);
+    let awaited = vec![awaited("shop", "app in (web, db),!canary")];
+    // Sandboxes take their time where many run.
+    let hello = ClientHello { plan: pings(), awaited, lease_seconds: 120, ..hello(vec![]) };
+    assert_eq!(serving.begin(hello), 0);
+    let _strangers = [
+        node.pod("shop", "other").label("app", "other").run_sandbox(),
+        node.pod("shop", "canary").label("app", "web").label("canary", "").run_sandbox(),
+        node.pod("office", "web").label("app", "web").run_sandbox(),
+    ];
+    let web = node.pod("shop", "web").label("app", "web").run_sandbox();
+    web.run_container("main", ping_at_once([10, 88, 0, 1].into()));
+    let target = pod("shop", "web", &web.uid);
+    serving.wait_for("its interface", |message| match message {
+        ToClient::Event(Event::TargetAdded { target: it, interfaces }) => {
+            (*it == target.id && *interfaces == ["shop/web/eth0"]).then_some(())
+        }
+        _ => None,
+    });
+    // The client names it too, once the API has told of it.
+    serving.send(&ToNode::Targets(Targets { add: vec![target.clone()], remove: Vec::new() }));
+    serving.wait_for("all of its pings", |message| {
+        matches!(message, ToClient::Stats(Stats { matched: 6.., .. })).then_some(())
+    });
+    let outcome = serving.stop();
+    let arrived = |event: &&Event| matches!(event, Event::TargetArrived { .. });
+    let events = outcome.events();
+    let told: Vec<_> = events.into_iter().filter(arrived).collect();
+    assert_eq!(told, [&Event::TargetArrived { target: target.id }]);
+    assert_clean(&outcome);
+    let file = outcome.file();
+    let names: Vec<_> = file.interfaces.iter().map(|it| it.name.as_deref()).collect();
+    assert_eq!(names, [Some("shop/web/eth0")]);
+    let comment = file.interfaces[0].comment.as_deref().expect("a comment");
+    assert!(comment.starts_with("joined the running capture at 2"), "{comment}");
+    assert!(comment.contains(" ms after the pod's sandbox was made"), "{comment}");
+    for direction in [Direction::Out, Direction::In] {
+        assert_eq!(echoes(&file.packets, direction, 56), 3, "{direction:?}");
+    }
 }

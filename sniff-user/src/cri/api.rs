@@ -1,13 +1,24 @@
 //! The messages of the CRI that sniff uses, with only the fields it reads or sets.
 //!
 //! Names and field numbers are those of kubernetes/cri-api,
-//! `pkg/apis/runtime/v1/api.proto`; a decoder skips all fields that are not listed.
+//! `pkg/apis/runtime/v1/api.proto`; a decoder skips all fields that are not listed. Those of containerd's own services are
+//! in its `api/services` and `api/events`.
 
-use std::collections::HashMap;
+use std::{
+    collections::{BTreeMap, HashMap},
+    path::PathBuf,
+    time::{Duration, SystemTime},
+};
 
 use serde_json::Value;
 
-use super::{Container, Sandbox, SandboxNetwork};
+use super::{
+    Container, Sandbox, SandboxNetwork,
+    events::{self, Arrival},
+};
+
+/// Under this name, containerd's CRI keeps with a container what it knows of its sandbox.
+const SANDBOX_METADATA: &str = "io.cri-containerd.sandbox.metadata";
 
 #[derive(Clone, PartialEq, prost::Message)]
 pub(super) struct VersionRequest {}
@@ -128,6 +139,141 @@ pub(super) struct ContainerEntry {
     pod_sandbox_id: String,
 }
 
+#[derive(Clone, PartialEq, prost::Message)]
+pub(super) struct GetEventsRequest {}
+
+/// `ContainerEventResponse`.
+#[derive(Clone, PartialEq, prost::Message)]
+pub(super) struct ContainerEvent {
+    #[prost(string, tag = "1")]
+    container_id: String,
+    #[prost(enumeration = "ContainerEventType", tag = "2")]
+    kind: i32,
+    #[prost(int64, tag = "3")]
+    created_at: i64,
+    #[prost(message, optional, tag = "4")]
+    sandbox: Option<EventSandbox>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, prost::Enumeration)]
+enum ContainerEventType {
+    Created = 0,
+    Started = 1,
+    Stopped = 2,
+    Deleted = 3,
+}
+
+/// `PodSandboxStatus`.
+#[derive(Clone, PartialEq, prost::Message)]
+struct EventSandbox {
+    #[prost(string, tag = "1")]
+    id: String,
+    #[prost(btree_map = "string, string", tag = "7")]
+    labels: BTreeMap<String, String>,
+}
+
+impl ContainerEvent {
+    /// The pod, when it is its sandbox that was made.
+    pub(super) fn arrival(self) -> Option<Arrival> {
+        let is_new = self.kind() == ContainerEventType::Created;
+        let at = SystemTime::UNIX_EPOCH + Duration::from_nanos(self.created_at.try_into().ok()?);
+        let sandbox = self.sandbox.filter(|sandbox| is_new && sandbox.id == self.container_id)?;
+        events::arrival(sandbox.labels, None, at)
+    }
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+pub(super) struct SubscribeRequest {
+    #[prost(string, repeated, tag = "1")]
+    pub(super) filters: Vec<String>,
+}
+
+/// An event of containerd's.
+#[derive(Clone, PartialEq, prost::Message)]
+pub(super) struct Envelope {
+    #[prost(message, optional, tag = "1")]
+    timestamp: Option<Timestamp>,
+    #[prost(message, optional, tag = "4")]
+    event: Option<Any>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct Timestamp {
+    #[prost(int64, tag = "1")]
+    seconds: i64,
+    #[prost(int32, tag = "2")]
+    nanos: i32,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct Any {
+    #[prost(bytes = "vec", tag = "2")]
+    value: Vec<u8>,
+}
+
+/// `containerd.events.ContainerCreate`.
+#[derive(Clone, PartialEq, prost::Message)]
+struct ContainerCreate {
+    #[prost(string, tag = "1")]
+    id: String,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+pub(super) struct GetContainerRequest {
+    #[prost(string, tag = "1")]
+    pub(super) id: String,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+pub(super) struct GetContainerResponse {
+    #[prost(message, optional, tag = "1")]
+    pub(super) container: Option<ContainerRecord>,
+}
+
+/// `containerd.services.containers.v1.Container`.
+#[derive(Clone, PartialEq, prost::Message)]
+pub(super) struct ContainerRecord {
+    #[prost(btree_map = "string, string", tag = "2")]
+    labels: BTreeMap<String, String>,
+    /// JSON of the OCI runtime specification.
+    #[prost(message, optional, tag = "5")]
+    spec: Option<Any>,
+    /// JSON of what containerd's CRI notes.
+    #[prost(btree_map = "string, message", tag = "10")]
+    extensions: BTreeMap<String, Any>,
+}
+
+impl Envelope {
+    /// The id of the container that was created.
+    pub(super) fn container(&self) -> Option<String> {
+        let created = <ContainerCreate as prost::Message>::decode(&*self.event.as_ref()?.value);
+        created.ok().map(|created| created.id)
+    }
+
+    /// When.
+    pub(super) fn time(&self) -> SystemTime {
+        let told = self.timestamp.as_ref().and_then(|time| {
+            let since = Duration::new(time.seconds.try_into().ok()?, time.nanos.try_into().ok()?);
+            SystemTime::UNIX_EPOCH.checked_add(since)
+        });
+        told.unwrap_or_else(SystemTime::now)
+    }
+}
+
+impl ContainerRecord {
+    /// Labels and specification, when it is a sandbox's. The labels are those that the kubelet gave it: of the record's
+    /// own, containerd drops the ones without a value (`writeMap`, metadata/boltutil/helpers.go).
+    pub(super) fn into_sandbox(self) -> Option<(BTreeMap<String, String>, Value)> {
+        let Self { labels, spec, extensions } = self;
+        if !events::is_sandbox(&labels) {
+            return None;
+        }
+        let mut noted: Value = serde_json::from_slice(&extensions.get(SANDBOX_METADATA)?.value).ok()?;
+        let labels = serde_json::from_value(noted["Metadata"]["Config"]["labels"].take()).ok()?;
+        Some((labels, serde_json::from_slice(&spec?.value).ok()?))
+    }
+}
+
 impl From<PodSandbox> for Sandbox {
     fn from(sandbox: PodSandbox) -> Self {
         let ready = sandbox.state() == PodSandboxState::Ready;
@@ -165,8 +311,13 @@ fn pid_in(info: &Value) -> Option<u32> {
 
 /// The path of the network namespace in the sandbox's OCI configuration, below `/run`: on a node `/var/run` leads there,
 /// in sniff's image it does not.
-fn netns_in(info: &Value) -> Option<std::path::PathBuf> {
-    let namespaces = info["runtimeSpec"]["linux"]["namespaces"].as_array()?;
+fn netns_in(info: &Value) -> Option<PathBuf> {
+    netns_of_spec(&info["runtimeSpec"])
+}
+
+/// The same of the configuration itself.
+pub(super) fn netns_of_spec(spec: &Value) -> Option<PathBuf> {
+    let namespaces = spec["linux"]["namespaces"].as_array()?;
     let network = namespaces.iter().find(|namespace| namespace["type"] == "network")?;
     let path = network["path"].as_str()?;
     let path = path.strip_prefix("/var").filter(|path| path.starts_with("/run/")).unwrap_or(path);
@@ -245,5 +396,23 @@ mod tests {
             created_at: 5,
         };
         assert_eq!(sandbox, expected);
+    }
+
+    #[test]
+    fn labels_without_a_value_are_labels_too() {
+        let any = |json: &str| Any { value: json.as_bytes().to_vec() };
+        let noted = r#"{"Version":"v1","Metadata":{"Config":{"labels":{"app":"web","canary":""}}}}"#;
+        let labels = BTreeMap::from([("io.cri-containerd.kind".to_owned(), "sandbox".to_owned())]);
+        let record = ContainerRecord {
+            labels: labels.clone(),
+            spec: Some(any("{}")),
+            extensions: BTreeMap::from([(SANDBOX_METADATA.to_owned(), any(noted))]),
+        };
+        let (found, _) = record.clone().into_sandbox().unwrap();
+        let expected = [("app", "web"), ("canary", "")].map(|(key, value)| (key.into(), value.into()));
+        assert_eq!(found, BTreeMap::from(expected));
+        // What is not known whole is not judged by.
+        assert_eq!(ContainerRecord { extensions: BTreeMap::new(), ..record.clone() }.into_sandbox(), None);
+        assert_eq!(ContainerRecord { labels: BTreeMap::new(), ..record }.into_sandbox(), None);
     }
 }

@@ -26,7 +26,9 @@ use crate::{
     legible::Lines,
     stream::{
         Broken, Decoder, PREFACE, ToClient, ToNode, encode,
-        message::{CapturePlan, ClientHello, End, Event, NodeError, NodeHello, Stats, Target, Targets},
+        message::{
+            Awaited, CapturePlan, ClientHello, End, Event, NodeError, NodeHello, Stats, Target, Targets,
+        },
     },
 };
 
@@ -80,6 +82,8 @@ pub struct Start {
     pub plan: CapturePlan,
     /// Of whom.
     pub targets: Vec<Target>,
+    /// And of whom as soon as they come.
+    pub awaited: Vec<Awaited>,
     /// Where the session ran that this one is in place of. What was in the DaemonSet's pod waits for another of its pods.
     pub again: Option<PodKind>,
 }
@@ -229,7 +233,7 @@ impl Task {
     async fn capture(
         &mut self,
         made: &mut Option<AgentJob>,
-        Start { plan, targets, again }: Start,
+        Start { plan, targets, awaited, again }: Start,
         changes: mpsc::UnboundedReceiver<ToNode>,
     ) -> Result<Option<End>> {
         let mut orders = self.orders.clone();
@@ -274,6 +278,7 @@ impl Task {
             who: self.common.who.clone(),
             plan,
             targets,
+            awaited,
             lease_seconds: LEASE.as_secs() as u32,
             says_goodbye: true,
         }));

@@ -15,7 +15,7 @@ mod pods;
 pub use access::{DaemonPod, Permission, ServerVersion};
 pub use cluster::{Cluster, Forbidden, Request};
 /// Pauses between tries: longer each time up to half a minute, never two clients in step, and short again after two
-/// minutes without a try. Those of the watches, too.
+/// minutes without a try.
 pub use kube::runtime::watcher::DefaultBackoff as Backoff;
 
 pub use exec::{Input, Output, Piece, Process};

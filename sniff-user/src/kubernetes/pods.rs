@@ -4,7 +4,7 @@
 //! resumes where it was cut off, lists again when the server has forgotten that place (410 Gone), and waits between
 //! tries, longer each time and never two clients in step.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, time::Duration};
 
 use anyhow::{Context as _, Result, bail};
 use futures_util::StreamExt as _;
@@ -21,14 +21,17 @@ use kube::{
     api::ListParams,
     core::Selector,
     runtime::{
-        WatchStreamExt as _,
+        WatchStreamExt as _, utils,
         watcher::{self, Event, watcher},
     },
 };
 use serde::de::DeserializeOwned;
 use tokio::{sync::mpsc, task::AbortHandle};
 
-use super::{Cluster, Forbidden, Pod, Request};
+use super::{Backoff, Cluster, Forbidden, Pod, Request};
+
+/// The longest pause between two tries of a watch.
+const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
 /// Where a kubelet serves unless told otherwise.
 const KUBELET_PORT: u16 = 10250;
@@ -231,11 +234,35 @@ pub fn follow(cluster: Cluster, selection: Selection, changes: mpsc::Sender<Chan
     Follow(tokio::spawn(watch(cluster, selection, changes)).abort_handle())
 }
 
+/// Pauses between the tries of a watch: never so long that pods which start after an outage are missed.
+struct Pauses(Backoff);
+
+impl Iterator for Pauses {
+    type Item = Duration;
+
+    fn next(&mut self) -> Option<Duration> {
+        let pause = self.0.next()?;
+        // Still no two clients in step.
+        Some(if pause <= LONGEST_PAUSE {
+            pause
+        } else {
+            LONGEST_PAUSE.mul_f32(fastrand::f32().midpoint(1.0))
+        })
+    }
+}
+
+impl utils::Backoff for Pauses {
+    fn reset(&mut self) {
+        self.0.reset();
+    }
+}
+
 async fn watch(cluster: Cluster, selection: Selection, changes: mpsc::Sender<Change>) {
     let (labels, fields) = selection.selectors();
     let config =
         watcher::Config { label_selector: labels, field_selector: fields, ..watcher::Config::default() };
-    let mut events = watcher(cluster.api(&selection), config).default_backoff().boxed();
+    let pauses = Pauses(Backoff::default());
+    let mut events = watcher(cluster.api(&selection), config).backoff(pauses).boxed();
     let (mut listed, mut known) = (Vec::new(), HashMap::new());
     while let Some(event) = events.next().await {
         let change = match event {
@@ -376,6 +403,14 @@ mod tests {
         .unwrap();
         assert_eq!(labels(selector).unwrap(), "app=web,tier in (a,b),!canary");
         assert_eq!(labels(LabelSelector::default()).unwrap(), "");
+    }
+
+    #[test]
+    fn a_watch_is_never_long_without_a_try() {
+        let pauses: Vec<Duration> = Pauses(Backoff::default()).take(50).collect();
+        assert_eq!(pauses.len(), 50, "it gives up");
+        assert!(pauses.iter().all(|pause| *pause <= LONGEST_PAUSE), "{pauses:?}");
+        assert!(pauses[10..].iter().all(|pause| *pause >= LONGEST_PAUSE / 2), "{pauses:?}");
     }
 
     #[test]

@@ -4,7 +4,7 @@
 use std::{future, process, sync::Arc, time::Duration};
 
 use anyhow::{Result, anyhow, ensure};
-use log::{info, warn};
+use log::{debug, info, warn};
 use sniff_common::Counters;
 use tokio::{
     sync::{mpsc, oneshot},
@@ -13,6 +13,7 @@ use tokio::{
 
 use super::{
     MAX_INTERFACES,
+    arrivals::Arrivals,
     input::Input,
     members::{Member, Members},
     output::Output,
@@ -20,6 +21,7 @@ use super::{
 };
 use crate::{
     agent::wire::{Cause, Grant, Report},
+    cri::Arrival,
     exit,
     filter::{Filters, Source},
     pcapng::LinkType,
@@ -27,10 +29,10 @@ use crate::{
     session::{Event, Order},
     stream::{
         ToClient, ToNode,
-        message::{Code, Event as Told, Level, NodeError, Reason, Stats, Target, TargetId, Targets},
+        message::{Awaited, Code, Event as Told, Level, NodeError, Reason, Stats, Target, TargetId, Targets},
     },
     tap::link_type,
-    target::{Interface, Scope},
+    target::{Interface, PodRef, Scope},
 };
 
 /// Longest silence towards the client.
@@ -49,11 +51,15 @@ const JOINED: &str = "joined the running capture";
 const LEFT_OUT: &str =
     "left out are the kubelet's connections that were there at the start, one of which carries this capture";
 
+/// A pod whose sandbox is not older has been missed for its first packets at most.
+const IS_NEW: Duration = Duration::from_secs(60);
+
 /// Everybody who takes part.
 pub(super) struct Conversation<'a> {
     input: &'a mut Input,
     output: &'a mut Output,
     capture: Capture,
+    arrivals: Arrivals,
     members: Members,
     grant: Grant,
     sent: Arc<Sent>,
@@ -81,12 +87,25 @@ impl<'a> Conversation<'a> {
         input: &'a mut Input,
         output: &'a mut Output,
         capture: Capture,
+        arrivals: Arrivals,
         members: Members,
         grant: Grant,
         sent: Arc<Sent>,
     ) -> Self {
         let (counters, told, told_at) = (Counters::default(), Stats::default(), Instant::now());
-        Self { input, output, capture, members, grant, sent, counters, fullest_percent: 0, told, told_at }
+        Self {
+            input,
+            output,
+            capture,
+            arrivals,
+            members,
+            grant,
+            sent,
+            counters,
+            fullest_percent: 0,
+            told,
+            told_at,
+        }
     }
 
     /// Has the first targets captured, and talks on until there is a reason to end; `None` when the capture has ended
@@ -140,6 +159,7 @@ impl<'a> Conversation<'a> {
                     }
                     None => return None,
                 },
+                (arrival, awaited) = self.arrivals.next() => self.meet(arrival, awaited).await,
                 (cause, why) = self.grant.revoked() => {
                     self.fail(Code::RefusedLimit, &anyhow!(why));
                     return Some(match cause {
@@ -231,7 +251,7 @@ impl<'a> Conversation<'a> {
 
     /// Has a target captured, or says why it cannot be.
     async fn admit(&mut self, target: Target, comment: Option<&str>) {
-        if self.members.has(&target.id) {
+        if self.members.has(&target.id) && !self.members.waits(&target.id) {
             return;
         }
         let event = match self.join(&target, comment).await {
@@ -248,6 +268,35 @@ impl<'a> Conversation<'a> {
         self.output.tell(ToClient::Event(event));
     }
 
+    /// Has a pod that was awaited captured as soon as it has an interface, or now if that cannot be told.
+    async fn meet(&mut self, arrival: Arrival, awaited: Awaited) {
+        let Arrival { namespace, name, uid, netns, at, .. } = arrival;
+        let id = TargetId::Pod { namespace: namespace.clone(), name: name.clone(), uid: uid.clone() };
+        if self.members.has(&id) && !self.members.waits(&id) {
+            return;
+        }
+        let Some(netns) = netns else {
+            self.output.tell_first(ToClient::Event(Told::TargetArrived { target: id.clone() })).await;
+            let Awaited { interfaces, .. } = awaited;
+            let target =
+                Target { id, container: None, interfaces, filter: None, kubelet_port: None, comment: None };
+            return self.admit(target, Some(JOINED)).await;
+        };
+        match Scope::of_new_pod(PodRef { namespace, name, uid }, &netns, awaited.interfaces, at) {
+            Ok(Some(scope)) => {
+                self.output.tell_first(ToClient::Event(Told::TargetArrived { target: id.clone() })).await;
+                self.grant.captures(id.to_string()).await;
+                let (interfaces, scopes) = (Vec::new(), vec![scope]);
+                let member = Member { id, interfaces: Vec::new(), scopes: scopes.clone() };
+                // A capture that has ended is noticed elsewhere.
+                let _ = self.take_in(member).await;
+                let _ = self.order(|done| Order::Join { interfaces, scopes, comment: None, done }).await;
+            }
+            Ok(None) => {}
+            Err(error) => debug!("{id} has come and cannot be captured before it runs: {error:#}"),
+        }
+    }
+
     async fn join(&mut self, target: &Target, comment: Option<&str>) -> Result<Vec<String>> {
         let found = self.input.unless_gone(self.members.find(target)).await?;
         for interface in &found.interfaces {
@@ -260,7 +309,8 @@ impl<'a> Conversation<'a> {
             let text = format!("{}: {text} (--include-own-stream captures them)", target.id);
             self.output.tell(ToClient::Event(Told::Note { level: Level::Info, text }));
         }
-        let comment = target.comment.as_deref().or(comment).map(str::to_owned);
+        let told = target.comment.as_ref().map(|told| format!("{told}{}", late(&found)));
+        let comment = told.or_else(|| comment.map(str::to_owned));
         let comments: Vec<String> = comment.into_iter().chain(left_out).collect();
         let comment = (!comments.is_empty()).then(|| comments.join("; "));
         let comment = comment.as_deref();
@@ -281,7 +331,7 @@ impl<'a> Conversation<'a> {
             return Err(error);
         }
         let names = found.interfaces.iter().map(|interface| interface.name.clone()).collect();
-        self.members.join(found);
+        self.take_in(found).await?;
         Ok(names)
     }
 
@@ -304,6 +354,15 @@ impl<'a> Conversation<'a> {
             is_done.await.map_err(|_| ended())?
         };
         self.input.unless_gone(attached).await
+    }
+
+    /// Notes that a target is captured, in place of what it was before if it has waited for an interface.
+    async fn take_in(&mut self, member: Member) -> Result<()> {
+        if let Some(Member { scopes, .. }) = self.members.leave(&member.id) {
+            self.order(|done| Order::Leave { interfaces: Vec::new(), scopes, done }).await?;
+        }
+        self.members.join(member);
+        Ok(())
     }
 
     async fn change_filter(&mut self, expression: String) -> Result<()> {
@@ -380,6 +439,12 @@ impl<'a> Conversation<'a> {
     }
 }
 
+/// Refuses more than anybody waits for.
+pub(super) fn check_awaited(awaited: &[Awaited]) -> Result<()> {
+    ensure!(awaited.len() <= MAX_INTERFACES as usize, "{} selections of pods at once", awaited.len());
+    Ok(())
+}
+
 /// Refuses what no pod can be called, and more at once than there is room for.
 pub(super) fn check(targets: &[Target]) -> Result<()> {
     ensure!(targets.len() <= MAX_INTERFACES as usize, "{} targets at once", targets.len());
@@ -396,6 +461,16 @@ pub(super) fn check(targets: &[Target]) -> Result<()> {
     };
     ensure!(!targets.iter().any(has_long), "a target with a name of more than {MAX_WORD} bytes");
     Ok(())
+}
+
+/// What of a pod that has just come may be missing, to be told behind why it comes later than others.
+fn late(found: &Member) -> String {
+    let age = found.scopes.iter().find_map(Scope::age).filter(|age| *age < IS_NEW);
+    let text = |age: Duration| {
+        let ms = age.as_millis();
+        format!("; the pod's sandbox was made {ms} ms before, packets of that time may be missing")
+    };
+    age.map_or_else(String::new, text)
 }
 
 /// Never, when there is no such time.

@@ -37,7 +37,7 @@ impl Members {
         Self { cri_socket, node_name, joined: Vec::new() }
     }
 
-    /// Whether the target is captured.
+    /// Whether the target is captured, or was and waits for another interface.
     pub(super) fn has(&self, id: &TargetId) -> bool {
         self.joined.iter().any(|member| member.id == *id)
     }
@@ -84,7 +84,12 @@ impl Members {
         Ok(Member { id: id.clone(), interfaces: found, scopes })
     }
 
-    /// Notes that the target is captured.
+    /// Whether the target is one, without an interface.
+    pub(super) fn waits(&self, id: &TargetId) -> bool {
+        self.joined.iter().any(|member| member.id == *id && member.interfaces.is_empty())
+    }
+
+    /// Notes that the target is captured, or is to be once it has an interface.
     pub(super) fn join(&mut self, member: Member) {
         self.joined.push(member);
     }
@@ -105,8 +110,11 @@ impl Members {
     /// Notes that an interface has come to a scope; returns whose it is.
     pub(super) fn gain(&mut self, scope: &Scope, interface: Interface) -> Option<TargetId> {
         let member = self.joined.iter_mut().find(|member| member.scopes.contains(scope))?;
-        member.interfaces.push(interface);
-        Some(member.id.clone())
+        let is_new = !member.interfaces.contains(&interface);
+        is_new.then(|| {
+            member.interfaces.push(interface);
+            member.id.clone()
+        })
     }
 
     /// The targets without interfaces that can get none any more.

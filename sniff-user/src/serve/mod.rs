@@ -5,6 +5,7 @@
 //! nobody takes the packets, at the node's limits and on a signal. It always detaches first; what was captured then
 //! goes out as far as somebody takes it.
 
+mod arrivals;
 mod conversation;
 mod input;
 mod members;
@@ -23,6 +24,7 @@ use tokio::{
 };
 
 use self::{
+    arrivals::Arrivals,
     conversation::{Capture, Conversation},
     input::Input,
     members::Members,
@@ -43,7 +45,8 @@ use crate::{
     stream::{
         Broken, PROTOCOL, ToClient, ToNode,
         message::{
-            CapturePlan, ClientHello, Code, End, Event as Told, Level, NodeError, NodeHello, Reason, Target,
+            Awaited, CapturePlan, ClientHello, Code, End, Event as Told, Level, NodeError, NodeHello, Reason,
+            Target,
         },
     },
     system::System,
@@ -121,16 +124,18 @@ async fn session(
         }
         opened => opened?,
     };
-    let Opening { plan, targets, compress, lease, duration, grant } = opened;
+    let Opening { plan, targets, awaited, compress, lease, duration, grant } = opened;
     let packets = Packets::start(output, compress).map_err(failed(Code::Output))?;
     let plan = Plan { write: Some(packets.path()), ..plan };
     let sent = packets.sent();
     let (orders, ordered) = mpsc::channel(1);
     let (events, happens) = mpsc::unbounded_channel();
+    let arrivals = Arrivals::listen(awaited, args.cri_socket.clone());
     let members = Members::new(args.cri_socket, args.node_name);
     let general = plan.filter.read().map_err(failed(Code::Filter))?;
     let capture = Capture { orders, happens, filters: plan.filters.clone(), general };
-    let mut conversation = Conversation::new(input, output, capture, members, grant, Arc::clone(&sent));
+    let mut conversation =
+        Conversation::new(input, output, capture, arrivals, members, grant, Arc::clone(&sent));
     let capture = session::serve(plan, Remote { orders: ordered, events }, signals);
     let (over, is_over) = oneshot::channel();
     let conversation = async {
@@ -190,6 +195,7 @@ fn in_words(reason: Reason) -> &'static str {
 struct Opening {
     plan: Plan,
     targets: Vec<Target>,
+    awaited: Vec<Awaited>,
     compress: Compress,
     lease: Duration,
     duration: Option<Duration>,
@@ -212,7 +218,8 @@ async fn open(
         has_watermarks: true,
         waits_for_goodbye: true,
     }));
-    let ClientHello { version, who, plan, targets, lease_seconds, says_goodbye } = greeting(input).await?;
+    let ClientHello { version, who, plan, targets, awaited, lease_seconds, says_goodbye } =
+        greeting(input).await?;
     let who: String = who.chars().take(MAX_WHO).collect();
     let lease = Duration::from_secs(lease_seconds.clamp(LEASE.0, LEASE.1).into());
     input.agree(lease, says_goodbye);
@@ -222,6 +229,7 @@ async fn open(
     let (compress, duration) = (plan.compress, plan.duration_ms.map(Duration::from_millis));
     let plan = plan_of(plan, system).map_err(failed(Code::Usage))?;
     conversation::check(&targets).map_err(failed(Code::Usage))?;
+    conversation::check_awaited(&awaited).map_err(failed(Code::Usage))?;
     input.unless_gone(check_filter(&plan)).await.map_err(failed(Code::Filter))?;
     let names: Vec<String> = targets.iter().map(|target| target.id.to_string()).collect();
     let registration = Registration {
@@ -236,7 +244,7 @@ async fn open(
     if let Some(note) = grant.note() {
         warn!("{note}");
     }
-    Ok(Opening { plan, targets, compress, lease, duration, grant })
+    Ok(Opening { plan, targets, awaited, compress, lease, duration, grant })
 }
 
 async fn greeting(input: &mut Input) -> Result<ClientHello, Failure> {

@@ -56,6 +56,8 @@ impl Stdout {
 struct Message {
     frame: Vec<u8>,
     is_last: bool,
+    /// Who waits until it is out.
+    sent: Option<oneshot::Sender<()>>,
 }
 
 /// A way to tell the client something, from anywhere.
@@ -70,8 +72,12 @@ pub(super) struct Teller {
 impl Teller {
     /// Has a message sent; it never waits. Nothing comes after [`ToClient::End`].
     pub(super) fn tell(&self, message: ToClient) {
+        self.send(&message, None);
+    }
+
+    fn send(&self, message: &ToClient, sent: Option<oneshot::Sender<()>>) {
         let mut frame = Vec::new();
-        if encode(&message, &mut frame).is_err() {
+        if encode(message, &mut frame).is_err() {
             // A message that is too long, as the error of a filter can be; the next ones are as good as ever.
             return;
         }
@@ -82,7 +88,7 @@ impl Teller {
             return self.give_up();
         }
         // Nobody takes it once the last one is out.
-        let _ = self.messages.send(Message { frame, is_last });
+        let _ = self.messages.send(Message { frame, is_last, sent });
     }
 
     /// Says that the client cannot be reached.
@@ -135,6 +141,14 @@ impl Output {
         self.teller.tell(message);
     }
 
+    /// As [`Teller::tell`], and waits until it is out: what is captured from then on comes behind it.
+    pub(super) async fn tell_first(&self, message: ToClient) {
+        let (sent, is_sent) = oneshot::channel();
+        self.teller.send(&message, Some(sent));
+        // When it cannot be sent, the session is over.
+        let _ = is_sent.await;
+    }
+
     /// One more way to tell.
     pub(super) fn teller(&self) -> Teller {
         self.teller.clone()
@@ -166,9 +180,11 @@ impl Output {
 /// Writes messages up to the last one.
 fn write(messages: &Receiver<Message>, queued: &AtomicUsize, stdout: &Stdout) -> io::Result<()> {
     stdout.write(&PREFACE)?;
-    for Message { frame, is_last } in messages {
+    for Message { frame, is_last, sent } in messages {
         stdout.write(&frame)?;
         queued.fetch_sub(frame.len(), Ordering::Relaxed);
+        // Nobody may wait for it any more.
+        let _ = sent.map(|sent| sent.send(()));
         if is_last {
             break;
         }

@@ -97,6 +97,10 @@ pub struct ClientHello {
     pub plan: CapturePlan,
     /// Of whom. More may come, and an empty list is fine.
     pub targets: Vec<Target>,
+    /// Pods that join as soon as the node makes them, before the client can name them. Told by
+    /// [`Event::TargetArrived`].
+    #[serde(default)]
+    pub awaited: Vec<Awaited>,
     /// The far side ends when it has heard nothing for this many seconds.
     pub lease_seconds: u32,
     /// Whether it says [`ToNode::Goodbye`].
@@ -178,6 +182,36 @@ pub struct Target {
     pub comment: Option<String>,
 }
 
+/// Pods that are to be captured when they come.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Awaited {
+    /// Their namespace; `None` for any.
+    #[serde(default)]
+    pub namespace: Option<String>,
+    /// Which of them.
+    #[serde(flatten)]
+    pub by: AwaitedBy,
+    /// Which interfaces; an empty list means all but `lo`.
+    #[serde(default)]
+    pub interfaces: Vec<String>,
+}
+
+/// How pods that are awaited are told apart.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "by", rename_all = "snake_case")]
+pub enum AwaitedBy {
+    /// The pod of this name.
+    Name {
+        /// The name.
+        name: String,
+    },
+    /// Those with labels that match.
+    Labels {
+        /// A selector as kubectl takes it; an empty one matches all.
+        selector: String,
+    },
+}
+
 /// A change of the targets.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Targets {
@@ -200,6 +234,12 @@ pub struct NewFilter {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
 pub enum Event {
+    /// A pod that was awaited has come and is captured; [`Event::TargetAdded`] says more. It is a target like those that the
+    /// client has named.
+    TargetArrived {
+        /// Who.
+        target: TargetId,
+    },
     /// A target is captured from now on, or one that is captured already has got more interfaces.
     TargetAdded {
         /// Who.

@@ -4,7 +4,7 @@
 //! ifindex alone proves nothing: the same number may be in use on the host. So the id must be
 //! the host's, and the peer found there must point back.
 
-use std::{error::Error, fmt, iter};
+use std::{error::Error, fmt, iter, time::SystemTime};
 
 use anyhow::{Context, Result, bail};
 use strsim::damerau_levenshtein;
@@ -34,6 +34,8 @@ pub(super) struct Place {
     pub(super) pod: Option<PodRef>,
     /// The namespace.
     pub(super) netns: Netns,
+    /// When the pod's sandbox was made, where that is known.
+    pub(super) made: Option<SystemTime>,
 }
 
 /// The far end of a pair is neither in the pod's namespace nor in the host's.
@@ -75,7 +77,7 @@ pub(super) fn node(hosts: &[Netns]) -> Option<&Netns> {
 /// # Errors
 /// When one that is wanted is not there, or there is none at all.
 pub(super) fn of(place: &Place, wanted: &[String], hosts: &[Netns]) -> Result<Vec<Interface>> {
-    let Place { label, pod, netns } = place;
+    let Place { label, pod, netns, .. } = place;
     let links = link::links(netns).with_context(|| label.clone())?;
     let picked = if wanted.is_empty() {
         if node(hosts) == Some(netns) {
@@ -268,7 +270,7 @@ mod tests {
     use crate::netns::testing::TestNetns;
 
     fn place(netns: &Netns) -> Place {
-        Place { label: "ns/pod".into(), pod: None, netns: netns.clone() }
+        Place { label: "ns/pod".into(), pod: None, netns: netns.clone(), made: None }
     }
 
     fn all(netns: &Netns, hosts: &[Netns]) -> Vec<Interface> {

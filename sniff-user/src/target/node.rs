@@ -3,7 +3,10 @@
 //! The container runtime is asked first: it answers when the API server does not. The API
 //! knows the pods of other nodes, and with `/proc` finds those of this one without a runtime.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::BTreeMap,
+    time::{Duration, SystemTime},
+};
 
 use anyhow::{Context, Result, anyhow, bail};
 use tokio::sync::OnceCell;
@@ -169,7 +172,7 @@ impl Node {
 
     /// `None` for a pod that uses the node's network.
     async fn place_of_sandbox(&self, cri: &Cri, sandbox: &Sandbox) -> Result<Option<Place>> {
-        let Sandbox { id, namespace, name, uid, .. } = sandbox;
+        let Sandbox { id, namespace, name, uid, created_at, .. } = sandbox;
         let network = cri.network_of(id).await?;
         if network.host {
             return Ok(None);
@@ -186,7 +189,9 @@ impl Node {
         });
         let netns =
             netns.with_context(|| format!("pod {namespace}/{name}: finding its network namespace"))?;
-        Ok(Some(place(namespace, name, uid, netns)))
+        let made =
+            u64::try_from(*created_at).ok().map(|ns| SystemTime::UNIX_EPOCH + Duration::from_nanos(ns));
+        Ok(Some(Place { made, ..place(namespace, name, uid, netns) }))
     }
 
     fn netns_of_sandbox_process(&self, pid: u32, uid: &str, sandbox_id: &str) -> Result<Netns> {
@@ -235,7 +240,7 @@ impl Node {
         let found = found.with_context(|| format!("no container {prefix} runs on this node"))?;
         let netns = self.netns_of(&found.processes);
         let netns = netns.with_context(|| format!("container {}", short(&found.id)))?;
-        Ok(Place { label: short(&found.id), pod: None, netns })
+        Ok(Place { label: short(&found.id), pod: None, netns, made: None })
     }
 
     /// The network namespace that the processes of a pod or a container are in. One that another of them has made
@@ -335,9 +340,9 @@ fn newest<C>(sandboxes: Vec<(C, Sandbox)>) -> Option<(C, Sandbox)> {
     sandboxes.into_iter().max_by_key(|(_, sandbox)| (sandbox.ready, sandbox.created_at))
 }
 
-fn place(namespace: &str, name: &str, uid: &str, netns: Netns) -> Place {
+pub(super) fn place(namespace: &str, name: &str, uid: &str, netns: Netns) -> Place {
     let pod = PodRef { namespace: namespace.into(), name: name.into(), uid: uid.into() };
-    Place { label: format!("{namespace}/{name}"), pod: Some(pod), netns }
+    Place { label: format!("{namespace}/{name}"), pod: Some(pod), netns, made: None }
 }
 
 fn short(id: &str) -> String {
@@ -350,7 +355,6 @@ mod tests {
         fs,
         io::{BufRead as _, BufReader},
         process::{Command, Stdio},
-        time::Duration,
     };
 
     use nix::{

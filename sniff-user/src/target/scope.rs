@@ -1,10 +1,16 @@
 //! Where the interfaces of a target are looked for: when a capture starts, and whenever one may have come.
 
+use std::{
+    path::Path,
+    time::{Duration, SystemTime},
+};
+
 use anyhow::{Context as _, Result};
 
 use super::{
-    Interface,
+    Interface, PodRef,
     interfaces::{self, ANY, Place},
+    node,
 };
 use crate::netns::Netns;
 
@@ -38,6 +44,32 @@ impl Whose {
 }
 
 impl Scope {
+    /// Of a pod whose sandbox was `made` just now, with this network namespace: those interfaces of `names`, or all but
+    /// `lo`. `None` for a pod on the node's network.
+    ///
+    /// # Errors
+    /// When there is no such namespace any more.
+    pub fn of_new_pod(
+        pod: PodRef,
+        netns: &Path,
+        names: Vec<String>,
+        made: SystemTime,
+    ) -> Result<Option<Self>> {
+        let (hosts, netns) = (interfaces::hosts()?, Netns::at(netns)?);
+        let PodRef { namespace, name, uid } = pod;
+        let place = Place { made: Some(made), ..node::place(&namespace, &name, &uid, netns) };
+        let scope = Self { whose: Whose::Targets(place), names, filter: None, left_out: None, hosts };
+        Ok((interfaces::node(&scope.hosts) != Some(scope.netns())).then_some(scope))
+    }
+
+    /// How long ago the pod's sandbox was made, where that is known. Packets of that time may be missing.
+    pub fn age(&self) -> Option<Duration> {
+        match &self.whose {
+            Whose::Targets(place) => SystemTime::now().duration_since(place.made?).ok(),
+            Whose::Hosts(_) => None,
+        }
+    }
+
     /// The network namespace that they are in.
     pub fn netns(&self) -> &Netns {
         match &self.whose {

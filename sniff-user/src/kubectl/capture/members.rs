@@ -5,6 +5,7 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
+use anyhow::{Result, ensure};
 use log::{error, info, warn};
 
 use super::Capture;
@@ -24,6 +25,8 @@ pub(super) struct Member {
     pub(super) target: Target,
     pub(super) selections: BTreeSet<usize>,
     pub(super) retries: u32,
+    /// Whether the API knows of it, too, and not its node alone.
+    is_confirmed: bool,
 }
 
 impl Capture {
@@ -56,14 +59,29 @@ impl Capture {
         if matches!(pod.phase.as_str(), "Succeeded" | "Failed") {
             return self.gone(selection, &id, "ended");
         }
-        if !pod.has_sandbox {
-            return;
-        }
-        if let Some(member) = self.members.get_mut(&id) {
-            member.selections.insert(selection);
-            return;
-        }
         let Some(node) = pod.node.clone() else { return };
+        if let Some(member) = self.members.get_mut(&id) {
+            if member.node != node {
+                error!(
+                    "{} runs on node {node}, though node {} has said that it does",
+                    name(&id, &node),
+                    member.node
+                );
+                self.failed = true;
+                self.leave(&id, "on another node");
+                return self.applied(selection, pod);
+            }
+            member.selections.insert(selection);
+            member.is_confirmed = true;
+            return;
+        }
+        if !pod.has_sandbox {
+            // A session that is there by then sees it come.
+            if !pod.host_network && !self.args.agentless && !self.follows.is_empty() {
+                self.expected.insert(node);
+            }
+            return;
+        }
         let full = format!("{}/{}", pod.namespace, pod.name);
         if pod.host_network {
             if !self.is_asked_for_now(selection) && self.names.insert(full.clone()) {
@@ -113,7 +131,34 @@ impl Capture {
         };
         self.joining.entry(node.clone()).or_default().push(target.clone());
         let selections = selection.into_iter().collect();
-        self.members.insert(id, Member { node, target, selections, retries: 0 });
+        self.members.insert(id, Member { node, target, selections, retries: 0, is_confirmed: true });
+    }
+
+    /// A node has a pod that it was to look out for, and captures it.
+    pub(super) fn arrived(&mut self, node: &str, id: TargetId) -> Result<()> {
+        if let Some(member) = self.members.get(&id) {
+            let where_it_is = member.node.clone();
+            ensure!(
+                where_it_is == node,
+                "it says that {} has come, which is on node {where_it_is}",
+                name(&id, node)
+            );
+            return Ok(());
+        }
+        let full = name(&id, node);
+        info!("{full} on node {node} comes");
+        self.names.insert(full);
+        let target = Target {
+            id: id.clone(),
+            container: None,
+            interfaces: self.args.interfaces.clone(),
+            filter: None,
+            kubelet_port: None,
+            comment: None,
+        };
+        let (node, selections) = (node.to_owned(), BTreeSet::new());
+        self.members.insert(id, Member { node, target, selections, retries: 0, is_confirmed: false });
+        Ok(())
     }
 
     fn gone(&mut self, selection: usize, id: &TargetId, why: &str) {
@@ -122,6 +167,10 @@ impl Capture {
         if !member.selections.is_empty() {
             return;
         }
+        self.leave(id, why);
+    }
+
+    fn leave(&mut self, id: &TargetId, why: &str) {
         if let Some(Member { node, .. }) = self.members.remove(id) {
             info!("{} leaves: {why}", name(id, &node));
             if let Some(queued) = self.joining.get_mut(&node) {
@@ -139,6 +188,11 @@ impl Capture {
         match self.members.get_mut(&id) {
             // It was told to.
             None => {}
+            // It ended before anybody else heard of it.
+            Some(member) if !member.is_confirmed => {
+                self.members.remove(&id);
+                info!("{} on node {node} has not started: {why}", name(&id, node));
+            }
             Some(member) if can_retry && member.retries < RETRIES => {
                 member.retries += 1;
                 info!("{} on node {node}: {why}; trying again if it still runs", name(&id, node));

@@ -13,7 +13,7 @@ mod sessions;
 mod start;
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     sync::Arc,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
@@ -86,6 +86,8 @@ struct Capture {
     kubelet_ports: HashMap<String, u16>,
     /// Targets to join or leave, by node, until the sessions are told.
     joining: BTreeMap<String, Vec<Target>>,
+    /// Nodes where a pod is about to start.
+    expected: BTreeSet<String>,
     orders: Orders,
     sessions: Vec<Running>,
     updates: mpsc::Receiver<(Number, Update)>,

@@ -8,7 +8,7 @@ use anyhow::{Result, ensure};
 use super::members::name;
 use crate::{
     pcapng::InterfaceDescription,
-    stream::message::{NodeHello, Target, TargetId},
+    stream::message::{Awaited, AwaitedBy, NodeHello, Target, TargetId},
 };
 
 /// Most bytes of an interface's name: a namespace, a pod's name, and a device's with all of it written out.
@@ -22,16 +22,37 @@ pub(super) struct Remit {
     node: String,
     /// Those that have left may still have packets on their way.
     targets: HashSet<TargetId>,
+    /// Those that it may say have come.
+    awaited: Vec<Awaited>,
     /// Bytes of descriptions so far.
     described: usize,
 }
 
 impl Remit {
     /// That of a session on `node`.
-    pub(super) fn new(node: &str, targets: &[Target]) -> Self {
-        let mut remit = Self { node: node.to_owned(), targets: HashSet::new(), described: 0 };
+    pub(super) fn new(node: &str, targets: &[Target], awaited: &[Awaited]) -> Self {
+        let (node, awaited) = (node.to_owned(), awaited.to_vec());
+        let mut remit = Self { node, targets: HashSet::new(), awaited, described: 0 };
         remit.extend(targets);
         remit
+    }
+
+    /// Takes in a pod that the node says has come: one that may be awaited there, as far as can be told here.
+    pub(super) fn arrive(&mut self, target: &TargetId) -> Result<()> {
+        let is_awaited = |awaited: &Awaited| match target {
+            TargetId::Pod { namespace, name, .. } => {
+                let is_here = awaited.namespace.as_ref().is_none_or(|it| it == namespace);
+                is_here && !matches!(&awaited.by, AwaitedBy::Name { name: it } if it != name)
+            }
+            TargetId::Node => false,
+        };
+        ensure!(
+            self.awaited.iter().any(is_awaited),
+            "it says that {} has come, which it was not to look out for",
+            name(target, &self.node)
+        );
+        self.targets.insert(target.clone());
+        Ok(())
     }
 
     /// Takes in targets that join.
@@ -105,6 +126,8 @@ fn is_of(interface: &str, target: &TargetId) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::slice;
+
     use super::*;
     use crate::pcapng::LinkType;
 
@@ -137,7 +160,7 @@ mod tests {
     }
 
     fn is_let_through(targets: &[Target], name: &str) -> bool {
-        Remit::new("n1", targets).introduce(&mut interface(name)).is_ok()
+        Remit::new("n1", targets, &[]).introduce(&mut interface(name)).is_ok()
     }
 
     #[test]
@@ -165,14 +188,14 @@ mod tests {
     #[test]
     fn what_a_node_says_is_marked_as_its_word() {
         let mut told = interface("shop/web-0/eth0");
-        Remit::new("n1", &[pod("web-0")]).introduce(&mut told).unwrap();
+        Remit::new("n1", &[pod("web-0")], &[]).introduce(&mut told).unwrap();
         assert_eq!(told.description.as_deref(), Some("node n1: pod shop/web-0 on node n2"));
         assert_eq!(told.comment, None);
     }
 
     #[test]
     fn targets_and_names_of_others_are_refused() {
-        let remit = Remit::new("n1", &[pod("web-0")]);
+        let remit = Remit::new("n1", &[pod("web-0")], &[]);
         let (own, other) = (pod("web-0").id, pod("db-0").id);
         assert!(remit.check_target(&own, &["shop/web-0/eth0".into()]).is_ok());
         let why = remit.check_target(&other, &[]).unwrap_err().to_string();
@@ -186,11 +209,33 @@ mod tests {
 
     #[test]
     fn descriptions_are_bounded() {
-        let mut remit = Remit::new("n1", &[pod("web-0")]);
+        let mut remit = Remit::new("n1", &[pod("web-0")], &[]);
         assert!(remit.introduce(&mut interface(&format!("shop/web-0/{}", "x".repeat(MAX_NAME)))).is_err());
         let long =
             || InterfaceDescription { filter: Some("x".repeat(60_000)), ..interface("shop/web-0/eth0") };
         let let_through = (0..10_000).take_while(|_| remit.introduce(&mut long()).is_ok()).count();
         assert!((500..600).contains(&let_through), "{let_through}");
+    }
+
+    #[test]
+    fn pods_that_come_are_those_that_are_awaited() {
+        let by_name = Awaited {
+            namespace: Some("shop".into()),
+            by: AwaitedBy::Name { name: "web-0".into() },
+            interfaces: Vec::new(),
+        };
+        let by_labels = Awaited { by: AwaitedBy::Labels { selector: "app=web".into() }, ..by_name.clone() };
+        let may_come = |awaited: &[Awaited], target: &TargetId| {
+            let mut remit = Remit::new("n1", &[], awaited);
+            remit.arrive(target).is_ok() && remit.check_target(target, &[]).is_ok()
+        };
+        let elsewhere = TargetId::Pod { namespace: "other".into(), name: "web-0".into(), uid: "u".into() };
+        for awaited in [&by_name, &by_labels] {
+            assert!(may_come(slice::from_ref(awaited), &pod("web-0").id));
+            assert!(!may_come(slice::from_ref(awaited), &elsewhere));
+            assert!(!may_come(slice::from_ref(awaited), &TargetId::Node));
+        }
+        assert!(!may_come(&[by_name], &pod("db-0").id));
+        assert!(!may_come(&[], &pod("web-0").id));
     }
 }

@@ -20,8 +20,11 @@ use crate::{
         rejoin::Ending,
         session::{Number, Orders, PodKind, Session, Start, Update},
     },
+    kubernetes::By,
     merge::{Merger, StreamId},
-    stream::message::{CapturePlan, Code, End, Event, Level, NodeHello, Reason, Stats, Target, Targets},
+    stream::message::{
+        Awaited, AwaitedBy, CapturePlan, Code, End, Event, Level, NodeHello, Reason, Stats, Target, Targets,
+    },
 };
 
 /// How far a node's clock may be from that of others before that is worth words.
@@ -117,6 +120,29 @@ impl Capture {
             }
             self.begin(node, targets);
         }
+        for node in std::mem::take(&mut self.expected) {
+            let is_told = self.running_on(&node).is_some() || self.rejoins.is_waiting(&node);
+            if !is_told && !self.given_up.contains(&node) {
+                self.begin(node, Vec::new());
+            }
+        }
+    }
+
+    /// Whom a node is to look out for by itself. A pod's containers it does not know that early.
+    fn awaited(&self, node: &str) -> Vec<Awaited> {
+        if self.follows.is_empty() || self.args.container.is_some() {
+            return Vec::new();
+        }
+        let there = self.selections.iter().filter(|it| it.node.as_deref().is_none_or(|it| it == node));
+        let awaited = there.map(|selection| Awaited {
+            namespace: selection.namespace.clone(),
+            by: match selection.by.clone() {
+                By::Name(name) => AwaitedBy::Name { name },
+                By::Labels(selector) => AwaitedBy::Labels { selector },
+            },
+            interfaces: self.args.interfaces.clone(),
+        });
+        awaited.collect()
     }
 
     /// Begins a session, with all who are to be captured on its node: nobody joins alone where others are owed.
@@ -127,10 +153,11 @@ impl Capture {
         owed.retain(|target| !targets.iter().any(|it| it.id == target.id));
         targets.extend(owed);
         let again = self.rejoins.pod(&node);
-        let remit = Remit::new(&node, &targets);
+        let awaited = self.awaited(&node);
+        let remit = Remit::new(&node, &targets, &awaited);
         let plan = self.plan();
         let limits = (plan.count, plan.duration_ms.map(Duration::from_millis));
-        let start = Start { plan, targets, again };
+        let start = Start { plan, targets, awaited, again };
         let updates = self.updating.clone();
         self.sessions.push(Running {
             session: Session::start(Arc::clone(&self.common), node, start, number, updates),
@@ -241,6 +268,10 @@ impl Capture {
                 self.has_captured = true;
                 info!("capturing {} on node {node}: {}", name(&target, node), interfaces.join(", "));
             }
+            Event::TargetArrived { target } => {
+                running.remit.arrive(&target)?;
+                self.arrived(node, target)?;
+            }
             Event::TargetGone { target, why } => {
                 running.remit.check_target(&target, &[])?;
                 self.lost(node, target, &why, false);
@@ -293,6 +324,13 @@ impl Capture {
         Ok(())
     }
 
+    /// Whether a session has not begun, and nobody is to be captured there yet.
+    fn was_early(&self, number: Number, node: &str) -> bool {
+        let Running { listening_since, is_dropped, .. } = &self.sessions[number];
+        let is_wanted = self.members.values().any(|member| member.node == node);
+        listening_since.is_none() && !is_dropped && !is_wanted && !self.is_ending()
+    }
+
     fn ended(&mut self, number: Number, node: &str, outcome: Result<Option<End>>) {
         let outcome = match outcome {
             Ok(Some(end)) => self.check_end(number, &end).map(|()| Some(end)).map_err(|error| {
@@ -301,6 +339,14 @@ impl Capture {
             }),
             other => other,
         };
+        if let Err(error) = &outcome
+            && self.was_early(number, node)
+        {
+            info!("{error:#}; it is tried again once a pod there is to be captured");
+            self.sessions[number].ended = true;
+            self.merger.end(self.sessions[number].stream);
+            return self.check_listening();
+        }
         let pause = self.pause_before_again(number, node, &outcome);
         let again = pause.map(|it| format!("; joining again in {:.0} s", it.as_secs_f64()));
         let again = again.unwrap_or_default();

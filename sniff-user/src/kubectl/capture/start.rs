@@ -1,7 +1,7 @@
 //! Finding out what is meant, before anything is made.
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     env,
     ffi::OsStr,
     io::{self, Write as _},
@@ -82,6 +82,7 @@ impl Capture {
             names: HashSet::new(),
             kubelet_ports: HashMap::new(),
             joining: BTreeMap::new(),
+            expected: BTreeSet::new(),
             orders: Orders::Run,
             sessions: Vec::new(),
             updates,

@@ -1,0 +1,160 @@
+//! Pods that a runtime has begun to run, told long before their first container starts.
+//!
+//! containerd tells its own clients of each container, a sandbox's included, before the sandbox has its network
+//! (`containerd.services.events.v1`, beside the CRI at the same socket). Other runtimes tell by the CRI's own events, which
+//! come when the network is there.
+
+use std::{collections::BTreeMap, path::PathBuf, time::SystemTime};
+
+use anyhow::{Context as _, Result, anyhow};
+use http::uri::PathAndQuery;
+use log::debug;
+use tonic::{Code, Request, Status, client::Grpc, transport::Channel};
+use tonic_prost::ProstCodec;
+
+use super::{
+    Cri, MAX_ANSWER, POD_NAME, POD_NAMESPACE, POD_UID,
+    api::{self, netns_of_spec},
+};
+
+/// What containerd has: the containers of the CRI, and all else.
+const CRI_CONTAINERS: &str = "k8s.io";
+/// The label by which containerd's CRI tells sandboxes from containers, and its value for sandboxes.
+const KIND: (&str, &str) = ("io.cri-containerd.kind", "sandbox");
+
+/// A pod whose sandbox is being made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Arrival {
+    /// The pod's namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+    /// Its UID.
+    pub uid: String,
+    /// Its labels, with others that the runtime and the kubelet add.
+    pub labels: BTreeMap<String, String>,
+    /// Its network namespace; `None` where that is told later than this.
+    pub netns: Option<PathBuf>,
+    /// When the runtime told of it.
+    pub at: SystemTime,
+}
+
+/// The pods that a runtime begins to run, from now on.
+pub struct Arrivals {
+    channel: Channel,
+    events: Events,
+}
+
+enum Events {
+    Containerd(tonic::Streaming<api::Envelope>),
+    Cri(tonic::Streaming<api::ContainerEvent>),
+}
+
+impl Cri {
+    /// Listens for pods to come. Returns when the first event is there: until then, servers send nothing.
+    ///
+    /// # Errors
+    ///
+    /// When the runtime has no events, or ends.
+    pub async fn arrivals(&self) -> Result<Arrivals> {
+        let channel = self.channel.clone();
+        let filter = format!("namespace=={CRI_CONTAINERS},topic==\"/containers/create\"");
+        let subscribe = api::SubscribeRequest { filters: vec![filter] };
+        let path = "/containerd.services.events.v1.Events/Subscribe";
+        let events = match stream(&channel, path, subscribe).await {
+            Ok(events) => Events::Containerd(events),
+            Err(status) if status.code() == Code::Unimplemented => {
+                let path = "/runtime.v1.RuntimeService/GetContainerEvents";
+                let events = stream(&channel, path, api::GetEventsRequest {}).await;
+                Events::Cri(events.map_err(|status| self.explain(&status))?)
+            }
+            Err(status) => return Err(self.explain(&status)),
+        };
+        Ok(Arrivals { channel, events })
+    }
+
+    fn explain(&self, status: &Status) -> anyhow::Error {
+        anyhow!("CRI socket {}: events: {} ({})", self.socket.display(), status.message(), status.code())
+    }
+}
+
+impl Arrivals {
+    /// The next pod; `None` when the runtime has ended.
+    ///
+    /// # Errors
+    ///
+    /// When the runtime cannot be heard any more.
+    pub async fn next(&mut self) -> Result<Option<Arrival>> {
+        loop {
+            let arrival = match &mut self.events {
+                Events::Containerd(events) => match events.message().await? {
+                    Some(event) => match self.sandbox_of(event).await {
+                        Ok(arrival) => arrival,
+                        // One may be gone again.
+                        Err(error) => {
+                            debug!("a container that cannot be looked up: {error:#}");
+                            None
+                        }
+                    },
+                    None => return Ok(None),
+                },
+                Events::Cri(events) => match events.message().await? {
+                    Some(event) => event.arrival(),
+                    None => return Ok(None),
+                },
+            };
+            if arrival.is_some() {
+                return Ok(arrival);
+            }
+        }
+    }
+
+    /// The sandbox that an event of containerd's is about, if it is one.
+    async fn sandbox_of(&self, envelope: api::Envelope) -> Result<Option<Arrival>> {
+        let Some(id) = envelope.container() else { return Ok(None) };
+        let at = envelope.time();
+        let mut request = Request::new(api::GetContainerRequest { id });
+        request.metadata_mut().insert("containerd-namespace", CRI_CONTAINERS.parse()?);
+        let path = PathAndQuery::from_static("/containerd.services.containers.v1.Containers/Get");
+        let mut client = Grpc::new(self.channel.clone()).max_decoding_message_size(MAX_ANSWER);
+        client.ready().await?;
+        let codec = ProstCodec::<_, api::GetContainerResponse>::default();
+        let response = client.unary(request, path, codec).await?.into_inner();
+        let record = response.container.context("no container in the answer")?;
+        Ok(record.into_sandbox().and_then(|(labels, spec)| {
+            let netns = netns_of_spec(&spec)?;
+            arrival(labels, Some(netns), at)
+        }))
+    }
+}
+
+/// A pod by what the kubelet writes onto its sandbox.
+pub(super) fn arrival(
+    labels: BTreeMap<String, String>,
+    netns: Option<PathBuf>,
+    at: SystemTime,
+) -> Option<Arrival> {
+    let label = |key| labels.get(key).cloned();
+    let (namespace, name, uid) = (label(POD_NAMESPACE)?, label(POD_NAME)?, label(POD_UID)?);
+    Some(Arrival { namespace, name, uid, labels, netns, at })
+}
+
+/// Whether containerd's labels are those of a sandbox.
+pub(super) fn is_sandbox(labels: &BTreeMap<String, String>) -> bool {
+    labels.get(KIND.0).is_some_and(|kind| kind == KIND.1)
+}
+
+async fn stream<Q, A>(
+    channel: &Channel,
+    path: &'static str,
+    request: Q,
+) -> Result<tonic::Streaming<A>, Status>
+where
+    Q: prost::Message + 'static,
+    A: prost::Message + Default + 'static,
+{
+    let mut client = Grpc::new(channel.clone()).max_decoding_message_size(MAX_ANSWER);
+    client.ready().await.map_err(|error| Status::unavailable(error.to_string()))?;
+    let path = PathAndQuery::from_static(path);
+    Ok(client.server_streaming(Request::new(request), path, ProstCodec::default()).await?.into_inner())
+}
