@@ -86,19 +86,35 @@ impl Suspect {
         Some(Self { excess: excess(tap)?, seen: Counters::default(), silent: 0 })
     }
 
-    /// Whether it is worth asking the kernel, which costs far more than reading our own counters.
-    /// A pod that is silent among `suspects` others is asked for in its turn: nothing passes its host end, or all that
-    /// it receives comes past it.
-    fn is_due(&mut self, seen: Counters, suspects: usize) -> bool {
-        let turns = SILENT_LOOKS.min(suspects.saturating_sub(1) / SILENT_AT_ONCE);
-        if seen == self.seen && self.silent < turns {
-            self.silent += 1;
-            return false;
+    /// What is worth asking the kernel, which costs far more than reading our own counters.
+    ///
+    /// A pod that is silent among `suspects` is asked for in its turn: nothing passes its host end, or all that it
+    /// receives comes past it.
+    fn due(&mut self, seen: Counters, suspects: usize) -> Due {
+        if seen != self.seen {
+            (self.seen, self.silent) = (seen, 0);
+            return Due::All;
         }
-        self.seen = seen;
-        self.silent = 0;
-        true
+        self.silent += 1;
+        let turns = suspects.div_ceil(SILENT_AT_ONCE).min(SILENT_LOOKS);
+        if self.silent.is_multiple_of(SILENT_LOOKS) {
+            Due::All
+        } else if self.silent.is_multiple_of(turns.max(1)) {
+            Due::Counts
+        } else {
+            Due::Nothing
+        }
     }
+}
+
+/// What to ask the kernel about a host end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Due {
+    Nothing,
+    /// What both ends of the pair have counted.
+    Counts,
+    /// That, and what programs there are, which takes longest.
+    All,
 }
 
 impl Watch {
@@ -187,16 +203,18 @@ impl Watch {
     fn blind(&mut self, session: &Session, tap: &Tap) -> Option<Blind> {
         let suspects = self.suspects.len();
         let suspect = self.suspects.get_mut(&tap.id)?;
-        let early = self.pause < LAST_PAUSE;
-        if !suspect.is_due(session.counters(tap.id).ok()?, suspects) && !early {
-            return None;
-        }
+        let due = match suspect.due(session.counters(tap.id).ok()?, suspects) {
+            _ if self.pause < LAST_PAUSE => Due::All,
+            Due::Nothing => return None,
+            due => due,
+        };
         let Some(excess) = excess(tap) else {
             // Not to be asked again and again: the kernel's answer can take its time-out.
             self.suspects.remove(&tap.id);
             return None;
         };
         match excess.saturating_sub(suspect.excess) {
+            0 if due == Due::Counts => None,
             0 => attach::has_foreign_programs(&tap.side, &Hook::BOTH)
                 .is_ok_and(|has| has)
                 .then_some(Blind::Program),
@@ -243,26 +261,29 @@ fn go_inside(session: &mut Session, id: u32, blind: &Blind) {
 mod tests {
     use super::*;
 
-    /// In which of the next looks a pod that stays silent among so many is due.
-    fn due(suspects: usize) -> Vec<usize> {
+    /// What is asked of a pod in the next looks that stays silent among so many.
+    fn due(suspects: usize) -> Vec<Due> {
         let seen = Counters::default();
         let mut suspect = Suspect { excess: 0, seen, silent: 0 };
-        (0..50).filter(|_| suspect.is_due(seen, suspects)).collect()
+        (0..40).map(|_| suspect.due(seen, suspects)).collect()
     }
 
     #[test]
     fn a_silent_pod_is_asked_for_as_often_as_any_where_there_are_few() {
-        assert_eq!(due(1).len(), 50);
-        assert_eq!(due(2).len(), 50);
-        assert_eq!(due(5), [2, 5, 8, 11, 14, 17, 20, 23, 26, 29, 32, 35, 38, 41, 44, 47]);
-        assert_eq!(due(1000), [20, 41]);
+        for suspects in [1, 2] {
+            let due = due(suspects);
+            assert!(!due.contains(&Due::Nothing), "{due:?}");
+            assert_eq!(due.iter().filter(|&&it| it == Due::All).count(), 2);
+        }
+        assert_eq!(due(5)[..6], [Due::Nothing, Due::Nothing, Due::Counts].repeat(2));
+        assert_eq!(due(1000)[..20], [[Due::Nothing; 19].as_slice(), &[Due::All]].concat());
     }
 
     #[test]
     fn a_pod_with_packets_is_always_due() {
         let mut suspect = Suspect { excess: 0, seen: Counters::default(), silent: 0 };
         for matched in 1..10 {
-            assert!(suspect.is_due(Counters { matched, ..Counters::default() }, 1000));
+            assert_eq!(suspect.due(Counters { matched, ..Counters::default() }, 1000), Due::All);
         }
     }
 }
