@@ -15,6 +15,9 @@ use crate::{
     pcapng::InterfaceStatistics,
 };
 
+/// Most bytes of what is told of an interface.
+const MAX_NOTES: usize = 2048;
+
 /// When an interface was captured, in nanoseconds since the epoch, by the clock of the packets.
 #[derive(Clone, Debug)]
 pub struct Span {
@@ -77,7 +80,7 @@ impl Accounts {
                 filteraccept: Some(counters.matched),
                 osdrop: Some(counters.lost()),
                 usrdeliv: Some(delivery.delivered),
-                comment: (!span.notes.is_empty()).then(|| span.notes.join("; ")),
+                comment: (!span.notes.is_empty()).then(|| notes(span)),
             };
             let mut block = Vec::new();
             statistics.write(&mut block);
@@ -126,6 +129,13 @@ pub fn print_so_far(delivered: u64, counters: &Counters) {
     logging::tell(&format!(
         "{delivered} packets captured, {matched} received by filter, {lost} dropped by kernel so far"
     ));
+}
+
+/// What is told of an interface, as far as a reader of the statistics takes it.
+fn notes(span: &Span) -> String {
+    let mut notes = span.notes.join("; ");
+    notes.truncate(notes.floor_char_boundary(MAX_NOTES));
+    notes
 }
 
 /// What is told of lost packets that no packet in the file tells of, if there are any.

@@ -8,6 +8,7 @@
 pub mod accounts;
 #[cfg(target_os = "linux")]
 pub mod agent;
+pub mod alarm;
 #[cfg(target_os = "linux")]
 pub mod args;
 #[cfg(target_os = "linux")]

@@ -9,7 +9,7 @@ use std::{
     path::PathBuf,
     sync::{Arc, mpsc::sync_channel},
     thread,
-    time::{Duration, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -22,6 +22,7 @@ use tokio::{
 
 use crate::{
     accounts::{self, Accounts, Span},
+    alarm::{Alarm, Alert},
     args::AttachAt,
     bpf::{
         BootClock,
@@ -37,7 +38,7 @@ use crate::{
     newcomers::Newcomers,
     output::Output,
     parallel,
-    pcapng::{InterfaceDescription, LinkType, SectionHeader},
+    pcapng::{self, InterfaceDescription, LinkType, SectionHeader},
     signals::{Asked, Attended, Stages},
     system::System,
     tap::{self, Tap, link_type},
@@ -99,6 +100,8 @@ pub struct Session {
     kernel: Kernel,
     clock: Clock,
     drain: Drain,
+    gauge: Arc<ring::Gauge>,
+    alarm: Alarm,
     /// Most interfaces that may be attached at a time.
     room: usize,
     /// Those that are attached.
@@ -260,6 +263,7 @@ impl Session {
         stages.capturing();
         let clock = measure_clock()?;
         let ring = kernel.take_ring(order, clock)?;
+        let gauge = ring.gauge();
         let (drain, drained) = Drain::start(ring, output, plan.count, packet_buffered, stages.clone())?;
         let (attached, spans, newcomers) = (Vec::new(), Vec::new(), Newcomers::start());
         let room = taps.len() + plan.room as usize;
@@ -269,6 +273,8 @@ impl Session {
             kernel,
             clock,
             drain,
+            gauge,
+            alarm: Alarm::default(),
             room,
             taps: attached,
             spans,
@@ -456,6 +462,7 @@ impl Session {
             let classifiers = hooks.zip(classifiers).filter_map(|(hook, it)| Some((hook, it?))).collect();
             match Attachment::new(&tap.side, classifiers, self.plan.mechanism) {
                 Ok(attachment) => {
+                    self.note_start(&tap, &attachment);
                     tap.attachment = Some(attachment);
                     tap.announce();
                     self.taps.push(tap);
@@ -464,6 +471,20 @@ impl Session {
             }
         }
         failed
+    }
+
+    /// Has the file tell from when on each direction is complete: one is attached after the other.
+    fn note_start(&mut self, tap: &Tap, attachment: &Attachment) {
+        let Ok(now) = self.clock.now() else { return };
+        let since = |direction: Direction| {
+            let elapsed = attachment.since(tap.point.hook(direction))?.elapsed().as_nanos() as u64;
+            let way = if direction == Direction::In { "in" } else { "out" };
+            Some(format!("{way} from {}", pcapng::time(now - elapsed)))
+        };
+        let ways: Vec<_> = tap.directions.iter().filter_map(|&(direction, _)| since(direction)).collect();
+        if !ways.is_empty() {
+            self.note(tap.id, format!("packets are taken {}", ways.join(", ")));
+        }
     }
 
     /// What the classifiers of all directions of all `taps` are told, in order; none where no packet would match.
@@ -571,7 +592,7 @@ impl Session {
         classifiers: Vec<Option<Classifier>>,
         old: Option<&str>,
     ) -> Result<()> {
-        let since = humantime::format_rfc3339_nanos(SystemTime::now());
+        let since = pcapng::time(self.clock.now()?);
         let comment = format!("goes on with another filter since {since}; before: {}", in_words(old));
         for change in &changes {
             self.introduce(self.description(&self.taps[change.at], Some(comment.clone())))?;
@@ -668,6 +689,9 @@ impl Session {
                 _ = &mut drained => break Why::Closed,
                 () = watch.tick() => {
                     logger.flush();
+                    if remote.is_none() {
+                        self.sound_alarm()?;
+                    }
                     let gone = watch.look(self)?;
                     let has_lost = !gone.is_empty();
                     if let Some(Remote { events, .. }) = &remote {
@@ -691,9 +715,37 @@ impl Session {
             let _ = events.send(Event::Gone(Box::new(interface)));
         }
         let counters = self.totals()?;
-        let fullest_percent = self.drain.fullest_percent();
+        // The thread does not know how full it has become while it waits for its output.
+        let fullest_percent = self.drain.fullest_percent().max(self.full_percent());
         let _ = events.send(Event::Counted { counters, fullest_percent });
         Ok(())
+    }
+
+    /// Tells of losses as they happen, or before; a remote is told the counts, and sees for itself. The kernel is asked only when there are some.
+    fn sound_alarm(&mut self) -> Result<()> {
+        for alert in self.alarm.look(self.full_percent(), self.gauge.lost(), Instant::now()) {
+            match alert {
+                Alert::Filling(percent) => warn!(
+                    "the buffer is {percent} % full: packets come faster than they are taken, and will be lost when it \
+                     is full; a larger -B, a smaller -s or a narrower filter helps"
+                ),
+                Alert::Losing => {
+                    let counters = self.totals()?;
+                    let why = match counters.ring_full {
+                        0 => "the kernel does not give their bytes",
+                        _ => "the buffer is full; a larger -B, a smaller -s or a narrower filter helps",
+                    };
+                    warn!("packets are being lost, {} so far: {why}", counters.lost());
+                }
+                Alert::Over(lost) => info!("{lost} packets were lost; none has been for a while"),
+            }
+        }
+        Ok(())
+    }
+
+    /// How much of the ring waits to be read, in per cent.
+    fn full_percent(&self) -> u8 {
+        (self.gauge.fullness() * 100.0) as u8
     }
 
     /// What was counted for all interfaces so far.
@@ -729,8 +781,9 @@ impl Session {
         let tap = self.taps.iter_mut().find(|tap| tap.id == id);
         let Some(Tap { interface, attachment: Some(attachment), .. }) = tap else { return Ok(()) };
         let Some(since) = attachment.repair()? else { return Ok(()) };
-        let (since, until) =
-            (humantime::format_rfc3339_millis(since), humantime::format_rfc3339_millis(SystemTime::now()));
+        let until = self.clock.now()?;
+        let since = until - since.elapsed().unwrap_or_default().as_nanos() as u64;
+        let (since, until) = (pcapng::time(since), pcapng::time(until));
         let told = format!(
             "packets between {since} and {until} may be missing: somebody deleted sniff's clsact filters"
         );
@@ -739,6 +792,15 @@ impl Session {
         span.notes.push(told);
         span.has_gap = true;
         Ok(())
+    }
+
+    /// Nanoseconds since the epoch, by the clock of the packets.
+    ///
+    /// # Errors
+    ///
+    /// When the clock fails.
+    pub fn now(&self) -> Result<u64> {
+        self.clock.now()
     }
 
     /// Has the statistics of an interface in the file tell something of it.

@@ -15,7 +15,7 @@ use tokio::time::{self, Instant};
 
 use crate::{
     bpf::attach::{self, Hook},
-    link,
+    link, pcapng,
     session::Session,
     tap::{Point, Tap},
     target::Interface,
@@ -58,6 +58,8 @@ pub struct Watch {
 struct Suspect {
     /// Packets that the pod had received beyond what the host end had sent.
     excess: u64,
+    /// When it was last seen that no more came past it, by the clock of the packets.
+    fine: u64,
     /// What our classifiers had counted at the last look.
     seen: Counters,
     /// Looks since then in which they counted nothing.
@@ -82,8 +84,9 @@ impl fmt::Display for Blind {
 }
 
 impl Suspect {
-    fn new(tap: &Tap) -> Option<Self> {
-        Some(Self { excess: excess(tap)?, seen: Counters::default(), silent: 0 })
+    fn new(session: &Session, tap: &Tap) -> Option<Self> {
+        let fine = session.now().ok()?;
+        Some(Self { excess: excess(tap)?, fine, seen: Counters::default(), silent: 0 })
     }
 
     /// What is worth asking the kernel, which costs far more than reading our own counters.
@@ -139,7 +142,7 @@ impl Watch {
         self.suspects.retain(|id, _| session.taps().iter().any(|tap| tap.id == *id));
         let before = self.suspects.len();
         let suspects = taps.clone().filter(|tap| tap.point == Point::HostEnd && session.may_go_inside());
-        self.suspects.extend(suspects.filter_map(|tap| Some((tap.id, Suspect::new(tap)?))));
+        self.suspects.extend(suspects.filter_map(|tap| Some((tap.id, Suspect::new(session, tap)?))));
         self.next_id = taps.map(|tap| tap.id + 1).max().unwrap_or(self.next_id);
         if self.suspects.len() > before {
             self.pause = FIRST_PAUSE;
@@ -181,8 +184,8 @@ impl Watch {
             }
             let Some(tap) = session.taps().iter().find(|tap| tap.id == id) else { continue };
             if let Some(blind) = self.blind(session, tap) {
-                self.suspects.remove(&id);
-                go_inside(session, id, &blind);
+                let fine = self.suspects.remove(&id).map_or(0, |suspect| suspect.fine);
+                go_inside(session, id, &blind, fine);
             }
         }
         for id in thorough {
@@ -208,18 +211,24 @@ impl Watch {
             Due::Nothing => return None,
             due => due,
         };
+        // Before the counts are asked for: what they do not show yet comes later.
+        let now = session.now().ok()?;
         let Some(excess) = excess(tap) else {
             // Not to be asked again and again: the kernel's answer can take its time-out.
             self.suspects.remove(&tap.id);
             return None;
         };
-        match excess.saturating_sub(suspect.excess) {
+        let blind = match excess.saturating_sub(suspect.excess) {
             0 if due == Due::Counts => None,
             0 => attach::has_foreign_programs(&tap.side, &Hook::BOTH)
                 .is_ok_and(|has| has)
                 .then_some(Blind::Program),
             missed => Some(Blind::Missed(missed)),
+        };
+        if blind.is_none() && due == Due::All {
+            suspect.fine = now;
         }
+        blind
     }
 }
 
@@ -241,17 +250,21 @@ fn excess(tap: &Tap) -> Option<u64> {
     Some(received.saturating_sub(sent))
 }
 
-fn go_inside(session: &mut Session, id: u32, blind: &Blind) {
+/// `fine` is when nothing had come past the host's end yet.
+fn go_inside(session: &mut Session, id: u32, blind: &Blind, fine: u64) {
     let Some(Tap { interface, .. }) = session.taps().iter().find(|tap| tap.id == id) else {
         return;
     };
     let name = interface.name.clone();
     let host = interface.host_side.as_ref().map_or_else(String::new, ToString::to_string);
+    let missing = format!("packets into the pod may be missing since {}", pcapng::time(fine));
     warn!(
-        "{name}: capturing at {host} was not enough: {blind}, as with a CNI that uses bpf_redirect_peer; from now on, \
-         what goes into the pod is captured inside it"
+        "{name}: capturing at {host} was not enough: {blind}, as with a CNI that uses bpf_redirect_peer; {missing}; from \
+         now on, what goes into the pod is captured inside it"
     );
-    let comment = format!("what goes into the pod, no longer captured at {host}: {blind}");
+    let comment =
+        format!("what goes into the pod, no longer captured at {host}: {blind}; {missing}, until here");
+    session.note(id, format!("{blind}; {missing}"));
     if let Err(error) = session.go_inside(id, comment) {
         warn!("{name}: cannot capture inside the pod: {error:#}; packets into it are missing");
     }
@@ -264,7 +277,7 @@ mod tests {
     /// What is asked of a pod in the next looks that stays silent among so many.
     fn due(suspects: usize) -> Vec<Due> {
         let seen = Counters::default();
-        let mut suspect = Suspect { excess: 0, seen, silent: 0 };
+        let mut suspect = Suspect { excess: 0, fine: 0, seen, silent: 0 };
         (0..40).map(|_| suspect.due(seen, suspects)).collect()
     }
 
@@ -281,7 +294,7 @@ mod tests {
 
     #[test]
     fn a_pod_with_packets_is_always_due() {
-        let mut suspect = Suspect { excess: 0, seen: Counters::default(), silent: 0 };
+        let mut suspect = Suspect { excess: 0, fine: 0, seen: Counters::default(), silent: 0 };
         for matched in 1..10 {
             assert_eq!(suspect.due(Counters { matched, ..Counters::default() }, 1000), Due::All);
         }

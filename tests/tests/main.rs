@@ -20,7 +20,10 @@ mod stopping;
 mod targets;
 mod text;
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    time::UNIX_EPOCH,
+};
 
 use sniff_tests::{
     bpf::RedirectPeer,
@@ -99,6 +102,14 @@ fn two_pods(machine: &Machine) -> (FakePod, FakePod) {
 /// An eBPF CNI that hands packets from one pod straight to the other, both ways.
 fn redirect_peer(node: &Netns, a: &FakePod, b: &FakePod) -> [RedirectPeer; 2] {
     [(a, b), (b, a)].map(|(from, to)| RedirectPeer::attach(node, from.veth.index, to.veth.index))
+}
+
+/// The time in a comment behind some words, in nanoseconds since the epoch.
+fn time_in(comment: &str, words: &str) -> u64 {
+    let (_, behind) = comment.split_once(words).unwrap_or_else(|| panic!("no {words:?}: {comment}"));
+    let time = behind.split([' ', ',', ';']).next().unwrap_or_default();
+    let time = humantime::parse_rfc3339(time).unwrap_or_else(|error| panic!("{time}: {error}"));
+    time.duration_since(UNIX_EPOCH).expect("a time after 1970").as_nanos() as u64
 }
 
 /// Counts packets that went `direction` and hold an ICMP echo request or reply.

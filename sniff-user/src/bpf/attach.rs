@@ -7,7 +7,7 @@ use std::{
     fmt, io, mem,
     os::fd::{AsFd as _, AsRawFd as _, OwnedFd},
     sync::LazyLock,
-    time::SystemTime,
+    time::{Instant, SystemTime},
 };
 
 use anyhow::{Context as _, Result, anyhow};
@@ -88,6 +88,8 @@ struct Hooked {
     hook: Hook,
     classifier: Classifier,
     link: Link,
+    /// When it was attached.
+    since: Instant,
 }
 
 /// What ties a program to its hook.
@@ -141,7 +143,7 @@ impl Attachment {
                 link => Link::Tcx(link.context("attaching by TCX")?),
             },
         };
-        self.hooked.push(Hooked { hook, classifier, link });
+        self.hooked.push(Hooked { hook, classifier, link, since: Instant::now() });
         Ok(())
     }
 
@@ -169,7 +171,7 @@ impl Attachment {
     /// Swaps the program of a link, which the kernel does in one step; with clsact, that of a filter.
     fn replace(&mut self, at: usize, mut classifier: Classifier) -> Result<Classifier> {
         let Self { side, hooked, qdisc } = self;
-        let Hooked { hook, classifier: before, link } = &mut hooked[at];
+        let Hooked { hook, classifier: before, link, .. } = &mut hooked[at];
         let program = &mut classifier.program;
         let replaced = match (link, qdisc) {
             (Link::Filter(filter), Some(qdisc)) => qdisc.replace(filter, program, *hook),
@@ -183,6 +185,11 @@ impl Attachment {
         Ok(mem::replace(before, classifier))
     }
 
+    /// Since when there is a classifier at a hook.
+    pub fn since(&self, hook: Hook) -> Option<Instant> {
+        self.hooked.iter().find(|hooked| hooked.hook == hook).map(|hooked| hooked.since)
+    }
+
     /// Takes away the classifier at one hook.
     pub fn unhook(&mut self, hook: Hook) {
         if let Some(at) = self.hooked.iter().position(|hooked| hooked.hook == hook) {
@@ -191,7 +198,7 @@ impl Attachment {
     }
 
     fn take(&mut self, at: usize) -> Classifier {
-        let Hooked { hook, classifier, link } = self.hooked.swap_remove(at);
+        let Hooked { hook, classifier, link, .. } = self.hooked.swap_remove(at);
         let detached = match (link, &self.qdisc) {
             (Link::Filter(filter), Some(qdisc)) => qdisc.detach(filter, classifier.id, hook),
             (Link::Filter(filter), None) => filter.detach().map_err(Into::into),
@@ -248,7 +255,7 @@ impl Attachment {
             if let Some(qdisc) = &mut self.qdisc {
                 qdisc.restore()?;
             }
-            for Hooked { hook, classifier, link } in lost {
+            for Hooked { hook, classifier, link, .. } in lost {
                 // Dropping it would delete whatever has its place by now.
                 mem::forget(link);
                 self.attach(hook, classifier, Some(Mechanism::Clsact))?;
@@ -259,7 +266,7 @@ impl Attachment {
 
     /// Whether the interface is in the namespace of process 1, where hardware goes when its own ends, by whatever index.
     pub fn is_on_the_node(&self) -> bool {
-        let Some(Hooked { hook, classifier, link: Link::Tcx(link) }) = self.hooked.first() else {
+        let Some(Hooked { hook, classifier, link: Link::Tcx(link), .. }) = self.hooked.first() else {
             return false;
         };
         let ifindex = fdinfo(link.as_raw_fd(), "ifindex:");

@@ -13,12 +13,19 @@ mod read;
 mod section;
 mod watermark;
 
+use std::time::{Duration, UNIX_EPOCH};
+
 pub use block::{MIN_BLOCK_LEN, blocks};
 pub use interface::{InterfaceDescription, InterfaceStatistics, LinkType};
 pub use packet::{EnhancedPacket, NoPacket, PacketHead};
 pub use read::{AnyBlock, BlockType};
 pub use section::SectionHeader;
 pub use watermark::Watermark;
+
+/// A time in nanoseconds since the epoch as comments tell it: UTC, to the nanosecond.
+pub fn time(time_ns: u64) -> String {
+    humantime::format_rfc3339_nanos(UNIX_EPOCH + Duration::from_nanos(time_ns)).to_string()
+}
 
 #[cfg(test)]
 mod tests;

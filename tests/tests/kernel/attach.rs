@@ -14,7 +14,7 @@ use sniff_tests::{
     traffic,
 };
 
-use crate::{Capture, echoes, redirect_peer, two_pods};
+use crate::{Capture, echoes, redirect_peer, time_in, two_pods};
 
 const FAILURE: i32 = 1;
 const MOVED: &str = "was moved to another network namespace";
@@ -99,6 +99,14 @@ fn a_redirect_peer_cni_that_comes_later_is_noticed() {
     let leaving = both_ways(&file, 57).1;
     assert!(leaving >= 5, "{leaving} of 5 that left the pod during the move");
     assert_eq!(both_ways(&file, 58), (20, 20), "each once, at the pod's end");
+    // What came past the host's end did so after a time that is told.
+    let comment = file.interfaces[1].comment.as_deref().expect("a comment");
+    let since = time_in(comment, "packets into the pod may be missing since ");
+    let start = file.statistics[0].start_ns.expect("a time");
+    let first = file.packets.iter().find(|packet| packet.original_len == 14 + 20 + 8 + 57).expect("one");
+    assert!((start..first.timestamp_ns).contains(&since), "{start}, {}: {comment}", first.timestamp_ns);
+    let told = file.statistics[0].comment.as_deref().unwrap_or_default();
+    assert_eq!(time_in(told, "packets into the pod may be missing since "), since, "{told}");
 }
 
 #[test]

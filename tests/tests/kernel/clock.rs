@@ -12,7 +12,7 @@ use sniff_tests::{
     traffic,
 };
 
-use crate::Capture;
+use crate::{Capture, time_in};
 
 /// In another time namespace the boot clock is another; where the kernel has none, or does not enter it when a program is
 /// started, this one holds as well.
@@ -40,6 +40,12 @@ fn times_are_right_in_a_time_namespace() {
             let statistics = &file.statistics[0];
             let times = [statistics.start_ns, statistics.end_ns].map(|time| time.expect("a time"));
             assert_all(&ended, times.into_iter(), ring, shift);
+            // Each direction has been complete from some time between these on.
+            let comment = statistics.comment.as_deref().expect("a comment");
+            let since = ["in from ", "out from "].map(|words| time_in(comment, words));
+            let attached = times[0]..=*sent.end();
+            assert_all(&attached, since.into_iter(), ring, shift);
+            assert_ne!(since[0], since[1], "one is attached after the other");
             let captured = times[0]..=times[1];
             assert_all(&captured, file.packets.iter().map(|packet| packet.timestamp_ns), ring, shift);
         }

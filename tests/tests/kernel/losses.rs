@@ -61,6 +61,29 @@ fn what_is_lost_behind_the_last_packet_is_told_in_the_statistics() {
     }
 }
 
+#[test]
+fn a_person_is_warned_once_while_the_output_stands_still() {
+    for ring in kernel::rings() {
+        let machine = Machine::boot();
+        let node = machine.netns();
+        let sender = Sender::new(&node, &machine.fake_pod("blue", 1));
+        let args = ["--netns", "blue", "-B", "4MiB", "--ring", ring, "-w", "-", FILTER];
+        let (mut sniff, stdout) = Sniff::in_netns(&node).args(args).start_unread();
+        // More than the buffer, and what the output takes before it is stuck.
+        sender.send(0..6000);
+        sniff.wait_for_line(" % full: packets come faster than they are taken");
+        let line = sniff.wait_for_line("packets are being lost, ");
+        assert!(line.contains(" so far: the buffer is full"), "{line}");
+        sender.send(6000..6100);
+        let reader = read_aside(stdout);
+        let outcome = sniff.stop();
+        assert!(outcome.success().dropped > 100, "{ring}: {outcome:#?}");
+        let warnings = outcome.stderr.iter().filter(|line| line.contains("packets are being lost"));
+        assert_eq!(warnings.count(), 1, "{ring}: {outcome:#?}");
+        reader.join().expect("the reader");
+    }
+}
+
 /// Sends numbered datagrams one after the other: a few from one CPU into the pod, a few from the next one out of it.
 struct Sender {
     flows: [UdpFlow; 2],

@@ -15,6 +15,7 @@ use super::{
     remit::Remit,
 };
 use crate::{
+    alarm::{Alarm, Alert},
     kubectl::{
         args::Args,
         rejoin::Ending,
@@ -31,8 +32,6 @@ use crate::{
 const CLOCKS_AGREE: Duration = Duration::from_secs(2);
 /// A session of this many milliseconds may end earlier by this much, by the clock here.
 const ROUGHLY: Duration = Duration::from_millis(500);
-/// How full a node's buffer may be, in per cent, before that is worth words.
-const NEARLY_FULL: u8 = 80;
 /// Between two questions for watermarks, to whichever node: all go through the API server.
 const BETWEEN_ASKS: Duration = Duration::from_millis(10);
 
@@ -55,8 +54,7 @@ pub(super) struct Running {
     is_over_limit: bool,
     pub(super) listening_since: Option<Instant>,
     /// Whether it was said that it loses packets, and that its buffer was nearly full.
-    is_loss_told: bool,
-    is_fullness_told: bool,
+    alarm: Alarm,
     /// Whether it has said what was not its to say, and is not heard any more.
     is_dropped: bool,
     pub(super) ended: bool,
@@ -80,19 +78,23 @@ impl Running {
         matched.saturating_sub(dropped).saturating_sub(merger.received(self.stream))
     }
 
-    /// Warns of the first loss, and of a buffer that is nearly full.
+    /// Warns when packets begin to be lost, and of a buffer that fills.
     fn heed(&mut self, stats: Stats) {
         let node = &self.session.node;
-        if stats.dropped > 0 && !self.is_loss_told {
-            self.is_loss_told = true;
-            warn!(
-                "node {node}: packets are being lost, {} so far: choose fewer with a filter, or take a larger buffer \
-                 with -B",
-                stats.dropped
-            );
-        } else if stats.fullest_percent >= NEARLY_FULL && !self.is_fullness_told && !self.is_loss_told {
-            self.is_fullness_told = true;
-            warn!("node {node}: its buffer was {} % full; -B takes a larger one", stats.fullest_percent);
+        for alert in self.alarm.look(stats.fullest_percent, stats.dropped, Instant::now()) {
+            match alert {
+                Alert::Filling(percent) => {
+                    warn!("node {node}: its buffer was {percent} % full; -B takes a larger one");
+                }
+                Alert::Losing => warn!(
+                    "node {node}: packets are being lost, {} so far: choose fewer with a filter, or take a larger \
+                     buffer with -B",
+                    stats.dropped
+                ),
+                Alert::Over(lost) => {
+                    info!("node {node}: {lost} packets were lost; none has been for a while");
+                }
+            }
         }
         self.stats = stats;
     }
@@ -171,8 +173,7 @@ impl Capture {
             pod: again,
             is_over_limit: false,
             listening_since: None,
-            is_loss_told: false,
-            is_fullness_told: false,
+            alarm: Alarm::default(),
             is_dropped: false,
             ended: false,
         });
