@@ -68,7 +68,7 @@ pub enum Asked {
     Filter,
 }
 
-/// All signals but [`LEFT_ALONE`], and but those that the parent ignores, as `nohup` does SIGHUP.
+/// All signals but `LEFT_ALONE`, and but those that the parent ignores, as `nohup` does SIGHUP.
 pub struct Signals(SignalFd);
 
 impl Signals {

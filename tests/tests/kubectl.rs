@@ -360,7 +360,7 @@ fn a_pod_is_captured_in_its_init_containers() {
     set("proxy", "0-0", &of_node, &address);
     client.wait_for("shop/proxy uses the network of its node");
     set_web(&json!({"phase": "Pending", "initContainerStatuses": status_of_init(&json!({"running": {}}))}));
-    client.wait_for(LISTENING);
+    client.wait_for("capturing shop/web-0 on node n1");
     place.ping(2);
     // Between two init containers, and then past them.
     set_web(&address);
@@ -1360,6 +1360,8 @@ fn where_a_pod_is_about_to_start_its_node_looks_out_for_it() {
         "spec": {"nodeName": "n2", "containers": []}, "status": {"phase": "Pending"}});
     cluster.put("pods", "shop", "web-1", scheduled);
     client.wait_for("node n2: listening on 0 interface(s)");
+    // No runtime says when it has begun to tell of pods: it has by the time that it has made one.
+    let _stranger = nodes[1].pod("shop", "other").start();
     let web = nodes[1].pod("shop", "web-1").label("app", "web").start();
     client.wait_for("capturing shop/web-1 on node n2");
     traffic::ping(&nodes[1].netns, web.ipv4.into(), 2, 57);

@@ -193,6 +193,8 @@ pub(super) struct SubscribeRequest {
 pub(super) struct Envelope {
     #[prost(message, optional, tag = "1")]
     timestamp: Option<Timestamp>,
+    #[prost(string, tag = "3")]
+    topic: String,
     #[prost(message, optional, tag = "4")]
     event: Option<Any>,
 }
@@ -211,9 +213,9 @@ struct Any {
     value: Vec<u8>,
 }
 
-/// `containerd.events.ContainerCreate`.
+/// `containerd.events.ContainerCreate`, `ContainerUpdate` or `ContainerDelete`.
 #[derive(Clone, PartialEq, prost::Message)]
-struct ContainerCreate {
+struct RecordEvent {
     #[prost(string, tag = "1")]
     id: String,
 }
@@ -244,10 +246,15 @@ pub(super) struct ContainerRecord {
 }
 
 impl Envelope {
-    /// The id of the container that was created.
+    /// What happened.
+    pub(super) fn topic(&self) -> &str {
+        &self.topic
+    }
+
+    /// The id of the container that it happened to.
     pub(super) fn container(&self) -> Option<String> {
-        let created = <ContainerCreate as prost::Message>::decode(&*self.event.as_ref()?.value);
-        created.ok().map(|created| created.id)
+        let event = <RecordEvent as prost::Message>::decode(&*self.event.as_ref()?.value);
+        event.ok().map(|event| event.id)
     }
 
     /// When.

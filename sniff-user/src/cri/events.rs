@@ -1,10 +1,15 @@
 //! Pods that a runtime has begun to run, told long before their first container starts.
 //!
 //! containerd tells its own clients of each container, a sandbox's included, before the sandbox has its network
-//! (`containerd.services.events.v1`, beside the CRI at the same socket). Other runtimes tell by the CRI's own events, which
+//! (`containerd.services.events.v1`, beside the CRI at the same socket). Some versions (1.6 for one) make the sandbox's
+//! record first, and put its network namespace in by an update (`RunPodSandbox`, pkg/cri/server). Other runtimes tell by the CRI's own events, which
 //! come when the network is there.
 
-use std::{collections::BTreeMap, path::PathBuf, time::SystemTime};
+use std::{
+    collections::{BTreeMap, HashMap},
+    path::PathBuf,
+    time::SystemTime,
+};
 
 use anyhow::{Context as _, Result, anyhow};
 use http::uri::PathAndQuery;
@@ -21,6 +26,10 @@ use super::{
 const CRI_CONTAINERS: &str = "k8s.io";
 /// The label by which containerd's CRI tells sandboxes from containers, and its value for sandboxes.
 const KIND: (&str, &str) = ("io.cri-containerd.kind", "sandbox");
+/// What happens to containerd's records.
+const CREATED: &str = "/containers/create";
+const UPDATED: &str = "/containers/update";
+const DELETED: &str = "/containers/delete";
 
 /// A pod whose sandbox is being made.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,7 +55,11 @@ pub struct Arrivals {
 }
 
 enum Events {
-    Containerd(tonic::Streaming<api::Envelope>),
+    Containerd {
+        events: tonic::Streaming<api::Envelope>,
+        /// Sandboxes without a network namespace so far, by id, and when they were made.
+        early: HashMap<String, SystemTime>,
+    },
     Cri(tonic::Streaming<api::ContainerEvent>),
 }
 
@@ -58,11 +71,11 @@ impl Cri {
     /// When the runtime has no events, or ends.
     pub async fn arrivals(&self) -> Result<Arrivals> {
         let channel = self.channel.clone();
-        let filter = format!("namespace=={CRI_CONTAINERS},topic==\"/containers/create\"");
-        let subscribe = api::SubscribeRequest { filters: vec![filter] };
+        let filter = |topic| format!("namespace=={CRI_CONTAINERS},topic==\"{topic}\"");
+        let subscribe = api::SubscribeRequest { filters: [CREATED, UPDATED, DELETED].map(filter).to_vec() };
         let path = "/containerd.services.events.v1.Events/Subscribe";
         let events = match stream(&channel, path, subscribe).await {
-            Ok(events) => Events::Containerd(events),
+            Ok(events) => Events::Containerd { events, early: HashMap::new() },
             Err(status) if status.code() == Code::Unimplemented => {
                 let path = "/runtime.v1.RuntimeService/GetContainerEvents";
                 let events = stream(&channel, path, api::GetEventsRequest {}).await;
@@ -87,8 +100,8 @@ impl Arrivals {
     pub async fn next(&mut self) -> Result<Option<Arrival>> {
         loop {
             let arrival = match &mut self.events {
-                Events::Containerd(events) => match events.message().await? {
-                    Some(event) => match self.sandbox_of(event).await {
+                Events::Containerd { events, early } => match events.message().await? {
+                    Some(event) => match sandbox_of(&self.channel, early, &event).await {
                         Ok(arrival) => arrival,
                         // One may be gone again.
                         Err(error) => {
@@ -108,24 +121,44 @@ impl Arrivals {
             }
         }
     }
+}
 
-    /// The sandbox that an event of containerd's is about, if it is one.
-    async fn sandbox_of(&self, envelope: api::Envelope) -> Result<Option<Arrival>> {
-        let Some(id) = envelope.container() else { return Ok(None) };
-        let at = envelope.time();
-        let mut request = Request::new(api::GetContainerRequest { id });
-        request.metadata_mut().insert("containerd-namespace", CRI_CONTAINERS.parse()?);
-        let path = PathAndQuery::from_static("/containerd.services.containers.v1.Containers/Get");
-        let mut client = Grpc::new(self.channel.clone()).max_decoding_message_size(MAX_ANSWER);
-        client.ready().await?;
-        let codec = ProstCodec::<_, api::GetContainerResponse>::default();
-        let response = client.unary(request, path, codec).await?.into_inner();
-        let record = response.container.context("no container in the answer")?;
-        Ok(record.into_sandbox().and_then(|(labels, spec)| {
-            let netns = netns_of_spec(&spec)?;
-            arrival(labels, Some(netns), at)
-        }))
-    }
+/// The sandbox that an event of containerd's is about, if it is one that has got its network namespace.
+async fn sandbox_of(
+    channel: &Channel,
+    early: &mut HashMap<String, SystemTime>,
+    event: &api::Envelope,
+) -> Result<Option<Arrival>> {
+    let Some(id) = event.container() else { return Ok(None) };
+    let made = match event.topic() {
+        CREATED => event.time(),
+        UPDATED if let Some(&made) = early.get(&id) => made,
+        DELETED => {
+            early.remove(&id);
+            return Ok(None);
+        }
+        _ => return Ok(None),
+    };
+    let record = record(channel, id.clone()).await?;
+    let Some((labels, spec)) = record.into_sandbox() else { return Ok(None) };
+    let Some(netns) = netns_of_spec(&spec) else {
+        early.insert(id, made);
+        return Ok(None);
+    };
+    early.remove(&id);
+    Ok(arrival(labels, Some(netns), made))
+}
+
+/// What containerd has of a container.
+async fn record(channel: &Channel, id: String) -> Result<api::ContainerRecord> {
+    let mut request = Request::new(api::GetContainerRequest { id });
+    request.metadata_mut().insert("containerd-namespace", CRI_CONTAINERS.parse()?);
+    let path = PathAndQuery::from_static("/containerd.services.containers.v1.Containers/Get");
+    let mut client = Grpc::new(channel.clone()).max_decoding_message_size(MAX_ANSWER);
+    client.ready().await?;
+    let codec = ProstCodec::<_, api::GetContainerResponse>::default();
+    let response = client.unary(request, path, codec).await?.into_inner();
+    response.container.context("no container in the answer")
 }
 
 /// A pod by what the kubelet writes onto its sandbox.
