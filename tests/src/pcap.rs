@@ -191,16 +191,19 @@ pub fn assert_same<'a>(
 }
 
 impl PcapNg {
-    /// The packets of the interface called `name`.
+    /// The packets of the interfaces called `name`: one has another block after a change of the filter.
     ///
     /// # Panics
     ///
-    /// When there is no such interface.
+    /// When there is none.
     pub fn packets_of(&self, name: &str) -> Vec<Packet> {
-        let id = self.interfaces.iter().position(|i| i.name.as_deref() == Some(name));
-        let id = id.unwrap_or_else(|| panic!("no interface {name} in {:?}", self.interfaces));
-        let of_interface = |packet: &&Packet| packet.interface as usize == id;
-        self.packets.iter().filter(of_interface).cloned().collect()
+        let is_named = |id: u32| self.interfaces[id as usize].name.as_deref() == Some(name);
+        assert!(
+            (0..self.interfaces.len() as u32).any(is_named),
+            "no interface {name} in {:?}",
+            self.interfaces
+        );
+        self.packets.iter().filter(|packet| is_named(packet.interface)).cloned().collect()
     }
 }
 

@@ -218,7 +218,7 @@ fn a_filter_that_one_interface_refuses_changes_at_none() {
     for name in ["netns:first/eth0", "netns:second/eth0"] {
         let of = file.packets_of(name);
         let counts = (echoes(&of, Direction::In, 56), echoes(&of, Direction::Out, 56));
-        assert_eq!(counts, expected, "{name}: {line}");
+        assert_eq!(counts, expected, "{name}: {line} {outcome:#?}");
     }
 }
 
