@@ -1,4 +1,5 @@
-//! Interfaces that come to a target while it is captured: a VPN's, one that a pod gets later, one that is made anew.
+//! Interfaces that come to a target while it is captured: a VPN's, one that a pod gets later, one that is made anew. And
+//! those that leave it.
 //!
 //! A task of its own hears of them and looks what they are, so that a capture waits for neither.
 
@@ -12,12 +13,19 @@ use tokio::{
 };
 
 use crate::{
-    link::monitor::{Monitor, News, Seen},
+    link::monitor::{Left, Monitor, News, Seen},
     target::{Interface, Scope},
 };
 
-/// The interfaces that a scope has, at a time when there may be new ones among them.
-pub type Found = (Scope, Vec<Interface>);
+/// What is told of the interfaces of the scopes.
+pub enum Found {
+    /// Those that a scope has, at a time when there may be new ones among them.
+    There(Box<Scope>, Vec<Interface>),
+    /// Some are not there any more.
+    Left(HashSet<Left>),
+    /// There were more changes than could be heard of: any may have left.
+    Missed,
+}
 
 /// The task, and the scopes that it was told of.
 pub struct Newcomers {
@@ -70,7 +78,7 @@ impl Newcomers {
         !self.told.is_closed() && self.scopes.iter().any(Scope::is_there)
     }
 
-    /// What may be new; never, when nobody looks out any more.
+    /// What is told next; never, when nobody looks out any more.
     pub async fn next(&mut self) -> Found {
         match self.found.recv().await {
             Some(found) => found,
@@ -101,7 +109,19 @@ async fn look_out(mut orders: UnboundedReceiver<Told>, found: &UnboundedSender<F
                 }
                 None => return Ok(()),
             },
-            news = next(&mut monitor) => concerned(&scopes, &news?),
+            news = next(&mut monitor) => {
+                let news = news?;
+                let concerned = concerned(&scopes, &news);
+                let left = match news {
+                    News::Heard(_, left) if left.is_empty() => None,
+                    News::Heard(_, left) => Some(Found::Left(left)),
+                    News::Missed => Some(Found::Missed),
+                };
+                if left.is_some_and(|left| found.send(left).is_err()) {
+                    return Ok(());
+                }
+                concerned
+            }
         };
         for scope in to_look_at {
             let looking = task::spawn_blocking(move || {
@@ -112,7 +132,7 @@ async fn look_out(mut orders: UnboundedReceiver<Told>, found: &UnboundedSender<F
                 // A pod may go at any time.
                 (_, Err(error)) => debug!("cannot look for new interfaces: {error:#}"),
                 (scope, Ok(interfaces)) => {
-                    if found.send((scope, interfaces)).is_err() {
+                    if found.send(Found::There(Box::new(scope), interfaces)).is_err() {
                         return Ok(());
                     }
                 }
@@ -136,6 +156,6 @@ fn concerned(scopes: &[Scope], news: &News) -> Vec<Scope> {
     };
     match news {
         News::Missed => scopes.to_vec(),
-        News::Seen(seen) => scopes.iter().filter(|scope| wants(scope, seen)).cloned().collect(),
+        News::Heard(seen, _) => scopes.iter().filter(|scope| wants(scope, seen)).cloned().collect(),
     }
 }

@@ -35,7 +35,7 @@ use crate::{
     drain::{Drain, Drained, End},
     filter::{Filter, Filters, Source},
     logging,
-    newcomers::Newcomers,
+    newcomers::{Found, Newcomers},
     output::Output,
     parallel,
     pcapng::{self, InterfaceDescription, LinkType, SectionHeader},
@@ -676,13 +676,23 @@ impl Session {
                     }
                     None => break Why::Asked,
                 },
-                (scope, interfaces) = self.newcomers.next() => {
-                    let joined = self.welcome(&scope, interfaces);
-                    watch.meet(self);
-                    if let Some(Remote { events, .. }) = &remote {
-                        let came = |it| Event::Came(Box::new(scope.clone()), Box::new(it));
-                        // It may have gone.
-                        joined.into_iter().for_each(|it| drop(events.send(came(it))));
+                found = self.newcomers.next() => {
+                    let gone = match found {
+                        Found::There(scope, interfaces) => {
+                            let joined = self.welcome(&scope, interfaces);
+                            watch.meet(self);
+                            if let Some(Remote { events, .. }) = &remote {
+                                let came = |it| Event::Came(scope.clone(), Box::new(it));
+                                // It may have gone.
+                                joined.into_iter().for_each(|it| drop(events.send(came(it))));
+                            }
+                            Vec::new()
+                        }
+                        Found::Left(left) => watch.look_for(self, &left)?,
+                        Found::Missed => watch.look_at_all(self)?,
+                    };
+                    if !gone.is_empty() && let Some(why) = self.part_with(gone, remote.as_ref())? {
+                        break why;
                     }
                 }
                 () = &mut deadline => break Why::Duration,
@@ -693,20 +703,28 @@ impl Session {
                         self.sound_alarm()?;
                     }
                     let gone = watch.look(self)?;
-                    let has_lost = !gone.is_empty();
-                    if let Some(Remote { events, .. }) = &remote {
-                        self.report(events, gone)?;
-                    } else if self.taps.is_empty() && !self.newcomers.may_come() {
-                        info!("no interface is left to capture");
-                        break Why::Empty;
-                    } else if self.taps.is_empty() && has_lost {
-                        info!("no interface is left to capture; waiting for one to come");
+                    if let Some(why) = self.part_with(gone, remote.as_ref())? {
+                        break why;
                     }
                 }
             }
         };
         logger.flush();
         Ok(ended)
+    }
+
+    /// Tells of interfaces that were left, and whether the capture ends with them. A remote hears how it goes each time.
+    fn part_with(&self, gone: Vec<Interface>, remote: Option<&Remote>) -> Result<Option<Why>> {
+        let has_lost = !gone.is_empty();
+        if let Some(Remote { events, .. }) = remote {
+            self.report(events, gone)?;
+        } else if self.taps.is_empty() && !self.newcomers.may_come() {
+            info!("no interface is left to capture");
+            return Ok(Some(Why::Empty));
+        } else if self.taps.is_empty() && has_lost {
+            info!("no interface is left to capture; waiting for one to come");
+        }
+        Ok(None)
     }
 
     /// Tells a remote what has happened; it may have gone.
@@ -760,6 +778,11 @@ impl Session {
     /// The taps that are attached.
     pub fn taps(&self) -> &[Tap] {
         &self.taps
+    }
+
+    /// The tap with this id, while it is attached.
+    pub fn tap(&self, id: u32) -> Option<&Tap> {
+        self.taps.iter().find(|tap| tap.id == id)
     }
 
     /// What was counted for an interface so far.

@@ -174,12 +174,22 @@ impl Tap {
     /// Whether what is captured is in another network namespace by now. That takes longer to find out than
     /// [`Self::is_alive`].
     pub fn has_moved(&self) -> bool {
-        let captured = self.interface.pod_side.as_ref().unwrap_or(&self.side);
-        match captured.is_in_place() {
-            Some(in_place) => !in_place,
-            // Hardware goes back to the node when its namespace ends.
-            None => self.attachment.as_ref().is_some_and(Attachment::is_on_the_node),
-        }
+        // Hardware goes back to the node when its namespace ends.
+        self.captured().is_in_place().map_or_else(
+            || self.attachment.as_ref().is_some_and(Attachment::is_on_the_node),
+            |in_place| !in_place,
+        )
+    }
+
+    /// Whether what is captured is in another network namespace by now, when it was heard that it has left its own and
+    /// [`Self::is_alive`] says that it still is there. Of a namespace that has ended meanwhile, nothing else could tell.
+    pub fn has_left(&self) -> bool {
+        self.captured().is_in_place() != Some(true)
+    }
+
+    /// The interface whose packets are meant, wherever they are taken.
+    pub fn captured(&self) -> &Side {
+        self.interface.pod_side.as_ref().unwrap_or(&self.side)
     }
 }
 

@@ -6,7 +6,11 @@
 //! Older kernels (5.10 for one) do not count such packets at all (`skb_do_redirect`, net/core/filter.c). So a program that
 //! comes to the host end is reason enough, as it is when a capture starts.
 
-use std::{collections::HashMap, fmt, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    fmt,
+    time::Duration,
+};
 
 use anyhow::Result;
 use log::{info, warn};
@@ -15,10 +19,11 @@ use tokio::time::{self, Instant};
 
 use crate::{
     bpf::attach::{self, Hook},
-    link, pcapng,
+    link::{self, monitor::Left},
+    pcapng,
     session::Session,
     tap::{Point, Tap},
-    target::Interface,
+    target::{Interface, Side},
 };
 
 /// Time between two looks at first, so that a blind host end is found early.
@@ -165,41 +170,73 @@ impl Watch {
         let mut lost = Vec::new();
         let thorough = turn(session, &mut self.thorough_position, THOROUGH_AT_ONCE);
         for id in turn(session, &mut self.position, AT_ONCE) {
-            let Some(tap) = session.taps().iter().find(|tap| tap.id == id) else {
-                continue;
-            };
-            if !tap.is_alive() {
-                info!("{}: the interface is gone", tap.interface.name);
-                lost.push(tap.interface.clone());
-                session.leave(id)?;
-                continue;
-            }
-            if let Err(error) = session.repair(id) {
-                let Some(tap) = session.taps().iter().find(|tap| tap.id == id) else { continue };
-                warn!("{}: cannot be captured any more: {error:#}", tap.interface.name);
-                lost.push(tap.interface.clone());
-                session.note(id, format!("ended early: {error:#}"));
-                session.leave(id)?;
-                continue;
-            }
-            let Some(tap) = session.taps().iter().find(|tap| tap.id == id) else { continue };
-            if let Some(blind) = self.blind(session, tap) {
-                let fine = self.suspects.remove(&id).map_or(0, |suspect| suspect.fine);
-                go_inside(session, id, &blind, fine);
-            }
+            lost.extend(self.look_at(session, id)?);
         }
         for id in thorough {
-            let Some(tap) = session.taps().iter().find(|tap| tap.id == id && tap.has_moved()) else {
-                continue;
-            };
-            warn!("{}: {MOVED}; it is not captured any more", tap.interface.name);
-            lost.push(tap.interface.clone());
-            session.note(id, format!("ended early: {MOVED}"));
-            session.leave(id)?;
+            lost.extend(leave_if(session, id, Tap::has_moved)?);
         }
         self.pause = LAST_PAUSE.min(self.pause * LONGER);
         self.next = Instant::now() + self.pause;
         Ok(lost)
+    }
+
+    /// The same for the taps of interfaces of which it was heard that they are where they were no more.
+    ///
+    /// # Errors
+    ///
+    /// When the clock fails.
+    pub fn look_for(&mut self, session: &mut Session, left: &HashSet<Left>) -> Result<Vec<Interface>> {
+        let has_left = |tap: &&Tap| {
+            let Side { netns, ifindex, .. } = tap.captured();
+            left.contains(&Left { netns: netns.id(), ifindex: *ifindex })
+        };
+        let ids: Vec<u32> = session.taps().iter().filter(has_left).map(|tap| tap.id).collect();
+        self.look_closely(session, &ids, Tap::has_left)
+    }
+
+    /// The same for all, after news of some that left was missed.
+    ///
+    /// # Errors
+    ///
+    /// When the clock fails.
+    pub fn look_at_all(&mut self, session: &mut Session) -> Result<Vec<Interface>> {
+        let ids: Vec<u32> = session.taps().iter().map(|tap| tap.id).collect();
+        self.look_closely(session, &ids, Tap::has_moved)
+    }
+
+    fn look_closely(
+        &mut self,
+        session: &mut Session,
+        ids: &[u32],
+        has_moved: fn(&Tap) -> bool,
+    ) -> Result<Vec<Interface>> {
+        let mut lost = Vec::new();
+        for &id in ids {
+            lost.extend(self.look_at(session, id)?);
+            lost.extend(leave_if(session, id, has_moved)?);
+        }
+        Ok(lost)
+    }
+
+    fn look_at(&mut self, session: &mut Session, id: u32) -> Result<Option<Interface>> {
+        let Some(tap) = session.tap(id) else { return Ok(None) };
+        if !tap.is_alive() {
+            info!("{}: the interface is gone", tap.interface.name);
+            return leave(session, id);
+        }
+        if let Err(error) = session.repair(id)
+            && let Some(tap) = session.tap(id)
+        {
+            warn!("{}: cannot be captured any more: {error:#}", tap.interface.name);
+            session.note(id, format!("ended early: {error:#}"));
+            return leave(session, id);
+        }
+        let Some(tap) = session.tap(id) else { return Ok(None) };
+        if let Some(blind) = self.blind(session, tap) {
+            let fine = self.suspects.remove(&id).map_or(0, |suspect| suspect.fine);
+            go_inside(session, id, &blind, fine);
+        }
+        Ok(None)
     }
 
     /// Why the host end misses packets, if it does or may do so.
@@ -232,6 +269,21 @@ impl Watch {
     }
 }
 
+/// Ends the capture of a tap whose interface has moved to another namespace, and returns the interface.
+fn leave_if(session: &mut Session, id: u32, has_moved: fn(&Tap) -> bool) -> Result<Option<Interface>> {
+    // In this order: an interface that is deleted meanwhile has not moved.
+    let Some(tap) = session.tap(id).filter(|tap| has_moved(tap) && tap.is_alive()) else { return Ok(None) };
+    warn!("{}: {MOVED}; it is not captured any more", tap.interface.name);
+    session.note(id, format!("ended early: {MOVED}"));
+    leave(session, id)
+}
+
+fn leave(session: &mut Session, id: u32) -> Result<Option<Interface>> {
+    let interface = session.tap(id).map(|tap| tap.interface.clone());
+    session.leave(id)?;
+    Ok(interface)
+}
+
 /// The ids of the taps to look at now: so many from `position` on, which moves on behind them.
 fn turn(session: &Session, position: &mut usize, count: usize) -> Vec<u32> {
     let taps = session.taps();
@@ -252,9 +304,7 @@ fn excess(tap: &Tap) -> Option<u64> {
 
 /// `fine` is when nothing had come past the host's end yet.
 fn go_inside(session: &mut Session, id: u32, blind: &Blind, fine: u64) {
-    let Some(Tap { interface, .. }) = session.taps().iter().find(|tap| tap.id == id) else {
-        return;
-    };
+    let Some(Tap { interface, .. }) = session.tap(id) else { return };
     let name = interface.name.clone();
     let host = interface.host_side.as_ref().map_or_else(String::new, ToString::to_string);
     let missing = format!("packets into the pod may be missing since {}", pcapng::time(fine));

@@ -1,4 +1,4 @@
-//! Interfaces that come or change in network namespaces of others, told by the kernel.
+//! Interfaces that come, change or leave in network namespaces of others, told by the kernel.
 //!
 //! A netlink socket keeps its namespace alive, so none may stay open in a pod's. But a socket can also hear of other
 //! namespaces (`NETLINK_LISTEN_ALL_NSID`): of those that have an id in its own, and an id keeps nothing alive. So the
@@ -36,6 +36,8 @@ use crate::netns::{Netns, NetnsId};
 
 /// The multicast group of interfaces (`RTMGRP_LINK`, linux/rtnetlink.h).
 const LINKS: u32 = 1;
+/// Message type `RTM_DELLINK` (linux/rtnetlink.h).
+const DELETED_LINK: u16 = 17;
 /// More than one message of an interface takes; what is cut off is not looked at.
 const MESSAGE_ROOM: usize = 32 << 10;
 
@@ -60,11 +62,20 @@ pub struct Seen {
     pub up: bool,
 }
 
+/// An interface that is not there any more: deleted, or moved to another namespace.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Left {
+    /// Where it was.
+    pub netns: NetnsId,
+    /// Its ifindex there.
+    pub ifindex: u32,
+}
+
 /// What a [`Monitor`] tells.
 #[derive(Debug)]
 pub enum News {
-    /// Of these interfaces.
-    Seen(HashSet<Seen>),
+    /// Of interfaces that are there, and of some that are not.
+    Heard(HashSet<Seen>, HashSet<Left>),
     /// There were more than it could hear: anything may have happened.
     Missed,
 }
@@ -118,12 +129,15 @@ impl Monitor {
     pub async fn next(&mut self) -> Result<News> {
         loop {
             let mut ready = self.socket.readable().await?;
-            let mut seen = HashSet::new();
+            let (mut seen, mut left) = (HashSet::new(), HashSet::new());
             loop {
                 match receive(ready.get_inner().as_raw_fd()) {
                     Ok((nsid, bytes)) => {
-                        let netns = nsid.and_then(|id| self.watched.get(&id));
-                        seen.extend(netns.and_then(|&netns| interface(netns, &bytes)));
+                        let Some(&netns) = nsid.and_then(|id| self.watched.get(&id)) else { continue };
+                        match deleted(&bytes) {
+                            Some(ifindex) => drop(left.insert(Left { netns, ifindex })),
+                            None => seen.extend(interface(netns, &bytes)),
+                        }
                     }
                     Err(Errno::EAGAIN) => break,
                     Err(Errno::EINTR) => {}
@@ -132,8 +146,8 @@ impl Monitor {
                 }
             }
             ready.clear_ready();
-            if !seen.is_empty() {
-                return Ok(News::Seen(seen));
+            if !seen.is_empty() || !left.is_empty() {
+                return Ok(News::Heard(seen, left));
             }
         }
     }
@@ -190,7 +204,16 @@ fn receive(socket: RawFd) -> nix::Result<(Option<i32>, Vec<u8>)> {
     Ok((nsid, bytes))
 }
 
-/// The interface that a message tells of; none when it tells of an end.
+/// The index of the interface of whose end a message tells: a `nlmsghdr` and an `ifinfomsg` (linux/rtnetlink.h). A bridge
+/// tells in the same way of a port that leaves it, by another address family.
+fn deleted(message: &[u8]) -> Option<u32> {
+    let kind = u16::from_ne_bytes(*message.get(4..)?.first_chunk()?);
+    let family = i32::from(*message.get(16)?);
+    let ifindex = u32::from_ne_bytes(*message.get(20..)?.first_chunk()?);
+    (kind == DELETED_LINK && family == libc::AF_UNSPEC).then_some(ifindex)
+}
+
+/// The interface that a message tells of, if it tells that there is one.
 fn interface(netns: NetnsId, bytes: &[u8]) -> Option<Seen> {
     match NetlinkMessage::deserialize(bytes).map(|message| message.payload) {
         Ok(NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewLink(LinkMessage {
@@ -216,7 +239,7 @@ mod tests {
     use crate::netns::testing::TestNetns;
 
     async fn names(monitor: &mut Monitor) -> Vec<(NetnsId, String, bool)> {
-        let News::Seen(seen) = monitor.next().await.unwrap() else { panic!("too much news") };
+        let News::Heard(seen, _) = monitor.next().await.unwrap() else { panic!("too much news") };
         seen.into_iter().map(|seen| (seen.netns, seen.name.unwrap(), seen.up)).collect()
     }
 
@@ -236,6 +259,32 @@ mod tests {
         let news = names(&mut monitor).await;
         assert!(news.contains(&(other.id(), "br2".to_owned(), true)), "{news:?}");
         assert!(news.iter().all(|(netns, name, _)| (*netns, name.as_str()) == (other.id(), "br2")));
+    }
+
+    #[tokio::test]
+    #[ignore = "needs root; `cargo xtask test` runs it"]
+    async fn an_interface_that_leaves_is_told_of_and_a_port_that_leaves_its_bridge_is_not() {
+        let [one, other] = [TestNetns::new(), TestNetns::new()];
+        one.veth("veth0", &other, "eth0");
+        one.ip("link add br0 type bridge");
+        one.ip("link set veth0 master br0");
+        let index = |name: &str| {
+            let links = super::super::links(&one).unwrap();
+            links.into_iter().find(|link| link.name == name).unwrap().index
+        };
+        let wanted = ["veth0", "br0"].map(|name| Left { netns: one.id(), ifindex: index(name) });
+        let mut monitor = Monitor::new().unwrap();
+        monitor.watch([&*one]).unwrap();
+        one.ip("link set veth0 nomaster");
+        let path = other.path().display();
+        one.ip(&format!("link set veth0 netns {path}"));
+        one.ip("link del br0");
+        let mut all = Vec::new();
+        while all.len() < wanted.len() {
+            let News::Heard(_, left) = monitor.next().await.unwrap() else { panic!("too much news") };
+            all.extend(left);
+        }
+        assert_eq!(all, wanted);
     }
 
     #[tokio::test]

@@ -277,6 +277,44 @@ fn a_pods_end_that_moves_ends_the_capture_at_the_hosts_end() {
     }
 }
 
+/// Nothing but the kernel's word that it left tells of the one among many, once its old namespace has gone too.
+#[test]
+fn a_device_whose_old_namespace_ends_when_it_has_moved_is_told_of_among_many() {
+    let machine = Machine::boot();
+    let node = machine.netns();
+    let pods: Vec<_> = (1..=8).map(|net| machine.fake_pod(&format!("pod{net}"), net)).collect();
+    let second = machine.add_netns("second");
+    let (moved, others) = pods.split_last().expect("some");
+    for end in if kernel::has_tcx() { &["pod", "host"][..] } else { &["host"] } {
+        let capture = Capture::new();
+        let names = (1..=8).flat_map(|net| ["--netns".to_owned(), format!("pod{net}")]);
+        let args = ["--attach", end, "-w", capture.arg()].map(str::to_owned);
+        let mut sniff = Sniff::in_netns(&node).args(names.chain(args)).start();
+        // Once this is heard of, so is what happens next.
+        moved.netns.run("ip link add late type bridge");
+        moved.netns.run("ip link set late up");
+        sniff.wait_for_line("netns:pod8/late: has come");
+        moved.netns.run("ip link set eth0 netns second");
+        node.run("ip netns delete pod8");
+        let line = sniff.wait_for_line(MOVED);
+        assert!(line.contains("netns:pod8/eth0"), "{end}: {line}");
+        second.run(&format!("ip address add {}/24 dev eth0", moved.ipv4));
+        second.run("ip link set eth0 up");
+        traffic::ping(&node, moved.ipv4.into(), 5, 57);
+        traffic::ping(&node, others[0].ipv4.into(), 5, 56);
+        let file = capture.read_counted(&sniff.stop());
+        assert_eq!((both_ways(&file, 56), both_ways(&file, 57)), ((5, 5), (0, 0)), "{end}");
+        let comment = file.statistics[7].comment.as_deref().unwrap_or_default();
+        assert!(comment.contains(MOVED), "{end}: {comment}");
+        // As before, for the next.
+        node.run("ip netns add pod8");
+        second.run("ip link set eth0 netns pod8");
+        for command in [&format!("address add {}/24 dev eth0", moved.ipv4), "link set eth0 up"] {
+            moved.netns.run(&format!("ip {command}"));
+        }
+    }
+}
+
 fn source(frame: &[u8]) -> Option<Ipv4Addr> {
     let octets: [u8; 4] = frame.get(26..30)?.try_into().ok()?;
     Some(octets.into())
