@@ -7,6 +7,7 @@ mod api;
 mod events;
 
 use std::{
+    collections::BTreeMap,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -80,6 +81,8 @@ pub struct Sandbox {
     pub ready: bool,
     /// When it was made, in nanoseconds since 1970.
     pub created_at: i64,
+    /// The pod's labels, with others that the runtime and the kubelet add.
+    pub labels: BTreeMap<String, String>,
 }
 
 /// Where a sandbox's network is.

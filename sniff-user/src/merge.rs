@@ -19,7 +19,9 @@
 //! tells was lost since the one before of its interface, and those of a stream keep their order. Where packets are left
 //! out at the end, beyond the limit, the statistics say so, and of how many losses those told.
 //!
-//! Memory is bounded: what is held is at most [`MAX_HELD`], plus one pushed piece for each stream. Nothing here does
+//! Memory is bounded: what is held is at most [`MAX_HELD`], plus one pushed piece for each stream. What is held keeps the
+//! pieces that it came in, and so those may have little else in them: descriptions, which `introduce` bounds, one block of
+//! statistics for each interface, and as many watermarks as were [asked for](Merger::expect_watermark). Nothing here does
 //! I/O or asks for the time; [`Merger::awaited`] tells whom to ask for a watermark.
 
 use std::{
@@ -99,8 +101,11 @@ struct Stream {
     /// Time of its youngest packet, as it is sorted and as it says. Packets of one stream keep their order.
     youngest: u64,
     youngest_said: u64,
-    /// It sends no packet any more that is older.
+    /// It sends no packet any more that is older; as it is sorted and as it says.
     watermark: u64,
+    watermark_said: u64,
+    /// Watermarks that it was asked for and has not sent.
+    owed_watermarks: u32,
     /// Packets that have come.
     received: u64,
     /// How far its clock is ahead of the time since [`Merger::began`], in nanoseconds: at least by as much as the
@@ -131,6 +136,13 @@ impl fmt::Display for LeftOut {
             write!(f, "; {dropcounts} of the dropped packets were lost between those")?;
         }
         Ok(())
+    }
+}
+
+impl Held {
+    /// Bytes that it takes.
+    fn size(&self) -> usize {
+        size_of::<Self>() + self.block.len()
     }
 }
 
@@ -235,6 +247,7 @@ impl Merger {
                         .interfaces
                         .get_mut(interface)
                         .with_context(|| format!("interface {interface} is not described"))?;
+                    ensure!(is_packet || !*has_statistics, "statistics of one interface twice");
                     *has_statistics |= !is_packet;
                     let interface = *interface;
                     if is_packet {
@@ -245,13 +258,17 @@ impl Merger {
                         stream.youngest_said = stream.youngest_said.max(said);
                     }
                     let (time, said, block) = (stream.youngest, stream.youngest_said, blocks.slice(..len));
-                    stream.queue.push_back(Held { time, said, arrived: now, is_packet, interface, block });
-                    self.held += len;
+                    let held = Held { time, said, arrived: now, is_packet, interface, block };
+                    self.held += held.size();
+                    stream.queue.push_back(held);
                 }
                 BlockType::Watermark => {
                     let said = Watermark::parse(block.bytes)?.time_ns;
+                    let left = stream.owed_watermarks.checked_sub(1);
+                    stream.owed_watermarks = left.context("a watermark that was not asked for")?;
                     stream.hear(said, elapsed);
                     stream.watermark = stream.watermark.max(said.min(horizon));
+                    stream.watermark_said = stream.watermark_said.max(said);
                 }
                 BlockType::Section => {}
                 BlockType::Other(block_type) => bail!("block of type {block_type:#x}"),
@@ -268,10 +285,17 @@ impl Merger {
         (heard > 1).then(|| difference.clamp(i64::MIN.into(), i64::MAX.into()) as i64)
     }
 
-    /// The time of the youngest packet that has come in a stream, in nanoseconds since the epoch.
-    pub fn youngest(&self, id: StreamId) -> Option<u64> {
-        let Stream { received, youngest_said, .. } = self.streams[id.0];
-        (received > 0).then_some(youngest_said)
+    /// The time up to which all packets of a stream have come, by its own clock, in nanoseconds since the epoch: that of
+    /// its youngest packet or watermark. `None` before the first of either.
+    pub fn complete_until(&self, id: StreamId) -> Option<u64> {
+        let Stream { youngest_said, watermark_said, .. } = self.streams[id.0];
+        Some(youngest_said.max(watermark_said)).filter(|time| *time > 0)
+    }
+
+    /// A stream was asked for one watermark, and may send it.
+    pub fn expect_watermark(&mut self, id: StreamId) {
+        let owed = &mut self.streams[id.0].owed_watermarks;
+        *owed = owed.saturating_add(1);
     }
 
     /// Packets that have come in a stream.
@@ -378,12 +402,9 @@ impl Merger {
     }
 
     fn write_next(&mut self, stream: usize, out: &mut Vec<u8>) {
-        let Some(Held { time, said, is_packet, interface, block, .. }) =
-            self.streams[stream].queue.pop_front()
-        else {
-            return;
-        };
-        self.held -= block.len();
+        let Some(held) = self.streams[stream].queue.pop_front() else { return };
+        self.held -= held.size();
+        let Held { time, said, is_packet, interface, block, .. } = held;
         if is_packet {
             self.waiting -= 1;
             if self.is_full() {

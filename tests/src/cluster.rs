@@ -104,6 +104,9 @@ struct State {
     exec_count: usize,
     /// The first so many of them carry nothing any more, without being closed.
     frozen: usize,
+    /// Whether the server answers nobody, and how many requests it has left without an answer.
+    is_down: bool,
+    unanswered: usize,
 }
 
 type Key = (String, String, String);
@@ -291,6 +294,23 @@ impl Cluster {
             // The other end may have closed it already.
             let _ = stream.shutdown(Shutdown::Both);
         }
+    }
+
+    /// Takes the server down: all connections are closed, watches and those of exec among them, and new ones at once.
+    pub fn go_down(&self) {
+        self.state().is_down = true;
+        self.shared.changed.notify_all();
+        self.cut_execs();
+    }
+
+    /// Has the server answer again.
+    pub fn come_up(&self) {
+        self.state().is_down = false;
+    }
+
+    /// How many requests found the server down.
+    pub fn unanswered(&self) -> usize {
+        self.state().unanswered
     }
 
     /// From now on the connections that exec has carry nothing, and nobody is told.
@@ -594,7 +614,7 @@ impl Shared {
         let (state, _) = self
             .changed
             .wait_timeout_while(state, Duration::from_secs(1), |state| {
-                !state.ended && state.version <= version
+                !state.ended && !state.is_down && state.version <= version
             })
             .expect("no test thread has panicked with it");
         if version < state.forgotten {
@@ -609,6 +629,12 @@ impl Shared {
 }
 
 impl State {
+    /// Whether a request is left without an answer.
+    fn leaves_unanswered(&mut self) -> bool {
+        self.unanswered += usize::from(self.is_down);
+        self.is_down
+    }
+
     fn put(&mut self, key: Key, mut object: Value) -> Value {
         self.version += 1;
         let (api, kind) = kind(&key.0);

@@ -6,7 +6,7 @@ use std::{
     net::{TcpListener, TcpStream},
     os::unix::fs::{PermissionsExt as _, symlink},
     thread,
-    time::{Duration, Instant, UNIX_EPOCH},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use nix::sys::signal::Signal;
@@ -1368,4 +1368,121 @@ fn where_a_pod_is_about_to_start_its_node_looks_out_for_it() {
     let outcome = client.stop();
     outcome.assert_success();
     assert_pings(&outcome.file(), 57, 2);
+}
+
+/// The runtime has told of it to nobody.
+#[test]
+fn a_pod_that_was_made_before_its_nodes_session_joins() {
+    let nodes = [Node::start(), Node::start()];
+    let cluster = Cluster::start([("n1", &nodes[0].netns), ("n2", &nodes[1].netns)]);
+    let labels = json!({"app": "web"});
+    let first = nodes[0].pod("shop", "web-0").start();
+    cluster.add_pod("shop", "web-0", &first.sandbox.uid, "n1", &labels);
+    cluster.add_agent("n1");
+    cluster.add_agent("n2");
+    let mut client = Client::start(&cluster, &["-l", "app=web", "-n", "shop", "-w", "FILE", "-f", "icmp"]);
+    client.wait_for(LISTENING);
+    let web = nodes[1].pod("shop", "web-1").label("app", "web").start();
+    let _other = nodes[1].pod("shop", "db-0").label("app", "db").start();
+    // The API has not heard of its sandbox.
+    let pending = json!({"metadata": {"name": "web-1", "namespace": "shop", "uid": web.sandbox.uid, "labels": labels},
+        "spec": {"nodeName": "n2", "containers": []}, "status": {"phase": "Pending"}});
+    cluster.put("pods", "shop", "web-1", pending);
+    client.wait_for("capturing shop/web-1 on node n2");
+    traffic::ping(&nodes[1].netns, web.ipv4.into(), 2, 57);
+    client.wait_for_packets(4);
+    let outcome = client.stop();
+    outcome.assert_success();
+    let file = outcome.file();
+    assert_pings(&file, 57, 2);
+    let comments = comments(&file, "shop/web-1/eth0");
+    let [comment] = &comments[..] else { panic!("{comments:?}") };
+    assert!(comment.contains("joined the running capture"), "{comment}");
+    assert!(names(&file).iter().all(|name| *name != "shop/db-0/eth0"));
+}
+
+#[test]
+fn it_is_said_that_all_listen_once_somebody_is_captured() {
+    let place = Place::new();
+    place.cluster.remove_pod("shop", "web-0");
+    let labels = json!({"app": "web"});
+    let mut client = Client::start(&place.cluster, &["-l", "app=web", "-n", "shop", "-w", "FILE"]);
+    client.wait_for("no pod matches that runs; waiting for one");
+    let pending = json!({"metadata": {"name": "web-1", "namespace": "shop", "uid": "0-0", "labels": labels},
+        "spec": {"nodeName": "n1", "containers": []}, "status": {"phase": "Pending"}});
+    place.cluster.put("pods", "shop", "web-1", pending);
+    client.wait_for("node n1: listening on 0 interface(s); waiting for one");
+    place.cluster.add_pod("shop", "web-0", &place.web.sandbox.uid, "n1", &labels);
+    client.wait_for(LISTENING);
+    let outcome = client.stop();
+    outcome.assert_success();
+    let at = |part: &str| outcome.stderr.iter().position(|line| line.contains(part)).expect("said");
+    assert!(at(LISTENING) > at("capturing shop/web-0"), "{:#?}", outcome.stderr);
+}
+
+#[test]
+fn an_outage_of_the_api_is_told_of_and_whoever_came_meanwhile_joins_behind_it() {
+    let place = Place::new();
+    let mut client = place.listen_to_pings(&["-l", "app=web", "-n", "shop"]);
+    place.cluster.go_down();
+    let told = client.wait_for("the watch of shop/app=web is interrupted");
+    assert!(told.contains("pods that start meanwhile are captured later"), "{told}");
+    // Its node cannot know whose it is.
+    let more = place.node.pod("shop", "web-1").start();
+    place.cluster.add_pod("shop", "web-1", &more.sandbox.uid, "n1", &json!({"app": "web"}));
+    wait::until("tries", GONE, || (place.cluster.unanswered() >= 6).then_some(()));
+    place.cluster.come_up();
+    client.wait_for("the watch of shop/app=web goes on");
+    client.wait_for("capturing shop/web-1 on node n1");
+    traffic::ping(&place.node.netns, more.ipv4.into(), 1, 58);
+    let outcome = place.assert_joined_again(client, "cut");
+    assert_pings(&outcome.file(), 58, 1);
+    let told = outcome.stderr.iter().filter(|line| line.contains("is interrupted")).count();
+    assert_eq!(told, 1, "once for each outage: {:#?}", outcome.stderr);
+}
+
+/// It has sent nothing for a while, and was heard all the same.
+#[test]
+fn the_loss_of_a_quiet_node_is_dated_from_what_it_said_last() {
+    let place = Place::new();
+    let mut client = place.listen_to_pings(&["shop/web-0"]);
+    // Longer than a quiet node is left alone.
+    thread::sleep(Duration::from_secs(5));
+    place.cluster.cut_execs();
+    let lost = SystemTime::now();
+    let line = client.wait_for("; joining again in");
+    client.wait_for("node n1: joined again");
+    let outcome = client.stop();
+    outcome.assert_failure(&["node n1: ", "cut"]);
+    let file = outcome.file();
+    let last = file.packets.iter().map(|packet| packet.timestamp_ns).max().expect("a packet");
+    let last = UNIX_EPOCH + Duration::from_nanos(last);
+    let again = &comments(&file, "shop/web-0/eth0")[1];
+    let (_, since) = again.split_once("packets since ").expect(again);
+    let since = since.split(' ').next().expect("a time");
+    let time = humantime::parse_rfc3339(since).expect(since);
+    assert!(time > last + Duration::from_secs(1) && time <= lost, "{again}; last packet {last:?}, {lost:?}");
+    assert!(line.contains(&format!("packets since {since} may be missing")), "{line}; {again}");
+}
+
+/// Each calls itself by the same word.
+#[test]
+fn two_nodes_that_are_targets_are_joined_again_both() {
+    let nodes = [Node::start(), Node::start()];
+    let cluster = Cluster::start([("n1", &nodes[0].netns), ("n2", &nodes[1].netns)]);
+    cluster.add_agent("n1");
+    cluster.add_agent("n2");
+    for node in &nodes {
+        node.netns.run("ip link add of-node type veth peer name of-none");
+        node.netns.run("ip link set of-none up");
+        node.netns.run("ip link set of-node up");
+    }
+    let mut client = Client::start(&cluster, &["node/n1", "node/n2", "-i", "of-node", "-w", "FILE"]);
+    client.wait_for(LISTENING);
+    cluster.cut_execs();
+    client.wait_for("node n1: joined again");
+    client.wait_for("node n2: joined again");
+    let outcome = client.stop();
+    outcome.assert_failure(&["node n2: ", "cut"]);
+    assert_eq!(names(&outcome.file()), ["of-node"; 4]);
 }

@@ -54,6 +54,8 @@ pub(super) struct PodSandbox {
     state: i32,
     #[prost(int64, tag = "4")]
     created_at: i64,
+    #[prost(btree_map = "string, string", tag = "5")]
+    labels: BTreeMap<String, String>,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -178,7 +180,7 @@ impl ContainerEvent {
         let is_new = self.kind() == ContainerEventType::Created;
         let at = SystemTime::UNIX_EPOCH + Duration::from_nanos(self.created_at.try_into().ok()?);
         let sandbox = self.sandbox.filter(|sandbox| is_new && sandbox.id == self.container_id)?;
-        events::arrival(sandbox.labels, None, at)
+        events::arrival(sandbox.labels, None, at, false)
     }
 }
 
@@ -284,9 +286,9 @@ impl ContainerRecord {
 impl From<PodSandbox> for Sandbox {
     fn from(sandbox: PodSandbox) -> Self {
         let ready = sandbox.state() == PodSandboxState::Ready;
-        let PodSandbox { id, metadata, state: _, created_at } = sandbox;
+        let PodSandbox { id, metadata, state: _, created_at, labels } = sandbox;
         let PodSandboxMetadata { name, uid, namespace } = metadata.unwrap_or_default();
-        Self { id, namespace, name, uid, ready, created_at }
+        Self { id, namespace, name, uid, ready, created_at, labels }
     }
 }
 
@@ -391,8 +393,8 @@ mod tests {
 
     #[test]
     fn a_sandbox_is_read_from_the_wire() {
-        // id(1), metadata(2) { name(1), uid(2), namespace(3) }, state(3), created_at(4), a later field
-        let bytes = b"\x0a\x02id\x12\x0c\x0a\x02nm\x12\x02ui\x1a\x02ns\x18\x01\x20\x05\x3a\x01h";
+        // id(1), metadata(2) { name(1), uid(2), namespace(3) }, state(3), created_at(4), labels(5), a later field
+        let bytes = b"\x0a\x02id\x12\x0c\x0a\x02nm\x12\x02ui\x1a\x02ns\x18\x01\x20\x05\x2a\x06\x0a\x01a\x12\x01b\x3a\x01h";
         let sandbox = Sandbox::from(PodSandbox::decode(&bytes[..]).unwrap());
         let expected = Sandbox {
             id: "id".into(),
@@ -401,6 +403,7 @@ mod tests {
             uid: "ui".into(),
             ready: false,
             created_at: 5,
+            labels: BTreeMap::from([("a".into(), "b".into())]),
         };
         assert_eq!(sandbox, expected);
     }

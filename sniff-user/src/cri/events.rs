@@ -8,7 +8,7 @@
 use std::{
     collections::{BTreeMap, HashMap},
     path::PathBuf,
-    time::SystemTime,
+    time::{Duration, SystemTime},
 };
 
 use anyhow::{Context as _, Result, anyhow};
@@ -44,8 +44,10 @@ pub struct Arrival {
     pub labels: BTreeMap<String, String>,
     /// Its network namespace; `None` where that is told later than this.
     pub netns: Option<PathBuf>,
-    /// When the runtime told of it.
+    /// When the runtime told of it, or has made it.
     pub at: SystemTime,
+    /// Whether it was there before it was told of.
+    pub was_there: bool,
 }
 
 /// The pods that a runtime begins to run, from now on.
@@ -84,6 +86,27 @@ impl Cri {
             Err(status) => return Err(self.explain(&status)),
         };
         Ok(Arrivals { channel, events })
+    }
+
+    /// The pods with a network of their own whose sandboxes run and were made later than `since`: those that were there
+    /// before anybody told of them.
+    ///
+    /// # Errors
+    ///
+    /// When the runtime fails or does not answer within 5 seconds.
+    pub async fn arrived_since(&self, since: SystemTime) -> Result<Vec<Arrival>> {
+        let mut arrived = Vec::new();
+        for sandbox in self.sandboxes().await? {
+            let made = SystemTime::UNIX_EPOCH + Duration::from_nanos(sandbox.created_at.max(0) as u64);
+            // One may be gone again.
+            if sandbox.ready
+                && made > since
+                && self.network_of(&sandbox.id).await.is_ok_and(|network| !network.host)
+            {
+                arrived.extend(arrival(sandbox.labels, None, made, true));
+            }
+        }
+        Ok(arrived)
     }
 
     fn explain(&self, status: &Status) -> anyhow::Error {
@@ -146,7 +169,7 @@ async fn sandbox_of(
         return Ok(None);
     };
     early.remove(&id);
-    Ok(arrival(labels, Some(netns), made))
+    Ok(arrival(labels, Some(netns), made, false))
 }
 
 /// What containerd has of a container.
@@ -166,10 +189,11 @@ pub(super) fn arrival(
     labels: BTreeMap<String, String>,
     netns: Option<PathBuf>,
     at: SystemTime,
+    was_there: bool,
 ) -> Option<Arrival> {
     let label = |key| labels.get(key).cloned();
     let (namespace, name, uid) = (label(POD_NAMESPACE)?, label(POD_NAME)?, label(POD_UID)?);
-    Some(Arrival { namespace, name, uid, labels, netns, at })
+    Some(Arrival { namespace, name, uid, labels, netns, at, was_there })
 }
 
 /// Whether containerd's labels are those of a sandbox.

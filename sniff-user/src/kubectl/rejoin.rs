@@ -126,6 +126,11 @@ impl Rejoins {
         self.0.values().filter_map(|lost| lost.due).min()
     }
 
+    /// Has all nodes that wait tried at the time `now`: what was in the way may be gone.
+    pub fn hurry(&mut self, now: Instant) {
+        self.0.values_mut().filter_map(|lost| lost.due.as_mut()).for_each(|due| *due = now);
+    }
+
     /// The nodes to be tried at the time `now`; they wait no more.
     pub fn take_due(&mut self, now: Instant) -> Vec<String> {
         let due = self.0.iter_mut().filter(|(_, lost)| lost.due.is_some_and(|due| due <= now));

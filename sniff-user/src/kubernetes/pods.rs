@@ -1,8 +1,9 @@
 //! From what a person names to the pods that are meant, now and later.
 //!
 //! One selection is one watch, narrowed by the server to what matters: kube's watcher lists once, goes on from there,
-//! resumes where it was cut off, lists again when the server has forgotten that place (410 Gone), and waits between
-//! tries, longer each time and never two clients in step.
+//! resumes where it has ended, and lists again when the server has forgotten that place (410 Gone). After an outage
+//! another one takes its place, whose list tells that the outage is over; pauses between tries are longer each time, and
+//! never are two clients in step.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -20,18 +21,18 @@ use kube::{
     Api, ResourceExt as _,
     api::ListParams,
     core::Selector,
-    runtime::{
-        WatchStreamExt as _, utils,
-        watcher::{self, Event, watcher},
-    },
+    runtime::watcher::{self, Event, watcher},
 };
 use serde::de::DeserializeOwned;
-use tokio::{sync::mpsc, task::AbortHandle};
+use tokio::{sync::mpsc, task::AbortHandle, time::sleep};
 
 use super::{Backoff, Cluster, Forbidden, Pod, Request};
 
 /// The longest pause between two tries of a watch.
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+
+/// The code of an answer from a server that has forgotten where a watch was.
+const EXPIRED: u16 = 410;
 
 /// Where a kubelet serves unless told otherwise.
 const KUBELET_PORT: u16 = 10250;
@@ -76,7 +77,7 @@ pub enum Workload {
 /// What happens to the pods of a selection.
 #[derive(Debug)]
 pub enum Change {
-    /// These are all of them: at first, and after the server has lost track.
+    /// These are all of them: at first, after [`Change::Trouble`], and after the server has lost track.
     All(Vec<Pod>),
     /// One is new, or is not as it was.
     Applied(Pod),
@@ -251,18 +252,31 @@ impl Iterator for Pauses {
     }
 }
 
-impl utils::Backoff for Pauses {
-    fn reset(&mut self) {
-        self.0.reset();
+async fn watch(cluster: Cluster, selection: Selection, changes: mpsc::Sender<Change>) {
+    for pause in Pauses(Backoff::default()) {
+        let Err(error) = watch_once(&cluster, &selection, &changes).await else { return };
+        let (change, is_over) = match trouble(&cluster, &selection, error).downcast::<Forbidden>() {
+            // Whoever is told this has taken over.
+            Ok(forbidden) => (Change::NotAllowed(forbidden), true),
+            Err(error) => (Change::Trouble(error), false),
+        };
+        if changes.send(change).await.is_err() || is_over {
+            return;
+        }
+        sleep(pause).await;
     }
 }
 
-async fn watch(cluster: Cluster, selection: Selection, changes: mpsc::Sender<Change>) {
+/// Lists and watches until something goes wrong, or nobody hears it any more.
+async fn watch_once(
+    cluster: &Cluster,
+    selection: &Selection,
+    changes: &mpsc::Sender<Change>,
+) -> Result<(), watcher::Error> {
     let (labels, fields) = selection.selectors();
     let config =
         watcher::Config { label_selector: labels, field_selector: fields, ..watcher::Config::default() };
-    let pauses = Pauses(Backoff::default());
-    let mut events = watcher(cluster.api(&selection), config).backoff(pauses).boxed();
+    let mut events = watcher(cluster.api(selection), config).boxed();
     let (mut listed, mut known) = (Vec::new(), HashMap::new());
     while let Some(event) = events.next().await {
         let change = match event {
@@ -291,19 +305,15 @@ async fn watch(cluster: Cluster, selection: Selection, changes: mpsc::Sender<Cha
                 known.remove(&pod.uid);
                 Change::Gone(pod)
             }
-            Err(error) => match trouble(&cluster, &selection, error).downcast::<Forbidden>() {
-                Ok(forbidden) => {
-                    // Whoever is told this has taken over.
-                    let _ = changes.send(Change::NotAllowed(forbidden)).await;
-                    return;
-                }
-                Err(error) => Change::Trouble(error),
-            },
+            // It lists again by itself.
+            Err(watcher::Error::WatchError(status)) if status.code == EXPIRED => continue,
+            Err(error) => return Err(error),
         };
         if changes.send(change).await.is_err() {
-            return;
+            break;
         }
     }
+    Ok(())
 }
 
 fn trouble(cluster: &Cluster, selection: &Selection, error: watcher::Error) -> anyhow::Error {

@@ -168,6 +168,7 @@ fn packets_do_not_wait_for_a_stream_that_is_complete_so_far() {
     assert_eq!(awaited(&merger), [b]);
 
     let watermark = |time_ns| Watermark { time_ns }.block();
+    (0..4).for_each(|_| merger.expect_watermark(b));
     merger.push(b, [section(), watermark(9)].concat().into(), now, pass, &mut out).unwrap();
     merger.write_due(now, &mut out);
     assert_eq!((merger.written(), awaited(&merger)), (0, vec![b]), "b may send one of the time 9");
@@ -181,6 +182,60 @@ fn packets_do_not_wait_for_a_stream_that_is_complete_so_far() {
     assert_eq!((merger.written(), merger.late(), merger.due()), (3, 0, None));
     let times = read(&out).packets.iter().map(|(_, time, _)| *time).collect::<Vec<_>>();
     assert_eq!(times, [10, 11, 12], "and no watermark, which the reader would not know");
+}
+
+#[test]
+fn a_stream_is_complete_until_its_last_packet_or_watermark() {
+    let (mut out, now) = (Vec::new(), Instant::now());
+    let mut merger = merger(&mut out);
+    let [a, b] = [merger.join(), merger.join()];
+    assert_eq!(merger.complete_until(a), None);
+    merger
+        .push(a, [section(), interface("a"), packet(0, 10, b"a")].concat().into(), now, pass, &mut out)
+        .unwrap();
+    assert_eq!(merger.complete_until(a), Some(10));
+    (0..2).for_each(|_| merger.expect_watermark(a));
+    for (said, expected) in [(15, 15), (12, 15)] {
+        merger.push(a, Watermark { time_ns: said }.block().to_vec().into(), now, pass, &mut out).unwrap();
+        assert_eq!(merger.complete_until(a), Some(expected));
+    }
+    assert_eq!(merger.complete_until(b), None);
+}
+
+#[test]
+fn watermarks_that_were_not_asked_for_are_refused() {
+    let (mut out, now) = (Vec::new(), Instant::now());
+    let mut merger = merger(&mut out);
+    let a = merger.join();
+    merger.expect_watermark(a);
+    let watermark = || Watermark { time_ns: 1 }.block().to_vec();
+    merger.push(a, [section(), watermark()].concat().into(), now, pass, &mut out).unwrap();
+    let error = merger.push(a, watermark().into(), now, pass, &mut out).unwrap_err();
+    assert_eq!(error.to_string(), "a watermark that was not asked for");
+}
+
+#[test]
+fn an_interface_has_statistics_once() {
+    let (mut out, now) = (Vec::new(), Instant::now());
+    let mut merger = merger(&mut out);
+    let a = merger.join();
+    let stream = [section(), interface("a"), interface("b"), statistics(0, 1), statistics(1, 1)];
+    merger.push(a, stream.concat().into(), now, pass, &mut out).unwrap();
+    let error = merger.push(a, statistics(1, 1).into(), now, pass, &mut out).unwrap_err();
+    assert_eq!(error.to_string(), "statistics of one interface twice");
+}
+
+/// As many as fit into memory, not as many as their bytes alone would let fit.
+#[test]
+fn what_holding_a_packet_takes_counts_too() {
+    let (mut out, now) = (Vec::new(), Instant::now());
+    let mut merger = merger(&mut out);
+    let [a, _silent] = [merger.join(), merger.join()];
+    merger.push(a, [section(), interface("a")].concat().into(), now, pass, &mut out).unwrap();
+    merger.push(a, packet(0, 1, b"").into(), now, pass, &mut out).unwrap();
+    assert_eq!(merger.held, packet(0, 1, b"").len() + size_of::<Held>());
+    merger.write_all(&mut out);
+    assert_eq!(merger.held, 0);
 }
 
 #[test]

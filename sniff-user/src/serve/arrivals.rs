@@ -2,7 +2,7 @@
 
 use std::{
     path::{Path, PathBuf},
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use anyhow::{Context as _, Result};
@@ -17,6 +17,10 @@ use crate::{
 
 /// Until a runtime that was lost is asked again.
 const PAUSE: Duration = Duration::from_secs(1);
+/// Pods that are older were not missed by being early.
+const IS_NEW: Duration = Duration::from_secs(60);
+/// No runtime says when it has begun to tell. By then it has.
+const TELLS: Duration = Duration::from_secs(1);
 /// Arrivals that wait to be looked at; a runtime that tells of more has to wait.
 const QUEUED: usize = 64;
 
@@ -95,14 +99,35 @@ async fn pass_on(cri: Cri, to: mpsc::Sender<Arrival>) {
 }
 
 async fn hear(cri: &Cri, to: &mpsc::Sender<Arrival>, has_told: &mut bool) -> Result<()> {
-    let mut arrivals = cri.arrivals().await?;
-    *has_told = true;
-    while let Some(arrival) = arrivals.next().await? {
-        if to.send(arrival).await.is_err() {
-            break;
+    let told = async {
+        let mut arrivals = cri.arrivals().await?;
+        *has_told = true;
+        while let Some(arrival) = arrivals.next().await? {
+            if to.send(arrival).await.is_err() {
+                break;
+            }
+        }
+        Ok(())
+    };
+    tokio::join!(told, catch_up(cri, to)).0
+}
+
+/// Passes on the pods that have come too early to be told of: before there was a session, and before the runtime began
+/// to tell.
+async fn catch_up(cri: &Cri, to: &mpsc::Sender<Arrival>) {
+    let since = SystemTime::now() - IS_NEW;
+    for pause in [Duration::ZERO, TELLS] {
+        sleep(pause).await;
+        match cri.arrived_since(since).await {
+            Ok(arrived) => {
+                for arrival in arrived {
+                    // Nobody hears it when all is over.
+                    let _ = to.send(arrival).await;
+                }
+            }
+            Err(error) => debug!("the runtime's sandboxes: {error:#}"),
         }
     }
-    Ok(())
 }
 
 fn say_that_none_come(error: &anyhow::Error) {

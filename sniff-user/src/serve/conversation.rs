@@ -1,7 +1,7 @@
 //! The session's talk with its client, while the capture runs: who joins and leaves, signs of life both ways, counts,
 //! and the reasons to end.
 
-use std::{future, process, sync::Arc, time::Duration};
+use std::{collections::HashSet, future, process, sync::Arc, time::Duration};
 
 use anyhow::{Result, anyhow, ensure};
 use log::{debug, info, warn};
@@ -61,6 +61,8 @@ pub(super) struct Conversation<'a> {
     capture: Capture,
     arrivals: Arrivals,
     members: Members,
+    /// Everybody who was ever to be captured: those who are not any more left for a reason.
+    known: HashSet<TargetId>,
     grant: Grant,
     sent: Arc<Sent>,
     counters: Counters,
@@ -99,6 +101,7 @@ impl<'a> Conversation<'a> {
             capture,
             arrivals,
             members,
+            known: HashSet::new(),
             grant,
             sent,
             counters,
@@ -254,6 +257,7 @@ impl<'a> Conversation<'a> {
         if self.members.has(&target.id) && !self.members.waits(&target.id) {
             return;
         }
+        self.known.insert(target.id.clone());
         let event = match self.join(&target, comment).await {
             Ok(interfaces) => {
                 self.grant.captures(target.id.to_string()).await;
@@ -270,9 +274,10 @@ impl<'a> Conversation<'a> {
 
     /// Has a pod that was awaited captured as soon as it has an interface, or now if that cannot be told.
     async fn meet(&mut self, arrival: Arrival, awaited: Awaited) {
-        let Arrival { namespace, name, uid, netns, at, .. } = arrival;
+        let Arrival { namespace, name, uid, netns, at, was_there, .. } = arrival;
         let id = TargetId::Pod { namespace: namespace.clone(), name: name.clone(), uid: uid.clone() };
-        if self.members.has(&id) && !self.members.waits(&id) {
+        let is_known = !self.known.insert(id.clone());
+        if is_known && was_there || self.members.has(&id) && !self.members.waits(&id) {
             return;
         }
         let Some(netns) = netns else {

@@ -560,7 +560,7 @@ mod tests {
     fn the_newest_ready_sandbox_is_taken() {
         let sandbox = |id: &str, ready, created_at| {
             let [namespace, name, uid] = [(); 3].map(|()| String::new());
-            ((), Sandbox { id: id.into(), namespace, name, uid, ready, created_at })
+            ((), Sandbox { id: id.into(), namespace, name, uid, ready, created_at, labels: BTreeMap::new() })
         };
         let all = vec![sandbox("a", true, 1), sandbox("b", true, 2), sandbox("c", false, 3)];
         assert_eq!(newest(all).unwrap().1.id, "b");

@@ -15,6 +15,9 @@ pub(super) fn serve(stream: TcpStream, shared: &Arc<Shared>) {
     stream.set_nodelay(true).expect("a TCP socket");
     let mut reader = BufReader::new(stream.try_clone().expect("a descriptor"));
     while let Some((head, asked)) = read(&mut reader) {
+        if shared.lock().leaves_unanswered() {
+            return;
+        }
         let done = match (asked.verb, asked.resource.as_str()) {
             ("watch", _) => {
                 watch(&stream, shared, &asked);
@@ -168,6 +171,9 @@ fn watch(mut stream: &TcpStream, shared: &Arc<Shared>, asked: &Asked) {
             }
             None => (vec![json!({"type": "ERROR", "object": status(gone())})], true),
         };
+        if shared.lock().is_down {
+            return;
+        }
         for event in events {
             let line = format!("{event}\n");
             if write!(stream, "{:x}\r\n{line}\r\n", line.len()).is_err() {

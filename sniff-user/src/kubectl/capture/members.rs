@@ -19,6 +19,23 @@ use crate::{
 const RETRIES: u32 = 5;
 const RETRY_PAUSE: Duration = Duration::from_secs(1);
 
+/// Who is captured, told apart over all nodes: each session knows its own node by the same [`TargetId`].
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Who {
+    Pod(TargetId),
+    Node(String),
+}
+
+impl Who {
+    /// Whom a session on `node` means by `id`.
+    fn of(id: &TargetId, node: &str) -> Self {
+        match id {
+            TargetId::Pod { .. } => Self::Pod(id.clone()),
+            TargetId::Node => Self::Node(node.to_owned()),
+        }
+    }
+}
+
 /// A pod or node that is captured.
 pub(super) struct Member {
     pub(super) node: String,
@@ -35,9 +52,15 @@ impl Capture {
         match change {
             Change::All(pods) => self.all(selection, pods),
             Change::Applied(pod) => self.applied(selection, pod),
-            Change::Gone(pod) => self.gone(selection, &id(&pod), "deleted"),
+            Change::Gone(pod) => self.gone(selection, &who(&pod), "deleted"),
             Change::Trouble(error) => {
-                warn!("the watch of {}: {error:#}; trying again", self.selections[selection]);
+                if self.unwatched.insert(selection) {
+                    let selection = &self.selections[selection];
+                    warn!(
+                        "the watch of {selection} is interrupted, pods that start meanwhile are captured later: \
+                         {error:#}; trying again"
+                    );
+                }
             }
             Change::NotAllowed(forbidden) => {
                 warn!("{} is not followed: {forbidden}", self.selections[selection]);
@@ -46,21 +69,25 @@ impl Capture {
     }
 
     pub(super) fn all(&mut self, selection: usize, pods: Vec<Pod>) {
-        let there: HashSet<TargetId> = pods.iter().map(id).collect();
+        if self.unwatched.remove(&selection) {
+            info!("the watch of {} goes on", self.selections[selection]);
+            self.rejoins.hurry(Instant::now());
+        }
+        let there: HashSet<Who> = pods.iter().map(who).collect();
         let of_selection = self.members.iter().filter(|(_, member)| member.selections.contains(&selection));
         let gone: Vec<_> =
-            of_selection.map(|(id, _)| id).filter(|id| !there.contains(*id)).cloned().collect();
-        gone.iter().for_each(|id| self.gone(selection, id, "deleted"));
+            of_selection.map(|(who, _)| who).filter(|who| !there.contains(*who)).cloned().collect();
+        gone.iter().for_each(|who| self.gone(selection, who, "deleted"));
         pods.into_iter().for_each(|pod| self.applied(selection, pod));
     }
 
     fn applied(&mut self, selection: usize, pod: Pod) {
-        let id = id(&pod);
+        let (id, who) = (id(&pod), who(&pod));
         if matches!(pod.phase.as_str(), "Succeeded" | "Failed") {
-            return self.gone(selection, &id, "ended");
+            return self.gone(selection, &who, "ended");
         }
         let Some(node) = pod.node.clone() else { return };
-        if let Some(member) = self.members.get_mut(&id) {
+        if let Some(member) = self.members.get_mut(&who) {
             if member.node != node {
                 error!(
                     "{} runs on node {node}, though node {} has said that it does",
@@ -68,7 +95,7 @@ impl Capture {
                     member.node
                 );
                 self.failed = true;
-                self.leave(&id, "on another node");
+                self.leave(&who, "on another node");
                 return self.applied(selection, pod);
             }
             member.selections.insert(selection);
@@ -121,8 +148,9 @@ impl Capture {
         if comment.is_some() {
             info!("{full} on node {node} joins");
         }
+        let who = Who::of(&id, &node);
         let target = Target {
-            id: id.clone(),
+            id,
             container: self.args.container.clone(),
             interfaces: self.args.interfaces.clone(),
             filter: None,
@@ -131,12 +159,13 @@ impl Capture {
         };
         self.joining.entry(node.clone()).or_default().push(target.clone());
         let selections = selection.into_iter().collect();
-        self.members.insert(id, Member { node, target, selections, retries: 0, is_confirmed: true });
+        self.members.insert(who, Member { node, target, selections, retries: 0, is_confirmed: true });
     }
 
     /// A node has a pod that it was to look out for, and captures it.
     pub(super) fn arrived(&mut self, node: &str, id: TargetId) -> Result<()> {
-        if let Some(member) = self.members.get(&id) {
+        let who = Who::of(&id, node);
+        if let Some(member) = self.members.get(&who) {
             let where_it_is = member.node.clone();
             ensure!(
                 where_it_is == node,
@@ -149,7 +178,7 @@ impl Capture {
         info!("{full} on node {node} comes");
         self.names.insert(full);
         let target = Target {
-            id: id.clone(),
+            id,
             container: None,
             interfaces: self.args.interfaces.clone(),
             filter: None,
@@ -157,27 +186,27 @@ impl Capture {
             comment: None,
         };
         let (node, selections) = (node.to_owned(), BTreeSet::new());
-        self.members.insert(id, Member { node, target, selections, retries: 0, is_confirmed: false });
+        self.members.insert(who, Member { node, target, selections, retries: 0, is_confirmed: false });
         Ok(())
     }
 
-    fn gone(&mut self, selection: usize, id: &TargetId, why: &str) {
-        let Some(member) = self.members.get_mut(id) else { return };
+    fn gone(&mut self, selection: usize, who: &Who, why: &str) {
+        let Some(member) = self.members.get_mut(who) else { return };
         member.selections.remove(&selection);
         if !member.selections.is_empty() {
             return;
         }
-        self.leave(id, why);
+        self.leave(who, why);
     }
 
-    fn leave(&mut self, id: &TargetId, why: &str) {
-        if let Some(Member { node, .. }) = self.members.remove(id) {
-            info!("{} leaves: {why}", name(id, &node));
+    fn leave(&mut self, who: &Who, why: &str) {
+        if let Some(Member { node, target: Target { id, .. }, .. }) = self.members.remove(who) {
+            info!("{} leaves: {why}", name(&id, &node));
             if let Some(queued) = self.joining.get_mut(&node) {
-                queued.retain(|target| target.id != *id);
+                queued.retain(|target| target.id != id);
             }
             if let Some(running) = self.running_on(&node) {
-                running.session.change(Targets { add: Vec::new(), remove: vec![id.clone()] });
+                running.session.change(Targets { add: Vec::new(), remove: vec![id] });
             }
         }
     }
@@ -185,21 +214,22 @@ impl Capture {
     /// A node does not capture a target any more, or cannot.
     pub(super) fn lost(&mut self, node: &str, id: TargetId, why: &str, is_failure: bool) {
         let can_retry = !self.follows.is_empty();
-        match self.members.get_mut(&id) {
+        let who = Who::of(&id, node);
+        match self.members.get_mut(&who) {
             // It was told to.
             None => {}
             // It ended before anybody else heard of it.
             Some(member) if !member.is_confirmed => {
-                self.members.remove(&id);
+                self.members.remove(&who);
                 info!("{} on node {node} has not started: {why}", name(&id, node));
             }
             Some(member) if can_retry && member.retries < RETRIES => {
                 member.retries += 1;
                 info!("{} on node {node}: {why}; trying again if it still runs", name(&id, node));
-                self.retries.push((Instant::now() + RETRY_PAUSE, id));
+                self.retries.push((Instant::now() + RETRY_PAUSE, who));
             }
             Some(_) => {
-                self.members.remove(&id);
+                self.members.remove(&who);
                 if is_failure {
                     self.failed = true;
                     error!("{} on node {node}: {why}", name(&id, node));
@@ -222,9 +252,9 @@ impl Capture {
         let now = Instant::now();
         let (due, later) = std::mem::take(&mut self.retries).into_iter().partition(|(at, _)| *at <= now);
         self.retries = later;
-        let due: Vec<(Instant, TargetId)> = due;
-        for (_, id) in due {
-            if let Some(member) = self.members.get(&id) {
+        let due: Vec<(Instant, Who)> = due;
+        for (_, who) in due {
+            if let Some(member) = self.members.get(&who) {
                 self.joining.entry(member.node.clone()).or_default().push(member.target.clone());
             }
         }
@@ -234,6 +264,10 @@ impl Capture {
 fn id(pod: &Pod) -> TargetId {
     let Pod { namespace, name, uid, .. } = pod.clone();
     TargetId::Pod { namespace, name, uid }
+}
+
+fn who(pod: &Pod) -> Who {
+    Who::Pod(id(pod))
 }
 
 pub(super) fn name(id: &TargetId, node: &str) -> String {

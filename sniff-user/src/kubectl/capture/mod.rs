@@ -26,7 +26,7 @@ use tokio::{
 };
 
 use self::{
-    members::Member,
+    members::{Member, Who},
     sessions::{Accounts, Running},
 };
 use super::{
@@ -40,7 +40,7 @@ use crate::{
     exit,
     kubernetes::{Change, Cluster, Follow, Selection},
     merge::Merger,
-    stream::message::{Target, TargetId},
+    stream::message::Target,
 };
 
 /// Between two words on what is left, at the end.
@@ -78,8 +78,10 @@ struct Capture {
     selections: Vec<Selection>,
     follows: Vec<Follow>,
     changes: mpsc::Receiver<(usize, Change)>,
+    /// Selections whose watch is interrupted.
+    unwatched: HashSet<usize>,
     /// Everybody who is captured, or is to be.
-    members: HashMap<TargetId, Member>,
+    members: HashMap<Who, Member>,
     /// Pods whose names were captured before, to tell the second of a name from a new one.
     names: HashSet<String>,
     /// The kubelets' ports of nodes that are targets themselves.
@@ -93,7 +95,7 @@ struct Capture {
     updates: mpsc::Receiver<(Number, Update)>,
     /// Each session gets a copy of it.
     updating: mpsc::Sender<(Number, Update)>,
-    retries: Vec<(Instant, TargetId)>,
+    retries: Vec<(Instant, Who)>,
     rejoins: Rejoins,
     /// Nodes from which nothing more is taken.
     given_up: HashSet<String>,
@@ -105,7 +107,7 @@ struct Capture {
     has_begun: bool,
     /// Whether anybody was ever captured.
     has_captured: bool,
-    /// Whether it was said that all listen.
+    /// Whether it was said that all listen, and somebody is captured.
     is_listening_told: bool,
     /// When the time that was asked for began to run.
     listening_since: Option<Instant>,
@@ -283,8 +285,9 @@ impl Capture {
         let time_ns = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos() as u64;
         for running in self.sessions.iter().filter(|running| running.accounts == Accounts::Open) {
             let why = format!(
-                "no counts: nothing more was heard of node {}, packets may be missing",
-                running.session.node
+                "no counts: nothing more was heard of node {}, packets since {} may be missing",
+                running.session.node,
+                running.complete_until(&self.merger)
             );
             self.merger.say_why_not_counted(running.stream, time_ns, &why, &mut self.pending);
         }
@@ -329,7 +332,8 @@ impl Capture {
             return;
         }
         self.listening_since.get_or_insert_with(Instant::now);
-        if self.has_begun && !self.is_listening_told {
+        // A node may wait for its first pod.
+        if self.has_captured && !self.is_listening_told {
             self.is_listening_told = true;
             info!("listening after {:.2} s", self.began.elapsed().as_secs_f64());
         }

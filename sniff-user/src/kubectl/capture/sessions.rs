@@ -34,6 +34,8 @@ const CLOCKS_AGREE: Duration = Duration::from_secs(2);
 const ROUGHLY: Duration = Duration::from_millis(500);
 /// Between two questions for watermarks, to whichever node: all go through the API server.
 const BETWEEN_ASKS: Duration = Duration::from_millis(10);
+/// A node that has sent no packet for so long is asked how far it is: should it be lost, all before was quiet.
+const QUIET: Duration = Duration::from_secs(2);
 
 /// A session with what it said last.
 pub(super) struct Running {
@@ -48,6 +50,8 @@ pub(super) struct Running {
     pub(super) accounts: Accounts,
     /// When it may be asked for a watermark next, if it answers.
     next_ask: Option<Instant>,
+    /// When packets or a watermark came last.
+    spoke: Instant,
     /// Where it runs; not known before it has greeted, unless its node is joined again.
     pod: Option<PodKind>,
     /// Whether a limit of the node refused it at its start.
@@ -76,6 +80,20 @@ impl Running {
     pub(super) fn left(&self, merger: &Merger) -> u64 {
         let Stats { matched, dropped, .. } = self.stats;
         matched.saturating_sub(dropped).saturating_sub(merger.received(self.stream))
+    }
+
+    /// When it is to be asked for a watermark: soon if a packet of another waits for it, otherwise when it is quiet.
+    fn ask_due(&self, is_awaited: bool) -> Option<Instant> {
+        let may = self.next_ask.filter(|_| !self.ended)?;
+        Some(if is_awaited { may } else { may.max(self.spoke) + QUIET })
+    }
+
+    /// Since when packets of it may be missing, if it is lost.
+    pub(super) fn complete_until(&self, merger: &Merger) -> String {
+        let time = merger.complete_until(self.stream).map(|time_ns| {
+            humantime::format_rfc3339_millis(UNIX_EPOCH + Duration::from_nanos(time_ns)).to_string()
+        });
+        time.unwrap_or_else(|| "it listened".to_owned())
     }
 
     /// Warns when packets begin to be lost, and of a buffer that fills.
@@ -170,6 +188,7 @@ impl Capture {
             stats: Stats::default(),
             accounts: Accounts::NotBegun,
             next_ask: None,
+            spoke: Instant::now(),
             pod: again,
             is_over_limit: false,
             listening_since: None,
@@ -195,18 +214,20 @@ impl Capture {
         plan
     }
 
-    /// Asks the nodes that packets wait for how far they are; returns when that is due again, if nothing comes.
+    /// Asks the nodes that packets wait for, and those that are quiet, how far they are; returns when that is due again, if
+    /// nothing comes.
     pub(super) fn ask(&mut self, now: Instant) -> Option<Instant> {
         let awaited: Vec<StreamId> = self.merger.awaited().collect();
         let pause = BETWEEN_ASKS * self.sessions.len() as u32;
-        let sessions = self.sessions.iter_mut().filter(|it| awaited.contains(&it.stream));
-        let asked = sessions.filter_map(|Running { session, next_ask, .. }| {
-            let at = next_ask.as_mut()?;
-            if *at <= now {
-                session.ask_for_watermark();
-                *at = now + pause;
+        let Self { sessions, merger, .. } = self;
+        let asked = sessions.iter_mut().filter_map(|running| {
+            let is_awaited = awaited.contains(&running.stream);
+            if running.ask_due(is_awaited)? <= now {
+                running.session.ask_for_watermark();
+                merger.expect_watermark(running.stream);
+                running.next_ask = Some(now + pause);
             }
-            Some(*at)
+            running.ask_due(is_awaited)
         });
         asked.min()
     }
@@ -268,6 +289,7 @@ impl Capture {
                 running.remit.check_target(&target, &interfaces)?;
                 self.has_captured = true;
                 info!("capturing {} on node {node}: {}", name(&target, node), interfaces.join(", "));
+                self.check_listening();
             }
             Event::TargetArrived { target } => {
                 running.remit.arrive(&target)?;
@@ -289,7 +311,9 @@ impl Capture {
                     Some(false) => info!("node {node}: joined at last"),
                     None => {}
                 }
-                info!("node {node}: listening on {interfaces} interface(s)");
+                let waits = interfaces == 0 && self.orders == Orders::Run;
+                let waits = if waits { "; waiting for one" } else { "" };
+                info!("node {node}: listening on {interfaces} interface(s){waits}");
                 self.check_listening();
             }
             Event::Note { level: Level::Warn, text } => warn!("node {node}: {text}"),
@@ -300,7 +324,8 @@ impl Capture {
     }
 
     fn packets(&mut self, number: Number, node: &str, blocks: Bytes) -> Result<()> {
-        let Running { stream, remit, is_clock_told, .. } = &mut self.sessions[number];
+        let Running { stream, remit, is_clock_told, spoke, .. } = &mut self.sessions[number];
+        *spoke = Instant::now();
         let before = self.merger.written();
         let introduce = |interface: &mut _| remit.introduce(interface);
         self.merger.push(*stream, blocks, Instant::now(), introduce, &mut self.pending)?;
@@ -351,6 +376,10 @@ impl Capture {
         let pause = self.pause_before_again(number, node, &outcome);
         let again = pause.map(|it| format!("; joining again in {:.0} s", it.as_secs_f64()));
         let again = again.unwrap_or_default();
+        let running = &self.sessions[number];
+        let missing = running
+            .listening_since
+            .map(|_| format!("; packets since {} may be missing", running.complete_until(&self.merger)));
         let running = &mut self.sessions[number];
         running.ended = true;
         self.merger.end(running.stream);
@@ -367,7 +396,7 @@ impl Capture {
             Ok(None) => {}
             Err(error) => {
                 self.failed = true;
-                error!("{error:#}{again}");
+                error!("{error:#}{}{again}", missing.unwrap_or_default());
             }
         }
         self.check_listening();
@@ -418,11 +447,8 @@ impl Capture {
         wanted.peek()?;
         if is_listening {
             let at = humantime::format_rfc3339_seconds(SystemTime::now());
-            // A loss is noticed late; what came last is known.
-            let last = self.merger.youngest(self.sessions[number].stream).map(|time_ns| {
-                humantime::format_rfc3339_millis(UNIX_EPOCH + Duration::from_nanos(time_ns)).to_string()
-            });
-            let since = last.unwrap_or_else(|| "it listened".to_owned());
+            // A loss is noticed late.
+            let since = self.sessions[number].complete_until(&self.merger);
             for member in wanted {
                 let comment =
                     format!("joined again: its node was lost at {at}, packets since {since} may be missing");

@@ -78,6 +78,7 @@ impl Capture {
             selections,
             follows: Vec::new(),
             changes,
+            unwatched: HashSet::new(),
             members: HashMap::new(),
             names: HashSet::new(),
             kubelet_ports: HashMap::new(),
