@@ -53,8 +53,8 @@ pub struct Args {
     #[arg(long = "pid", value_name = "PID[=EXPR]", value_parser = pid, help_heading = "Targets")]
     pub pids: Vec<Wanted>,
 
-    /// A network namespace by its name under /run/netns or by path
-    #[arg(long = "netns", value_name = "NAME|PATH", value_parser = Target::netns, help_heading = "Targets")]
+    /// A network namespace by its name under /run/netns or by path, in the output as LABEL if need be
+    #[arg(long = "netns", value_name = "NAME|[LABEL=]PATH", value_parser = Target::netns, help_heading = "Targets")]
     pub netns: Vec<Target>,
 
     /// An interface, or `any` for every one: of this host, or with a target above, inside it (default there: all but lo)

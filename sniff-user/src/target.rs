@@ -49,8 +49,13 @@ pub enum Target {
     ContainerId(String),
     /// The network namespace of a process.
     Pid(u32),
-    /// A network namespace by the name that `ip netns` lists, or by path.
-    Netns(String),
+    /// A network namespace.
+    Netns {
+        /// The name that `ip netns` lists, or a path.
+        name: String,
+        /// What its interfaces' names start with.
+        label: String,
+    },
     /// An interface of the network namespace that sniff runs in; every one for `any`.
     Interface(String),
     /// An interface of the node, also where sniff runs in a network namespace of its own; every one for `any`.
@@ -164,7 +169,7 @@ impl fmt::Display for Side {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Interface {
     /// Who it is, fit to be printed: `NS/POD/eth0`, `0123456789ab/eth0`, `pid:12/eth0`,
-    /// `netns:blue/eth0`, or `eth0` for an interface of the host.
+    /// `netns:blue/eth0`, or `eth0` for an interface of the host; a network namespace may have been given another label.
     pub name: String,
     /// The pod it belongs to, where that is known.
     pub pod: Option<PodRef>,
@@ -262,15 +267,23 @@ impl Target {
         }
     }
 
-    /// The name or the path of a network namespace.
+    /// The name or the path of a network namespace, or `LABEL=PATH`: an absolute path, and what to call it, written as a
+    /// pod is. What starts with `/` or `.` is all path.
     ///
     /// # Errors
-    /// When it is empty.
+    /// When it is empty, or the label breaks Kubernetes' rules for names.
     pub fn netns(text: &str) -> Result<Self> {
         if text.is_empty() {
             bail!("a network namespace is named as `ip netns` does, or by its path");
         }
-        Ok(Self::Netns(text.into()))
+        // No name that `ip netns` lists has a slash in it.
+        match text.split_once('=') {
+            Some((label, path)) if path.starts_with('/') && !label.starts_with(['/', '.']) => {
+                Self::pod(label)?;
+                Ok(Self::Netns { name: path.into(), label: label.into() })
+            }
+            _ => Ok(Self::Netns { name: text.into(), label: format!("netns:{text}") }),
+        }
     }
 }
 
@@ -294,12 +307,9 @@ pub async fn scopes(wanted: &[Wanted], options: &Options) -> Result<Vec<Scope>> 
                 netns: Netns::of_pid(*pid)?,
                 made: None,
             }),
-            Target::Netns(name) => inside(Place {
-                label: format!("netns:{name}"),
-                pod: None,
-                netns: Netns::named(name)?,
-                made: None,
-            }),
+            Target::Netns { name, label } => {
+                inside(Place { label: label.clone(), pod: None, netns: Netns::named(name)?, made: None })
+            }
             Target::Interface(name) => (Whose::host(hosts.first())?, vec![name.clone()]),
             Target::NodeInterface(name) => (Whose::host(interfaces::node(&hosts))?, vec![name.clone()]),
         };
@@ -434,6 +444,24 @@ mod tests {
         }
     }
 
+    #[test]
+    fn network_namespaces_may_be_given_a_label() {
+        let named = |text| match Target::netns(text) {
+            Ok(Target::Netns { name, label }) => (name, label),
+            other => panic!("{text}: {other:?}"),
+        };
+        let plain = |text: &str| (text.to_owned(), format!("netns:{text}"));
+        for text in ["blue", "a=b", "/proc/12/ns/net", "/run/a=/b", "./a=/b", "../a=/b"] {
+            assert_eq!(named(text), plain(text));
+        }
+        let path = "/proc/12/fd/4".to_owned();
+        assert_eq!(named("demo/web-0=/proc/12/fd/4"), (path.clone(), "demo/web-0".to_owned()));
+        assert_eq!(named("web-0=/proc/12/fd/4"), (path, "web-0".to_owned()));
+        for bad in ["", "=/a", "Web=/a", "a/b/c=/a", "netns:a=/a", "pid:1=/a"] {
+            assert!(Target::netns(bad).is_err(), "{bad}");
+        }
+    }
+
     #[tokio::test]
     #[ignore = "needs root; `cargo xtask test` runs it"]
     async fn an_interface_named_twice_is_captured_once() {
@@ -441,7 +469,7 @@ mod tests {
         pod.ip("link add veth0 type veth peer name veth1");
         pod.ip("link set veth0 up");
         pod.ip("link set veth1 up");
-        let path = Target::Netns(pod.path().display().to_string());
+        let path = Target::netns(&pod.path().display().to_string()).unwrap();
         let found = resolve(&[path.clone().into(), path.into()], &Options::default()).await.unwrap();
         let mut names: Vec<_> = found.iter().map(|found| found.name.rsplit('/').next()).collect();
         names.sort_unstable();

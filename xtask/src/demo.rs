@@ -2,7 +2,6 @@
 //! between them over IPv4 and IPv6, and `sniff` in between, run as it would be for a real pod.
 
 use std::{
-    fs,
     io::{BufRead as _, BufReader, Read as _, Write as _},
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket},
     path::Path,
@@ -12,10 +11,6 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, ensure};
-use nix::{
-    mount::{MsFlags, mount},
-    sched::{CloneFlags, unshare},
-};
 
 use crate::{netns::Netns, process};
 
@@ -28,8 +23,8 @@ const NODE: [IpAddr; 2] =
 const POD: [IpAddr; 2] =
     [IpAddr::V4(Ipv4Addr::new(192, 0, 2, 2)), IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 2))];
 
-/// What the pod is called.
-const NAME: &str = "web-0";
+/// What the pod is called. No container runtime knows of it, so sniff is told.
+const NAME: &str = "demo/web-0";
 
 const CAPTURE: &str = "3s";
 const ROUNDS: u32 = 5;
@@ -43,12 +38,11 @@ const PATIENCE: Duration = Duration::from_secs(2);
 pub fn demo() -> Result<ExitCode> {
     let sniff = process::built_sniff()?;
     let (node, pod) = (Netns::new()?, Netns::new()?);
-    name(&pod)?;
     connect(&node, &pod)?;
     serve_http(&pod)?;
     serve_dns(&node)?;
 
-    let mut capture = start(&sniff, &node)?;
+    let mut capture = start(&sniff, &node, &pod)?;
     let messages = wait_until_listening(&mut capture);
     let traffic = if messages.is_some() { exchange(&node, &pod) } else { Ok(()) };
     let status = capture.wait().context("cannot wait for sniff")?;
@@ -60,19 +54,6 @@ pub fn demo() -> Result<ExitCode> {
         eprintln!("demo: wrote {FILE} ({size} bytes); open it with `wireshark {FILE}`");
     }
     Ok(status.code().map_or(ExitCode::FAILURE, |code| ExitCode::from(code as u8)))
-}
-
-/// Puts the pod's network namespace where `ip netns` has named ones, in view of this program and its children alone: the
-/// mounts go with them.
-fn name(pod: &Netns) -> Result<()> {
-    let cannot = || format!("cannot name a network namespace {NAME}");
-    unshare(CloneFlags::CLONE_NEWNS).with_context(cannot)?;
-    let (nothing, run) = (None::<&str>, Path::new("/run"));
-    mount(nothing, "/", nothing, MsFlags::MS_REC | MsFlags::MS_PRIVATE, nothing).with_context(cannot)?;
-    mount(Some("tmpfs"), run, Some("tmpfs"), MsFlags::empty(), nothing).with_context(cannot)?;
-    let named = run.join("netns").join(NAME);
-    fs::create_dir_all(named.with_file_name("")).and_then(|()| fs::write(&named, "")).with_context(cannot)?;
-    mount(Some(&pod.path()), &named, nothing, MsFlags::MS_BIND, nothing).with_context(cannot)
 }
 
 /// A veth pair between the two namespaces, as a CNI plugin makes it: `eth0` is the pod's end.
@@ -97,10 +78,10 @@ fn ip(args: &str) -> Result<()> {
 }
 
 /// Starts `sniff` on the node.
-fn start(sniff: &Path, node: &Netns) -> Result<Child> {
+fn start(sniff: &Path, node: &Netns, pod: &Netns) -> Result<Child> {
     let mut command = Command::new(sniff);
     command
-        .args(["--netns", NAME])
+        .args(["--netns", &format!("{NAME}={}", pod.path().display())])
         .args(["--write", FILE, "--print", "--duration", CAPTURE])
         .stderr(Stdio::piped());
     node.run(|| command.spawn().with_context(|| format!("cannot run `{}`", process::line(&command))))
