@@ -9,11 +9,11 @@ use std::{
     path::PathBuf,
     sync::{Arc, mpsc::sync_channel},
     thread,
-    time::{Duration, Instant, SystemTime},
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result, bail, ensure};
-use log::{info, warn};
+use log::{debug, info, warn};
 use sniff_common::{Counters, Direction};
 use tokio::{
     sync::{mpsc, oneshot},
@@ -343,8 +343,8 @@ impl Session {
                 continue;
             }
             let name = interface.name.clone();
-            let comment = came(scope);
-            match self.join(vec![interface.clone()], Some(&comment)) {
+            let now = self.clock.now();
+            match now.and_then(|now| self.join(vec![interface.clone()], Some(&came(scope, now)))) {
                 Ok(()) => {
                     info!("{name}: has come, and is captured too");
                     joined.push(interface);
@@ -460,7 +460,7 @@ impl Session {
             let classifiers: Vec<_> = classifiers.by_ref().take(tap.directions.len()).collect();
             let hooks = tap.directions.iter().map(|&(direction, _)| tap.point.hook(direction));
             let classifiers = hooks.zip(classifiers).filter_map(|(hook, it)| Some((hook, it?))).collect();
-            match Attachment::new(&tap.side, classifiers, self.plan.mechanism) {
+            match Attachment::new(&tap.side, classifiers, self.plan.mechanism, self.clock) {
                 Ok(attachment) => {
                     self.note_start(&tap, &attachment);
                     tap.attachment = Some(attachment);
@@ -475,11 +475,10 @@ impl Session {
 
     /// Has the file tell from when on each direction is complete: one is attached after the other.
     fn note_start(&mut self, tap: &Tap, attachment: &Attachment) {
-        let Ok(now) = self.clock.now() else { return };
         let since = |direction: Direction| {
-            let elapsed = attachment.since(tap.point.hook(direction))?.elapsed().as_nanos() as u64;
+            let since = attachment.since(tap.point.hook(direction))?;
             let way = if direction == Direction::In { "in" } else { "out" };
-            Some(format!("{way} from {}", pcapng::time(now - elapsed)))
+            Some(format!("{way} from {}", pcapng::time(since)))
         };
         let ways: Vec<_> = tap.directions.iter().filter_map(|&(direction, _)| since(direction)).collect();
         if !ways.is_empty() {
@@ -559,6 +558,7 @@ impl Session {
     /// When it cannot be compiled, loaded or attached; the old one then goes on.
     fn change_filter(&mut self, source: Source, general: Option<String>) -> Result<()> {
         if general != self.general {
+            self.repair_all();
             let (changes, classifiers) = self.changes(general.as_deref())?;
             let old = mem::replace(&mut self.general, general);
             if let Err(error) = self.switch(changes, classifiers, old.as_deref()) {
@@ -804,17 +804,28 @@ impl Session {
         let tap = self.taps.iter_mut().find(|tap| tap.id == id);
         let Some(Tap { interface, attachment: Some(attachment), .. }) = tap else { return Ok(()) };
         let Some(since) = attachment.repair()? else { return Ok(()) };
-        let until = self.clock.now()?;
-        let since = until - since.elapsed().unwrap_or_default().as_nanos() as u64;
-        let (since, until) = (pcapng::time(since), pcapng::time(until));
-        let told = format!(
-            "packets between {since} and {until} may be missing: somebody deleted sniff's clsact filters"
-        );
+        let (since, until) = (pcapng::time(since), pcapng::time(self.clock.now()?));
+        let deed = match attachment.mechanism() {
+            Mechanism::Tcx => "detached sniff's TCX links",
+            Mechanism::Clsact => "deleted sniff's clsact filters",
+        };
+        let told = format!("packets between {since} and {until} may be missing: somebody {deed}");
         warn!("{}: {told}; they are attached again", interface.name);
         let span = &mut self.spans[id as usize];
         span.notes.push(told);
         span.has_gap = true;
         Ok(())
+    }
+
+    /// The same for all, before what depends on it. What cannot be repaired has its gap all the same.
+    fn repair_all(&mut self) {
+        let ids: Vec<u32> = self.taps.iter().map(|tap| tap.id).collect();
+        for id in ids {
+            if let Err(error) = self.repair(id) {
+                debug!("interface {id} of the file: {error:#}");
+                self.spans[id as usize].has_gap |= self.tap(id).is_some_and(Tap::is_alive);
+            }
+        }
     }
 
     /// Nanoseconds since the epoch, by the clock of the packets.
@@ -829,6 +840,18 @@ impl Session {
     /// Has the statistics of an interface in the file tell something of it.
     pub fn note(&mut self, id: u32, text: String) {
         self.spans[id as usize].notes.push(text);
+    }
+
+    /// Ends the capture of one interface, which may be there, since classifiers of it cannot be attached again.
+    ///
+    /// # Errors
+    ///
+    /// When the clock fails.
+    pub fn give_up(&mut self, id: u32, why: &anyhow::Error) -> Result<()> {
+        let span = &mut self.spans[id as usize];
+        span.notes.push(format!("ended early: {why:#}"));
+        span.has_gap = true;
+        self.leave(id)
     }
 
     /// Ends the capture of one interface; the others go on.
@@ -874,6 +897,7 @@ impl Session {
 
     /// Takes all classifiers away; when this returns, no packet is on its way into the ring any more.
     fn detach(mut self) -> Self {
+        self.repair_all();
         self.warn_of_programs_ahead();
         self.taps.clear();
         wait_for_running_programs();
@@ -933,9 +957,9 @@ async fn next_order(remote: &mut Option<Remote>) -> Option<Order> {
     }
 }
 
-/// What the file says of an interface that has come to a scope just now.
-fn came(scope: &Scope) -> String {
-    let since = humantime::format_rfc3339_millis(SystemTime::now());
+/// What the file says of an interface that has come to a scope at this time, in nanoseconds since the epoch.
+fn came(scope: &Scope, now: u64) -> String {
+    let since = pcapng::time(now);
     let behind = scope
         .age()
         .map_or_else(String::new, |age| format!(", {} ms after the pod's sandbox was made", age.as_millis()));

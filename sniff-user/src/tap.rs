@@ -171,6 +171,12 @@ impl Tap {
         self.attachment.as_ref().is_some_and(Attachment::is_alive)
     }
 
+    /// Whether its classifiers are tied to the interface that they were attached to, which cannot be another by now; not
+    /// when it is gone, or somebody has taken all of them away.
+    pub fn is_bound(&self) -> bool {
+        self.attachment.as_ref().is_some_and(|it| it.is_bound() && it.is_alive())
+    }
+
     /// Whether what is captured is in another network namespace by now. That takes longer to find out than
     /// [`Self::is_alive`].
     pub fn has_moved(&self) -> bool {

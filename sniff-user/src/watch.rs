@@ -191,7 +191,15 @@ impl Watch {
             left.contains(&Left { netns: netns.id(), ifindex: *ifindex })
         };
         let ids: Vec<u32> = session.taps().iter().filter(has_left).map(|tap| tap.id).collect();
-        self.look_closely(session, &ids, Tap::has_left)
+        let mut lost = Vec::new();
+        for id in ids {
+            // One that has its place by now, by the same index, is another.
+            lost.extend(match session.tap(id).is_some_and(Tap::is_bound) {
+                true => leave_if(session, id, Tap::has_left)?,
+                false => say_goodbye(session, id)?,
+            });
+        }
+        Ok(lost)
     }
 
     /// The same for all, after news of some that left was missed.
@@ -201,19 +209,10 @@ impl Watch {
     /// When the clock fails.
     pub fn look_at_all(&mut self, session: &mut Session) -> Result<Vec<Interface>> {
         let ids: Vec<u32> = session.taps().iter().map(|tap| tap.id).collect();
-        self.look_closely(session, &ids, Tap::has_moved)
-    }
-
-    fn look_closely(
-        &mut self,
-        session: &mut Session,
-        ids: &[u32],
-        has_moved: fn(&Tap) -> bool,
-    ) -> Result<Vec<Interface>> {
         let mut lost = Vec::new();
-        for &id in ids {
+        for id in ids {
             lost.extend(self.look_at(session, id)?);
-            lost.extend(leave_if(session, id, has_moved)?);
+            lost.extend(leave_if(session, id, Tap::has_moved)?);
         }
         Ok(lost)
     }
@@ -221,15 +220,17 @@ impl Watch {
     fn look_at(&mut self, session: &mut Session, id: u32) -> Result<Option<Interface>> {
         let Some(tap) = session.tap(id) else { return Ok(None) };
         if !tap.is_alive() {
-            info!("{}: the interface is gone", tap.interface.name);
-            return leave(session, id);
+            return say_goodbye(session, id);
         }
-        if let Err(error) = session.repair(id)
-            && let Some(tap) = session.tap(id)
-        {
-            warn!("{}: cannot be captured any more: {error:#}", tap.interface.name);
-            session.note(id, format!("ended early: {error:#}"));
-            return leave(session, id);
+        if let Err(error) = session.repair(id) {
+            // It may have gone in between.
+            let Some(tap) = session.tap(id).filter(|tap| tap.is_alive()) else {
+                return say_goodbye(session, id);
+            };
+            let interface = tap.interface.clone();
+            warn!("{}: cannot be captured any more: {error:#}", interface.name);
+            session.give_up(id, &error)?;
+            return Ok(Some(interface));
         }
         let Some(tap) = session.tap(id) else { return Ok(None) };
         if let Some(blind) = self.blind(session, tap) {
@@ -275,6 +276,14 @@ fn leave_if(session: &mut Session, id: u32, has_moved: fn(&Tap) -> bool) -> Resu
     let Some(tap) = session.tap(id).filter(|tap| has_moved(tap) && tap.is_alive()) else { return Ok(None) };
     warn!("{}: {MOVED}; it is not captured any more", tap.interface.name);
     session.note(id, format!("ended early: {MOVED}"));
+    leave(session, id)
+}
+
+/// Ends the capture of a tap whose interface is gone, and returns the interface.
+fn say_goodbye(session: &mut Session, id: u32) -> Result<Option<Interface>> {
+    if let Some(tap) = session.tap(id) {
+        info!("{}: the interface is gone", tap.interface.name);
+    }
     leave(session, id)
 }
 

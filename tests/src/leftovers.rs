@@ -45,6 +45,11 @@ impl BpfObjects {
         Self { objects }
     }
 
+    /// The ids of the links among them.
+    pub fn links(&self) -> Vec<u64> {
+        self.objects.iter().filter(|(kind, _)| *kind == "link").map(|&(_, id)| id).collect()
+    }
+
     /// Waits until all of them are gone.
     ///
     /// # Panics

@@ -5,9 +5,8 @@
 
 use std::{
     fmt, io, mem,
-    os::fd::{AsFd as _, AsRawFd as _, OwnedFd},
+    os::fd::{AsFd as _, OwnedFd},
     sync::LazyLock,
-    time::{Instant, SystemTime},
 };
 
 use anyhow::{Context as _, Result, anyhow};
@@ -16,11 +15,11 @@ use aya_obj::generated::bpf_attach_type;
 use log::{debug, warn};
 
 use super::{
-    classifier::{self, Classifier, fdinfo},
+    classifier::{self, Classifier},
     clsact::{self, Qdisc},
     syscall,
 };
-use crate::{netns::Netns, target::Side, tc};
+use crate::{clock::Clock, netns::Netns, target::Side, tc};
 
 /// Index of `lo`, which every network namespace has.
 const LOOPBACK: u32 = 1;
@@ -81,6 +80,9 @@ pub struct Attachment {
     hooked: Vec<Hooked>,
     /// Only with clsact.
     qdisc: Option<Qdisc>,
+    clock: Clock,
+    /// When they were all seen at their hooks the last time, by the clock.
+    seen: u64,
 }
 
 /// One classifier at its hook.
@@ -88,8 +90,8 @@ struct Hooked {
     hook: Hook,
     classifier: Classifier,
     link: Link,
-    /// When it was attached.
-    since: Instant,
+    /// When it was attached, by the clock of the attachment.
+    since: u64,
 }
 
 /// What ties a program to its hook.
@@ -102,7 +104,7 @@ enum Link {
 impl Attachment {
     /// Attaches the classifiers, each in front of whatever is at its hook already.
     ///
-    /// With no `mechanism` given: TCX, or clsact on a kernel without TCX.
+    /// With no `mechanism` given: TCX, or clsact on a kernel without TCX. `clock` is that of the packets.
     ///
     /// # Errors
     ///
@@ -111,10 +113,12 @@ impl Attachment {
         side: &Side,
         classifiers: Vec<(Hook, Classifier)>,
         mechanism: Option<Mechanism>,
+        clock: Clock,
     ) -> Result<Self> {
         let attach = || {
             side.ensure_there()?;
-            let mut attachment = Self { side: side.clone(), hooked: Vec::new(), qdisc: None };
+            let seen = clock.now()?;
+            let mut attachment = Self { side: side.clone(), hooked: Vec::new(), qdisc: None, clock, seen };
             if mechanism == Some(Mechanism::Clsact) {
                 attachment.qdisc = Some(Qdisc::ensure(side)?);
             }
@@ -127,23 +131,8 @@ impl Attachment {
     }
 
     fn attach(&mut self, hook: Hook, mut classifier: Classifier, mechanism: Option<Mechanism>) -> Result<()> {
-        let program = &mut classifier.program;
-        let link = match &self.qdisc {
-            Some(qdisc) => Link::Filter(qdisc.attach(program, hook)?),
-            None => match syscall::attach_tcx(program.fd()?.as_fd(), self.side.ifindex, hook.into()) {
-                Err(error) if is_unknown_to_kernel(&error) => {
-                    let error =
-                        anyhow!(error).context("this kernel has no TCX, which takes Linux 6.6 or newer");
-                    if mechanism.is_some() {
-                        return Err(error.context("clsact does without"));
-                    }
-                    debug!("{}: {error:#}; using clsact", self.side);
-                    Link::Filter(self.qdisc.insert(Qdisc::ensure(&self.side)?).attach(program, hook)?)
-                }
-                link => Link::Tcx(link.context("attaching by TCX")?),
-            },
-        };
-        self.hooked.push(Hooked { hook, classifier, link, since: Instant::now() });
+        let link = hook_in(&self.side, &mut self.qdisc, hook, &mut classifier, mechanism)?;
+        self.hooked.push(Hooked { hook, classifier, link, since: self.clock.now()? });
         Ok(())
     }
 
@@ -170,7 +159,7 @@ impl Attachment {
 
     /// Swaps the program of a link, which the kernel does in one step; with clsact, that of a filter.
     fn replace(&mut self, at: usize, mut classifier: Classifier) -> Result<Classifier> {
-        let Self { side, hooked, qdisc } = self;
+        let Self { side, hooked, qdisc, .. } = self;
         let Hooked { hook, classifier: before, link, .. } = &mut hooked[at];
         let program = &mut classifier.program;
         let replaced = match (link, qdisc) {
@@ -185,8 +174,8 @@ impl Attachment {
         Ok(mem::replace(before, classifier))
     }
 
-    /// Since when there is a classifier at a hook.
-    pub fn since(&self, hook: Hook) -> Option<Instant> {
+    /// Since when there is a classifier at a hook, in nanoseconds since the epoch.
+    pub fn since(&self, hook: Hook) -> Option<u64> {
         self.hooked.iter().find(|hooked| hooked.hook == hook).map(|hooked| hooked.since)
     }
 
@@ -221,47 +210,63 @@ impl Attachment {
         if self.qdisc.is_some() { Mechanism::Clsact } else { Mechanism::Tcx }
     }
 
-    /// Whether the interface still is there. A link whose interface went away stays, bound to nothing
-    /// (`tcx_link_fdinfo`, kernel/bpf/tcx.c), which is cheaper to ask than netlink.
+    /// Whether the interface still is there.
     pub fn is_alive(&self) -> bool {
-        if let Some(qdisc) = &self.qdisc {
-            return qdisc.side().is_there();
-        }
-        // All links are bound to the one interface.
-        match self.hooked.first() {
-            Some(Hooked { link: Link::Tcx(link), .. }) => {
-                !matches!(fdinfo(link.as_raw_fd(), "ifindex:"), Ok(Some(0)))
-            }
-            _ => self.side.is_there(),
+        match &self.qdisc {
+            Some(qdisc) => qdisc.side().is_there(),
+            // Cheaper to ask than netlink.
+            None => self.is_bound() || self.side.is_there(),
         }
     }
 
-    /// Attaches classifiers again whose filters somebody has deleted; returns since when they may have been missing, if
-    /// any were. (A TCX link is ours alone.)
+    /// Whether a TCX link is bound to the interface: one stays, bound to nothing, when the interface has gone, or when
+    /// somebody has detached it. Of clsact, nothing is known.
+    pub fn is_bound(&self) -> bool {
+        self.hooked.iter().any(|it| !it.link.is_detached())
+    }
+
+    /// Attaches classifiers again that somebody has detached, or whose filters somebody has deleted. Returns since when
+    /// they may have been missing, if any were, in nanoseconds since the epoch.
     ///
     /// # Errors
     ///
-    /// When the kernel refuses; classifiers are missing then.
-    pub fn repair(&mut self) -> Result<Option<SystemTime>> {
-        let programs: Vec<_> = self.hooked.iter().map(|it| (it.hook, it.classifier.id)).collect();
-        let Some(qdisc) = &mut self.qdisc else { return Ok(None) };
-        let (missing, since) = qdisc.missing(&programs)?;
+    /// When the kernel refuses, or the interface is gone; classifiers are missing then.
+    pub fn repair(&mut self) -> Result<Option<u64>> {
+        let now = self.clock.now()?;
+        let missing = self.missing()?;
         if missing.is_empty() {
+            self.seen = now;
             return Ok(None);
         }
-        let netns = qdisc.side().netns.clone();
-        let lost: Vec<Hooked> = self.hooked.extract_if(.., |it| missing.contains(&it.hook)).collect();
-        netns.run(|| {
-            if let Some(qdisc) = &mut self.qdisc {
+        let mechanism = Some(self.mechanism());
+        let Self { side, hooked, qdisc, clock, seen } = self;
+        let there = qdisc.as_ref().map_or_else(|| side.clone(), |qdisc| qdisc.side().clone());
+        there.netns.run(|| {
+            there.ensure_there()?;
+            if let Some(qdisc) = qdisc {
                 qdisc.restore()?;
             }
-            for Hooked { hook, classifier, link, .. } in lost {
-                // Dropping it would delete whatever has its place by now.
-                mem::forget(link);
-                self.attach(hook, classifier, Some(Mechanism::Clsact))?;
+            for Hooked { hook, classifier, link, since } in hooked {
+                if missing.contains(hook) {
+                    let anew = hook_in(side, qdisc, *hook, classifier, mechanism)?;
+                    if let Link::Filter(filter) = mem::replace(link, anew) {
+                        // Dropping it would delete whatever has its place by now.
+                        mem::forget(filter);
+                    }
+                    *since = clock.now()?;
+                }
             }
-            Ok(Some(since))
+            Ok(Some(mem::replace(seen, now)))
         })
+    }
+
+    /// The hooks where our classifiers are no more.
+    fn missing(&mut self) -> Result<Vec<Hook>> {
+        let Self { hooked, qdisc: Some(qdisc), .. } = self else {
+            return Ok(self.hooked.iter().filter(|it| it.link.is_detached()).map(|it| it.hook).collect());
+        };
+        let programs: Vec<_> = hooked.iter().map(|it| (it.hook, it.classifier.id)).collect();
+        qdisc.missing(&programs)
     }
 
     /// Whether the interface is in the namespace of process 1, where hardware goes when its own ends, by whatever index.
@@ -269,7 +274,7 @@ impl Attachment {
         let Some(Hooked { hook, classifier, link: Link::Tcx(link), .. }) = self.hooked.first() else {
             return false;
         };
-        let ifindex = fdinfo(link.as_raw_fd(), "ifindex:");
+        let ifindex = syscall::link_ifindex(link.as_fd());
         let there = |ifindex| Netns::of_pid(1)?.run(|| Ok(syscall::tcx_programs(ifindex, (*hook).into())?));
         let programs = ifindex.ok().flatten().map(there).and_then(Result::ok).unwrap_or_default();
         programs.contains(&classifier.id)
@@ -291,6 +296,40 @@ impl Attachment {
             }
         }
         Ok(ahead)
+    }
+}
+
+/// Attaches a classifier by `mechanism`, or by what there is. To be called inside the interface's network namespace.
+fn hook_in(
+    side: &Side,
+    qdisc: &mut Option<Qdisc>,
+    hook: Hook,
+    classifier: &mut Classifier,
+    mechanism: Option<Mechanism>,
+) -> Result<Link> {
+    let program = &mut classifier.program;
+    if let Some(qdisc) = qdisc {
+        return Ok(Link::Filter(qdisc.attach(program, hook)?));
+    }
+    match syscall::attach_tcx(program.fd()?.as_fd(), side.ifindex, hook.into()) {
+        Err(error) if is_unknown_to_kernel(&error) => {
+            let error = anyhow!(error).context("this kernel has no TCX, which takes Linux 6.6 or newer");
+            if mechanism.is_some() {
+                return Err(error.context("clsact does without"));
+            }
+            debug!("{side}: {error:#}; using clsact");
+            Ok(Link::Filter(qdisc.insert(Qdisc::ensure(side)?).attach(program, hook)?))
+        }
+        link => Ok(Link::Tcx(link.context("attaching by TCX")?)),
+    }
+}
+
+impl Link {
+    fn is_detached(&self) -> bool {
+        match self {
+            Self::Tcx(link) => matches!(syscall::link_ifindex(link.as_fd()), Ok(None)),
+            Self::Filter(_) => false,
+        }
     }
 }
 

@@ -187,7 +187,7 @@ fn program_id(fd: &OwnedFd) -> Result<u32> {
 }
 
 /// A number out of `/proc/self/fdinfo`.
-pub(super) fn fdinfo(fd: i32, key: &str) -> Result<Option<u32>> {
+fn fdinfo(fd: i32, key: &str) -> Result<Option<u32>> {
     let path = format!("/proc/self/fdinfo/{fd}");
     // Room for all at once: idle captures look each second, and growing a string costs more than asking.
     let mut text = String::with_capacity(FDINFO_ROOM);

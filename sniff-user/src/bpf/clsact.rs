@@ -6,7 +6,7 @@
 //! An `ingress` qdisc is in its way: it stands where a clsact would, and takes a filter for egress without a word, into
 //! the one chain that it has.
 
-use std::{fs::File, mem, os::fd::AsRawFd as _, time::SystemTime};
+use std::{fs::File, mem, os::fd::AsRawFd as _};
 
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use aya::programs::{
@@ -42,8 +42,8 @@ pub struct Qdisc {
     has_egress: bool,
     _netns: File,
     changes: Changes,
-    /// When our filters were seen there the last time.
-    seen: SystemTime,
+    /// Whether our filters have to be looked for.
+    is_doubted: bool,
 }
 
 impl Qdisc {
@@ -68,31 +68,30 @@ impl Qdisc {
         let has_egress = made || !is_ingress_alone(side)?;
         let held = side.netns.open()?.with_context(|| format!("{side} is gone"))?;
         let netns = Netns::at(format!("/proc/self/fd/{}", held.as_raw_fd()))?;
-        let (side, seen) = (Side { netns, ..side.clone() }, SystemTime::now());
-        Ok(Self { side, made, has_egress, _netns: held, changes, seen })
+        let side = Side { netns, ..side.clone() };
+        Ok(Self { side, made, has_egress, _netns: held, changes, is_doubted: false })
     }
 
-    /// Which of these programs are at their hooks no more, since somebody has deleted their filters, and since when that
-    /// may be so.
+    /// Which of these programs are at their hooks no more, since somebody has deleted their filters.
     ///
     /// # Errors
     ///
     /// When netlink refuses.
-    pub fn missing(&mut self, programs: &[(Hook, u32)]) -> Result<(Vec<Hook>, SystemTime)> {
-        let (since, now) = (self.seen, SystemTime::now());
+    pub fn missing(&mut self, programs: &[(Hook, u32)]) -> Result<Vec<Hook>> {
         let Side { netns, ifindex, .. } = &self.side;
         let heard = self.changes.heard(*ifindex);
         // Whatever is there now, it is not what we made.
         self.made &= !heard.is_deleted;
+        self.is_doubted |= heard.any;
         let mut missing = Vec::new();
-        for &(hook, program) in programs.iter().filter(|_| heard.any) {
+        for &(hook, program) in programs.iter().filter(|_| self.is_doubted) {
             let is_there = |filters: Vec<Filter>| filters.iter().any(|it| it.program == Some(program));
             if !is_there(tc::filters(netns, *ifindex, hook)?) {
                 missing.push(hook);
             }
         }
-        self.seen = now;
-        Ok((missing, since))
+        self.is_doubted = !missing.is_empty();
+        Ok(missing)
     }
 
     /// Makes sure of the qdisc once more. To be called inside the namespace.

@@ -6,7 +6,7 @@ use std::{
     ffi::CStr,
     io,
     os::{
-        fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd},
+        fd::{AsFd as _, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd},
         unix::net::UnixDatagram,
     },
 };
@@ -15,7 +15,7 @@ use aya::util::KernelVersion;
 use aya_obj::generated::{
     BPF_ALU64, BPF_ATOMIC, BPF_CALL, BPF_DW, BPF_EXIT, BPF_F_BEFORE, BPF_JMP, BPF_K, BPF_MEM, BPF_MOV,
     BPF_RSH, BPF_STX, BPF_W, BPF_X, BPF_XCHG, bpf_attach_type, bpf_attr, bpf_cmd, bpf_func_id, bpf_insn,
-    bpf_prog_info, bpf_prog_type,
+    bpf_link_info, bpf_prog_info, bpf_prog_type,
 };
 
 /// Most programs at one TCX hook (`BPF_MPROG_MAX`, include/linux/bpf_mprog.h).
@@ -223,7 +223,21 @@ pub fn tcx_programs(ifindex: u32, hook: bpf_attach_type) -> io::Result<Vec<u32>>
     Ok(ids)
 }
 
-/// The name of a program, as the kernel knows it (`BPF_OBJ_GET_INFO_BY_FD`).
+/// The index of the interface that a TCX link is bound to, in whatever network namespace that is; none when the interface is
+/// gone, or somebody has detached the link (`tcx_link_fill_info`, kernel/bpf/tcx.c).
+///
+/// # Errors
+///
+/// When it is no link.
+pub fn link_ifindex(link: BorrowedFd<'_>) -> io::Result<Option<u32>> {
+    // SAFETY: bpf_link_info is plain data.
+    let info: bpf_link_info = unsafe { info(link) }?;
+    // SAFETY: a number, which is what a TCX link has there.
+    let ifindex = unsafe { info.__bindgen_anon_1.tcx.ifindex };
+    Ok((ifindex != 0).then_some(ifindex))
+}
+
+/// The name of a program, as the kernel knows it.
 ///
 /// # Errors
 ///
@@ -233,15 +247,26 @@ pub fn program_name(id: u32) -> io::Result<Vec<u8>> {
     attr.__bindgen_anon_6.__bindgen_anon_1.prog_id = id;
     // SAFETY: the attributes hold no pointers.
     let program = descriptor(unsafe { bpf(bpf_cmd::BPF_PROG_GET_FD_BY_ID, &attr) }?)?;
-    // SAFETY: bpf_prog_info is plain data; zeroes ask for none of what pointers in it would lead to.
-    let mut info: bpf_prog_info = unsafe { std::mem::zeroed() };
+    // SAFETY: bpf_prog_info is plain data.
+    let info: bpf_prog_info = unsafe { info(program.as_fd()) }?;
+    Ok(info.name.iter().take_while(|&&byte| byte != 0).map(|&byte| byte as u8).collect())
+}
+
+/// What the kernel tells of an object (`BPF_OBJ_GET_INFO_BY_FD`), without what pointers would lead to.
+///
+/// # Safety
+///
+/// `T` must be the kernel's structure for objects of this kind, of numbers alone.
+unsafe fn info<T>(object: BorrowedFd<'_>) -> io::Result<T> {
+    // SAFETY: zeroes are numbers, as the caller promises; they ask for nothing that a pointer would lead to.
+    let mut info: T = unsafe { std::mem::zeroed() };
     let mut attr = no_attributes();
-    attr.info.bpf_fd = program.as_raw_fd().cast_unsigned();
-    attr.info.info_len = size_of::<bpf_prog_info>() as u32;
+    attr.info.bpf_fd = object.as_raw_fd().cast_unsigned();
+    attr.info.info_len = size_of::<T>() as u32;
     attr.info.info = &raw mut info as u64;
     // SAFETY: there is room for as much information as the attributes say.
     unsafe { bpf(bpf_cmd::BPF_OBJ_GET_INFO_BY_FD, &attr) }?;
-    Ok(info.name.iter().take_while(|&&byte| byte != 0).map(|&byte| byte as u8).collect())
+    Ok(info)
 }
 
 /// The cookie of the calling thread's network namespace (`SO_NETNS_COOKIE`, net/core/sock.c).

@@ -5,6 +5,7 @@ use sniff_tests::{
     kernel,
     leftovers::{BpfObjects, Snapshot},
     machine::Machine,
+    netns::Netns,
     pcap::Direction,
     sniff::{self, Sniff},
     traffic,
@@ -99,6 +100,74 @@ fn filters_that_somebody_deletes_are_attached_again_and_the_gap_is_told() {
     );
     objects.assert_gone();
     before.assert_unchanged(&binary);
+}
+
+const DETACHED: &str = "may be missing: somebody detached sniff's TCX links";
+
+fn detach(node: &Netns, links: &[u64]) {
+    for link in links {
+        node.run(&format!("bpftool link detach id {link}"));
+    }
+}
+
+#[test]
+fn links_that_somebody_detaches_are_attached_again_and_the_gap_is_told() {
+    if !kernel::has_tcx() {
+        return;
+    }
+    let machine = Machine::boot();
+    let node = machine.netns();
+    let pod = machine.fake_pod("blue", 1);
+    let binary = sniff::binary();
+    let before = Snapshot::take(&machine, &[&node, &pod.netns], &binary);
+    for end in ["host", "pod"] {
+        let capture = Capture::new();
+        let args = ["--netns", "blue", "--attach", end, "-w", capture.arg()];
+        let mut sniff = Sniff::in_netns(&node).args(args).start();
+        traffic::ping(&node, pod.ipv4.into(), 5, 56);
+        let mut all = Vec::new();
+        // One of the two, the other, and both.
+        for (picked, size) in [(0..1, 57), (1..2, 58), (0..2, 59)] {
+            let objects = BpfObjects::held_by(sniff.pid());
+            detach(&node, &objects.links()[picked]);
+            let line = sniff.wait_for_line("attached again");
+            assert!(line.contains("netns:blue/eth0") && line.contains(DETACHED), "{line}");
+            traffic::ping(&node, pod.ipv4.into(), 5, size);
+            all.push(objects);
+        }
+        let outcome = sniff.stop();
+        assert_eq!(outcome.status.code(), Some(1), "{outcome:#?}");
+        let file = capture.read();
+        assert_eq!(outcome.counts().captured, file.packets.len() as u64);
+        for size in [56, 57, 58, 59] {
+            let echoes = |direction| echoes(&file.packets, direction, size);
+            assert_eq!((echoes(Direction::In), echoes(Direction::Out)), (5, 5), "{end}: {size}");
+        }
+        let comment = file.statistics[0].comment.as_deref().unwrap_or_default();
+        assert_eq!(comment.matches(DETACHED).count(), 3, "{end}: {comment}");
+        all.iter().for_each(BpfObjects::assert_gone);
+    }
+    before.assert_unchanged(&binary);
+}
+
+#[test]
+fn links_that_somebody_detaches_just_before_the_end_are_told_of() {
+    if !kernel::has_tcx() {
+        return;
+    }
+    let machine = Machine::boot();
+    let node = machine.netns();
+    machine.fake_pod("blue", 1);
+    let capture = Capture::new();
+    let sniff = Sniff::in_netns(&node).args(["--netns", "blue", "-w", capture.arg()]).start();
+    sniff.signal(Signal::SIGSTOP);
+    detach(&node, &BpfObjects::held_by(sniff.pid()).links());
+    sniff.signal(Signal::SIGINT);
+    sniff.signal(Signal::SIGCONT);
+    let outcome = sniff.wait();
+    assert_eq!(outcome.status.code(), Some(1), "{outcome:#?}");
+    let comment = capture.read().statistics[0].comment.clone().unwrap_or_default();
+    assert_eq!(comment.matches(DETACHED).count(), 1, "{comment}");
 }
 
 #[test]
