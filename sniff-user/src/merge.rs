@@ -15,7 +15,8 @@
 //! a packet of the year 2554, does not decide about the order of the others' packets.
 //!
 //! Interfaces are numbered anew as they come, and their descriptions written at once; what refers to them is
-//! renumbered. Everything else about packets and statistics goes through untouched, drop counts among it: what a packet
+//! renumbered. Statistics are read and written anew, with comments [marked](Merger::mark) as the node's. Everything else
+//! about packets goes through untouched, drop counts among it: what a packet
 //! tells was lost since the one before of its interface, and those of a stream keep their order. Where packets are left
 //! out at the end, beyond the limit, the statistics say so, and of how many losses those told.
 //!
@@ -32,7 +33,7 @@ use std::{
 
 use anyhow::{Context as _, Result, bail, ensure};
 use bytes::{Buf as _, Bytes};
-use sniff_common::MAX_SNAPLEN;
+use sniff_common::{MAX_SNAPLEN, epb};
 
 use crate::pcapng::{
     AnyBlock, BlockType, EnhancedPacket, InterfaceDescription, InterfaceStatistics, PacketHead,
@@ -48,8 +49,6 @@ pub const MAX_HELD: usize = 64 << 20;
 pub const AHEAD: Duration = Duration::from_millis(100);
 /// Most interfaces of one stream: a node that describes more is not to be believed.
 const MAX_INTERFACES: usize = 1 << 16;
-/// Most bytes of a packet's block besides the packet: a handful of options.
-const MAX_AROUND_PACKET: usize = 1024;
 /// Most bytes of statistics: numbers, and a comment.
 const MAX_STATISTICS: usize = 4096;
 /// [`AHEAD`] in nanoseconds.
@@ -95,8 +94,9 @@ struct LeftOut {
 struct Stream {
     has_section: bool,
     ended: bool,
-    /// The merged id of each of its interfaces, and whether statistics of it came.
-    interfaces: Vec<(u32, bool)>,
+    /// What the comments that it sends begin with.
+    mark: String,
+    interfaces: Vec<Interface>,
     queue: VecDeque<Held>,
     /// Time of its youngest packet, as it is sorted and as it says. Packets of one stream keep their order.
     youngest: u64,
@@ -111,6 +111,16 @@ struct Stream {
     /// How far its clock is ahead of the time since [`Merger::began`], in nanoseconds: at least by as much as the
     /// packet that came with the least delay says.
     lead: Option<i128>,
+}
+
+/// An interface of a stream.
+struct Interface {
+    /// Its id in the merged stream.
+    id: u32,
+    /// Most bytes of its packets.
+    snaplen: u32,
+    /// Whether statistics of it came.
+    has_statistics: bool,
 }
 
 /// A packet or statistics that wait.
@@ -190,6 +200,11 @@ impl Merger {
         StreamId(self.streams.len() - 1)
     }
 
+    /// Has the comments that a stream sends begin with `mark`: they are somebody's word.
+    pub fn mark(&mut self, id: StreamId, mark: String) {
+        self.streams[id.0].mark = mark;
+    }
+
     /// Nothing more comes from this stream; what it holds is still written.
     pub fn end(&mut self, id: StreamId) {
         self.streams[id.0].ended = true;
@@ -234,22 +249,27 @@ impl Merger {
                         "more than {MAX_INTERFACES} interfaces"
                     );
                     introduce(&mut interface)?;
-                    stream.interfaces.push((self.interfaces, false));
+                    // None is no limit.
+                    let snaplen = Some(interface.snaplen).filter(|it| *it > 0).unwrap_or(MAX_SNAPLEN);
+                    stream.interfaces.push(Interface { id: self.interfaces, snaplen, has_statistics: false });
                     self.interfaces += 1;
                     interface.write(out);
                 }
                 BlockType::Packet | BlockType::Statistics => {
                     let is_packet = block.block_type == BlockType::Packet;
-                    let said = if is_packet { time_of(block.bytes)? } else { 0 };
-                    ensure!(is_packet || len <= MAX_STATISTICS, "statistics of {len} bytes");
                     let interface = block.first_word()? as usize;
-                    let (interface, has_statistics) = stream
+                    let of = stream
                         .interfaces
                         .get_mut(interface)
                         .with_context(|| format!("interface {interface} is not described"))?;
-                    ensure!(is_packet || !*has_statistics, "statistics of one interface twice");
-                    *has_statistics |= !is_packet;
-                    let interface = *interface;
+                    let said = if is_packet { time_of(block.bytes, of.snaplen)? } else { 0 };
+                    if !is_packet {
+                        ensure!(len <= MAX_STATISTICS, "statistics of {len} bytes");
+                        InterfaceStatistics::parse(block.bytes)?;
+                        ensure!(!of.has_statistics, "statistics of one interface twice");
+                        of.has_statistics = true;
+                    }
+                    let interface = of.id;
                     if is_packet {
                         self.waiting += 1;
                         stream.received += 1;
@@ -349,12 +369,10 @@ impl Merger {
 
     /// Says of each interface of a stream of which no statistics came why that is: `time_ns` and `why` stand for them.
     pub fn say_why_not_counted(&self, id: StreamId, time_ns: u64, why: &str, out: &mut Vec<u8>) {
-        for &(interface, _) in
-            self.streams[id.0].interfaces.iter().filter(|(_, has_statistics)| !has_statistics)
-        {
+        for interface in self.streams[id.0].interfaces.iter().filter(|interface| !interface.has_statistics) {
             let comment = Some(why.to_owned());
             let statistics = InterfaceStatistics {
-                interface,
+                interface: interface.id,
                 timestamp_ns: time_ns,
                 comment,
                 ..InterfaceStatistics::default()
@@ -415,11 +433,21 @@ impl Merger {
             self.youngest_said = self.youngest_said.max(said);
             self.youngest = self.youngest.max(time);
         }
-        let Ok(block) = AnyBlock::first(&block) else { return };
-        match self.left_out.get(&interface).filter(|_| !is_packet) {
-            Some(left_out) => block.write_statistics(interface, &left_out.to_string(), out),
-            None => block.write_with_first_word(interface, out),
+        if !is_packet {
+            return self.write_statistics(stream, interface, &block, out);
         }
+        let Ok(block) = AnyBlock::first(&block) else { return };
+        block.write_with_first_word(interface, out);
+    }
+
+    /// Writes statistics of a stream as those of a merged interface.
+    fn write_statistics(&self, stream: usize, interface: u32, block: &[u8], out: &mut Vec<u8>) {
+        let Ok(mut statistics) = InterfaceStatistics::parse(block) else { return };
+        let said = statistics.comment.map(|comment| format!("{}{comment}", self.streams[stream].mark));
+        let left_out = self.left_out.get(&interface).map(LeftOut::to_string);
+        let comments: Vec<String> = left_out.into_iter().chain(said).collect();
+        statistics.comment = (!comments.is_empty()).then(|| comments.join("; "));
+        InterfaceStatistics { interface, ..statistics }.write(out);
     }
 
     fn leave_out(&mut self, interface: u32, block: &[u8]) {
@@ -434,12 +462,21 @@ fn first_time(bytes: &[u8]) -> Option<u64> {
     blocks(bytes).find_map(|block| PacketHead::parse(block).ok()).map(|head| head.timestamp_ns)
 }
 
-/// The time that a packet says; checks its block.
-fn time_of(block: &[u8]) -> Result<u64> {
-    let EnhancedPacket { timestamp_ns, data, .. } = EnhancedPacket::parse(block)?;
-    ensure!(data.len() <= MAX_SNAPLEN as usize, "a packet of {} bytes", data.len());
-    let around = block.len() - data.len();
-    ensure!(around <= MAX_AROUND_PACKET, "a packet with {around} bytes around it");
+/// The time that a packet says; checks its block: what is not as it should be, readers of the whole file stumble over.
+fn time_of(block: &[u8], snaplen: u32) -> Result<u64> {
+    let EnhancedPacket { timestamp_ns, data, original_len, has_foreign_options, .. } =
+        EnhancedPacket::parse(block)?;
+    let len = data.len();
+    ensure!(
+        len <= snaplen.min(MAX_SNAPLEN) as usize,
+        "a packet of {len} bytes, where at most {snaplen} are kept"
+    );
+    ensure!(len <= original_len as usize, "{len} bytes of a packet of {original_len}");
+    let around = block.len() - len;
+    ensure!(
+        !has_foreign_options && around <= epb::OVERHEAD as usize,
+        "a packet with {around} bytes around it that sniff does not write"
+    );
     Ok(timestamp_ns)
 }
 

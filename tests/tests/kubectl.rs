@@ -23,9 +23,9 @@ use sniff_tests::{
 };
 
 use sniff_user::{
-    pcapng::{InterfaceDescription, LinkType, SectionHeader},
+    pcapng::{InterfaceDescription, LinkType, SectionHeader, Watermark},
     stream::{
-        PREFACE, ToClient, encode,
+        MAX_PAYLOAD, PREFACE, ToClient, encode,
         message::{End, Event, NodeHello, Reason, TargetId},
     },
 };
@@ -953,23 +953,31 @@ fn lie(messages: &[ToClient]) -> Vec<u8> {
     bytes
 }
 
+/// A frame of a few hundred bytes that is larger than any payload once it is unpacked: one byte, again and again.
+fn bomb() -> Vec<u8> {
+    const BLOCK: usize = 128 << 10;
+    const BLOCKS: usize = (MAX_PAYLOAD / BLOCK) + 1;
+    // A frame's header (RFC 8878, section 3.1.1.1): no checksum, no dictionary, a window of 4 MiB.
+    let mut packed = vec![0x28, 0xb5, 0x2f, 0xfd, 0, 12 << 3];
+    for number in 1..=BLOCKS {
+        let is_last = u32::from(number == BLOCKS);
+        let header = (BLOCK as u32) << 3 | 1 << 1 | is_last;
+        packed.extend(&header.to_le_bytes()[..3]);
+        packed.push(0);
+    }
+    let mut frame = lie(&[]);
+    // Kind and flags: packets, packed.
+    frame.extend([2, 1, 0, 0]);
+    frame.extend((packed.len() as u32).to_le_bytes());
+    frame.extend(packed);
+    frame
+}
+
 /// Blocks that describe an interface of this name.
 fn described(name: &str) -> Vec<u8> {
     let mut blocks = Vec::new();
     SectionHeader::default().write(&mut blocks);
-    let description = InterfaceDescription {
-        link_type: LinkType::Ethernet,
-        snaplen: 0,
-        name: name.into(),
-        description: None,
-        comment: None,
-        ipv4: Vec::new(),
-        ipv6: Vec::new(),
-        mac: None,
-        filter: None,
-        os: None,
-        hardware: None,
-    };
+    let description = InterfaceDescription::new(LinkType::Ethernet, 0, name);
     description.write(&mut blocks);
     blocks
 }
@@ -995,7 +1003,13 @@ fn a_node_has_no_say_in_what_is_anothers() {
     let mut unknown_link = described("shop/db-0/eth0");
     let section_len = u32::from_ne_bytes(unknown_link[4..8].try_into().expect("4 bytes")) as usize;
     unknown_link[section_len + 8..][..2].copy_from_slice(&147_u16.to_ne_bytes());
+    let watermark = Watermark { time_ns: 1 }.block().to_vec();
+    let unasked = (0..100).flat_map(|_| watermark.clone()).collect::<Vec<u8>>();
+    let mut section = Vec::new();
+    SectionHeader::default().write(&mut section);
     let lies = [
+        (bomb(), "unpack to more than 4194304"),
+        (lie(&[ToClient::Packets([section, unasked].concat().into())]), "a watermark that was not asked for"),
         (lie(&[ToClient::Event(of_another)]), "it speaks of shop/web-0"),
         (lie(&[ToClient::Event(failed)]), "it speaks of shop/web-0"),
         (lie(&[ToClient::Event(alias)]), "it speaks of shop/web-0"),

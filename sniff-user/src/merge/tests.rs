@@ -30,19 +30,7 @@ fn section() -> Vec<u8> {
 
 fn interface(name: &str) -> Vec<u8> {
     let mut out = Vec::new();
-    let description = InterfaceDescription {
-        link_type: LinkType::Ethernet,
-        snaplen: 0,
-        name: name.into(),
-        description: None,
-        comment: None,
-        ipv4: Vec::new(),
-        ipv6: Vec::new(),
-        mac: None,
-        filter: None,
-        os: None,
-        hardware: None,
-    };
+    let description = InterfaceDescription::new(LinkType::Ethernet, 0, name);
     description.write(&mut out);
     out
 }
@@ -223,6 +211,51 @@ fn an_interface_has_statistics_once() {
     merger.push(a, stream.concat().into(), now, pass, &mut out).unwrap();
     let error = merger.push(a, statistics(1, 1).into(), now, pass, &mut out).unwrap_err();
     assert_eq!(error.to_string(), "statistics of one interface twice");
+}
+
+/// What readers of a file stumble over, from whomever it comes, costs the packets of all.
+#[test]
+fn packets_and_statistics_are_as_sniff_writes_them() {
+    let push = |snaplen: u32, block: Vec<u8>| {
+        let (mut out, now) = (Vec::new(), Instant::now());
+        let mut merger = merger(&mut out);
+        let a = merger.join();
+        let mut start = section();
+        InterfaceDescription::new(LinkType::Ethernet, snaplen, "a").write(&mut start);
+        merger.push(a, [start, block].concat().into(), now, pass, &mut out).map_err(|error| error.to_string())
+    };
+    let with_option = |code: u16| {
+        let mut block = packet(0, 1, b"data");
+        let at = epb::DATA_OFFSET + 4;
+        block[at..at + 2].copy_from_slice(&code.to_ne_bytes());
+        block
+    };
+    assert_eq!(push(0, packet(0, 1, b"data")), Ok(()));
+    assert_eq!(push(4, packet(0, 1, b"data")), Ok(()));
+    assert!(push(3, packet(0, 1, b"data")).unwrap_err().contains("a packet of 4 bytes, where at most 3"));
+    for comment_or_custom in [1, 2988] {
+        assert!(push(0, with_option(comment_or_custom)).unwrap_err().contains("that sniff does not write"));
+    }
+    let mut longer = packet(0, 1, b"data");
+    longer[24..28].copy_from_slice(&3_u32.to_ne_bytes());
+    assert_eq!(push(0, longer), Err("4 bytes of a packet of 3".into()));
+    let mut broken = statistics(0, 1);
+    broken[22..24].copy_from_slice(&u16::MAX.to_ne_bytes());
+    assert!(push(0, broken).unwrap_err().contains("exceeds its block"));
+}
+
+#[test]
+fn comments_of_statistics_are_marked_as_the_nodes() {
+    let (mut out, now) = (Vec::new(), Instant::now());
+    let mut merger = merger(&mut out);
+    let a = merger.join();
+    merger.mark(a, "node n1: ".into());
+    let comment = Some("all is well".to_owned());
+    let mut told = Vec::new();
+    InterfaceStatistics { osdrop: Some(0), comment, ..InterfaceStatistics::default() }.write(&mut told);
+    merger.push(a, [section(), interface("a"), told].concat().into(), now, pass, &mut out).unwrap();
+    merger.write_due(now, &mut out);
+    assert_eq!(read(&out).comments, ["node n1: all is well"]);
 }
 
 /// As many as fit into memory, not as many as their bytes alone would let fit.

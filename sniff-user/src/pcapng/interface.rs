@@ -27,6 +27,8 @@ const IF_HARDWARE: u16 = 15;
 const LINK_TYPE: usize = 8;
 const SNAPLEN: usize = 12;
 const OPTIONS: usize = 16;
+/// Where the options of statistics are.
+const STATISTICS_OPTIONS: usize = 20;
 /// `if_tsresol` of interfaces that do not tell: microseconds.
 const DEFAULT_RESOLUTION: u8 = 6;
 
@@ -88,6 +90,23 @@ pub struct InterfaceDescription {
 }
 
 impl InterfaceDescription {
+    /// An interface of which no more is told.
+    pub fn new(link_type: LinkType, snaplen: u32, name: &str) -> Self {
+        Self {
+            link_type,
+            snaplen,
+            name: name.to_owned(),
+            description: None,
+            comment: None,
+            ipv4: Vec::new(),
+            ipv6: Vec::new(),
+            mac: None,
+            filter: None,
+            os: None,
+            hardware: None,
+        }
+    }
+
     /// Appends the block to `out`. Strings are cut to 65535 bytes; timestamps are declared to be nanoseconds.
     pub fn write(&self, out: &mut Vec<u8>) {
         let Self { link_type, snaplen, name, description, comment, ipv4, ipv6, mac, filter, os, hardware } =
@@ -129,22 +148,10 @@ impl InterfaceDescription {
         let end = block.len().saturating_sub(4);
         let mut options = block.get(OPTIONS..end).context("interface description is cut off")?;
         let link_type = u16::from_ne_bytes([block[LINK_TYPE], block[LINK_TYPE + 1]]);
-        let mut read = Self {
-            link_type: LinkType::of(link_type)
-                .with_context(|| format!("link type {link_type}, which this sniff does not capture"))?,
-            snaplen: word(block, SNAPLEN)?,
-            name: String::new(),
-            description: None,
-            comment: None,
-            ipv4: Vec::new(),
-            ipv6: Vec::new(),
-            mac: None,
-            filter: None,
-            os: None,
-            hardware: None,
-        };
+        let link_type = LinkType::of(link_type)
+            .with_context(|| format!("link type {link_type}, which this sniff does not capture"))?;
+        let mut read = Self::new(link_type, word(block, SNAPLEN)?, "");
         let mut resolution = DEFAULT_RESOLUTION;
-        let text = |value: &[u8]| String::from_utf8_lossy(value).into_owned();
         while let Some((code, value)) = take_option(&mut options)? {
             match code {
                 OPT_COMMENT => read.comment = Some(text(value)),
@@ -238,6 +245,43 @@ impl InterfaceStatistics {
         }
         block.end();
     }
+
+    /// Reads a block as [`Self::write`] makes it; other options are passed over.
+    ///
+    /// # Errors
+    ///
+    /// When it is cut, or its options exceed it or are not what they should be.
+    pub fn parse(block: &[u8]) -> Result<Self> {
+        let end = block.len().saturating_sub(4);
+        let mut options = block.get(STATISTICS_OPTIONS..end).context("statistics are cut off")?;
+        let time = |high: u32, low: u32| u64::from(high) << 32 | u64::from(low);
+        let mut read = Self {
+            interface: word(block, 8)?,
+            timestamp_ns: time(word(block, 12)?, word(block, 16)?),
+            ..Self::default()
+        };
+        while let Some((code, value)) = take_option(&mut options)? {
+            let count = || fixed(code, value).map(u64::from_ne_bytes).map(Some);
+            let moment =
+                || fixed::<8>(code, value).and_then(|it| Ok(Some(time(word(&it, 0)?, word(&it, 4)?))));
+            match code {
+                OPT_COMMENT => read.comment = Some(text(value)),
+                ISB_STARTTIME => read.start_ns = moment()?,
+                ISB_ENDTIME => read.end_ns = moment()?,
+                ISB_IFRECV => read.ifrecv = count()?,
+                ISB_IFDROP => read.ifdrop = count()?,
+                ISB_FILTERACCEPT => read.filteraccept = count()?,
+                ISB_OSDROP => read.osdrop = count()?,
+                ISB_USRDELIV => read.usrdeliv = count()?,
+                _ => {}
+            }
+        }
+        Ok(read)
+    }
+}
+
+fn text(value: &[u8]) -> String {
+    String::from_utf8_lossy(value).into_owned()
 }
 
 /// The netmask with `prefix` leading ones; more than 32 count as 32.

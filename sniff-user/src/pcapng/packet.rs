@@ -89,6 +89,8 @@ pub struct EnhancedPacket<'a> {
     pub flags: u32,
     /// `epb_dropcount`: packets lost on the interface between the packet before and this one; 0 when not told.
     pub dropcount: u64,
+    /// Whether the block has options that sniff does not write.
+    pub has_foreign_options: bool,
 }
 
 impl<'a> EnhancedPacket<'a> {
@@ -123,12 +125,12 @@ impl<'a> EnhancedPacket<'a> {
         })?;
         // The block's length is a multiple of 4, so the padding is inside when the data is.
         let mut options = &body[(DATA_OFFSET + captured_len).next_multiple_of(4)..];
-        let (mut flags, mut dropcount) = (0, 0);
+        let (mut flags, mut dropcount, mut has_foreign_options) = (0, 0, false);
         while let Some((code, value)) = take_option(&mut options)? {
             match code {
                 OPT_FLAGS => flags = u32::from_ne_bytes(fixed(code, value)?),
                 OPT_DROPCOUNT => dropcount = u64::from_ne_bytes(fixed(code, value)?),
-                _ => {}
+                _ => has_foreign_options = true,
             }
         }
 
@@ -140,6 +142,7 @@ impl<'a> EnhancedPacket<'a> {
             data,
             flags,
             dropcount,
+            has_foreign_options,
         })
     }
 

@@ -3,16 +3,10 @@
 
 use anyhow::{Context as _, Result, ensure};
 
-use super::{
-    block::{MIN_BLOCK_LEN, OPT_COMMENT},
-    packet::word,
-    watermark,
-};
+use super::{block::MIN_BLOCK_LEN, packet::word, watermark};
 
 /// Where the body of a block begins.
 const BODY: usize = 8;
-/// Where the options of an Interface Statistics Block begin.
-const STATISTICS_OPTIONS: usize = 20;
 
 /// The kinds of blocks that matter here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,23 +78,5 @@ impl<'a> AnyBlock<'a> {
         out.extend(before);
         out.extend(first_word.to_ne_bytes());
         out.extend(&body[4..]);
-    }
-}
-
-impl AnyBlock<'_> {
-    /// Appends a statistics block to `out` as one of another interface, with one comment more, of at most some KiB.
-    pub fn write_statistics(&self, interface: u32, comment: &str, out: &mut Vec<u8>) {
-        let start = out.len();
-        self.write_with_first_word(interface, out);
-        let header = [OPT_COMMENT.to_ne_bytes(), (comment.len() as u16).to_ne_bytes()].concat();
-        let mut option = [&header, comment.as_bytes()].concat();
-        option.resize(option.len().next_multiple_of(4), 0);
-        let len = ((self.bytes.len() + option.len()) as u32).to_ne_bytes();
-        // A block without options may have been too short for them.
-        let at = (start + STATISTICS_OPTIONS).min(out.len() - len.len());
-        out.splice(at..at, option);
-        out[start + 4..start + 8].copy_from_slice(&len);
-        let end = out.len() - len.len();
-        out[end..].copy_from_slice(&len);
     }
 }

@@ -44,18 +44,26 @@ fn interface() -> InterfaceDescription {
 }
 
 fn bare_interface() -> InterfaceDescription {
-    InterfaceDescription {
-        link_type: LinkType::Raw,
-        snaplen: 96,
-        name: "tun0".to_owned(),
-        description: None,
-        comment: None,
-        ipv4: Vec::new(),
-        ipv6: Vec::new(),
-        mac: None,
-        filter: None,
-        os: None,
-        hardware: None,
+    InterfaceDescription::new(LinkType::Raw, 96, "tun0")
+}
+
+#[test]
+fn statistics_are_read_as_they_are_written() {
+    for told in [statistics(), InterfaceStatistics::default()] {
+        let mut block = Vec::new();
+        told.write(&mut block);
+        assert_eq!(InterfaceStatistics::parse(&block).unwrap(), told);
+        for len in 0..block.len() {
+            // Whatever comes of it, it is no panic.
+            let _ = InterfaceStatistics::parse(&block[..len]);
+        }
+    }
+    let mut block = Vec::new();
+    InterfaceStatistics { ifrecv: Some(1), ..InterfaceStatistics::default() }.write(&mut block);
+    // The length of the first option.
+    for len in [0_u16, 4, 9, u16::MAX] {
+        block[22..24].copy_from_slice(&len.to_ne_bytes());
+        assert!(InterfaceStatistics::parse(&block).is_err(), "{len}");
     }
 }
 
@@ -335,6 +343,7 @@ fn packet_is_read_as_it_was_written() {
             data: b"a packet!",
             flags: 0x202,
             dropcount: 1 << 33,
+            has_foreign_options: false,
         }
     );
     assert_eq!(packet.direction(), Some(Direction::Out));

@@ -80,6 +80,7 @@ fn packet(data: &[u8], original_len: usize) -> EnhancedPacket<'_> {
         data,
         flags: Direction::In as u32,
         dropcount: 0,
+        has_foreign_options: false,
     }
 }
 

@@ -14,8 +14,8 @@ use crate::archive::{Archive, gzip, sha256};
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 /// What a program goes together with.
 const TEXTS: [&str; 5] = ["README.md", "CHANGELOG.md", "LICENSE-MIT", "LICENSE-APACHE", "LICENSE-GPL2"];
-/// Shells, and what each calls a file of completions for sniff.
-const SHELLS: [(&str, &str); 3] = [("bash", "sniff"), ("zsh", "_sniff"), ("fish", "sniff.fish")];
+/// Shells, and what each puts around a program's name to call a file of completions for it.
+const SHELLS: [(&str, &str, &str); 3] = [("bash", "", ""), ("zsh", "_", ""), ("fish", "", ".fish")];
 
 /// Makes the release's folder anew, and says what is in it.
 ///
@@ -28,11 +28,10 @@ pub fn write(programs: &Path, output: &Path, url: &str, project: &Path) -> Resul
     fs::create_dir_all(output).with_context(|| format!("cannot make {}", output.display()))?;
     let mut files = Vec::new();
     let platform = format!("{VERSION}-{}-{}", env::consts::OS, architecture());
-    files.push((format!("sniff-{platform}.tar.gz"), sniff(&programs.join("sniff"), project)?));
-    let plugin = programs.join("kubectl-sniff");
-    if plugin.exists() {
+    files.push((format!("sniff-{platform}.tar.gz"), packed("sniff", programs, project)?));
+    if programs.join("kubectl-sniff").exists() {
         let archive = format!("kubectl-sniff-{platform}.tar.gz");
-        let content = packed("kubectl-sniff", &plugin, project, Vec::new())?;
+        let content = packed("kubectl-sniff", programs, project)?;
         files.push(("krew-sniff.yaml".to_owned(), krew(url, &archive, &sha256(&content)).into_bytes()));
         files.push((archive, content));
     }
@@ -45,18 +44,18 @@ pub fn write(programs: &Path, output: &Path, url: &str, project: &Path) -> Resul
     Ok(format!("{}: {}", output.display(), names.join(", ")))
 }
 
-/// The archive of sniff, with its completions and manual pages, which it writes itself.
-fn sniff(program: &Path, project: &Path) -> Result<Vec<u8>> {
+/// A program's completions and manual pages, which it writes itself.
+fn documents(name: &str, program: &Path) -> Result<Vec<(String, Vec<u8>)>> {
     let mut files = Vec::new();
-    for (shell, file) in SHELLS {
-        files.push((format!("completions/{file}"), run(program, &["completions", shell])?));
+    for (shell, before, behind) in SHELLS {
+        files.push((format!("completions/{before}{name}{behind}"), run(program, &["completions", shell])?));
     }
-    let folder = env::temp_dir().join(format!("sniff-manual-{}", std::process::id()));
+    let folder = env::temp_dir().join(format!("{name}-manual-{}", std::process::id()));
     fs::create_dir(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
     let pages = manual(program, &folder);
     fs::remove_dir_all(&folder).with_context(|| format!("cannot remove {}", folder.display()))?;
     files.extend(pages?);
-    packed("sniff", program, project, files)
+    Ok(files)
 }
 
 fn manual(program: &Path, folder: &Path) -> Result<Vec<(String, Vec<u8>)>> {
@@ -78,14 +77,15 @@ fn run(program: &Path, args: &[&str]) -> Result<Vec<u8>> {
     Ok(output.stdout)
 }
 
-/// An archive of a program with the project's texts and `more`.
-fn packed(name: &str, program: &Path, project: &Path, more: Vec<(String, Vec<u8>)>) -> Result<Vec<u8>> {
+/// An archive of a program with the project's texts and its own documents.
+fn packed(name: &str, programs: &Path, project: &Path) -> Result<Vec<u8>> {
+    let program = programs.join(name);
     let mut archive = Archive::new();
-    archive.copy(name, 0o755, program)?;
+    archive.copy(name, 0o755, &program)?;
     for text in TEXTS {
         archive.copy(text, 0o644, &project.join(text))?;
     }
-    for (path, content) in more {
+    for (path, content) in documents(name, &program)? {
         archive.file(&path, 0o644, &content)?;
     }
     gzip(&archive.finish()?)
@@ -145,8 +145,10 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         for name in names {
             let path = folder.path().join(name);
-            fs::write(&path, "#!/bin/sh\n[ \"$1\" = manual ] && echo page > \"$2/sniff.1\"\necho \"$@\"\n")
-                .expect("a script");
+            let script = format!(
+                "#!/bin/sh\n[ \"$1\" = manual ] && echo page > \"$2/{name}.1\"\necho {name} \"$@\"\n"
+            );
+            fs::write(&path, script).expect("a script");
             fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("a program");
         }
         folder
@@ -181,6 +183,30 @@ mod tests {
         let krew = String::from_utf8_lossy(file("krew"));
         let digest = sha256(file("kubectl-sniff"));
         assert!(krew.contains(&format!("sha256: {digest}\n")) && !krew.contains("//kubectl"), "{krew}");
+    }
+
+    #[test]
+    fn each_program_comes_with_its_own_completions_and_manual_pages() {
+        let programs = programs(&["sniff", "kubectl-sniff"]);
+        let output = programs.path().join("dist");
+        write(programs.path(), &output, "https://example.com", &project()).expect("a release");
+        for name in ["sniff", "kubectl-sniff"] {
+            let (archive, _) = contents(&output)
+                .into_iter()
+                .find(|(file, _)| file.starts_with(&format!("{name}-")))
+                .expect("an archive");
+            let read = |member: &str| {
+                run(Path::new("tar"), &["-xOzf", &output.join(&archive).to_string_lossy(), member])
+                    .map(|text| String::from_utf8(text).expect("text"))
+                    .expect(member)
+            };
+            for (shell, file) in
+                [("bash", name.to_owned()), ("zsh", format!("_{name}")), ("fish", format!("{name}.fish"))]
+            {
+                assert_eq!(read(&format!("completions/{file}")), format!("{name} completions {shell}\n"));
+            }
+            assert_eq!(read(&format!("man/man1/{name}.1")), "page\n");
+        }
     }
 
     #[test]

@@ -145,17 +145,8 @@ mod tests {
 
     fn interface(name: &str) -> InterfaceDescription {
         InterfaceDescription {
-            link_type: LinkType::Ethernet,
-            snaplen: 0,
-            name: name.into(),
             description: Some("pod shop/web-0 on node n2".into()),
-            comment: None,
-            ipv4: Vec::new(),
-            ipv6: Vec::new(),
-            mac: None,
-            filter: None,
-            os: None,
-            hardware: None,
+            ..InterfaceDescription::new(LinkType::Ethernet, 0, name)
         }
     }
 

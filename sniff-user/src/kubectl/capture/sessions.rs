@@ -23,6 +23,7 @@ use crate::{
     },
     kubernetes::By,
     merge::{Merger, StreamId},
+    pcapng::InterfaceDescription,
     stream::message::{
         Awaited, AwaitedBy, CapturePlan, Code, End, Event, Level, NodeHello, Reason, Stats, Target, Targets,
     },
@@ -176,12 +177,14 @@ impl Capture {
         let awaited = self.awaited(&node);
         let remit = Remit::new(&node, &targets, &awaited);
         let plan = self.plan();
+        let stream = self.merger.join();
+        self.merger.mark(stream, format!("node {node}: "));
         let limits = (plan.count, plan.duration_ms.map(Duration::from_millis));
         let start = Start { plan, targets, awaited, again };
         let updates = self.updating.clone();
         self.sessions.push(Running {
             session: Session::start(Arc::clone(&self.common), node, start, number, updates),
-            stream: self.merger.join(),
+            stream,
             remit,
             limits,
             is_clock_told: false,
@@ -327,7 +330,12 @@ impl Capture {
         let Running { stream, remit, is_clock_told, spoke, .. } = &mut self.sessions[number];
         *spoke = Instant::now();
         let before = self.merger.written();
-        let introduce = |interface: &mut _| remit.introduce(interface);
+        let snaplen = self.args.capture.snaplen;
+        let introduce = |interface: &mut InterfaceDescription| {
+            // Some readers want one for the whole file.
+            interface.snaplen = snaplen;
+            remit.introduce(interface)
+        };
         self.merger.push(*stream, blocks, Instant::now(), introduce, &mut self.pending)?;
         self.merger.write_due(Instant::now(), &mut self.pending);
         self.has_begun |= self.merger.written() > 0;
