@@ -14,13 +14,13 @@ use tokio::{
 
 use crate::{
     link::monitor::{Left, Monitor, News, Seen},
-    target::{Interface, Scope},
+    target::{Interface, Scope, Unfit},
 };
 
 /// What is told of the interfaces of the scopes.
 pub enum Found {
-    /// Those that a scope has, at a time when there may be new ones among them.
-    There(Box<Scope>, Vec<Interface>),
+    /// Those that a scope has, at a time when there may be new ones among them, and those that cannot be captured.
+    There(Box<Scope>, Vec<Interface>, Vec<Unfit>),
     /// Some are not there any more.
     Left(HashSet<Left>),
     /// There were more changes than could be heard of: any may have left.
@@ -124,21 +124,23 @@ async fn look_out(mut orders: UnboundedReceiver<Told>, found: &UnboundedSender<F
             }
         };
         for scope in to_look_at {
-            let looking = task::spawn_blocking(move || {
-                let interfaces = scope.interfaces_now();
-                (scope, interfaces)
-            });
-            match looking.await? {
-                // A pod may go at any time.
-                (_, Err(error)) => debug!("cannot look for new interfaces: {error:#}"),
-                (scope, Ok(interfaces)) => {
-                    if found.send(Found::There(Box::new(scope), interfaces)).is_err() {
-                        return Ok(());
-                    }
-                }
+            if found.send(task::spawn_blocking(|| look_at(scope)).await?).is_err() {
+                return Ok(());
             }
         }
     }
+}
+
+/// What a scope has by now: nothing, where a pod has gone.
+fn look_at(scope: Scope) -> Found {
+    fn or_none<T>(found: Result<Vec<T>>) -> Vec<T> {
+        found.unwrap_or_else(|error| {
+            debug!("cannot look for new interfaces: {error:#}");
+            Vec::new()
+        })
+    }
+    let (interfaces, unfit) = (or_none(scope.interfaces_now()), or_none(scope.unfit()));
+    Found::There(Box::new(scope), interfaces, unfit)
 }
 
 async fn next(monitor: &mut Option<Monitor>) -> Result<News> {

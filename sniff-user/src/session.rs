@@ -42,7 +42,7 @@ use crate::{
     signals::{Asked, Attended, Stages},
     system::System,
     tap::{self, Tap, link_type},
-    target::{Interface, Scope},
+    target::{Interface, Scope, Unfit},
     watch::Watch,
 };
 
@@ -110,8 +110,10 @@ pub struct Session {
     spans: Vec<Span>,
     /// Who else may come.
     newcomers: Newcomers,
-    /// Those that came and cannot be captured, which was said.
+    /// Those that came and cannot be attached to, which was said.
     refused: Vec<Interface>,
+    /// The names of those that cannot be captured, which was said.
+    unfit: HashSet<String>,
 }
 
 /// What a new general filter means for one tap.
@@ -280,6 +282,7 @@ impl Session {
             spans,
             newcomers,
             refused: Vec::new(),
+            unfit: HashSet::new(),
         };
         for tap in &taps {
             session.describe(tap, None)?;
@@ -358,6 +361,23 @@ impl Session {
         joined
     }
 
+    /// Says of interfaces of a scope that they cannot be captured, once of each.
+    fn pass_over(&mut self, scope: &Scope, unfit: Vec<Unfit>) -> Result<()> {
+        let is_wanted = self.newcomers.looks_out_for(scope);
+        for Unfit { name, link_type } in unfit.into_iter().filter(|_| is_wanted) {
+            if !self.unfit.insert(name.clone()) {
+                continue;
+            }
+            warn!("{name}: has come, and is not captured: it has {link_type}, which sniff cannot capture");
+            let beside = self.taps.iter().find(|tap| tap.captured().netns == *scope.netns());
+            if let Some(id) = beside.map(|tap| tap.id) {
+                let since = pcapng::time(self.clock.now()?);
+                self.note(id, format!("not captured beside it since {since}: {name} ({link_type})"));
+            }
+        }
+        Ok(())
+    }
+
     fn obey(&mut self, order: Order) {
         let (done, result) = match order {
             Order::Join { interfaces, scopes, comment, done } => {
@@ -385,6 +405,7 @@ impl Session {
 
     /// Describes an interface in the output, before its packets come.
     fn describe(&mut self, tap: &Tap, comment: Option<String>) -> Result<()> {
+        self.unfit.extend(tap.interface.unfit.iter().cloned());
         self.introduce(self.description(tap, comment))
     }
 
@@ -638,10 +659,9 @@ impl Session {
         Ok(())
     }
 
-    /// Whether a capture at the host's end may go on inside the pod: nobody asked for the host's end, and the
-    /// direction that would be missed is wanted.
-    pub fn may_go_inside(&self) -> bool {
-        self.plan.attach == AttachAt::Auto && self.plan.directions.contains(&Direction::In)
+    /// Whether a capture at the host's end of `tap` may go on inside the pod: nobody asked for the host's end.
+    pub fn may_go_inside(&self, tap: &Tap) -> bool {
+        self.plan.attach == AttachAt::Auto && tap.interface.pod_side.is_some()
     }
 
     /// Returns when something ends the capture.
@@ -678,9 +698,10 @@ impl Session {
                 },
                 found = self.newcomers.next() => {
                     let gone = match found {
-                        Found::There(scope, interfaces) => {
+                        Found::There(scope, interfaces, unfit) => {
                             let joined = self.welcome(&scope, interfaces);
                             watch.meet(self);
+                            self.pass_over(&scope, unfit)?;
                             if let Some(Remote { events, .. }) = &remote {
                                 let came = |it| Event::Came(scope.clone(), Box::new(it));
                                 // It may have gone.
@@ -840,6 +861,14 @@ impl Session {
     /// Has the statistics of an interface in the file tell something of it.
     pub fn note(&mut self, id: u32, text: String) {
         self.spans[id as usize].notes.push(text);
+    }
+
+    /// The same of packets that are handed past a tap, which is told once.
+    pub fn note_passed(&mut self, id: u32, text: String) {
+        self.note(id, text);
+        if let Some(tap) = self.taps.iter_mut().find(|tap| tap.id == id) {
+            tap.can_be_passed = true;
+        }
     }
 
     /// Ends the capture of one interface, which may be there, since classifiers of it cannot be attached again.

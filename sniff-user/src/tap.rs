@@ -14,7 +14,7 @@ use crate::{
     pcapng::{InterfaceDescription, LinkType},
     system::System,
     target::{Interface, LinkLayer, Side},
-    view::{Place, View},
+    view::{self, Place, View},
 };
 
 /// Most addresses of a kind that a file tells of an interface. A block has its limits, and so have readers.
@@ -59,6 +59,8 @@ pub struct Tap {
     pub directions: Vec<(Direction, Filter)>,
     /// What may be missing there, or be otherwise than on the wire.
     pub doubts: Vec<String>,
+    /// Whether it was told that packets may be handed past it.
+    pub can_be_passed: bool,
     /// The network namespace whose packets alone are taken, where the classifiers could follow a device out of it.
     pub home: Option<Home>,
     /// The classifiers, once they are attached.
@@ -84,14 +86,15 @@ impl Tap {
             .map(|&(direction, _)| direction)
             .collect();
         let mechanism = mechanism(by);
-        let (point, side, of_place) = choose(&interface, wanted, mechanism, &captured)?;
-        let doubts = interface.doubts.iter().cloned().chain(of_place).collect();
+        let (point, side, view) = choose(&interface, wanted, mechanism, &captured)?;
+        let doubts = interface.doubts.iter().cloned().chain(view.doubts).collect();
+        let can_be_passed = view.can_be_passed;
         let home = match (mechanism, point) {
             // Whoever has the other end, what passes the host's is that one's.
             (Mechanism::Clsact, _) | (_, Point::HostEnd) => None,
             (Mechanism::Tcx, Point::InPod | Point::HostInterface) => Home::of(&side.netns)?,
         };
-        Ok(Self { id, interface, point, side, directions, doubts, home, attachment: None })
+        Ok(Self { id, interface, point, side, directions, doubts, can_be_passed, home, attachment: None })
     }
 
     /// The block that introduces the interface in the file.
@@ -171,6 +174,14 @@ impl Tap {
         self.attachment.as_ref().is_some_and(Attachment::is_alive)
     }
 
+    /// Whether it takes what goes into a pod at the host's end of a pair, where nothing is known yet to be handed past it.
+    pub fn may_turn_blind(&self) -> bool {
+        let takes = |direction| self.point.hook(direction) == Hook::Egress;
+        let takes_into =
+            self.directions.iter().any(|(direction, filter)| takes(*direction) && *filter != Filter::None);
+        takes_into && !self.can_be_passed && view::is_host_end(self.point, self.interface.kind.as_deref())
+    }
+
     /// Whether its classifiers are tied to the interface that they were attached to, which cannot be another by now; not
     /// when it is gone, or somebody has taken all of them away.
     pub fn is_bound(&self) -> bool {
@@ -213,13 +224,13 @@ pub fn link_type(interface: &Interface) -> LinkType {
     }
 }
 
-/// Where to take an interface's packets, and what to doubt there.
+/// Where to take an interface's packets, and how much of them there is to see.
 fn choose(
     interface: &Interface,
     wanted: AttachAt,
     mechanism: Mechanism,
     directions: &[Direction],
-) -> Result<(Point, Side, Vec<String>)> {
+) -> Result<(Point, Side, View)> {
     let Interface { name, pod_side, host_side, host_side_missing, kind, .. } = interface;
     let why = || host_side_missing.clone().unwrap_or_else(|| "it has no host end".to_owned());
     let place = |point, side| Place { point, side, kind: kind.as_deref(), mechanism };
@@ -249,11 +260,11 @@ fn choose(
             }
         }
     };
-    let View { obstacle, doubts } = place.view(directions)?;
-    if let Some(obstacle) = obstacle {
+    let view = place.view(directions)?;
+    if let Some(obstacle) = &view.obstacle {
         bail!("{name}: {obstacle}; {}", way_out(interface, wanted, &place, directions)?);
     }
-    Ok((place.point, place.side.clone(), doubts))
+    Ok((place.point, place.side.clone(), view))
 }
 
 /// What to do where classifiers cannot be attached.
@@ -302,9 +313,11 @@ mod tests {
             filter: None,
             left_out: None,
             doubts: Vec::new(),
+            unfit: Vec::new(),
         };
         let (directions, doubts) = (Vec::new(), Vec::new());
-        Tap { id: 0, interface, point, side, directions, doubts, home: None, attachment: None }
+        let can_be_passed = false;
+        Tap { id: 0, interface, point, side, directions, doubts, can_be_passed, home: None, attachment: None }
     }
 
     #[test]

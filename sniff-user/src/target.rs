@@ -198,6 +198,17 @@ pub struct Interface {
     /// What may be missing, or be otherwise than it seems; of the first interface of a target, also which others are not
     /// captured.
     pub doubts: Vec<String>,
+    /// Of the first interface of a target, the names of others that are up and cannot be captured, which a doubt tells.
+    pub unfit: Vec<String>,
+}
+
+/// An interface that is meant, and cannot be captured.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unfit {
+    /// Who it is, as [`Interface::name`].
+    pub name: String,
+    /// What its packets begin with, as in `link-layer type 778 (GRE)`.
+    pub link_type: String,
 }
 
 impl Interface {

@@ -14,6 +14,15 @@ use crate::{
 /// Kinds of devices whose far end is in another network namespace.
 const PAIRED: [&str; 2] = ["veth", "netkit"];
 
+/// Whether a place at a device of this kind is the host's end of a pair, which packets can be handed past.
+pub fn is_host_end(point: Point, kind: Option<&str>) -> bool {
+    match point {
+        Point::HostEnd => true,
+        Point::InPod => false,
+        Point::HostInterface => kind.is_some_and(|kind| PAIRED.contains(&kind)),
+    }
+}
+
 /// How much of an interface's traffic can be captured at one of its ends.
 #[derive(Debug, Default)]
 pub struct View {
@@ -21,6 +30,8 @@ pub struct View {
     pub obstacle: Option<String>,
     /// What may be missing, or be otherwise than on the wire.
     pub doubts: Vec<String>,
+    /// Whether a doubt tells that packets may be handed past it.
+    pub can_be_passed: bool,
 }
 
 impl View {
@@ -52,17 +63,15 @@ impl Place<'_> {
     pub fn view(&self, directions: &[Direction]) -> Result<View> {
         let hooks: Vec<Hook> = directions.iter().map(|&direction| self.point.hook(direction)).collect();
         let obstacle = attach::obstacle(self.side, &hooks, self.mechanism)?;
-        let doubts = [self.passed_by(&hooks)?, self.queued(&hooks)?, self.changed_later(&hooks)?];
-        Ok(View { obstacle, doubts: doubts.into_iter().flatten().collect() })
+        let passed_by = self.passed_by(&hooks)?;
+        let can_be_passed = passed_by.is_some();
+        let doubts = [passed_by, self.queued(&hooks)?, self.changed_later(&hooks)?];
+        Ok(View { obstacle, doubts: doubts.into_iter().flatten().collect(), can_be_passed })
     }
 
     /// Whether it is the host's end of a pair, which packets can be handed past.
     fn is_host_end(&self) -> bool {
-        match self.point {
-            Point::HostEnd => true,
-            Point::InPod => false,
-            Point::HostInterface => self.kind.is_some_and(|kind| PAIRED.contains(&kind)),
-        }
+        is_host_end(self.point, self.kind)
     }
 
     fn passed_by(&self, hooks: &[Hook]) -> Result<Option<String>> {

@@ -22,7 +22,7 @@ use crate::{
     link::{self, monitor::Left},
     pcapng,
     session::Session,
-    tap::{Point, Tap},
+    tap::Tap,
     target::{Interface, Side},
 };
 
@@ -61,8 +61,8 @@ pub struct Watch {
 
 /// A host end, and what was known of it when the capture began.
 struct Suspect {
-    /// Packets that the pod had received beyond what the host end had sent.
-    excess: u64,
+    /// Packets that the pod had received beyond what the host end had sent; unknown where the pod is.
+    excess: Option<u64>,
     /// When it was last seen that no more came past it, by the clock of the packets.
     fine: u64,
     /// What our classifiers had counted at the last look.
@@ -91,23 +91,28 @@ impl fmt::Display for Blind {
 impl Suspect {
     fn new(session: &Session, tap: &Tap) -> Option<Self> {
         let fine = session.now().ok()?;
-        Some(Self { excess: excess(tap)?, fine, seen: Counters::default(), silent: 0 })
+        let excess = match &tap.interface.pod_side {
+            Some(_) => Some(excess(tap)?),
+            None => None,
+        };
+        Some(Self { excess, fine, seen: Counters::default(), silent: 0 })
     }
 
     /// What is worth asking the kernel, which costs far more than reading our own counters.
     ///
     /// A pod that is silent among `suspects` is asked for in its turn: nothing passes its host end, or all that it
-    /// receives comes past it.
+    /// receives comes past it. So is a host end whose pod is not known, since its counts tell nothing.
     fn due(&mut self, seen: Counters, suspects: usize) -> Due {
-        if seen != self.seen {
+        if self.excess.is_some() && seen != self.seen {
             (self.seen, self.silent) = (seen, 0);
             return Due::All;
         }
         self.silent += 1;
         let turns = suspects.div_ceil(SILENT_AT_ONCE).min(SILENT_LOOKS);
-        if self.silent.is_multiple_of(SILENT_LOOKS) {
+        let is_its_turn = self.silent.is_multiple_of(turns.max(1));
+        if self.silent.is_multiple_of(SILENT_LOOKS) || (is_its_turn && self.excess.is_none()) {
             Due::All
-        } else if self.silent.is_multiple_of(turns.max(1)) {
+        } else if is_its_turn {
             Due::Counts
         } else {
             Due::Nothing
@@ -141,12 +146,12 @@ impl Watch {
         watch
     }
 
-    /// Watches the taps that are new too, or have a new id; those at a host end that was chosen, not asked for, may miss packets.
+    /// Watches the taps that are new too, or have a new id; those at a host's end may miss packets.
     pub fn meet(&mut self, session: &Session) {
         let taps = session.taps().iter().filter(|tap| tap.id >= self.next_id);
         self.suspects.retain(|id, _| session.taps().iter().any(|tap| tap.id == *id));
         let before = self.suspects.len();
-        let suspects = taps.clone().filter(|tap| tap.point == Point::HostEnd && session.may_go_inside());
+        let suspects = taps.clone().filter(|tap| tap.may_turn_blind());
         self.suspects.extend(suspects.filter_map(|tap| Some((tap.id, Suspect::new(session, tap)?))));
         self.next_id = taps.map(|tap| tap.id + 1).max().unwrap_or(self.next_id);
         if self.suspects.len() > before {
@@ -235,7 +240,11 @@ impl Watch {
         let Some(tap) = session.tap(id) else { return Ok(None) };
         if let Some(blind) = self.blind(session, tap) {
             let fine = self.suspects.remove(&id).map_or(0, |suspect| suspect.fine);
-            go_inside(session, id, &blind, fine);
+            if session.tap(id).is_some_and(|tap| session.may_go_inside(tap)) {
+                go_inside(session, id, &blind, fine);
+            } else {
+                warn_of(session, id, &blind, fine);
+            }
         }
         Ok(None)
     }
@@ -251,12 +260,16 @@ impl Watch {
         };
         // Before the counts are asked for: what they do not show yet comes later.
         let now = session.now().ok()?;
-        let Some(excess) = excess(tap) else {
+        let missed = match (suspect.excess, excess(tap)) {
+            (None, _) => 0,
+            (Some(before), Some(excess)) => excess.saturating_sub(before),
             // Not to be asked again and again: the kernel's answer can take its time-out.
-            self.suspects.remove(&tap.id);
-            return None;
+            (Some(_), None) => {
+                self.suspects.remove(&tap.id);
+                return None;
+            }
         };
-        let blind = match excess.saturating_sub(suspect.excess) {
+        let blind = match missed {
             0 if due == Due::Counts => None,
             0 => attach::has_foreign_programs(&tap.side, &Hook::BOTH)
                 .is_ok_and(|has| has)
@@ -311,6 +324,21 @@ fn excess(tap: &Tap) -> Option<u64> {
     Some(received.saturating_sub(sent))
 }
 
+/// Says that a host's end that was asked for misses packets, once. `fine` is when nothing had come past it yet.
+fn warn_of(session: &mut Session, id: u32, blind: &Blind, fine: u64) {
+    let Some(Tap { interface, side, .. }) = session.tap(id) else { return };
+    let way_out = match &interface.pod_side {
+        Some(_) => "--attach pod captures them",
+        None => "they are in a capture of the pod",
+    };
+    let told = format!("{blind}; packets into the pod may be missing since {}", pcapng::time(fine));
+    warn!(
+        "{}: capturing at {side} is not enough: {told}, as with a CNI that uses bpf_redirect_peer; {way_out}",
+        interface.name
+    );
+    session.note_passed(id, told);
+}
+
 /// `fine` is when nothing had come past the host's end yet.
 fn go_inside(session: &mut Session, id: u32, blind: &Blind, fine: u64) {
     let Some(Tap { interface, .. }) = session.tap(id) else { return };
@@ -336,7 +364,7 @@ mod tests {
     /// What is asked of a pod in the next looks that stays silent among so many.
     fn due(suspects: usize) -> Vec<Due> {
         let seen = Counters::default();
-        let mut suspect = Suspect { excess: 0, fine: 0, seen, silent: 0 };
+        let mut suspect = Suspect { excess: Some(0), fine: 0, seen, silent: 0 };
         (0..40).map(|_| suspect.due(seen, suspects)).collect()
     }
 
@@ -353,7 +381,7 @@ mod tests {
 
     #[test]
     fn a_pod_with_packets_is_always_due() {
-        let mut suspect = Suspect { excess: 0, fine: 0, seen: Counters::default(), silent: 0 };
+        let mut suspect = Suspect { excess: Some(0), fine: 0, seen: Counters::default(), silent: 0 };
         for matched in 1..10 {
             assert_eq!(suspect.due(Counters { matched, ..Counters::default() }, 1000), Due::All);
         }

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use sniff_tests::{
+    frame,
     machine::{FakePod, Machine},
     netns::Netns,
     node::Node,
@@ -128,6 +129,53 @@ fn a_client_is_told_of_interfaces_that_come_to_its_targets_and_to_no_others() {
     let file = outcome.file();
     assert_eq!(names(&file), ["shop/web/eth0", "shop/db/eth0", "shop/web/net2"]);
     assert_eq!(echoes(&file.packets_of("shop/web/net2"), Direction::Out, 56), 3);
+}
+
+const NOT_CAPTURED: &str = "has come, and is not captured: it has link-layer type 778 (GRE)";
+
+#[test]
+fn an_interface_that_comes_and_cannot_be_captured_is_told_of_once() {
+    let machine = Machine::boot();
+    let node = machine.netns();
+    let FakePod { netns: blue, ipv4, .. } = machine.fake_pod("blue", 1);
+    // It is told of at the start.
+    frame::tun_device(&blue, "gre6", 778);
+    let capture = Capture::new();
+    let mut sniff = Sniff::in_netns(&node).args(["--netns", "blue", "-w", capture.arg()]).start();
+    frame::tun_device(&blue, "gre7", 778);
+    let line = sniff.wait_for_line(NOT_CAPTURED);
+    assert!(line.contains("netns:blue/gre7"), "{line}");
+    blue.run("ip link set gre7 down");
+    blue.run("ip link set gre7 up");
+    // What is heard of later was looked at later.
+    add_pair(&node, &blue, "net1", 1);
+    blue.run("ip link set net1 up");
+    sniff.wait_for_line("netns:blue/net1: has come, and is captured");
+    traffic::ping(&node, ipv4.into(), 3, 56);
+    let outcome = sniff.stop();
+    let file = capture.read_whole(&outcome);
+    for name in ["gre6", "gre7"] {
+        let told = outcome.stderr.iter().filter(|line| line.contains(name)).count();
+        assert_eq!(told, 1, "{name}: {outcome:#?}");
+    }
+    let comment = file.statistics[0].comment.as_deref().unwrap_or_default();
+    assert!(comment.contains(": netns:blue/gre7 (link-layer type 778 (GRE))"), "{comment}");
+    assert_eq!(echoes(&file.packets_of("netns:blue/eth0"), Direction::In, 56), 3);
+}
+
+#[test]
+fn a_client_is_told_of_an_interface_that_comes_and_cannot_be_captured() {
+    let node = Node::start();
+    let web = node.pod("shop", "web").start();
+    let mut serving = Serving::start(&node.netns);
+    assert_eq!(serving.begin(hello(vec![pod("shop", "web", &web.sandbox.uid)])), 1);
+    frame::tun_device(&web.netns, "gre7", 778);
+    let text = serving.wait_for("a note", |message| match message {
+        ToClient::Event(Event::Note { text, .. }) if text.contains("gre7") => Some(text.clone()),
+        _ => None,
+    });
+    assert!(text.contains("shop/web/gre7") && text.contains(NOT_CAPTURED), "{text}");
+    serving.stop();
 }
 
 /// While a target is watched for interfaces that may come, its network namespace is held by nobody.

@@ -22,6 +22,8 @@ pub(super) const ANY: &str = "any";
 /// Devices that kernel modules put into every namespace; they stay down.
 const FALLBACKS: [&str; 9] =
     ["tunl0", "gre0", "gretap0", "erspan0", "ip_vti0", "ip6_vti0", "sit0", "ip6tnl0", "ip6gre0"];
+/// What container runtimes call a pod's own interface.
+const POD_INTERFACE: &str = "eth0";
 /// How many interfaces an error names.
 const NAMES_SHOWN: usize = 10;
 
@@ -96,8 +98,8 @@ pub(super) fn of(place: &Place, wanted: &[String], hosts: &[Netns]) -> Result<Ve
             "its other end is neither in this namespace nor on the node: what passes it may be made up by the pod".to_owned()
         });
         Interface {
-            doubts: elsewhere.into_iter().chain(is_down(link, wanted)).collect(),
-            name: format!("{}/{}", label.escape_debug(), shown(&link.name)),
+            doubts: elsewhere.into_iter().chain(leads_nowhere(link)).chain(is_down(link, wanted)).collect(),
+            name: whole_name(label, &link.name),
             pod: pod.clone(),
             pod_side: Some(side(link, netns)),
             host_side: host_side.ok(),
@@ -110,10 +112,13 @@ pub(super) fn of(place: &Place, wanted: &[String], hosts: &[Netns]) -> Result<Ve
             ipv6: link.ipv6.clone(),
             filter: None,
             left_out: None,
+            unfit: Vec::new(),
         }
     };
     let mut found: Vec<Interface> = picked.into_iter().map(describe).collect();
     add_doubt(&mut found, not_captured.map(|names| format!("not captured of {label}: {names}")));
+    let unfit = unfit(&links, wanted).map(|link| whole_name(label, &link.name));
+    add_unfit(&mut found, unfit.collect());
     Ok(found)
 }
 
@@ -140,11 +145,38 @@ pub(super) fn of_host(name: &str, here: &Netns) -> Result<Vec<Interface>> {
         ipv6: link.ipv6.clone(),
         filter: None,
         left_out: None,
+        unfit: Vec::new(),
     };
     let mut found: Vec<Interface> = picked.into_iter().map(describe).collect();
     let not_captured = not_captured(&links, &wanted);
     add_doubt(&mut found, not_captured.map(|names| format!("not captured of this host: {names}")));
+    add_unfit(&mut found, unfit(&links, &wanted).map(|link| shown(&link.name)).collect());
     Ok(found)
+}
+
+/// What an interface of a target that is called `label` is called.
+pub(super) fn whole_name(label: &str, name: &str) -> String {
+    format!("{}/{}", label.escape_debug(), shown(name))
+}
+
+/// Whether an interface may be meant, of those in `wanted`.
+pub(super) fn is_meant(wanted: &[String], name: Option<&str>, is_up: bool) -> bool {
+    match name {
+        _ if wanted.iter().any(|it| it == ANY) => true,
+        Some(name) if !wanted.is_empty() => wanted.iter().any(|it| it == name),
+        _ => is_up,
+    }
+}
+
+/// Those that are meant and cannot be captured.
+pub(super) fn unfit<'a>(links: &'a [Link], wanted: &'a [String]) -> impl Iterator<Item = &'a Link> {
+    links.iter().filter(|link| link.link_layer().is_none() && is_meant(wanted, Some(&link.name), link.up))
+}
+
+fn add_unfit(interfaces: &mut [Interface], unfit: Vec<String>) {
+    if let Some(first) = interfaces.first_mut() {
+        first.unfit = unfit;
+    }
 }
 
 fn add_doubt(interfaces: &mut [Interface], doubt: Option<String>) {
@@ -200,6 +232,20 @@ fn not_captured(links: &[Link], wanted: &[String]) -> Option<String> {
     let told = links.iter().filter_map(|link| Some(format!("{} ({})", shown(&link.name), why_not(link)?)));
     let told: Vec<String> = told.collect();
     (!told.is_empty() && (is_any || wanted.is_empty())).then(|| told.join(", "))
+}
+
+/// The doubt about what is called as a pod's way to the network, and is none: somebody may have put it in its place.
+fn leads_nowhere(link: &Link) -> Option<String> {
+    let paired_here = link.peer.is_some_and(|peer| peer.netnsid.is_none());
+    let why = match link.kind.as_deref().filter(|_| link.name == POD_INTERFACE)? {
+        "dummy" => "it is a dummy: what is sent through it goes nowhere",
+        "tun" => "it is a tun: what passes it comes from and goes to a process, which may be the pod's",
+        kind if PAIRED.contains(&kind) && paired_here => {
+            "its other end is in the same network namespace: what passes it stays there"
+        }
+        _ => return None,
+    };
+    Some(why.to_owned())
 }
 
 /// The doubt about an interface that was asked for by its name and is down.
@@ -348,6 +394,26 @@ mod tests {
         assert_eq!(why("net2"), "the peer of net2 is in the same network namespace");
         assert_eq!(why("tun0"), "tun0 is a tun");
         assert_eq!(found.len(), 4);
+    }
+
+    #[test]
+    #[ignore = "needs root; `cargo xtask test` runs it"]
+    fn what_has_the_place_of_a_pods_interface_and_leads_to_no_network_is_doubted() {
+        let [host, pod] = [TestNetns::new(), TestNetns::new()];
+        let doubts = || {
+            pod.ip("link set eth0 up");
+            let found = all(&pod, slice::from_ref(&*host));
+            found.into_iter().find(|it| it.name == "ns/pod/eth0").unwrap().doubts
+        };
+        host.veth("veth0", &pod, "eth0");
+        assert_eq!(doubts(), Vec::<String>::new());
+        pod.ip("link set eth0 down");
+        pod.ip("link set eth0 name old");
+        pod.ip("tuntap add eth0 mode tun");
+        assert!(doubts()[0].starts_with("it is a tun"), "{:?}", doubts());
+        pod.ip("link del eth0");
+        pod.ip("link add eth0 type veth peer name net3");
+        assert!(doubts()[0].starts_with("its other end is in the same network namespace"), "{:?}", doubts());
     }
 
     #[test]

@@ -157,6 +157,7 @@ mod tests {
             filter: None,
             left_out: None,
             doubts: vec![],
+            unfit: vec![],
         }
     }
 

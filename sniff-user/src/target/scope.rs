@@ -8,17 +8,20 @@ use std::{
 use anyhow::{Context as _, Result};
 
 use super::{
-    Interface, PodRef,
-    interfaces::{self, ANY, Place},
+    Interface, PodRef, Unfit,
+    interfaces::{self, Place},
     node,
 };
-use crate::netns::Netns;
+use crate::{
+    link::{self, Link},
+    netns::Netns,
+};
 
 /// Where the interfaces of a target are, and which of them are meant.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Scope {
     pub(super) whose: Whose,
-    /// Those that were named, every one for [`ANY`]; all that are up but `lo` when empty.
+    /// Those that were named, every one for `any`; all that are up but `lo` when empty.
     pub(super) names: Vec<String>,
     /// The filter that the target has of its own.
     pub(super) filter: Option<String>,
@@ -90,11 +93,23 @@ impl Scope {
 
     /// Whether an interface may be meant that has this name, if it can be told.
     pub fn wants(&self, name: Option<&str>, is_up: bool) -> bool {
-        match name {
-            _ if self.names.iter().any(|wanted| wanted == ANY) => true,
-            Some(name) if !self.names.is_empty() => self.names.iter().any(|wanted| wanted == name),
-            _ => is_up,
-        }
+        interfaces::is_meant(&self.names, name, is_up)
+    }
+
+    /// Those of the interfaces that are meant that cannot be captured.
+    ///
+    /// # Errors
+    /// When the namespace cannot be entered, or netlink refuses.
+    pub fn unfit(&self) -> Result<Vec<Unfit>> {
+        let links = link::links(self.netns())?;
+        let describe = |link: &Link| Unfit {
+            name: match &self.whose {
+                Whose::Targets(place) => interfaces::whole_name(&place.label, &link.name),
+                Whose::Hosts(_) => interfaces::shown(&link.name),
+            },
+            link_type: link.type_name(),
+        };
+        Ok(interfaces::unfit(&links, &self.names).map(describe).collect())
     }
 
     /// The interfaces that are meant.

@@ -1,7 +1,7 @@
 //! What is in the way at an interface, or comes between it and the wire: sniff captures elsewhere, or says so.
 
 use sniff_tests::{
-    bpf::{Hook, Insn, Kind, Program},
+    bpf::{Hook, Insn, Kind, Program, RedirectPeer},
     kernel,
     machine::{FakePod, Machine},
     netns::Netns,
@@ -10,7 +10,7 @@ use sniff_tests::{
     traffic,
 };
 
-use crate::{Capture, echoes};
+use crate::{Capture, echoes, time_in, two_pods};
 
 const FAILURE: i32 = 1;
 
@@ -160,6 +160,54 @@ fn programs_at_a_host_end_that_was_asked_for_are_told_of() {
     drop(link);
     let (file, outcome) = capture(&node, &pod, &["-i", veth]);
     assert_eq!(file.interfaces[0].comment, None, "{outcome:#?}");
+}
+
+#[test]
+fn programs_that_come_to_a_host_end_that_was_asked_for_are_told_of_once() {
+    let machine = Machine::boot();
+    let node = machine.netns();
+    let pod = machine.fake_pod("blue", 1);
+    let veth = pod.veth.name.as_str();
+    let told = "capturing at veth-blue is not enough: a BPF program came there";
+    let cases = [
+        (&["--netns", "blue", "--attach", "host"][..], "--attach pod captures them"),
+        (&["-i", veth], "they are in a capture of the pod"),
+    ];
+    for (args, way_out) in cases {
+        let capture = Capture::new();
+        let mut sniff = Sniff::in_netns(&node).args(args).args(["-w", capture.arg()]).start();
+        let link = program().attach(&node, pod.veth.index, Hook::Ingress);
+        let line = sniff.wait_for_line(told);
+        assert!(line.contains(way_out), "{line}");
+        traffic::ping(&node, pod.ipv4.into(), 5, 56);
+        drop(link);
+        let outcome = sniff.stop();
+        let file = capture.read_counted(&outcome);
+        assert_eq!(both_ways(&file), (5, 5));
+        assert_eq!(outcome.stderr.iter().filter(|line| line.contains(told)).count(), 1, "{outcome:#?}");
+        let comment = file.statistics[0].comment.as_deref().unwrap_or_default();
+        let since = time_in(comment, "packets into the pod may be missing since ");
+        assert!(since >= file.statistics[0].start_ns.expect("a time"), "{comment}");
+    }
+}
+
+#[test]
+fn packets_that_come_past_a_host_end_that_was_asked_for_are_told_of() {
+    let machine = Machine::boot();
+    let node = machine.netns();
+    let (a, b) = two_pods(&machine);
+    let capture = Capture::new();
+    // Nothing of the program is to be seen at b's own host end.
+    let args = ["--netns", "b", "--attach", "host", "-w", capture.arg()];
+    let mut sniff = Sniff::in_netns(&node).args(args).start();
+    let _link = RedirectPeer::attach(&node, a.veth.index, b.veth.index);
+    traffic::ping(&a.netns, b.ipv4.into(), 5, 56);
+    let line = sniff.wait_for_line("packet(s) came past it unseen");
+    assert!(line.contains("netns:b/eth0: capturing at veth-b is not enough"), "{line}");
+    let file = capture.read_counted(&sniff.stop());
+    assert_eq!(both_ways(&file), (0, 5));
+    let comment = file.statistics[0].comment.as_deref().unwrap_or_default();
+    assert!(comment.contains("may be missing since"), "{comment}");
 }
 
 #[test]
