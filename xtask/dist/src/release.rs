@@ -12,8 +12,24 @@ use anyhow::{Context as _, Result, ensure};
 use crate::archive::{Archive, gzip, sha256};
 
 const VERSION: &str = env!("CARGO_PKG_VERSION");
-/// What a program goes together with.
-const TEXTS: [&str; 5] = ["README.md", "CHANGELOG.md", "LICENSE-MIT", "LICENSE-APACHE", "LICENSE-GPL2"];
+/// What a program goes together with: the licences, README.md, and what it leads to.
+const TEXTS: [&str; 15] = [
+    "ARCHITECTURE.md",
+    "CHANGELOG.md",
+    "CONTRIBUTING.md",
+    "LICENSE-APACHE",
+    "LICENSE-GPL2",
+    "LICENSE-MIT",
+    "README.md",
+    "SECURITY.md",
+    "docs/bench.svg",
+    "docs/cli.md",
+    "docs/cluster.md",
+    "docs/how-it-works.md",
+    "docs/kernels.md",
+    "docs/performance.md",
+    "docs/wireshark.png",
+];
 /// Shells, and what each puts around a program's name to call a file of completions for it.
 const SHELLS: [(&str, &str, &str); 3] = [("bash", "", ""), ("zsh", "_", ""), ("fish", "", ".fish")];
 
@@ -28,10 +44,10 @@ pub fn write(programs: &Path, output: &Path, url: &str, project: &Path) -> Resul
     fs::create_dir_all(output).with_context(|| format!("cannot make {}", output.display()))?;
     let mut files = Vec::new();
     let platform = format!("{VERSION}-{}-{}", env::consts::OS, architecture());
-    files.push((format!("sniff-{platform}.tar.gz"), packed("sniff", programs, project)?));
+    files.push((format!("sniff-{platform}.tar.gz"), packed("sniff", programs, project, output)?));
     if programs.join("kubectl-sniff").exists() {
         let archive = format!("kubectl-sniff-{platform}.tar.gz");
-        let content = packed("kubectl-sniff", programs, project)?;
+        let content = packed("kubectl-sniff", programs, project, output)?;
         files.push(("krew-sniff.yaml".to_owned(), krew(url, &archive, &sha256(&content)).into_bytes()));
         files.push((archive, content));
     }
@@ -44,13 +60,13 @@ pub fn write(programs: &Path, output: &Path, url: &str, project: &Path) -> Resul
     Ok(format!("{}: {}", output.display(), names.join(", ")))
 }
 
-/// A program's completions and manual pages, which it writes itself.
-fn documents(name: &str, program: &Path) -> Result<Vec<(String, Vec<u8>)>> {
+/// A program's completions and manual pages, which it writes itself; for the pages, `output` has a folder meanwhile.
+fn documents(name: &str, program: &Path, output: &Path) -> Result<Vec<(String, Vec<u8>)>> {
     let mut files = Vec::new();
     for (shell, before, behind) in SHELLS {
         files.push((format!("completions/{before}{name}{behind}"), run(program, &["completions", shell])?));
     }
-    let folder = env::temp_dir().join(format!("{name}-manual-{}", std::process::id()));
+    let folder = output.join("manual");
     fs::create_dir(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
     let pages = manual(program, &folder);
     fs::remove_dir_all(&folder).with_context(|| format!("cannot remove {}", folder.display()))?;
@@ -78,14 +94,14 @@ fn run(program: &Path, args: &[&str]) -> Result<Vec<u8>> {
 }
 
 /// An archive of a program with the project's texts and its own documents.
-fn packed(name: &str, programs: &Path, project: &Path) -> Result<Vec<u8>> {
+fn packed(name: &str, programs: &Path, project: &Path, output: &Path) -> Result<Vec<u8>> {
     let program = programs.join(name);
     let mut archive = Archive::new();
     archive.copy(name, 0o755, &program)?;
     for text in TEXTS {
         archive.copy(text, 0o644, &project.join(text))?;
     }
-    for (path, content) in documents(name, &program)? {
+    for (path, content) in documents(name, &program, output)? {
         archive.file(&path, 0o644, &content)?;
     }
     gzip(&archive.finish()?)
@@ -183,6 +199,31 @@ mod tests {
         let krew = String::from_utf8_lossy(file("krew"));
         let digest = sha256(file("kubectl-sniff"));
         assert!(krew.contains(&format!("sha256: {digest}\n")) && !krew.contains("//kubectl"), "{krew}");
+    }
+
+    /// Of the project's folder: where the links of a text lead to, without those that name a site or a heading.
+    fn links(text: &str) -> Vec<PathBuf> {
+        let markdown = fs::read_to_string(project().join(text)).expect(text);
+        let targets = markdown.split("](").skip(1).filter_map(|rest| rest.split([')', '#']).next());
+        let own = targets.filter(|target| !target.is_empty() && !target.contains("://"));
+        let in_docs = text.starts_with("docs/");
+        own.map(|target| match target.strip_prefix("../") {
+            Some(above) if in_docs => above.into(),
+            _ if in_docs => Path::new("docs").join(target),
+            _ => target.into(),
+        })
+        .collect()
+    }
+
+    #[test]
+    fn every_link_in_a_release_leads_to_something_in_it() {
+        let documents: Vec<_> = TEXTS.into_iter().filter(|text| text.ends_with(".md")).collect();
+        assert!(!links("README.md").is_empty() && !links("docs/kernels.md").is_empty());
+        for document in documents {
+            for link in links(document) {
+                assert!(TEXTS.iter().any(|text| link == Path::new(text)), "{document}: {}", link.display());
+            }
+        }
     }
 
     #[test]
