@@ -17,6 +17,9 @@ use crate::{
     target::{Interface, Scope, Unfit},
 };
 
+/// Interfaces that are told of at once: each takes some 40 ms to attach, and nothing else is done meanwhile.
+const AT_ONCE: usize = 8;
+
 /// What is told of the interfaces of the scopes.
 pub enum Found {
     /// Those that a scope has, at a time when there may be new ones among them, and those that cannot be captured.
@@ -80,6 +83,10 @@ impl Newcomers {
 
     /// What is told next; never, when nobody looks out any more.
     pub async fn next(&mut self) -> Found {
+        if !self.found.is_empty() {
+            // Whoever takes it is busy for a while each time, and others have their turn in between.
+            task::yield_now().await;
+        }
         match self.found.recv().await {
             Some(found) => found,
             None => std::future::pending().await,
@@ -124,15 +131,16 @@ async fn look_out(mut orders: UnboundedReceiver<Told>, found: &UnboundedSender<F
             }
         };
         for scope in to_look_at {
-            if found.send(task::spawn_blocking(|| look_at(scope)).await?).is_err() {
+            let looked = task::spawn_blocking(|| look_at(scope)).await?;
+            if looked.into_iter().any(|news| found.send(news).is_err()) {
                 return Ok(());
             }
         }
     }
 }
 
-/// What a scope has by now: nothing, where a pod has gone.
-fn look_at(scope: Scope) -> Found {
+/// What a scope has by now, a few at a time: nothing, where a pod has gone.
+fn look_at(scope: Scope) -> Vec<Found> {
     fn or_none<T>(found: Result<Vec<T>>) -> Vec<T> {
         found.unwrap_or_else(|error| {
             debug!("cannot look for new interfaces: {error:#}");
@@ -140,7 +148,11 @@ fn look_at(scope: Scope) -> Found {
         })
     }
     let (interfaces, unfit) = (or_none(scope.interfaces_now()), or_none(scope.unfit()));
-    Found::There(Box::new(scope), interfaces, unfit)
+    let there =
+        |interfaces: &[Interface], unfit| Found::There(Box::new(scope.clone()), interfaces.to_vec(), unfit);
+    let mut pieces: Vec<Found> = vec![there(&[], unfit)];
+    pieces.extend(interfaces.chunks(AT_ONCE).map(|piece| there(piece, Vec::new())));
+    pieces
 }
 
 async fn next(monitor: &mut Option<Monitor>) -> Result<News> {

@@ -1,6 +1,7 @@
 //! `sniff serve`, spoken to as kubectl sniff does: pods that join and leave, and every way for a session to end.
 
 use std::{
+    fs,
     io::Read as _,
     net::SocketAddr,
     time::{Duration, SystemTime, UNIX_EPOCH},
@@ -73,7 +74,7 @@ fn pings() -> CapturePlan {
 /// Writes what a session captured into a file, and has Wireshark judge it.
 fn assert_clean(outcome: &Outcome) {
     let capture = Capture::new();
-    std::fs::write(capture.path(), &outcome.packets).expect("a file");
+    fs::write(capture.path(), &outcome.packets).expect("a file");
     wireshark::assert_clean(capture.path());
 }
 
@@ -554,4 +555,32 @@ fn a_pod_that_is_awaited_is_captured_from_its_first_containers_first_packet() {
     for direction in [Direction::Out, Direction::In] {
         assert_eq!(echoes(&file.packets, direction, 56), 3, "{direction:?}");
     }
+}
+
+#[test]
+fn interfaces_that_come_in_a_crowd_do_not_hold_up_their_session() {
+    const PAIRS: usize = 500;
+    let place = Place::new();
+    let mut serving = Serving::start(&place.node);
+    serving.begin(hello(vec![node_interface("any")]));
+    let batch = tempfile::NamedTempFile::new().expect("a file");
+    let pair = |number: usize| {
+        format!(
+            "link add a{number} type veth peer name b{number}\nlink set a{number} up\nlink set b{number} up\n"
+        )
+    };
+    fs::write(batch.path(), (0..PAIRS).map(pair).collect::<String>()).expect("a file");
+    place.node.run(&format!("ip -batch {}", batch.path().display()));
+    serving.wait_for("the first of them", |message| match message {
+        ToClient::Event(Event::TargetAdded { .. }) => Some(()),
+        _ => None,
+    });
+    for _ in 0..3 {
+        serving.send(&ToNode::KeepAlive);
+        serving.wait_for("a sign of life", |message| matches!(message, ToClient::Stats(_)).then_some(()));
+    }
+    let outcome = serving.stop();
+    assert_eq!(outcome.end().reason, Reason::Stopped);
+    let interfaces = outcome.file().interfaces.len();
+    assert!(interfaces < 2 * PAIRS, "it has waited for all {interfaces}");
 }

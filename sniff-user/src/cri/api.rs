@@ -93,8 +93,12 @@ pub(super) struct PodSandboxStatusResponse {
 
 #[derive(Clone, PartialEq, prost::Message)]
 struct PodSandboxStatus {
+    #[prost(string, tag = "1")]
+    id: String,
     #[prost(message, optional, tag = "6")]
     linux: Option<LinuxPodSandboxStatus>,
+    #[prost(btree_map = "string, string", tag = "7")]
+    labels: BTreeMap<String, String>,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -154,7 +158,7 @@ pub(super) struct ContainerEvent {
     #[prost(int64, tag = "3")]
     created_at: i64,
     #[prost(message, optional, tag = "4")]
-    sandbox: Option<EventSandbox>,
+    sandbox: Option<PodSandboxStatus>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, prost::Enumeration)]
@@ -163,15 +167,6 @@ enum ContainerEventType {
     Started = 1,
     Stopped = 2,
     Deleted = 3,
-}
-
-/// `PodSandboxStatus`.
-#[derive(Clone, PartialEq, prost::Message)]
-struct EventSandbox {
-    #[prost(string, tag = "1")]
-    id: String,
-    #[prost(btree_map = "string, string", tag = "7")]
-    labels: BTreeMap<String, String>,
 }
 
 impl ContainerEvent {
@@ -406,6 +401,39 @@ mod tests {
             labels: BTreeMap::from([("a".into(), "b".into())]),
         };
         assert_eq!(sandbox, expected);
+    }
+
+    #[test]
+    fn a_sandbox_that_was_made_is_read_from_the_cris_events() {
+        let labels = [("namespace", "ns"), ("name", "nm"), ("uid", "ui")]
+            .map(|(key, value)| (format!("io.kubernetes.pod.{key}"), value.to_owned()));
+        let labels: BTreeMap<String, String> = labels.into();
+        // container_id(1), container_event_type(2), created_at(3), pod_sandbox_status(4) { id(1), labels(7) }
+        let event = |container: &str, kind: u8| {
+            let mut sandbox = b"\x0a\x02s1".to_vec();
+            for (key, value) in &labels {
+                let entry =
+                    [&[0x0a, key.len() as u8], key.as_bytes(), b"\x12\x02", value.as_bytes()].concat();
+                sandbox.extend([0x3a, entry.len() as u8]);
+                sandbox.extend(entry);
+            }
+            let head = [b"\x0a\x02", container.as_bytes(), &[0x10, kind, 0x18, 5, 0x22, sandbox.len() as u8]];
+            ContainerEvent::decode(&[&head.concat()[..], &sandbox].concat()[..]).unwrap().arrival()
+        };
+        let expected = Arrival {
+            namespace: "ns".into(),
+            name: "nm".into(),
+            uid: "ui".into(),
+            labels: labels.clone(),
+            netns: None,
+            at: SystemTime::UNIX_EPOCH + Duration::from_nanos(5),
+            was_there: false,
+        };
+        assert_eq!(event("s1", 0), Some(expected));
+        assert_eq!(event("c1", 0), None, "a container in it");
+        for started_stopped_deleted in 1..=3 {
+            assert_eq!(event("s1", started_stopped_deleted), None);
+        }
     }
 
     #[test]

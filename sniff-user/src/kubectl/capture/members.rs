@@ -176,6 +176,15 @@ impl Capture {
         }
         let full = name(&id, node);
         info!("{full} on node {node} comes");
+        let is_it = |member: &&Member| member.is_confirmed && name(&member.target.id, &member.node) == full;
+        // It may have been made anew there, and the API may not have told yet.
+        if let Some(Member { node: other, .. }) =
+            self.members.values().filter(is_it).find(|member| member.node != node)
+        {
+            warn!(
+                "node {node} says that {full} has come, which is on node {other}: one of two may not be it"
+            );
+        }
         self.names.insert(full);
         let target = Target {
             id,

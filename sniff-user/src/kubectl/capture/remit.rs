@@ -17,6 +17,10 @@ const MAX_NAME: usize = 512;
 const MAX_DESCRIPTION: usize = 256 << 10;
 const MAX_DESCRIPTIONS: usize = 32 << 20;
 
+/// Most targets of a session, one after the other, and most bytes of each of their names: Kubernetes has at most 253.
+const MAX_TARGETS: usize = 1 << 16;
+const MAX_WORD: usize = 253;
+
 /// What one session may speak of.
 pub(super) struct Remit {
     node: String,
@@ -39,6 +43,11 @@ impl Remit {
 
     /// Takes in a pod that the node says has come: one that may be awaited there, as far as can be told here.
     pub(super) fn arrive(&mut self, target: &TargetId) -> Result<()> {
+        if let TargetId::Pod { namespace, name, uid } = target {
+            let longest = [namespace, name, uid].map(String::len).into_iter().max().unwrap_or_default();
+            ensure!(longest <= MAX_WORD, "it says that a pod has come with a name of {longest} bytes");
+        }
+        ensure!(self.targets.len() < MAX_TARGETS, "it says that more than {MAX_TARGETS} pods have come");
         let is_awaited = |awaited: &Awaited| match target {
             TargetId::Pod { namespace, name, .. } => {
                 let is_here = awaited.namespace.as_ref().is_none_or(|it| it == namespace);
@@ -206,6 +215,20 @@ mod tests {
             || InterfaceDescription { filter: Some("x".repeat(60_000)), ..interface("shop/web-0/eth0") };
         let let_through = (0..10_000).take_while(|_| remit.introduce(&mut long()).is_ok()).count();
         assert!((500..600).contains(&let_through), "{let_through}");
+    }
+
+    #[test]
+    fn pods_that_come_are_bounded() {
+        let all = Awaited {
+            namespace: None,
+            by: AwaitedBy::Labels { selector: String::new() },
+            interfaces: Vec::new(),
+        };
+        let mut remit = Remit::new("n1", &[], &[all]);
+        assert!(remit.arrive(&pod(&"x".repeat(MAX_WORD)).id).is_ok());
+        assert!(remit.arrive(&pod(&"x".repeat(MAX_WORD + 1)).id).is_err());
+        let came = (0..).take_while(|number| remit.arrive(&pod(&format!("web-{number}")).id).is_ok()).count();
+        assert_eq!(came, MAX_TARGETS - 1);
     }
 
     #[test]
