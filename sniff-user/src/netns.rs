@@ -152,6 +152,15 @@ impl Netns {
         self.run_if_there(inside)?.ok_or_else(|| anyhow!("network namespace {} is gone", self.path.display()))
     }
 
+    /// Like [`run_if_there`](Self::run_if_there), without a thread where the calling one is in the namespace: for what may
+    /// be called on any.
+    ///
+    /// # Errors
+    /// Those of `inside`; when `CAP_SYS_ADMIN` is missing.
+    pub fn look<T: Send>(&self, inside: impl FnOnce() -> Result<T> + Send) -> Result<Option<T>> {
+        if Self::current()? == *self { inside().map(Some) } else { self.run_if_there(inside) }
+    }
+
     /// Like [`run`](Self::run), with `None` when the namespace is gone.
     ///
     /// # Errors

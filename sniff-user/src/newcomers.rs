@@ -76,9 +76,14 @@ impl Newcomers {
         self.scopes.contains(scope)
     }
 
+    /// Whether somebody looks out.
+    pub fn are_heard_of(&self) -> bool {
+        !self.told.is_closed()
+    }
+
     /// Whether an interface may still come to anybody: their namespaces are there.
     pub fn may_come(&self) -> bool {
-        !self.told.is_closed() && self.scopes.iter().any(Scope::is_there)
+        self.are_heard_of() && self.scopes.iter().any(Scope::is_there)
     }
 
     /// What is told next; never, when nobody looks out any more.

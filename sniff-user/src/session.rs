@@ -699,6 +699,7 @@ impl Session {
                 found = self.newcomers.next() => {
                     let gone = match found {
                         Found::There(scope, interfaces, unfit) => {
+                            let gone = watch.look_beside(self, scope.netns(), &interfaces)?;
                             let joined = self.welcome(&scope, interfaces);
                             watch.meet(self);
                             self.pass_over(&scope, unfit)?;
@@ -707,7 +708,7 @@ impl Session {
                                 // It may have gone.
                                 joined.into_iter().for_each(|it| drop(events.send(came(it))));
                             }
-                            Vec::new()
+                            gone
                         }
                         Found::Left(left) => watch.look_for(self, &left)?,
                         Found::Missed => watch.look_at_all(self)?,
@@ -799,6 +800,11 @@ impl Session {
     /// The taps that are attached.
     pub fn taps(&self) -> &[Tap] {
         &self.taps
+    }
+
+    /// Whether it is told of interfaces that leave their network namespaces.
+    pub fn hears_of_moves(&self) -> bool {
+        self.newcomers.are_heard_of()
     }
 
     /// The tap with this id, while it is attached.

@@ -142,13 +142,13 @@ impl Side {
 
     /// Whether the interface still is there; to be called from anywhere.
     pub fn is_there(&self) -> bool {
-        self.netns.run(|| self.ensure_there()).is_ok()
+        matches!(self.netns.look(|| self.ensure_there()), Ok(Some(())))
     }
 
     /// Whether the namespace still has an interface of this index, by whatever name; none when that cannot be told, since
     /// no path leads there any more.
     pub fn is_in_place(&self) -> Option<bool> {
-        self.netns.run_if_there(|| Ok(name_of(self.ifindex).is_some())).ok().flatten()
+        self.netns.look(|| Ok(name_of(self.ifindex).is_some())).ok().flatten()
     }
 }
 

@@ -20,6 +20,7 @@ use tokio::time::{self, Instant};
 use crate::{
     bpf::attach::{self, Hook},
     link::{self, monitor::Left},
+    netns::Netns,
     pcapng,
     session::Session,
     tap::Tap,
@@ -34,8 +35,10 @@ const LAST_PAUSE: Duration = Duration::from_secs(1);
 const LONGER: u32 = 4;
 /// Most taps in one look: many pods must not make idling costly.
 const AT_ONCE: usize = 32;
-/// Most taps in one look to enter the network namespaces of.
+/// Most taps in one look to enter the network namespaces of, in case that a move was not heard of.
 const THOROUGH_AT_ONCE: usize = 2;
+/// In one look of so many.
+const THOROUGH_LOOKS: u32 = 30;
 
 /// Why an interface that is there is not captured any more.
 const MOVED: &str = "the interface was moved to another network namespace: what passes it is another's";
@@ -53,6 +56,8 @@ pub struct Watch {
     position: usize,
     /// The same for what takes longer to find out.
     thorough_position: usize,
+    /// How many looks there were.
+    looks: u32,
     /// Host ends that may be passed by, by pcapng interface id.
     suspects: HashMap<u32, Suspect>,
     /// Taps from this id on are new here.
@@ -139,6 +144,7 @@ impl Watch {
             next,
             position: 0,
             thorough_position: 0,
+            looks: 0,
             suspects: HashMap::new(),
             next_id: 0,
         };
@@ -173,7 +179,10 @@ impl Watch {
     /// When the clock fails.
     pub fn look(&mut self, session: &mut Session) -> Result<Vec<Interface>> {
         let mut lost = Vec::new();
-        let thorough = turn(session, &mut self.thorough_position, THOROUGH_AT_ONCE);
+        let is_thorough = self.looks.is_multiple_of(THOROUGH_LOOKS) || !session.hears_of_moves();
+        self.looks = self.looks.wrapping_add(1);
+        let count = if is_thorough { THOROUGH_AT_ONCE } else { 0 };
+        let thorough = turn(session, &mut self.thorough_position, count);
         for id in turn(session, &mut self.position, AT_ONCE) {
             lost.extend(self.look_at(session, id)?);
         }
@@ -213,7 +222,27 @@ impl Watch {
     ///
     /// When the clock fails.
     pub fn look_at_all(&mut self, session: &mut Session) -> Result<Vec<Interface>> {
-        let ids: Vec<u32> = session.taps().iter().map(|tap| tap.id).collect();
+        self.look_closely(session, |_| true)
+    }
+
+    /// The same for those in a namespace that was found to have these interfaces: one may have left before it was listened
+    /// to.
+    ///
+    /// # Errors
+    ///
+    /// When the clock fails.
+    pub fn look_beside(
+        &mut self,
+        session: &mut Session,
+        netns: &Netns,
+        found: &[Interface],
+    ) -> Result<Vec<Interface>> {
+        let is_there = |tap: &Tap| found.iter().any(|it| it.shares_an_end(&tap.interface));
+        self.look_closely(session, |tap| tap.captured().netns == *netns && !is_there(tap))
+    }
+
+    fn look_closely(&mut self, session: &mut Session, at: impl Fn(&Tap) -> bool) -> Result<Vec<Interface>> {
+        let ids: Vec<u32> = session.taps().iter().filter(|tap| at(tap)).map(|tap| tap.id).collect();
         let mut lost = Vec::new();
         for id in ids {
             lost.extend(self.look_at(session, id)?);
