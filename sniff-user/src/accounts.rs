@@ -5,6 +5,7 @@ use std::io::{self, Write as _};
 use anyhow::Result;
 use log::warn;
 use sniff_common::Counters;
+use sniff_pcapng::InterfaceStatistics;
 
 use crate::{
     bpf::object::Kernel,
@@ -12,7 +13,6 @@ use crate::{
     logging,
     losses::Losses,
     output::{Delivery, Output},
-    pcapng::InterfaceStatistics,
 };
 
 /// Most bytes of what is told of an interface.

@@ -8,8 +8,7 @@ use std::{
 
 use anyhow::{Context as _, Result};
 use log::warn;
-
-use crate::pcapng::LinkType;
+use sniff_pcapng::LinkType;
 
 /// Makes a file that nobody else may read, or empties the one that is there; pipes and devices are opened.
 ///

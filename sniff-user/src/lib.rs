@@ -32,7 +32,6 @@ pub mod logging;
 #[cfg(target_os = "linux")]
 pub mod losses;
 pub mod manual;
-pub mod merge;
 #[cfg(target_os = "linux")]
 pub mod netns;
 #[cfg(target_os = "linux")]
@@ -42,7 +41,6 @@ pub mod options;
 pub mod output;
 #[cfg(target_os = "linux")]
 pub mod parallel;
-pub mod pcapng;
 #[cfg(target_os = "linux")]
 pub mod privileges;
 #[cfg(target_os = "linux")]

@@ -4,7 +4,7 @@
 //! another of the same CPU and direction has told as much. Here, in the order of the file, that becomes what the draft
 //! wants: the packets lost since the one before. What nobody has told of by the end was lost behind the last packet.
 
-use crate::pcapng::PacketHead;
+use sniff_pcapng::PacketHead;
 
 /// What was told so far.
 #[derive(Debug, Default)]
@@ -53,7 +53,7 @@ mod tests {
     use sniff_common::epb;
 
     use super::*;
-    use crate::pcapng::EnhancedPacket;
+    use sniff_pcapng::EnhancedPacket;
 
     /// A block as the kernel side writes it.
     fn block(interface: u32, data: &[u8], lost: Option<u64>) -> Vec<u8> {
@@ -77,8 +77,7 @@ mod tests {
     fn told(losses: &mut Losses, blocks: &[Vec<u8>]) -> Vec<u64> {
         let mut run = blocks.concat();
         losses.tell(&mut run);
-        let packets =
-            crate::pcapng::blocks(&run).map(|block| EnhancedPacket::parse(block).expect("a packet"));
+        let packets = sniff_pcapng::blocks(&run).map(|block| EnhancedPacket::parse(block).expect("a packet"));
         packets.map(|packet| packet.dropcount).collect()
     }
 

@@ -13,6 +13,7 @@ use std::{
 
 use anyhow::{Result, ensure};
 use clap::{CommandFactory as _, Parser as _, error::ErrorKind};
+use sniff_pcapng::LinkType;
 use sniff_user::{
     agent,
     args::{Args, Command},
@@ -25,7 +26,6 @@ use sniff_user::{
     },
     logging, manual,
     options::CaptureArgs,
-    pcapng::LinkType,
     privileges, serve,
     session::Plan,
     signals::Signals,

@@ -15,10 +15,10 @@ use std::{
 use anyhow::{Result, ensure};
 use bytes::{BufMut as _, BytesMut};
 use jiff::tz::TimeZone;
+use sniff_pcapng::{EnhancedPacket, InterfaceDescription, LinkType, PacketHead, blocks};
 
 use crate::{
     capture_file::{self, LinkTypes},
-    pcapng::{EnhancedPacket, InterfaceDescription, LinkType, PacketHead, blocks},
     text,
 };
 

@@ -15,6 +15,7 @@ use std::{
 use anyhow::{Context as _, Result, bail, ensure};
 use log::{debug, info, warn};
 use sniff_common::{Counters, Direction};
+use sniff_pcapng::{InterfaceDescription, LinkType, SectionHeader};
 use tokio::{
     sync::{mpsc, oneshot},
     task, time,
@@ -38,7 +39,6 @@ use crate::{
     newcomers::{Found, Newcomers},
     output::Output,
     parallel,
-    pcapng::{self, InterfaceDescription, LinkType, SectionHeader},
     signals::{Asked, Attended, Stages},
     system::System,
     tap::{self, Tap, link_type},
@@ -155,7 +155,7 @@ pub enum Order {
         /// Whether that worked; the old filter goes on if not.
         done: oneshot::Sender<Result<()>>,
     },
-    /// Have a [`Watermark`](crate::pcapng::Watermark) written, soon. Only a reader that knows of it may be given one.
+    /// Have a [`Watermark`](sniff_pcapng::Watermark) written, soon. Only a reader that knows of it may be given one.
     Watermark {
         /// Whether it will be.
         done: oneshot::Sender<Result<()>>,
@@ -371,7 +371,7 @@ impl Session {
             warn!("{name}: has come, and is not captured: it has {link_type}, which sniff cannot capture");
             let beside = self.taps.iter().find(|tap| tap.captured().netns == *scope.netns());
             if let Some(id) = beside.map(|tap| tap.id) {
-                let since = pcapng::time(self.clock.now()?);
+                let since = sniff_pcapng::time(self.clock.now()?);
                 self.note(id, format!("not captured beside it since {since}: {name} ({link_type})"));
             }
         }
@@ -499,7 +499,7 @@ impl Session {
         let since = |direction: Direction| {
             let since = attachment.since(tap.point.hook(direction))?;
             let way = if direction == Direction::In { "in" } else { "out" };
-            Some(format!("{way} from {}", pcapng::time(since)))
+            Some(format!("{way} from {}", sniff_pcapng::time(since)))
         };
         let ways: Vec<_> = tap.directions.iter().filter_map(|&(direction, _)| since(direction)).collect();
         if !ways.is_empty() {
@@ -613,7 +613,7 @@ impl Session {
         classifiers: Vec<Option<Classifier>>,
         old: Option<&str>,
     ) -> Result<()> {
-        let since = pcapng::time(self.clock.now()?);
+        let since = sniff_pcapng::time(self.clock.now()?);
         let comment = format!("goes on with another filter since {since}; before: {}", in_words(old));
         for change in &changes {
             self.introduce(self.description(&self.taps[change.at], Some(comment.clone())))?;
@@ -831,7 +831,7 @@ impl Session {
         let tap = self.taps.iter_mut().find(|tap| tap.id == id);
         let Some(Tap { interface, attachment: Some(attachment), .. }) = tap else { return Ok(()) };
         let Some(since) = attachment.repair()? else { return Ok(()) };
-        let (since, until) = (pcapng::time(since), pcapng::time(self.clock.now()?));
+        let (since, until) = (sniff_pcapng::time(since), sniff_pcapng::time(self.clock.now()?));
         let deed = match attachment.mechanism() {
             Mechanism::Tcx => "detached sniff's TCX links",
             Mechanism::Clsact => "deleted sniff's clsact filters",
@@ -994,7 +994,7 @@ async fn next_order(remote: &mut Option<Remote>) -> Option<Order> {
 
 /// What the file says of an interface that has come to a scope at this time, in nanoseconds since the epoch.
 fn came(scope: &Scope, now: u64) -> String {
-    let since = pcapng::time(now);
+    let since = sniff_pcapng::time(now);
     let behind = scope
         .age()
         .map_or_else(String::new, |age| format!(", {} ms after the pod's sandbox was made", age.as_millis()));

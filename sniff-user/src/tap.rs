@@ -3,6 +3,7 @@
 use anyhow::{Result, bail};
 use log::{info, warn};
 use sniff_common::Direction;
+use sniff_pcapng::{InterfaceDescription, LinkType};
 
 use crate::{
     args::AttachAt,
@@ -11,7 +12,6 @@ use crate::{
         home::Home,
     },
     filter::Filter,
-    pcapng::{InterfaceDescription, LinkType},
     system::System,
     target::{Interface, LinkLayer, Side},
     view::{self, Place, View},

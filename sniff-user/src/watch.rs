@@ -21,7 +21,6 @@ use crate::{
     bpf::attach::{self, Hook},
     link::{self, monitor::Left},
     netns::Netns,
-    pcapng,
     session::Session,
     tap::Tap,
     target::{Interface, Side},
@@ -360,7 +359,7 @@ fn warn_of(session: &mut Session, id: u32, blind: &Blind, fine: u64) {
         Some(_) => "--attach pod captures them",
         None => "they are in a capture of the pod",
     };
-    let told = format!("{blind}; packets into the pod may be missing since {}", pcapng::time(fine));
+    let told = format!("{blind}; packets into the pod may be missing since {}", sniff_pcapng::time(fine));
     warn!(
         "{}: capturing at {side} is not enough: {told}, as with a CNI that uses bpf_redirect_peer; {way_out}",
         interface.name
@@ -373,7 +372,7 @@ fn go_inside(session: &mut Session, id: u32, blind: &Blind, fine: u64) {
     let Some(Tap { interface, .. }) = session.tap(id) else { return };
     let name = interface.name.clone();
     let host = interface.host_side.as_ref().map_or_else(String::new, ToString::to_string);
-    let missing = format!("packets into the pod may be missing since {}", pcapng::time(fine));
+    let missing = format!("packets into the pod may be missing since {}", sniff_pcapng::time(fine));
     warn!(
         "{name}: capturing at {host} was not enough: {blind}, as with a CNI that uses bpf_redirect_peer; {missing}; from \
          now on, what goes into the pod is captured inside it"

@@ -9,4 +9,4 @@ pub mod expressions;
 pub mod headers;
 pub mod random;
 
-pub use sniff_user::pcapng::LinkType;
+pub use sniff_pcapng::LinkType;

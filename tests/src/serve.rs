@@ -12,12 +12,10 @@ use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
-use sniff_user::{
-    pcapng::{AnyBlock, BlockType, Watermark, blocks},
-    stream::{
-        Decoder, PREFACE, ToClient, ToNode, encode,
-        message::{Awaited, AwaitedBy, ClientHello, End, Event, NodeError, Target, TargetId, Targets},
-    },
+use sniff_pcapng::{AnyBlock, BlockType, Watermark, blocks};
+use sniff_user::stream::{
+    Decoder, PREFACE, ToClient, ToNode, encode,
+    message::{Awaited, AwaitedBy, ClientHello, End, Event, NodeError, Target, TargetId, Targets},
 };
 
 use crate::{

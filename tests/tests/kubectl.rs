@@ -22,12 +22,10 @@ use sniff_tests::{
     sniff, traffic, wait, wireshark,
 };
 
-use sniff_user::{
-    pcapng::{InterfaceDescription, LinkType, SectionHeader, Watermark},
-    stream::{
-        MAX_PAYLOAD, PREFACE, ToClient, encode,
-        message::{End, Event, NodeHello, Reason, TargetId},
-    },
+use sniff_pcapng::{InterfaceDescription, LinkType, SectionHeader, Watermark};
+use sniff_user::stream::{
+    MAX_PAYLOAD, PREFACE, ToClient, encode,
+    message::{End, Event, NodeHello, Reason, TargetId},
 };
 
 use crate::echoes;

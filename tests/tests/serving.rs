@@ -8,6 +8,7 @@ use std::{
 };
 
 use nix::sys::signal::Signal;
+use sniff_pcapng::BlockType;
 use sniff_tests::{
     bpf::tcx_programs,
     cri,
@@ -23,7 +24,6 @@ use sniff_tests::{
 };
 use sniff_user::{
     options::Compress,
-    pcapng::BlockType,
     stream::{
         PROTOCOL, ToClient, ToNode,
         message::{CapturePlan, ClientHello, Code, Event, NewFilter, Reason, Stats, Target, Targets},

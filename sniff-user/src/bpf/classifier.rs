@@ -19,10 +19,11 @@ use log::debug;
 use sniff_common::{Direction, SNAP_HEADERS, SNAP_RAW_IP};
 
 use super::{attach::Hook, home::Home, object::Body, syscall};
+use sniff_pcapng::LinkType;
+
 use crate::{
     filter::{compile::Fragment, ebpf::Encoded},
     parallel,
-    pcapng::LinkType,
 };
 
 /// Name of the programs in the kernel, as bpftool shows it.

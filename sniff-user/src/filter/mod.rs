@@ -17,12 +17,11 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
-use sniff_common::Direction;
-use tokio::sync::oneshot;
-
-use crate::pcapng::LinkType;
 use cbpf::Program;
 use compile::{Error, Fragment, Hook};
+use sniff_common::Direction;
+use sniff_pcapng::LinkType;
+use tokio::sync::oneshot;
 
 /// Where an expression comes from.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -20,9 +20,10 @@ use log::info;
 use tokio::sync::{mpsc, oneshot};
 
 use super::wireshark;
+use sniff_pcapng::{AnyBlock, BlockType, EnhancedPacket, InterfaceDescription, LinkType, PacketHead, blocks};
+
 use crate::{
     capture_file::{self, LinkTypes},
-    pcapng::{AnyBlock, BlockType, EnhancedPacket, InterfaceDescription, LinkType, PacketHead, blocks},
     text,
 };
 
@@ -337,7 +338,7 @@ impl Lines {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::pcapng::{SectionHeader, Watermark};
+    use sniff_pcapng::{SectionHeader, Watermark};
 
     /// Blocks of 20 bytes.
     fn twenty(count: u64) -> Vec<u8> {

@@ -157,7 +157,7 @@ impl Session {
         self.orders.send_if_modified(|before| std::mem::replace(before, orders.max(*before)) < orders);
     }
 
-    /// Asks for a [`Watermark`](crate::pcapng::Watermark), from a far side that has them.
+    /// Asks for a [`Watermark`](sniff_pcapng::Watermark), from a far side that has them.
     pub fn ask_for_watermark(&self) {
         let _ = self.changes.send(ToNode::Watermark);
     }

@@ -19,12 +19,13 @@ use super::{
     output::Output,
     packets::Sent,
 };
+use sniff_pcapng::LinkType;
+
 use crate::{
     agent::wire::{Cause, Grant, Report},
     cri::Arrival,
     exit,
     filter::{Filters, Source},
-    pcapng::LinkType,
     privileges,
     session::{Event, Order},
     stream::{

@@ -6,8 +6,9 @@ use anyhow::{Result, ensure};
 use log::warn;
 
 use super::own_stream::OwnStream;
+use sniff_pcapng::LinkType;
+
 use crate::{
-    pcapng::LinkType,
     stream::message::{Target, TargetId},
     tap::link_type,
     target::{self, Interface, Scope, Wanted},

@@ -31,6 +31,8 @@ use self::{
     output::Output,
     packets::Packets,
 };
+use sniff_pcapng::LinkType;
+
 use crate::{
     agent::wire::{Grant, Registration, Report},
     args::ServeArgs,
@@ -38,7 +40,6 @@ use crate::{
     filter::{Filters, Source},
     logging,
     options::Compress,
-    pcapng::LinkType,
     privileges,
     session::{self, Plan, Remote, Why},
     signals::{Attended, Signals},

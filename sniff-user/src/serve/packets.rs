@@ -24,9 +24,10 @@ use sniff_common::epb;
 use tokio::task;
 
 use super::output::{Output, Stdout};
+use sniff_pcapng::MIN_BLOCK_LEN;
+
 use crate::{
     options::Compress,
-    pcapng::MIN_BLOCK_LEN,
     stream::{Compressor, encode_packets},
 };
 

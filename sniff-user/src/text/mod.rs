@@ -25,8 +25,7 @@ use std::{
 use etherparse::{ArpOperation, ArpPacketSlice, EtherType, Ethernet2Slice, SingleVlanSlice, ether_type};
 use jiff::{Timestamp, tz::TimeZone};
 use sniff_common::Direction;
-
-use crate::pcapng::{EnhancedPacket, LinkType};
+use sniff_pcapng::{EnhancedPacket, LinkType};
 
 /// Most VLAN tags that are looked through.
 const MAX_TAGS: usize = 4;

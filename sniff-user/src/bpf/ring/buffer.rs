@@ -11,7 +11,7 @@ use super::{
     gauge::Room,
     records::{Pause, Records},
 };
-use crate::pcapng::PacketHead;
+use sniff_pcapng::PacketHead;
 
 /// Most bytes of records taken at a time, so that the ones who wait for their turn are heard.
 const ENOUGH: usize = 4 << 20;

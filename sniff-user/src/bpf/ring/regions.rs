@@ -17,7 +17,9 @@ use aya::maps::{MapData, Stack};
 use sniff_common::regions::{self, Cpu, FIRST_BLOCK, Header, Position, REGION_BYTES, Sight, Span, Word};
 
 use super::{Order, gauge::Room, records::Records};
-use crate::{bpf::mapping::Mapping, pcapng::PacketHead};
+use sniff_pcapng::PacketHead;
+
+use crate::bpf::mapping::Mapping;
 
 /// How often to look whether a CPU has done with its packet: some microseconds in all.
 const PATIENCE: usize = 1000;

@@ -148,7 +148,9 @@ fn load(instruction: &Instruction) -> Option<(Base, u32)> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{filter::expression, pcapng::LinkType};
+    use sniff_pcapng::LinkType;
+
+    use crate::filter::expression;
 
     fn checks(expression: &str) -> Vec<(usize, u32, bool)> {
         let program = expression::compile(expression, LinkType::Ethernet, true).unwrap();

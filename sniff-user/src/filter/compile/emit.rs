@@ -23,7 +23,7 @@ use super::{
     assembler::{Assembler, Label},
     bounds::{self, Access},
 };
-use crate::pcapng::LinkType;
+use sniff_pcapng::LinkType;
 
 pub const A: Register = Register::R0;
 pub const DATA: Register = Register::R2;

@@ -55,8 +55,8 @@ use super::{
     cbpf::{Ancillary, Program},
     ebpf::Instruction,
 };
-use crate::pcapng::LinkType;
 use emit::Emitter;
+use sniff_pcapng::LinkType;
 
 /// Where the fragment will run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -36,10 +36,11 @@ use super::{
     rejoin::Rejoins,
     session::{Common, Number, Orders, Update},
 };
+use sniff_pcapng::merge::Merger;
+
 use crate::{
     exit,
     kubernetes::{Change, Cluster, Follow, Selection},
-    merge::Merger,
     stream::message::Target,
 };
 

@@ -6,10 +6,9 @@ use std::collections::HashSet;
 use anyhow::{Result, ensure};
 
 use super::members::name;
-use crate::{
-    pcapng::InterfaceDescription,
-    stream::message::{Awaited, AwaitedBy, NodeHello, Target, TargetId},
-};
+use sniff_pcapng::InterfaceDescription;
+
+use crate::stream::message::{Awaited, AwaitedBy, NodeHello, Target, TargetId};
 
 /// Most bytes of an interface's name: a namespace, a pod's name, and a device's with all of it written out.
 const MAX_NAME: usize = 512;
@@ -138,7 +137,7 @@ mod tests {
     use std::slice;
 
     use super::*;
-    use crate::pcapng::LinkType;
+    use sniff_pcapng::LinkType;
 
     fn pod(name: &str) -> Target {
         let id = TargetId::Pod { namespace: "shop".into(), name: name.into(), uid: "u-1".into() };

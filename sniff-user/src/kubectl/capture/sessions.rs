@@ -14,6 +14,11 @@ use super::{
     members::{Member, name},
     remit::Remit,
 };
+use sniff_pcapng::{
+    InterfaceDescription,
+    merge::{Merger, StreamId},
+};
+
 use crate::{
     alarm::{Alarm, Alert},
     kubectl::{
@@ -22,8 +27,6 @@ use crate::{
         session::{Number, Orders, PodKind, Session, Start, Update},
     },
     kubernetes::By,
-    merge::{Merger, StreamId},
-    pcapng::InterfaceDescription,
     stream::message::{
         Awaited, AwaitedBy, CapturePlan, Code, End, Event, Level, NodeHello, Reason, Stats, Target, Targets,
     },

@@ -14,6 +14,8 @@ use log::{info, warn};
 use tokio::sync::mpsc;
 
 use super::{Capture, members::name};
+use sniff_pcapng::{SectionHeader, merge::Merger};
+
 use crate::{
     exit,
     kubectl::{
@@ -25,8 +27,6 @@ use crate::{
         wireshark,
     },
     kubernetes::{By, Change, Cluster, Forbidden, Selection, agent::Resources, follow},
-    merge::Merger,
-    pcapng::SectionHeader,
     stream::message::TargetId,
 };
 

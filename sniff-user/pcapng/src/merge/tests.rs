@@ -6,7 +6,7 @@ use pcap_parser::{Block, OptionCode, parse_block_le};
 use sniff_common::epb;
 
 use super::*;
-use crate::pcapng::{InterfaceStatistics, LinkType};
+use crate::{InterfaceStatistics, LinkType};
 
 /// What an independent reader finds in a merged stream: names of interfaces, packets, and statistics.
 #[derive(Default)]

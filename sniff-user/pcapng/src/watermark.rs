@@ -38,7 +38,7 @@ impl Watermark {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::pcapng::{AnyBlock, BlockType};
+    use crate::{AnyBlock, BlockType};
 
     #[test]
     fn a_watermark_is_a_block() {

@@ -35,7 +35,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use bytes::{Buf as _, Bytes};
 use sniff_common::{MAX_SNAPLEN, epb};
 
-use crate::pcapng::{
+use crate::{
     AnyBlock, BlockType, EnhancedPacket, InterfaceDescription, InterfaceStatistics, PacketHead,
     SectionHeader, Watermark, blocks,
 };

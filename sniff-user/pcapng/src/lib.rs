@@ -8,6 +8,7 @@
 
 mod block;
 mod interface;
+pub mod merge;
 mod packet;
 mod read;
 mod section;
