@@ -6,7 +6,8 @@ use bytesize::ByteSize;
 use clap::{ArgAction, CommandFactory as _, Parser};
 use clap_complete::Shell;
 
-pub use crate::options::{AttachAt, Directions};
+pub use sniff_protocol::request::{AttachAt, Directions};
+
 use crate::{
     bpf::{attach::Mechanism, ring},
     filter::Source,

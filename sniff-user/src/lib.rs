@@ -53,7 +53,6 @@ pub mod session;
 #[cfg(target_os = "linux")]
 pub mod signals;
 pub mod similar;
-pub mod stream;
 #[cfg(target_os = "linux")]
 pub mod system;
 #[cfg(target_os = "linux")]

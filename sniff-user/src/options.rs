@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use bytesize::ByteSize;
-use clap::{Args, ValueEnum};
-use serde::{Deserialize, Serialize};
-use sniff_common::{Direction, MAX_SNAPLEN, MIN_RING_BYTES};
+use clap::Args;
+use sniff_common::{MAX_SNAPLEN, MIN_RING_BYTES};
+use sniff_protocol::request::{AttachAt, Directions};
 
 /// Options that say what is captured, and how much.
 #[derive(Clone, Debug, Args)]
@@ -53,56 +53,6 @@ pub struct CaptureArgs {
     /// Memory between the kernel and sniff, over all CPUs, as in 512KiB or 1GiB
     #[arg(short = 'B', long = "buffer-size", value_name = "SIZE", default_value = "64MiB", value_parser = ring_bytes)]
     pub ring_bytes: u32,
-}
-
-/// `--attach`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum AttachAt {
-    /// The host's end, unless that is seen to miss packets
-    #[default]
-    Auto,
-    /// The host's end of the veth pair
-    Host,
-    /// The interface inside the pod's network namespace
-    Pod,
-}
-
-/// `--compress`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Compress {
-    /// Where that saves bytes
-    #[default]
-    Auto,
-    /// All packets
-    Always,
-    /// No packets
-    Never,
-}
-
-/// `--direction`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Directions {
-    /// Into the pod
-    In,
-    /// Out of the pod
-    Out,
-    /// Both
-    #[default]
-    Inout,
-}
-
-impl Directions {
-    /// The directions to attach for.
-    pub fn each(self) -> &'static [Direction] {
-        match self {
-            Self::In => &[Direction::In],
-            Self::Out => &[Direction::Out],
-            Self::Inout => &Direction::BOTH,
-        }
-    }
 }
 
 fn snaplen(text: &str) -> Result<u32, String> {

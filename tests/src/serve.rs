@@ -13,7 +13,7 @@ use nix::{
     unistd::Pid,
 };
 use sniff_pcapng::{AnyBlock, BlockType, Watermark, blocks};
-use sniff_user::stream::{
+use sniff_protocol::{
     Decoder, PREFACE, ToClient, ToNode, encode,
     message::{Awaited, AwaitedBy, ClientHello, End, Event, NodeError, Target, TargetId, Targets},
 };

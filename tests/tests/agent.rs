@@ -13,6 +13,10 @@ use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
+use sniff_protocol::{
+    ToNode,
+    message::{CapturePlan, ClientHello, Code, Reason},
+};
 use sniff_tests::{
     leftovers::BpfObjects,
     machine::{FakePod, Machine},
@@ -20,10 +24,6 @@ use sniff_tests::{
     serve::{Outcome, Serving, hello, node_interface},
     sniff::{self, Sniff},
     traffic, wait,
-};
-use sniff_user::stream::{
-    ToNode,
-    message::{CapturePlan, ClientHello, Code, Reason},
 };
 
 /// Where it serves metrics unless told otherwise.

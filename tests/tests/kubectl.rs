@@ -23,7 +23,7 @@ use sniff_tests::{
 };
 
 use sniff_pcapng::{InterfaceDescription, LinkType, SectionHeader, Watermark};
-use sniff_user::stream::{
+use sniff_protocol::{
     MAX_PAYLOAD, PREFACE, ToClient, encode,
     message::{End, Event, NodeHello, Reason, TargetId},
 };

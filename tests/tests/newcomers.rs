@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use sniff_protocol::{ToClient, message::Event};
 use sniff_tests::{
     frame,
     machine::{FakePod, Machine},
@@ -12,7 +13,6 @@ use sniff_tests::{
     sniff::Sniff,
     traffic, wait,
 };
-use sniff_user::stream::{ToClient, message::Event};
 
 use crate::{Capture, echoes};
 

@@ -18,6 +18,10 @@ use k8s_openapi::{
     serde::{Serialize, de::DeserializeOwned},
 };
 use serde_json::Value;
+use sniff_protocol::{
+    message::{CapturePlan, ClientHello, Reason},
+    request::AttachAt,
+};
 use sniff_tests::{
     cri,
     netns::tool,
@@ -25,10 +29,6 @@ use sniff_tests::{
     pcap::Direction,
     serve::{Outcome, Serving, hello, node_interface, pod},
     traffic, wait,
-};
-use sniff_user::{
-    options::AttachAt,
-    stream::message::{CapturePlan, ClientHello, Reason},
 };
 
 use crate::echoes;

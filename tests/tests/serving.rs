@@ -9,6 +9,11 @@ use std::{
 
 use nix::sys::signal::Signal;
 use sniff_pcapng::BlockType;
+use sniff_protocol::{
+    PROTOCOL, ToClient, ToNode,
+    message::{CapturePlan, ClientHello, Code, Event, NewFilter, Reason, Stats, Target, Targets},
+    request::Compress,
+};
 use sniff_tests::{
     bpf::tcx_programs,
     cri,
@@ -21,13 +26,6 @@ use sniff_tests::{
     sniff,
     traffic::{self, UdpFlow},
     wait, wireshark,
-};
-use sniff_user::{
-    options::Compress,
-    stream::{
-        PROTOCOL, ToClient, ToNode,
-        message::{CapturePlan, ClientHello, Code, Event, NewFilter, Reason, Stats, Target, Targets},
-    },
 };
 
 use crate::{Capture, echoes};

@@ -14,6 +14,7 @@ use nix::{
     sys::{signal::Signal, stat::Mode},
     unistd::mkfifo,
 };
+use sniff_protocol::message::{CapturePlan, ClientHello};
 use sniff_tests::{
     leftovers::{BpfObjects, Snapshot},
     machine::{FakePod, Machine},
@@ -24,7 +25,6 @@ use sniff_tests::{
     traffic::{self, UdpFlow},
     wait, wireshark,
 };
-use sniff_user::stream::message::{CapturePlan, ClientHello};
 
 use crate::{Capture, echoes};
 
@@ -325,7 +325,7 @@ fn a_client_that_goes_ends_a_session_whose_filter_still_compiles() {
     let plan = CapturePlan { filter: Some(endless_filter()), ..CapturePlan::default() };
     let mut serving = Serving::start(&place.node);
     let hello = ClientHello { plan, ..hello(vec![]) };
-    serving.send(&sniff_user::stream::ToNode::Hello(Box::new(hello)));
+    serving.send(&sniff_protocol::ToNode::Hello(Box::new(hello)));
     wait_for_work(serving.pid());
     serving.close_input();
     let outcome = serving.wait();

@@ -13,6 +13,10 @@ use std::{
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use bytes::Bytes;
 use log::{debug, info, warn};
+use sniff_protocol::{
+    Broken, Decoder, PREFACE, ToClient, ToNode, encode,
+    message::{Awaited, CapturePlan, ClientHello, End, Event, NodeError, NodeHello, Stats, Target, Targets},
+};
 use tokio::{
     sync::{mpsc, oneshot, watch},
     time::{Instant, MissedTickBehavior, interval, timeout},
@@ -24,12 +28,6 @@ use crate::{
         agent::{AgentJob, AgentPod, CONTAINER, Resources, Wanted},
     },
     legible::Lines,
-    stream::{
-        Broken, Decoder, PREFACE, ToClient, ToNode, encode,
-        message::{
-            Awaited, CapturePlan, ClientHello, End, Event, NodeError, NodeHello, Stats, Target, Targets,
-        },
-    },
 };
 
 /// Between two signs of life.

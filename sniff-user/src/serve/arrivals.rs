@@ -7,12 +7,12 @@ use std::{
 
 use anyhow::{Context as _, Result};
 use log::{debug, info};
+use sniff_protocol::message::{Awaited, AwaitedBy};
 use tokio::{sync::mpsc, time::sleep};
 
 use crate::{
     cri::{Arrival, Cri, Runtimes},
     selector::Selector,
-    stream::message::{Awaited, AwaitedBy},
 };
 
 /// Until a runtime that was lost is asked again.

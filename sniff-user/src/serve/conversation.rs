@@ -20,6 +20,10 @@ use super::{
     packets::Sent,
 };
 use sniff_pcapng::LinkType;
+use sniff_protocol::{
+    ToClient, ToNode,
+    message::{Awaited, Code, Event as Told, Level, NodeError, Reason, Stats, Target, TargetId, Targets},
+};
 
 use crate::{
     agent::wire::{Cause, Grant, Report},
@@ -28,10 +32,6 @@ use crate::{
     filter::{Filters, Source},
     privileges,
     session::{Event, Order},
-    stream::{
-        ToClient, ToNode,
-        message::{Awaited, Code, Event as Told, Level, NodeError, Reason, Stats, Target, TargetId, Targets},
-    },
     tap::link_type,
     target::{Interface, PodRef, Scope},
 };

@@ -9,9 +9,8 @@ use std::{
 };
 
 use anyhow::{Result, bail};
+use sniff_protocol::{Broken, Decoder, ToNode};
 use tokio::{sync::mpsc, time::timeout};
-
-use crate::stream::{Broken, Decoder, ToNode};
 
 /// Messages that wait to be obeyed; a client that sends more has to wait too. Each may have a MiB.
 const QUEUED: usize = 4;

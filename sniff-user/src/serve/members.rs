@@ -7,9 +7,9 @@ use log::warn;
 
 use super::own_stream::OwnStream;
 use sniff_pcapng::LinkType;
+use sniff_protocol::message::{Target, TargetId};
 
 use crate::{
-    stream::message::{Target, TargetId},
     tap::link_type,
     target::{self, Interface, Scope, Wanted},
 };

@@ -1,5 +1,5 @@
 //! `sniff serve`: the far side of `kubectl sniff`. One session on one node: the client at the other end of stdin and
-//! stdout says whom to capture and gets the packets, in the frames of [`crate::stream`].
+//! stdout says whom to capture and gets the packets, in the frames of [`sniff_protocol`].
 //!
 //! The session outlives nobody: it ends when the client says so, closes its pipe or is silent for its lease, when
 //! nobody takes the packets, at the node's limits and on a signal. It always detaches first; what was captured then
@@ -32,24 +32,23 @@ use self::{
     packets::Packets,
 };
 use sniff_pcapng::LinkType;
+use sniff_protocol::{
+    Broken, PROTOCOL, ToClient, ToNode,
+    message::{
+        Awaited, CapturePlan, ClientHello, Code, End, Event as Told, Level, NodeError, NodeHello, Reason,
+        Target,
+    },
+    request::Compress,
+};
 
 use crate::{
     agent::wire::{Grant, Registration, Report},
     args::ServeArgs,
     bpf::ring::{self, Order},
     filter::{Filters, Source},
-    logging,
-    options::Compress,
-    privileges,
+    logging, privileges,
     session::{self, Plan, Remote, Why},
     signals::{Attended, Signals},
-    stream::{
-        Broken, PROTOCOL, ToClient, ToNode,
-        message::{
-            Awaited, CapturePlan, ClientHello, Code, End, Event as Told, Level, NodeError, NodeHello, Reason,
-            Target,
-        },
-    },
     system::System,
 };
 

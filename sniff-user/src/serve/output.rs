@@ -15,9 +15,8 @@ use std::{
 };
 
 use anyhow::{Result, ensure};
+use sniff_protocol::{PREFACE, ToClient, encode};
 use tokio::{sync::oneshot, time::timeout};
-
-use crate::stream::{PREFACE, ToClient, encode};
 
 /// Bytes of messages that may wait; a client that lets more come together does not read.
 const QUEUED: usize = 4 << 20;
@@ -195,7 +194,7 @@ fn write(messages: &Receiver<Message>, queued: &AtomicUsize, stdout: &Stdout) ->
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::stream::message::{Event, Level};
+    use sniff_protocol::message::{Event, Level};
 
     #[test]
     fn what_waits_for_a_client_that_does_not_read_is_bounded_in_bytes() {

@@ -25,11 +25,7 @@ use tokio::task;
 
 use super::output::{Output, Stdout};
 use sniff_pcapng::MIN_BLOCK_LEN;
-
-use crate::{
-    options::Compress,
-    stream::{Compressor, encode_packets},
-};
+use sniff_protocol::{Compressor, encode_packets, request::Compress};
 
 /// What the pipe holds: the most that the kernel gives without further ado (`/proc/sys/fs/pipe-max-size`).
 const PIPE_BYTES: i32 = 1 << 20;

@@ -6,7 +6,9 @@ use std::{
 };
 
 use super::{Capture, sessions::Accounts};
-use crate::{legible::legible_line, stream::message::Stats};
+use sniff_protocol::message::Stats;
+
+use crate::legible::legible_line;
 
 impl Capture {
     pub(super) fn say_counts(&self) {

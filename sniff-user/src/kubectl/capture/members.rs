@@ -9,10 +9,11 @@ use anyhow::{Result, ensure};
 use log::{error, info, warn};
 
 use super::Capture;
+use sniff_protocol::message::{Target, TargetId, Targets};
+
 use crate::{
     kubectl::session::Orders,
     kubernetes::{By, Change, Pod},
-    stream::message::{Target, TargetId, Targets},
 };
 
 /// How often a target that a node lost, though its pod runs, is tried again, and after what pause.

@@ -37,11 +37,11 @@ use super::{
     session::{Common, Number, Orders, Update},
 };
 use sniff_pcapng::merge::Merger;
+use sniff_protocol::message::Target;
 
 use crate::{
     exit,
     kubernetes::{Change, Cluster, Follow, Selection},
-    stream::message::Target,
 };
 
 /// Between two words on what is left, at the end.

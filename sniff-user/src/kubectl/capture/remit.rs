@@ -7,8 +7,7 @@ use anyhow::{Result, ensure};
 
 use super::members::name;
 use sniff_pcapng::InterfaceDescription;
-
-use crate::stream::message::{Awaited, AwaitedBy, NodeHello, Target, TargetId};
+use sniff_protocol::message::{Awaited, AwaitedBy, NodeHello, Target, TargetId};
 
 /// Most bytes of an interface's name: a namespace, a pod's name, and a device's with all of it written out.
 const MAX_NAME: usize = 512;

@@ -18,6 +18,9 @@ use sniff_pcapng::{
     InterfaceDescription,
     merge::{Merger, StreamId},
 };
+use sniff_protocol::message::{
+    Awaited, AwaitedBy, CapturePlan, Code, End, Event, Level, NodeHello, Reason, Stats, Target, Targets,
+};
 
 use crate::{
     alarm::{Alarm, Alert},
@@ -27,9 +30,6 @@ use crate::{
         session::{Number, Orders, PodKind, Session, Start, Update},
     },
     kubernetes::By,
-    stream::message::{
-        Awaited, AwaitedBy, CapturePlan, Code, End, Event, Level, NodeHello, Reason, Stats, Target, Targets,
-    },
 };
 
 /// How far a node's clock may be from that of others before that is worth words.

@@ -15,6 +15,7 @@ use tokio::sync::mpsc;
 
 use super::{Capture, members::name};
 use sniff_pcapng::{SectionHeader, merge::Merger};
+use sniff_protocol::message::TargetId;
 
 use crate::{
     exit,
@@ -27,7 +28,6 @@ use crate::{
         wireshark,
     },
     kubernetes::{By, Change, Cluster, Forbidden, Selection, agent::Resources, follow},
-    stream::message::TargetId,
 };
 
 /// How long short-lived pods may live, beyond the duration that was asked for, and without one.

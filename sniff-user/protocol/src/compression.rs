@@ -35,7 +35,7 @@ pub use packing::Compressor;
 mod packing {
     use zstd::bulk;
 
-    use crate::{options::Compress, stream::MAX_PAYLOAD};
+    use crate::{MAX_PAYLOAD, request::Compress};
 
     /// The fastest of zstd's usual levels: a node's CPU belongs to its pods.
     const LEVEL: i32 = 1;
@@ -66,7 +66,7 @@ mod packing {
         }
 
         /// The payload packed; `None` when it had better be sent as it is.
-        pub(in crate::stream) fn pack(&mut self, payload: &[u8]) -> Option<&[u8]> {
+        pub(crate) fn pack(&mut self, payload: &[u8]) -> Option<&[u8]> {
             let is_tried = match self.policy {
                 Compress::Never => false,
                 Compress::Always => true,

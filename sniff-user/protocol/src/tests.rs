@@ -9,7 +9,7 @@ use super::{
         Target, TargetId, Targets,
     },
 };
-use crate::options::{AttachAt, Directions};
+use crate::request::{AttachAt, Directions};
 
 fn pod(name: &str) -> TargetId {
     TargetId::Pod { namespace: "shop".into(), name: name.into(), uid: "u-1".into() }
@@ -190,7 +190,7 @@ fn what_a_newer_version_adds_is_passed_over() {
 #[cfg(target_os = "linux")]
 mod packed {
     use super::{super::*, *};
-    use crate::options::Compress;
+    use crate::request::Compress;
 
     fn packed(blocks: &[u8], policy: Compress) -> Vec<u8> {
         let mut bytes = PREFACE.to_vec();

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use super::{MAX_JSON, frame::Frame};
-use crate::options::{AttachAt, Compress, Directions};
+use crate::request::{AttachAt, Compress, Directions};
 
 const HELLO: u8 = 0x01;
 pub(super) const PACKETS: u8 = 0x02;

@@ -21,6 +21,7 @@
 mod compression;
 mod frame;
 pub mod message;
+pub mod request;
 
 #[cfg(target_os = "linux")]
 pub use compression::Compressor;

@@ -1,0 +1,55 @@
+//! What a capture can be asked for, wherever it runs: values that are options of both programs, and go over the wire.
+
+use clap::ValueEnum;
+use serde::{Deserialize, Serialize};
+use sniff_common::Direction;
+
+/// `--attach`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum AttachAt {
+    /// The host's end, unless that is seen to miss packets
+    #[default]
+    Auto,
+    /// The host's end of the veth pair
+    Host,
+    /// The interface inside the pod's network namespace
+    Pod,
+}
+
+/// `--compress`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Compress {
+    /// Where that saves bytes
+    #[default]
+    Auto,
+    /// All packets
+    Always,
+    /// No packets
+    Never,
+}
+
+/// `--direction`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Directions {
+    /// Into the pod
+    In,
+    /// Out of the pod
+    Out,
+    /// Both
+    #[default]
+    Inout,
+}
+
+impl Directions {
+    /// The directions to attach for.
+    pub fn each(self) -> &'static [Direction] {
+        match self {
+            Self::In => &[Direction::In],
+            Self::Out => &[Direction::Out],
+            Self::Inout => &Direction::BOTH,
+        }
+    }
+}
