@@ -4,13 +4,13 @@ use std::io::{self, Write as _};
 
 use anyhow::Result;
 use log::warn;
+use sniff_cli::logging;
 use sniff_common::Counters;
 use sniff_pcapng::InterfaceStatistics;
 
 use crate::{
     bpf::object::Kernel,
     clock::Clock,
-    logging,
     losses::Losses,
     output::{Delivery, Output},
 };

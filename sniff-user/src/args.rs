@@ -8,10 +8,11 @@ use clap_complete::Shell;
 
 pub use sniff_protocol::request::{AttachAt, Directions};
 
+use sniff_cli::options::{self, CaptureArgs};
+
 use crate::{
     bpf::{attach::Mechanism, ring},
     filter::Source,
-    options::{self, CaptureArgs},
     target::{Target, Wanted},
 };
 

@@ -3,11 +3,8 @@
 use std::process::ExitCode;
 
 use clap::{CommandFactory as _, Parser as _, error::ErrorKind};
-use sniff_user::{
-    exit,
-    kubectl::{self, args::Args, output::is_closed_pipe},
-    logging,
-};
+use sniff_cli::{exit, logging};
+use sniff_user::kubectl::{self, args::Args, output::is_closed_pipe};
 
 #[tokio::main]
 async fn main() -> ExitCode {

@@ -13,19 +13,17 @@ use std::{
 
 use anyhow::{Result, ensure};
 use clap::{CommandFactory as _, Parser as _, error::ErrorKind};
+use sniff_cli::{exit, logging, manual, options::CaptureArgs};
 use sniff_pcapng::LinkType;
 use sniff_user::{
     agent,
     args::{Args, Command},
     bpf::ring::Order,
-    exit,
     filter::{
         Filters,
         compile::{self, Hook},
         expression,
     },
-    logging, manual,
-    options::CaptureArgs,
     privileges, serve,
     session::Plan,
     signals::Signals,

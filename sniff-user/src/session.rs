@@ -14,6 +14,10 @@ use std::{
 
 use anyhow::{Context as _, Result, bail, ensure};
 use log::{debug, info, warn};
+use sniff_cli::{
+    alarm::{Alarm, Alert},
+    logging,
+};
 use sniff_common::{Counters, Direction};
 use sniff_pcapng::{InterfaceDescription, LinkType, SectionHeader};
 use tokio::{
@@ -23,7 +27,6 @@ use tokio::{
 
 use crate::{
     accounts::{self, Accounts, Span},
-    alarm::{Alarm, Alert},
     args::AttachAt,
     bpf::{
         BootClock,
@@ -35,7 +38,6 @@ use crate::{
     clock::Clock,
     drain::{Drain, Drained, End},
     filter::{Filter, Filters, Source},
-    logging,
     newcomers::{Found, Newcomers},
     output::Output,
     parallel,

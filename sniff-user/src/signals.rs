@@ -24,9 +24,10 @@ use nix::{
         signalfd::{SfdFlags, SignalFd},
     },
 };
+use sniff_cli::exit;
 use tokio::sync::mpsc;
 
-use crate::{exit, proc};
+use crate::proc;
 
 /// Signals that keep their meaning: those that cannot be taken over or say that the program is broken, job control, and
 /// those that do nothing by default.

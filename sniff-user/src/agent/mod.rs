@@ -34,7 +34,9 @@ use self::{
     ledger::{Ledger, SessionId},
     wire::{Cause, Registration, Report, ToAgent, ToSession, Wire},
 };
-use crate::{args::AgentArgs, kubectl::interrupt::Interrupts};
+use sniff_cli::interrupt::Interrupts;
+
+use crate::args::AgentArgs;
 
 /// How long a session may take to end once it was told to, before it is killed.
 const GRACE: Duration = Duration::from_secs(10);

@@ -7,12 +7,12 @@ use std::path::PathBuf;
 
 use clap::{ArgAction, Parser, Subcommand};
 use clap_complete::Shell;
+use sniff_cli::options::CaptureArgs;
 use sniff_protocol::request::Compress;
 
 use crate::{
     kubectl::reference::{Reference, dns_name},
     kubernetes::agent,
-    options::CaptureArgs,
 };
 
 const AFTER_HELP: &str = "\

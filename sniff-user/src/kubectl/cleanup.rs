@@ -6,11 +6,9 @@ use anyhow::Result;
 use log::{error, warn};
 
 use super::args::Args;
-use crate::{
-    exit,
-    kubernetes::{Cluster, Forbidden, agent::Leftover},
-    legible::legible_line,
-};
+use sniff_cli::{exit, legible::legible_line};
+
+use crate::kubernetes::{Cluster, Forbidden, agent::Leftover};
 
 /// Lists the Jobs of short-lived pods, those that still capture too, and removes them unless `dry_run`.
 ///

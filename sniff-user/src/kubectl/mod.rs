@@ -8,7 +8,6 @@ pub mod args;
 pub mod capture;
 pub mod cleanup;
 pub mod doctor;
-pub mod interrupt;
 pub mod output;
 pub mod reference;
 pub mod rejoin;
@@ -19,7 +18,9 @@ use anyhow::Result;
 use clap::CommandFactory as _;
 
 use self::args::{Args, ClusterArgs, Command};
-use crate::{exit, kubernetes::Cluster, manual};
+use sniff_cli::{exit, manual};
+
+use crate::kubernetes::Cluster;
 
 /// Does what was asked for; the answer is the exit status.
 ///

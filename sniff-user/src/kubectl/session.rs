@@ -13,6 +13,7 @@ use std::{
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use bytes::Bytes;
 use log::{debug, info, warn};
+use sniff_cli::legible::Lines;
 use sniff_protocol::{
     Broken, Decoder, PREFACE, ToClient, ToNode, encode,
     message::{Awaited, CapturePlan, ClientHello, End, Event, NodeError, NodeHello, Stats, Target, Targets},
@@ -22,12 +23,9 @@ use tokio::{
     time::{Instant, MissedTickBehavior, interval, timeout},
 };
 
-use crate::{
-    kubernetes::{
-        Cluster, Forbidden, Input, Output, Piece,
-        agent::{AgentJob, AgentPod, CONTAINER, Resources, Wanted},
-    },
-    legible::Lines,
+use crate::kubernetes::{
+    Cluster, Forbidden, Input, Output, Piece,
+    agent::{AgentJob, AgentPod, CONTAINER, Resources, Wanted},
 };
 
 /// Between two signs of life.

@@ -19,6 +19,7 @@ use super::{
     output::Output,
     packets::Sent,
 };
+use sniff_cli::exit;
 use sniff_pcapng::LinkType;
 use sniff_protocol::{
     ToClient, ToNode,
@@ -28,7 +29,6 @@ use sniff_protocol::{
 use crate::{
     agent::wire::{Cause, Grant, Report},
     cri::Arrival,
-    exit,
     filter::{Filters, Source},
     privileges,
     session::{Event, Order},

@@ -31,6 +31,7 @@ use self::{
     output::Output,
     packets::Packets,
 };
+use sniff_cli::logging;
 use sniff_pcapng::LinkType;
 use sniff_protocol::{
     Broken, PROTOCOL, ToClient, ToNode,
@@ -46,7 +47,7 @@ use crate::{
     args::ServeArgs,
     bpf::ring::{self, Order},
     filter::{Filters, Source},
-    logging, privileges,
+    privileges,
     session::{self, Plan, Remote, Why},
     signals::{Attended, Signals},
     system::System,

@@ -8,7 +8,7 @@ use super::{
     interfaces::{self, ANY, shown},
     node::Node,
 };
-use crate::legible::legible_line;
+use sniff_cli::legible::legible_line;
 
 /// The heading of the table.
 const COLUMNS: [&str; 7] = ["NAMESPACE", "POD", "INTERFACE", "HOST-INTERFACE", "INDEX", "MAC", "ADDRESSES"];

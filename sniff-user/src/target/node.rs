@@ -15,12 +15,13 @@ use super::{
     Options, PodRef, SHORT_ID_LEN,
     interfaces::{self, Place},
 };
+use sniff_cli::similar::did_you_mean;
+
 use crate::{
     cri::{Cri, Runtimes, Sandbox},
     kubernetes::{self, Kubernetes},
     netns::Netns,
     proc::{self, ProcFs, Process, without_descendants},
-    similar::did_you_mean,
     system::System,
 };
 

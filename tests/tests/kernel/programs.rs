@@ -3,6 +3,7 @@
 use std::{collections::HashSet, slice, sync::Arc};
 
 use clap::ValueEnum as _;
+use sniff_cli::logging;
 use sniff_common::{Direction, MAX_SNAPLEN, MIN_RING_BYTES};
 use sniff_tests::{
     filter::{
@@ -20,7 +21,6 @@ use sniff_user::{
         ring::Wanted,
     },
     filter::{Filter, Filters, compile::Fragment},
-    logging,
     netns::Netns,
     privileges,
 };

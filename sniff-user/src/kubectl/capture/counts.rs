@@ -6,9 +6,8 @@ use std::{
 };
 
 use super::{Capture, sessions::Accounts};
+use sniff_cli::legible::legible_line;
 use sniff_protocol::message::Stats;
-
-use crate::legible::legible_line;
 
 impl Capture {
     pub(super) fn say_counts(&self) {

@@ -31,18 +31,15 @@ use self::{
 };
 use super::{
     args::Args,
-    interrupt::Interrupts,
     output::{Output, Progress, Wanted, is_closed_pipe},
     rejoin::Rejoins,
     session::{Common, Number, Orders, Update},
 };
+use sniff_cli::{exit, interrupt::Interrupts};
 use sniff_pcapng::merge::Merger;
 use sniff_protocol::message::Target;
 
-use crate::{
-    exit,
-    kubernetes::{Change, Cluster, Follow, Selection},
-};
+use crate::kubernetes::{Change, Cluster, Follow, Selection};
 
 /// Between two words on what is left, at the end.
 const BETWEEN_WORDS: Duration = Duration::from_secs(3);

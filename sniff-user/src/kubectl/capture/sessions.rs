@@ -14,6 +14,7 @@ use super::{
     members::{Member, name},
     remit::Remit,
 };
+use sniff_cli::alarm::{Alarm, Alert};
 use sniff_pcapng::{
     InterfaceDescription,
     merge::{Merger, StreamId},
@@ -23,7 +24,6 @@ use sniff_protocol::message::{
 };
 
 use crate::{
-    alarm::{Alarm, Alert},
     kubectl::{
         args::Args,
         rejoin::Ending,

@@ -14,11 +14,11 @@ use log::{info, warn};
 use tokio::sync::mpsc;
 
 use super::{Capture, members::name};
+use sniff_cli::exit;
 use sniff_pcapng::{SectionHeader, merge::Merger};
 use sniff_protocol::message::TargetId;
 
 use crate::{
-    exit,
     kubectl::{
         args::{Args, IMAGE},
         output::Wanted,

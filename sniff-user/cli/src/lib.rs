@@ -1,0 +1,10 @@
+//! What `sniff` and `kubectl sniff` share on a terminal: options, the exit status, and what a person is told.
+
+pub mod alarm;
+pub mod exit;
+pub mod interrupt;
+pub mod legible;
+pub mod logging;
+pub mod manual;
+pub mod options;
+pub mod similar;
