@@ -9,10 +9,10 @@ use clap_complete::Shell;
 pub use sniff_protocol::request::{AttachAt, Directions};
 
 use sniff_cli::options::{self, CaptureArgs};
+use sniff_filter::Source;
 
 use crate::{
     bpf::{attach::Mechanism, ring},
-    filter::Source,
     target::{Target, Wanted},
 };
 

@@ -19,8 +19,6 @@ pub mod clock;
 pub mod cri;
 #[cfg(target_os = "linux")]
 pub mod drain;
-#[cfg(target_os = "linux")]
-pub mod filter;
 pub mod kubectl;
 pub mod kubernetes;
 #[cfg(target_os = "linux")]

@@ -14,16 +14,16 @@ use std::{
 use anyhow::{Result, ensure};
 use clap::{CommandFactory as _, Parser as _, error::ErrorKind};
 use sniff_cli::{exit, logging, manual, options::CaptureArgs};
+use sniff_filter::{
+    Filters,
+    compile::{self, Hook},
+    expression,
+};
 use sniff_pcapng::LinkType;
 use sniff_user::{
     agent,
     args::{Args, Command},
     bpf::ring::Order,
-    filter::{
-        Filters,
-        compile::{self, Hook},
-        expression,
-    },
     privileges, serve,
     session::Plan,
     signals::Signals,

@@ -19,6 +19,7 @@ use sniff_cli::{
     logging,
 };
 use sniff_common::{Counters, Direction};
+use sniff_filter::{Filter, Filters, Source};
 use sniff_pcapng::{InterfaceDescription, LinkType, SectionHeader};
 use tokio::{
     sync::{mpsc, oneshot},
@@ -37,7 +38,6 @@ use crate::{
     },
     clock::Clock,
     drain::{Drain, Drained, End},
-    filter::{Filter, Filters, Source},
     newcomers::{Found, Newcomers},
     output::Output,
     parallel,

@@ -3,6 +3,7 @@
 use anyhow::{Result, bail};
 use log::{info, warn};
 use sniff_common::Direction;
+use sniff_filter::Filter;
 use sniff_pcapng::{InterfaceDescription, LinkType};
 
 use crate::{
@@ -11,7 +12,6 @@ use crate::{
         attach::{Attachment, Hook, Mechanism, mechanism},
         home::Home,
     },
-    filter::Filter,
     system::System,
     target::{Interface, LinkLayer, Side},
     view::{self, Place, View},

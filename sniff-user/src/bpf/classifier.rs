@@ -19,12 +19,10 @@ use log::debug;
 use sniff_common::{Direction, SNAP_HEADERS, SNAP_RAW_IP};
 
 use super::{attach::Hook, home::Home, object::Body, syscall};
+use sniff_filter::{compile::Fragment, ebpf::Encoded};
 use sniff_pcapng::LinkType;
 
-use crate::{
-    filter::{compile::Fragment, ebpf::Encoded},
-    parallel,
-};
+use crate::parallel;
 
 /// Name of the programs in the kernel, as bpftool shows it.
 pub const NAME: &str = "sniff_capture";

@@ -18,7 +18,9 @@ use super::{
     classifier::{encoded, instruction, load_u64},
     syscall,
 };
-use crate::{filter::ebpf::Encoded, netns::Netns};
+use sniff_filter::ebpf::Encoded;
+
+use crate::netns::Netns;
 
 /// Where the running kernel describes its types.
 const KERNEL_BTF: &str = "/sys/kernel/btf/vmlinux";

@@ -20,6 +20,7 @@ use super::{
     packets::Sent,
 };
 use sniff_cli::exit;
+use sniff_filter::{Filters, Source};
 use sniff_pcapng::LinkType;
 use sniff_protocol::{
     ToClient, ToNode,
@@ -29,7 +30,6 @@ use sniff_protocol::{
 use crate::{
     agent::wire::{Cause, Grant, Report},
     cri::Arrival,
-    filter::{Filters, Source},
     privileges,
     session::{Event, Order},
     tap::link_type,

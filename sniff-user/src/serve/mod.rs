@@ -32,6 +32,7 @@ use self::{
     packets::Packets,
 };
 use sniff_cli::logging;
+use sniff_filter::{Filters, Source};
 use sniff_pcapng::LinkType;
 use sniff_protocol::{
     Broken, PROTOCOL, ToClient, ToNode,
@@ -46,7 +47,6 @@ use crate::{
     agent::wire::{Grant, Registration, Report},
     args::ServeArgs,
     bpf::ring::{self, Order},
-    filter::{Filters, Source},
     privileges,
     session::{self, Plan, Remote, Why},
     signals::{Attended, Signals},

@@ -154,9 +154,8 @@ fn expression(connections: &[Socket], kubelet_port: u16) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use sniff_filter::expression::compile;
     use sniff_pcapng::LinkType;
-
-    use crate::filter::expression::compile;
 
     const TCP: &str =
         "   0: 0100007F:280A 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 21 1 0";

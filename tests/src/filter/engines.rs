@@ -11,8 +11,8 @@ use std::{
 };
 
 use ::pcap::{Capture, Linktype};
-pub use sniff_user::filter::compile::Hook;
-use sniff_user::filter::{
+pub use sniff_filter::compile::Hook;
+use sniff_filter::{
     cbpf,
     compile::{self as translator, Fragment},
     ebpf, expression,

@@ -5,6 +5,7 @@ use std::{collections::HashSet, slice, sync::Arc};
 use clap::ValueEnum as _;
 use sniff_cli::logging;
 use sniff_common::{Direction, MAX_SNAPLEN, MIN_RING_BYTES};
+use sniff_filter::{Filter, Filters, compile::Fragment};
 use sniff_tests::{
     filter::{
         LinkType, engines,
@@ -20,7 +21,6 @@ use sniff_user::{
         object::{Kernel, Sizes},
         ring::Wanted,
     },
-    filter::{Filter, Filters, compile::Fragment},
     netns::Netns,
     privileges,
 };

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use crate::filter::{
+use crate::{
     cbpf::Size,
     ebpf::{Condition, Helper, Instruction, Operand, Operation, Register, Width},
 };

@@ -4,7 +4,7 @@ use super::{
     machine::{self, Packet},
     *,
 };
-use crate::filter::{
+use crate::{
     cbpf::{self, Reason},
     ebpf::{Operand, Operation, Register, Width},
     expression,

@@ -150,7 +150,7 @@ mod tests {
     use super::*;
     use sniff_pcapng::LinkType;
 
-    use crate::filter::expression;
+    use crate::expression;
 
     fn checks(expression: &str) -> Vec<(usize, u32, bool)> {
         let program = expression::compile(expression, LinkType::Ethernet, true).unwrap();
