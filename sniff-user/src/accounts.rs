@@ -6,14 +6,10 @@ use anyhow::Result;
 use log::warn;
 use sniff_cli::logging;
 use sniff_common::Counters;
+use sniff_output::{Delivery, Output};
 use sniff_pcapng::InterfaceStatistics;
 
-use crate::{
-    bpf::object::Kernel,
-    clock::Clock,
-    losses::Losses,
-    output::{Delivery, Output},
-};
+use crate::{bpf::object::Kernel, clock::Clock, losses::Losses};
 
 /// Most bytes of what is told of an interface.
 const MAX_NOTES: usize = 2048;

@@ -17,13 +17,13 @@ use nix::{
     poll::{PollFd, PollFlags, PollTimeout, poll},
     sys::eventfd::{EfdFlags, EventFd},
 };
+use sniff_output::Output;
 use sniff_pcapng::{InterfaceDescription, Watermark, blocks};
 use tokio::sync::oneshot;
 
 use crate::{
     bpf::ring::{Ring, Until},
     losses::Losses,
-    output::Output,
     signals::Stages,
 };
 

@@ -12,7 +12,6 @@ pub mod agent;
 pub mod args;
 #[cfg(target_os = "linux")]
 pub mod bpf;
-pub mod capture_file;
 #[cfg(target_os = "linux")]
 pub mod clock;
 #[cfg(target_os = "linux")]
@@ -29,8 +28,6 @@ pub mod losses;
 pub mod netns;
 #[cfg(target_os = "linux")]
 pub mod newcomers;
-#[cfg(target_os = "linux")]
-pub mod output;
 #[cfg(target_os = "linux")]
 pub mod parallel;
 #[cfg(target_os = "linux")]
@@ -52,7 +49,6 @@ pub mod tap;
 pub mod target;
 #[cfg(target_os = "linux")]
 pub mod tc;
-pub mod text;
 #[cfg(target_os = "linux")]
 pub mod view;
 #[cfg(target_os = "linux")]

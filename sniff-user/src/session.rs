@@ -20,6 +20,7 @@ use sniff_cli::{
 };
 use sniff_common::{Counters, Direction};
 use sniff_filter::{Filter, Filters, Source};
+use sniff_output::Output;
 use sniff_pcapng::{InterfaceDescription, LinkType, SectionHeader};
 use tokio::{
     sync::{mpsc, oneshot},
@@ -39,7 +40,6 @@ use crate::{
     clock::Clock,
     drain::{Drain, Drained, End},
     newcomers::{Found, Newcomers},
-    output::Output,
     parallel,
     signals::{Asked, Attended, Stages},
     system::System,

@@ -20,12 +20,11 @@ use log::info;
 use tokio::sync::{mpsc, oneshot};
 
 use super::wireshark;
-use sniff_pcapng::{AnyBlock, BlockType, EnhancedPacket, InterfaceDescription, LinkType, PacketHead, blocks};
-
-use crate::{
-    capture_file::{self, LinkTypes},
-    text,
+use sniff_output::{
+    file::{self, LinkTypes},
+    lines,
 };
+use sniff_pcapng::{AnyBlock, BlockType, EnhancedPacket, InterfaceDescription, LinkType, PacketHead, blocks};
 
 /// Pieces on their way to the thread. Each is at most what a piece of all sessions brings at once.
 const QUEUED: usize = 4;
@@ -235,7 +234,7 @@ impl Pcapng {
             ensure!(!stdout.is_terminal(), "packets are not for a terminal: write to a file, or into a pipe");
             return Ok(Self::to_reader(Box::new(stdout)));
         }
-        let file = capture_file::create(path)?;
+        let file = file::create(path)?;
         let is_file = file.metadata()?.is_file();
         let link_types = is_file.then(|| (LinkTypes::default(), path.display().to_string()));
         Ok(Self { to: Box::new(file.try_clone()?), file: Some((file, 0)), link_types })
@@ -330,7 +329,7 @@ impl Lines {
         let Some((name, link_type)) = self.interfaces.get(packet.interface as usize) else {
             return Ok(());
         };
-        text::write_line(&mut self.stdout, &self.zone, name, *link_type, packet)
+        lines::write_line(&mut self.stdout, &self.zone, name, *link_type, packet)
             .context("cannot write to standard output")
     }
 }

@@ -18,8 +18,8 @@ use jiff::tz::TimeZone;
 use sniff_pcapng::{EnhancedPacket, InterfaceDescription, LinkType, PacketHead, blocks};
 
 use crate::{
-    capture_file::{self, LinkTypes},
-    text,
+    file::{self, LinkTypes},
+    lines,
 };
 
 /// Blocks are collected up to this many bytes before they are written at once. Not more: where ext4 has large folios
@@ -183,7 +183,7 @@ impl Output {
         let mut print = || {
             for packet in blocks(bytes).filter_map(|block| EnhancedPacket::parse(block).ok()) {
                 let (name, link_type) = &self.interfaces[packet.interface as usize];
-                text::write_line(lines, &self.zone, name, *link_type, &packet)?;
+                lines::write_line(lines, &self.zone, name, *link_type, &packet)?;
             }
             lines.flush()
         };
@@ -219,7 +219,7 @@ impl Pcapng {
             (File::from(io::stdout().as_fd().try_clone_to_owned()?), "standard output".to_owned(), None)
         } else {
             let name = path.display().to_string();
-            (capture_file::create(path)?, name, Some(0))
+            (file::create(path)?, name, Some(0))
         };
         ensure!(
             !file.is_terminal(),
