@@ -19,7 +19,6 @@ pub mod cri;
 #[cfg(target_os = "linux")]
 pub mod drain;
 pub mod kubectl;
-pub mod kubernetes;
 #[cfg(target_os = "linux")]
 pub mod link;
 #[cfg(target_os = "linux")]

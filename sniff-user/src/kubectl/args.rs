@@ -8,12 +8,10 @@ use std::path::PathBuf;
 use clap::{ArgAction, Parser, Subcommand};
 use clap_complete::Shell;
 use sniff_cli::options::CaptureArgs;
+use sniff_kubernetes::agent;
 use sniff_protocol::request::Compress;
 
-use crate::{
-    kubectl::reference::{Reference, dns_name},
-    kubernetes::agent,
-};
+use crate::kubectl::reference::{Reference, dns_name};
 
 const AFTER_HELP: &str = "\
 Examples:

@@ -7,8 +7,7 @@ use log::{error, warn};
 
 use super::args::Args;
 use sniff_cli::{exit, legible::legible_line};
-
-use crate::kubernetes::{Cluster, Forbidden, agent::Leftover};
+use sniff_kubernetes::{Cluster, Forbidden, agent::Leftover};
 
 /// Lists the Jobs of short-lived pods, those that still capture too, and removes them unless `dry_run`.
 ///

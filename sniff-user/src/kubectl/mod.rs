@@ -19,8 +19,7 @@ use clap::CommandFactory as _;
 
 use self::args::{Args, ClusterArgs, Command};
 use sniff_cli::{exit, manual};
-
-use crate::kubernetes::Cluster;
+use sniff_kubernetes::Cluster;
 
 /// Does what was asked for; the answer is the exit status.
 ///

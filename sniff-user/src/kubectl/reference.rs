@@ -4,7 +4,7 @@
 
 use std::fmt;
 
-use crate::kubernetes::Workload;
+use sniff_kubernetes::Workload;
 
 /// Longest name of an object (RFC 1123 subdomain, as the API's documentation of names has it).
 const MAX_NAME: usize = 253;

@@ -14,6 +14,10 @@ use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use bytes::Bytes;
 use log::{debug, info, warn};
 use sniff_cli::legible::Lines;
+use sniff_kubernetes::{
+    Cluster, Forbidden, Input, Output, Piece,
+    agent::{AgentJob, AgentPod, CONTAINER, Resources, Wanted},
+};
 use sniff_protocol::{
     Broken, Decoder, PREFACE, ToClient, ToNode, encode,
     message::{Awaited, CapturePlan, ClientHello, End, Event, NodeError, NodeHello, Stats, Target, Targets},
@@ -21,11 +25,6 @@ use sniff_protocol::{
 use tokio::{
     sync::{mpsc, oneshot, watch},
     time::{Instant, MissedTickBehavior, interval, timeout},
-};
-
-use crate::kubernetes::{
-    Cluster, Forbidden, Input, Output, Piece,
-    agent::{AgentJob, AgentPod, CONTAINER, Resources, Wanted},
 };
 
 /// Between two signs of life.

@@ -16,10 +16,10 @@ use super::{
     interfaces::{self, Place},
 };
 use sniff_cli::similar::did_you_mean;
+use sniff_kubernetes::Kubernetes;
 
 use crate::{
     cri::{Cri, Runtimes, Sandbox},
-    kubernetes::{self, Kubernetes},
     netns::Netns,
     proc::{self, ProcFs, Process, without_descendants},
     system::System,
@@ -153,8 +153,11 @@ impl Node {
         Ok(places)
     }
 
-    fn places_of_api_pods(&self, pods: Vec<kubernetes::Pod>) -> BTreeMap<PodName, Result<Option<Place>>> {
-        let place = |pod: &kubernetes::Pod| {
+    fn places_of_api_pods(
+        &self,
+        pods: Vec<sniff_kubernetes::Pod>,
+    ) -> BTreeMap<PodName, Result<Option<Place>>> {
+        let place = |pod: &sniff_kubernetes::Pod| {
             if pod.host_network { Ok(None) } else { self.of_api_pod(pod).map(Some) }
         };
         let running = pods.into_iter().filter(|pod| pod.has_sandbox);
@@ -206,8 +209,8 @@ impl Node {
     }
 
     /// Where the interfaces are of a pod that no runtime knows.
-    fn of_api_pod(&self, pod: &kubernetes::Pod) -> Result<Place> {
-        let kubernetes::Pod { namespace, name, uid, node, host_network, container_ids, .. } = pod;
+    fn of_api_pod(&self, pod: &sniff_kubernetes::Pod) -> Result<Place> {
+        let sniff_kubernetes::Pod { namespace, name, uid, node, host_network, container_ids, .. } = pod;
         let who = format!("pod {namespace}/{name}");
         let mut processes = self.proc.of_pod(uid)?;
         // The kubelet can be told to make no cgroups for pods; containers always have theirs.
@@ -364,7 +367,9 @@ mod tests {
     };
 
     use super::*;
-    use crate::{kubernetes::testing::serving, netns::testing::TestNetns};
+    use sniff_kubernetes::testing::serving;
+
+    use crate::netns::testing::TestNetns;
 
     const UID: &str = "0a1b2c3d-1111-2222-3333-444455556666";
 

@@ -9,12 +9,10 @@ use anyhow::{Result, ensure};
 use log::{error, info, warn};
 
 use super::Capture;
+use sniff_kubernetes::{By, Change, Pod};
 use sniff_protocol::message::{Target, TargetId, Targets};
 
-use crate::{
-    kubectl::session::Orders,
-    kubernetes::{By, Change, Pod},
-};
+use crate::kubectl::session::Orders;
 
 /// How often a target that a node lost, though its pod runs, is tried again, and after what pause.
 const RETRIES: u32 = 5;

@@ -36,10 +36,9 @@ use super::{
     session::{Common, Number, Orders, Update},
 };
 use sniff_cli::{exit, interrupt::Interrupts};
+use sniff_kubernetes::{Change, Cluster, Follow, Selection};
 use sniff_pcapng::merge::Merger;
 use sniff_protocol::message::Target;
-
-use crate::kubernetes::{Change, Cluster, Follow, Selection};
 
 /// Between two words on what is left, at the end.
 const BETWEEN_WORDS: Duration = Duration::from_secs(3);

@@ -15,6 +15,7 @@ use super::{
     remit::Remit,
 };
 use sniff_cli::alarm::{Alarm, Alert};
+use sniff_kubernetes::By;
 use sniff_pcapng::{
     InterfaceDescription,
     merge::{Merger, StreamId},
@@ -23,13 +24,10 @@ use sniff_protocol::message::{
     Awaited, AwaitedBy, CapturePlan, Code, End, Event, Level, NodeHello, Reason, Stats, Target, Targets,
 };
 
-use crate::{
-    kubectl::{
-        args::Args,
-        rejoin::Ending,
-        session::{Number, Orders, PodKind, Session, Start, Update},
-    },
-    kubernetes::By,
+use crate::kubectl::{
+    args::Args,
+    rejoin::Ending,
+    session::{Number, Orders, PodKind, Session, Start, Update},
 };
 
 /// How far a node's clock may be from that of others before that is worth words.

@@ -15,19 +15,17 @@ use tokio::sync::mpsc;
 
 use super::{Capture, members::name};
 use sniff_cli::exit;
+use sniff_kubernetes::{By, Change, Cluster, Forbidden, Selection, agent::Resources, follow};
 use sniff_pcapng::{SectionHeader, merge::Merger};
 use sniff_protocol::message::TargetId;
 
-use crate::{
-    kubectl::{
-        args::{Args, IMAGE},
-        output::Wanted,
-        reference::Reference,
-        rejoin::Rejoins,
-        session::{self, Common, Orders},
-        wireshark,
-    },
-    kubernetes::{By, Change, Cluster, Forbidden, Selection, agent::Resources, follow},
+use crate::kubectl::{
+    args::{Args, IMAGE},
+    output::Wanted,
+    reference::Reference,
+    rejoin::Rejoins,
+    session::{self, Common, Orders},
+    wireshark,
 };
 
 /// How long short-lived pods may live, beyond the duration that was asked for, and without one.

@@ -164,8 +164,8 @@ fn has_sandbox(status: &v1::PodStatus) -> bool {
     }
 }
 
-#[cfg(test)]
-pub(crate) mod testing {
+#[cfg(any(test, feature = "testing"))]
+pub mod testing {
     //! An API server for tests: answers plain HTTP on loopback from a table.
 
     use tokio::{
@@ -176,15 +176,15 @@ pub(crate) mod testing {
     use super::*;
 
     /// What to answer: `(start of the path with its query, status, body)`.
-    pub(crate) type Answer = (&'static str, u16, String);
+    pub type Answer = (&'static str, u16, String);
 
     /// A client of a server that gives these answers, and 404 otherwise.
-    pub(crate) async fn serving(answers: Vec<Answer>) -> Kubernetes {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
+    pub async fn serving(answers: Vec<Answer>) -> Kubernetes {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a server for tests");
+        let address = listener.local_addr().expect("a server for tests");
         tokio::spawn(async move {
             loop {
-                let (stream, _) = listener.accept().await.unwrap();
+                let (stream, _) = listener.accept().await.expect("a server for tests");
                 answer(stream, &answers).await;
             }
         });
@@ -192,15 +192,15 @@ pub(crate) mod testing {
     }
 
     pub(crate) fn client_of(url: &str) -> Kubernetes {
-        Kubernetes::new(Config::new(url.parse().unwrap())).unwrap()
+        Kubernetes::new(Config::new(url.parse().expect("a server for tests"))).expect("a server for tests")
     }
 
     async fn answer(mut stream: TcpStream, answers: &[Answer]) {
         let mut request = Vec::new();
         while !request.ends_with(b"\r\n\r\n") {
-            request.push(stream.read_u8().await.unwrap());
+            request.push(stream.read_u8().await.expect("a server for tests"));
         }
-        let request = String::from_utf8(request).unwrap();
+        let request = String::from_utf8(request).expect("a server for tests");
         let path = request.strip_prefix("GET ").expect("only reads are allowed");
         let answer = answers.iter().find(|(prefix, ..)| path.starts_with(prefix));
         let not_found = r#"{"kind":"Status","code":404,"reason":"NotFound","message":"not found"}"#;
@@ -210,7 +210,7 @@ pub(crate) mod testing {
             "HTTP/1.1 {status} X\r\ncontent-type: application/json\r\ncontent-length: {len}\r\n\
              connection: close\r\n\r\n{body}"
         );
-        stream.write_all(response.as_bytes()).await.unwrap();
+        stream.write_all(response.as_bytes()).await.expect("a server for tests");
     }
 }
 

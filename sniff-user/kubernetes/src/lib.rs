@@ -22,5 +22,5 @@ pub use exec::{Input, Output, Piece, Process};
 pub use node::{Kubernetes, Pod};
 pub use pods::{By, Change, Follow, NodeFacts, Selection, Workload, follow};
 
-#[cfg(all(test, target_os = "linux"))]
-pub(crate) use node::testing;
+#[cfg(any(test, feature = "testing"))]
+pub use node::testing;
