@@ -18,7 +18,6 @@ pub mod clock;
 pub mod cri;
 #[cfg(target_os = "linux")]
 pub mod drain;
-pub mod kubectl;
 #[cfg(target_os = "linux")]
 pub mod link;
 #[cfg(target_os = "linux")]

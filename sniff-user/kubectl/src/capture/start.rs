@@ -19,7 +19,7 @@ use sniff_kubernetes::{By, Change, Cluster, Forbidden, Selection, agent::Resourc
 use sniff_pcapng::{SectionHeader, merge::Merger};
 use sniff_protocol::message::TargetId;
 
-use crate::kubectl::{
+use crate::{
     args::{Args, IMAGE},
     output::Wanted,
     reference::Reference,

@@ -12,7 +12,7 @@ use super::Capture;
 use sniff_kubernetes::{By, Change, Pod};
 use sniff_protocol::message::{Target, TargetId, Targets};
 
-use crate::kubectl::session::Orders;
+use crate::session::Orders;
 
 /// How often a target that a node lost, though its pod runs, is tried again, and after what pause.
 const RETRIES: u32 = 5;

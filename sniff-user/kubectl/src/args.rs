@@ -11,7 +11,7 @@ use sniff_cli::options::CaptureArgs;
 use sniff_kubernetes::agent;
 use sniff_protocol::request::Compress;
 
-use crate::kubectl::reference::{Reference, dns_name};
+use crate::reference::{Reference, dns_name};
 
 const AFTER_HELP: &str = "\
 Examples:

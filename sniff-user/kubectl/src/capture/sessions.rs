@@ -24,7 +24,7 @@ use sniff_protocol::message::{
     Awaited, AwaitedBy, CapturePlan, Code, End, Event, Level, NodeHello, Reason, Stats, Target, Targets,
 };
 
-use crate::kubectl::{
+use crate::{
     args::Args,
     rejoin::Ending,
     session::{Number, Orders, PodKind, Session, Start, Update},

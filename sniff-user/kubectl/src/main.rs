@@ -3,8 +3,8 @@
 use std::process::ExitCode;
 
 use clap::{CommandFactory as _, Parser as _, error::ErrorKind};
+use kubectl_sniff::{args::Args, output::is_closed_pipe};
 use sniff_cli::{exit, logging};
-use sniff_user::kubectl::{self, args::Args, output::is_closed_pipe};
 
 #[tokio::main]
 async fn main() -> ExitCode {
@@ -13,7 +13,7 @@ async fn main() -> ExitCode {
         Err(error) => return exit::usage("kubectl sniff", &error),
     };
     logging::start(args.quiet, args.verbose);
-    match kubectl::run(args).await {
+    match kubectl_sniff::run(args).await {
         Ok(status) => ExitCode::from(status),
         Err(error) if is_closed_pipe(&error) => ExitCode::from(exit::SUCCESS),
         Err(error) => {
