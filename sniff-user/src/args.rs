@@ -13,7 +13,7 @@ use sniff_filter::Source;
 
 use crate::{
     bpf::{attach::Mechanism, ring},
-    target::{Target, Wanted},
+    targets::{Target, Wanted},
 };
 
 /// Where `sniff agent` listens unless told otherwise. Not below /run, which in sniff's pods is the node's.

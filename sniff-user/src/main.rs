@@ -24,12 +24,10 @@ use sniff_user::{
     agent,
     args::{Args, Command},
     bpf::ring::Order,
-    privileges, serve,
-    session::Plan,
-    signals::Signals,
-    system::System,
-    tap::link_type,
-    target,
+    capture::{Plan, tap::link_type},
+    serve,
+    system::{System, privileges, signals::Signals},
+    targets,
 };
 use tokio::runtime;
 
@@ -91,12 +89,12 @@ async fn run(args: Args) -> Result<()> {
     privileges::raise_limits();
     if args.list {
         let _grant = agent::guest::list(args.agent_socket.as_deref()).await?;
-        let rows = target::list(&options(&args)).await?;
-        return Ok(io::stdout().write_all(target::table(&rows).as_bytes())?);
+        let rows = targets::list(&options(&args)).await?;
+        return Ok(io::stdout().write_all(targets::table(&rows).as_bytes())?);
     }
     let signals = Signals::take_over()?.attend()?;
-    let scopes = target::scopes(&args.targets(), &options(&args)).await?;
-    let interfaces = target::interfaces_of(&scopes)?;
+    let scopes = targets::scopes(&args.targets(), &options(&args)).await?;
+    let interfaces = targets::interfaces_of(&scopes)?;
     ensure!(!interfaces.is_empty(), "there is nothing to capture");
     let agent_socket = args.agent_socket.clone();
     agent::guest::capture(plan(args, scopes, interfaces)?, agent_socket, signals).await
@@ -118,7 +116,7 @@ fn check_combination(args: &Args) -> Result<(), clap::Error> {
 /// program when there are several.
 async fn dump(args: &Args) -> Result<()> {
     let text = args.filter_source().read()?.unwrap_or_default();
-    let interfaces = target::interfaces_of(&target::scopes(&args.targets(), &options(args)).await?)?;
+    let interfaces = targets::interfaces_of(&targets::scopes(&args.targets(), &options(args)).await?)?;
     let mut link_types: Vec<LinkType> = interfaces.iter().map(link_type).collect();
     link_types.sort_by_key(|link_type| *link_type as u16);
     link_types.dedup();
@@ -140,15 +138,15 @@ async fn dump(args: &Args) -> Result<()> {
     Ok(())
 }
 
-fn options(args: &Args) -> target::Options {
-    target::Options {
+fn options(args: &Args) -> targets::Options {
+    targets::Options {
         cri_socket: args.cri_socket.clone(),
         interfaces: args.interfaces.clone(),
         node_name: args.node_name.clone(),
     }
 }
 
-fn plan(args: Args, scopes: Vec<target::Scope>, interfaces: Vec<target::Interface>) -> Result<Plan> {
+fn plan(args: Args, scopes: Vec<targets::Scope>, interfaces: Vec<targets::Interface>) -> Result<Plan> {
     let filter = args.filter_source();
     let CaptureArgs { attach, direction, snaplen, headers, count, duration, ring_bytes, .. } = args.capture;
     Ok(Plan {

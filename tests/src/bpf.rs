@@ -15,7 +15,7 @@ use std::{
     path::Path,
 };
 
-use sniff_user::privileges;
+use sniff_user::system::privileges;
 
 use crate::{kernel, netns::Netns};
 

@@ -87,7 +87,7 @@ mod tests {
 
     #[test]
     fn both_programs_are_ours() {
-        for target in ["sniff", "kubectl_sniff", "sniff_user::session"] {
+        for target in ["sniff", "kubectl_sniff", "sniff_user::capture"] {
             assert!(is_ours(target), "{target}");
         }
         assert!(!is_ours("kube_client::client::builder"));

@@ -8,9 +8,9 @@ use tokio::sync::mpsc;
 
 use super::wire::{Grant, Registration, Report};
 use crate::{
-    session::{self, Event, Plan, Remote},
-    signals::Attended,
-    target::Scope,
+    capture::{self, Event, Plan, Remote},
+    system::signals::Attended,
+    targets::Scope,
 };
 
 /// Asks the agent, if there is one, before the pods of the node are listed. What is returned is to be kept meanwhile.
@@ -39,7 +39,7 @@ pub async fn capture(plan: Plan, socket: Option<PathBuf>, signals: Attended) -> 
     };
     let grant = Grant::ask(socket.as_deref(), registration).await?;
     if !grant.is_of_an_agent() {
-        return session::run(plan, signals).await;
+        return capture::run(plan, signals).await;
     }
     if let Some(note) = grant.note() {
         warn!("{note}");
@@ -47,7 +47,7 @@ pub async fn capture(plan: Plan, socket: Option<PathBuf>, signals: Attended) -> 
     let (orders, ordered) = mpsc::channel(1);
     let (events, happens) = mpsc::unbounded_channel();
     let (interfaces, scopes) = (plan.interfaces.len(), plan.scopes.clone());
-    let capture = session::serve(plan, Remote { orders: ordered, events }, signals);
+    let capture = capture::serve(plan, Remote { orders: ordered, events }, signals);
     let watch = async {
         let watched = watch(grant, happens, interfaces, &scopes).await;
         // With the orders ends the capture.

@@ -19,7 +19,11 @@ use super::{
     clsact::{self, Qdisc},
     syscall,
 };
-use crate::{clock::Clock, netns::Netns, target::Side, tc};
+use crate::{
+    capture::clock::Clock,
+    net::{netns::Netns, tc},
+    targets::Side,
+};
 
 /// Index of `lo`, which every network namespace has.
 const LOOPBACK: u32 = 1;

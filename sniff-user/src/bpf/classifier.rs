@@ -22,7 +22,7 @@ use super::{attach::Hook, home::Home, object::Body, syscall};
 use sniff_filter::{compile::Fragment, ebpf::Encoded};
 use sniff_pcapng::LinkType;
 
-use crate::parallel;
+use crate::system::parallel;
 
 /// Name of the programs in the kernel, as bpftool shows it.
 pub const NAME: &str = "sniff_capture";

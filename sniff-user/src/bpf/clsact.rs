@@ -19,9 +19,11 @@ use nix::net::if_::if_nametoindex;
 
 use super::attach::Hook;
 use crate::{
-    netns::Netns,
-    target::Side,
-    tc::{self, Changes, Filter},
+    net::{
+        netns::Netns,
+        tc::{self, Changes, Filter},
+    },
+    targets::Side,
 };
 
 /// Handle of our filters: one that neither the kernel's numbering nor another agent is likely to pick.

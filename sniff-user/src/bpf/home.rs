@@ -20,7 +20,7 @@ use super::{
 };
 use sniff_filter::ebpf::Encoded;
 
-use crate::netns::Netns;
+use crate::net::netns::Netns;
 
 /// Where the running kernel describes its types.
 const KERNEL_BTF: &str = "/sys/kernel/btf/vmlinux";

@@ -11,8 +11,8 @@ use sniff_protocol::message::{Awaited, AwaitedBy};
 use tokio::{sync::mpsc, time::sleep};
 
 use crate::{
-    cri::{Arrival, Cri, Runtimes},
-    selector::Selector,
+    serve::selector::Selector,
+    targets::runtime::{Arrival, Cri, Runtimes},
 };
 
 /// Until a runtime that was lost is asked again.

@@ -29,11 +29,9 @@ use sniff_protocol::{
 
 use crate::{
     agent::wire::{Cause, Grant, Report},
-    cri::Arrival,
-    privileges,
-    session::{Event, Order},
-    tap::link_type,
-    target::{Interface, PodRef, Scope},
+    capture::{Event, Order, tap::link_type},
+    system::privileges,
+    targets::{Interface, PodRef, Scope, runtime::Arrival},
 };
 
 /// Longest silence towards the client.

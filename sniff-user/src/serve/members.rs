@@ -10,8 +10,8 @@ use sniff_pcapng::LinkType;
 use sniff_protocol::message::{Target, TargetId};
 
 use crate::{
-    tap::link_type,
-    target::{self, Interface, Scope, Wanted},
+    capture::tap::link_type,
+    targets::{self, Interface, Scope, Wanted},
 };
 
 /// The targets that are captured.
@@ -53,22 +53,22 @@ impl Members {
         let with_filter = |target| Wanted { target, filter: filter.clone().filter(|text| !text.is_empty()) };
         let (wanted, options) = match id {
             TargetId::Pod { namespace, name, .. } => {
-                let pod = target::Target::pod(&format!("{namespace}/{name}"))?;
+                let pod = targets::Target::pod(&format!("{namespace}/{name}"))?;
                 (vec![with_filter(pod)], self.options(interfaces.clone()))
             }
             TargetId::Node => {
                 ensure!(!interfaces.is_empty(), "of a node, the interfaces must be named");
                 let names = interfaces.iter().cloned();
-                let all = names.map(|name| with_filter(target::Target::NodeInterface(name)));
+                let all = names.map(|name| with_filter(targets::Target::NodeInterface(name)));
                 (all.collect(), self.options(Vec::new()))
             }
         };
-        let mut scopes = target::scopes(&wanted, &options).await?;
+        let mut scopes = targets::scopes(&wanted, &options).await?;
         if let (TargetId::Node, Some(port)) = (id, target.kubelet_port) {
             let names = interfaces.iter().zip(&mut scopes);
             names.into_iter().try_for_each(|(name, scope)| leave_out_own_stream(name, scope, port))?;
         }
-        let found = target::interfaces_of(&scopes)?;
+        let found = targets::interfaces_of(&scopes)?;
         if let TargetId::Pod { namespace, name, uid } = id {
             check_uid(&format!("{namespace}/{name}"), uid, &found)?;
         }
@@ -135,8 +135,12 @@ impl Members {
         self.joined.iter().map(|member| member.interfaces.len()).sum()
     }
 
-    fn options(&self, interfaces: Vec<String>) -> target::Options {
-        target::Options { cri_socket: self.cri_socket.clone(), interfaces, node_name: self.node_name.clone() }
+    fn options(&self, interfaces: Vec<String>) -> targets::Options {
+        targets::Options {
+            cri_socket: self.cri_socket.clone(),
+            interfaces,
+            node_name: self.node_name.clone(),
+        }
     }
 }
 

@@ -12,6 +12,7 @@ mod members;
 mod output;
 mod own_stream;
 mod packets;
+mod selector;
 
 use std::{sync::Arc, time::Duration};
 
@@ -47,10 +48,11 @@ use crate::{
     agent::wire::{Grant, Registration, Report},
     args::ServeArgs,
     bpf::ring::{self, Order},
-    privileges,
-    session::{self, Plan, Remote, Why},
-    signals::{Attended, Signals},
-    system::System,
+    capture::{self, Plan, Remote, Why},
+    system::{
+        System, privileges,
+        signals::{Attended, Signals},
+    },
 };
 
 /// Interfaces that one session can have at a time.
@@ -137,7 +139,7 @@ async fn session(
     let capture = Capture { orders, happens, filters: plan.filters.clone(), general };
     let mut conversation =
         Conversation::new(input, output, capture, arrivals, members, grant, Arc::clone(&sent));
-    let capture = session::serve(plan, Remote { orders: ordered, events }, signals);
+    let capture = capture::serve(plan, Remote { orders: ordered, events }, signals);
     let (over, is_over) = oneshot::channel();
     let conversation = async {
         let reason = conversation.hold(targets, lease, duration).await;

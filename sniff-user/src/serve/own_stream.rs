@@ -13,7 +13,7 @@ use std::{
 
 use anyhow::{Context as _, Result};
 
-use crate::netns::Netns;
+use crate::net::netns::Netns;
 
 /// More connections than these are left out by the port alone: long filters take long to compile.
 const MAX_CONNECTIONS: usize = 32;

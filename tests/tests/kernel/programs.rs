@@ -21,8 +21,8 @@ use sniff_user::{
         object::{Kernel, Sizes},
         ring::Wanted,
     },
-    netns::Netns,
-    privileges,
+    net::netns::Netns,
+    system::privileges,
 };
 
 const LINK_TYPES: [LinkType; 2] = [LinkType::Ethernet, LinkType::Raw];

@@ -19,11 +19,12 @@ use tokio::time::{self, Instant};
 
 use crate::{
     bpf::attach::{self, Hook},
-    link::{self, monitor::Left},
-    netns::Netns,
-    session::Session,
-    tap::Tap,
-    target::{Interface, Side},
+    capture::{Session, tap::Tap},
+    net::{
+        link::{self, monitor::Left},
+        netns::Netns,
+    },
+    targets::{Interface, Side},
 };
 
 /// Time between two looks at first, so that a blind host end is found early.

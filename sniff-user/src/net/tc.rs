@@ -12,7 +12,10 @@ use rtnetlink::{
     sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE},
 };
 
-use crate::{bpf::attach::Hook, link, netns::Netns};
+use crate::{
+    bpf::attach::Hook,
+    net::{link, netns::Netns},
+};
 
 /// The multicast group of qdiscs and filters (`RTMGRP_TC`, linux/rtnetlink.h).
 const CHANGES: u32 = 8;

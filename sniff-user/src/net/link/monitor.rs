@@ -32,7 +32,7 @@ use rtnetlink::{
 use tokio::io::unix::AsyncFd;
 
 use super::{ask, nsid};
-use crate::netns::{Netns, NetnsId};
+use crate::net::netns::{Netns, NetnsId};
 
 /// The multicast group of interfaces (`RTMGRP_LINK`, linux/rtnetlink.h).
 const LINKS: u32 = 1;
@@ -236,7 +236,7 @@ fn interface(netns: NetnsId, bytes: &[u8]) -> Option<Seen> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::netns::testing::TestNetns;
+    use crate::net::netns::testing::TestNetns;
 
     async fn names(monitor: &mut Monitor) -> Vec<(NetnsId, String, bool)> {
         let News::Heard(seen, _) = monitor.next().await.unwrap() else { panic!("too much news") };

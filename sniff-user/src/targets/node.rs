@@ -19,10 +19,12 @@ use sniff_cli::similar::did_you_mean;
 use sniff_kubernetes::Kubernetes;
 
 use crate::{
-    cri::{Cri, Runtimes, Sandbox},
-    netns::Netns,
-    proc::{self, ProcFs, Process, without_descendants},
+    net::netns::Netns,
     system::System,
+    targets::{
+        proc::{self, ProcFs, Process, without_descendants},
+        runtime::{Cri, Runtimes, Sandbox},
+    },
 };
 
 /// This node, with all that knows about its pods.
@@ -369,7 +371,7 @@ mod tests {
     use super::*;
     use sniff_kubernetes::testing::serving;
 
-    use crate::netns::testing::TestNetns;
+    use crate::net::netns::testing::TestNetns;
 
     const UID: &str = "0a1b2c3d-1111-2222-3333-444455556666";
 

@@ -132,7 +132,10 @@ fn interface_cells(interface: &Interface) -> [String; 5] {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{link::LinkLayer, netns::Netns, target::Side};
+    use crate::{
+        net::{link::LinkLayer, netns::Netns},
+        targets::Side,
+    };
 
     fn row(pod: &str, detail: Detail) -> Row {
         Row { namespace: "web".into(), pod: pod.into(), detail }

@@ -12,9 +12,9 @@ use crate::{
         attach::{Attachment, Hook, Mechanism, mechanism},
         home::Home,
     },
+    capture::view::{self, Place, View},
     system::System,
-    target::{Interface, LinkLayer, Side},
-    view::{self, Place, View},
+    targets::{Interface, LinkLayer, Side},
 };
 
 /// Most addresses of a kind that a file tells of an interface. A block has its limits, and so have readers.
@@ -294,7 +294,7 @@ fn way_out(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::netns::Netns;
+    use crate::net::netns::Netns;
 
     fn tap(point: Point, kind: &str) -> Tap {
         let side = Side { netns: Netns::current().unwrap(), ifindex: 7, ifname: "dev0".to_owned() };

@@ -5,10 +5,12 @@ use sniff_common::Direction;
 
 use crate::{
     bpf::attach::{self, Hook, Mechanism},
-    link::{self, Peer},
-    tap::Point,
-    target::Side,
-    tc,
+    capture::tap::Point,
+    net::{
+        link::{self, Peer},
+        tc,
+    },
+    targets::Side,
 };
 
 /// Kinds of devices whose far end is in another network namespace.

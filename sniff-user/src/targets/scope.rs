@@ -12,7 +12,7 @@ use super::{
     interfaces::{self, Place},
     node,
 };
-use crate::{
+use crate::net::{
     link::{self, Link},
     netns::Netns,
 };

@@ -6,7 +6,7 @@ use nix::{
     sys::resource::{RLIM_INFINITY, Resource, getrlimit, setrlimit},
 };
 
-use crate::proc;
+use crate::targets::proc;
 
 /// Open files that it takes to begin, those of one interface included.
 const FEWEST_FILES: u64 = 64;

@@ -5,6 +5,8 @@
 mod interfaces;
 mod list;
 mod node;
+pub mod proc;
+pub mod runtime;
 mod scope;
 
 use std::{
@@ -24,8 +26,8 @@ pub use self::{
     list::{Detail, Row, list, table},
     scope::Scope,
 };
-pub use crate::link::LinkLayer;
-use crate::{
+pub use crate::net::link::LinkLayer;
+use crate::net::{
     link::legible_name,
     netns::{Netns, NetnsId},
 };
@@ -122,7 +124,7 @@ pub struct Side {
     pub netns: Netns,
     /// Its ifindex in that namespace.
     pub ifindex: u32,
-    /// Its name there, as [`link`](crate::link) knows it: control characters are possible.
+    /// Its name there, as [`link`](crate::net::link) knows it: control characters are possible.
     pub ifname: String,
 }
 
@@ -373,7 +375,7 @@ fn rule(max: usize, more: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::netns::testing::TestNetns;
+    use crate::net::netns::testing::TestNetns;
 
     async fn resolve(wanted: &[Wanted], options: &Options) -> Result<Vec<Interface>> {
         interfaces_of(&scopes(wanted, options).await?)

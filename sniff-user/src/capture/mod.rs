@@ -3,6 +3,15 @@
 //! Order is what makes the accounts exact. Start: describe the interfaces in the output, then attach. End: detach,
 //! then empty the ring, then read the counters, then write the statistics.
 
+pub mod accounts;
+pub mod clock;
+pub mod drain;
+pub mod losses;
+pub mod newcomers;
+pub mod tap;
+pub mod view;
+pub mod watch;
+
 use std::{
     collections::HashSet,
     future, mem,
@@ -28,7 +37,6 @@ use tokio::{
 };
 
 use crate::{
-    accounts::{self, Accounts, Span},
     args::AttachAt,
     bpf::{
         BootClock,
@@ -37,15 +45,19 @@ use crate::{
         object::{Body, Kernel, Sizes},
         ring, wait_for_running_programs,
     },
-    clock::Clock,
-    drain::{Drain, Drained, End},
-    newcomers::{Found, Newcomers},
-    parallel,
-    signals::{Asked, Attended, Stages},
-    system::System,
-    tap::{self, Tap, link_type},
-    target::{Interface, Scope, Unfit},
-    watch::Watch,
+    capture::{
+        accounts::{Accounts, Span},
+        clock::Clock,
+        drain::{Drain, Drained, End},
+        newcomers::{Found, Newcomers},
+        tap::{Tap, link_type},
+        watch::Watch,
+    },
+    system::{
+        System, parallel,
+        signals::{Asked, Attended, Stages},
+    },
+    targets::{Interface, Scope, Unfit},
 };
 
 /// Interfaces to attach to before looking whether a signal came.

@@ -29,7 +29,7 @@ use rtnetlink::{
 
 use self::legible::LegibleSocket;
 pub use self::legible::legible_name;
-use crate::netns::Netns;
+use crate::net::netns::Netns;
 
 /// `ARPHRD_*` values (linux/if_arp.h) of interfaces whose packets start with an Ethernet
 /// header: Ethernet, and the loopback device.
@@ -350,7 +350,7 @@ mod tests {
     use std::{ffi::OsStr, os::unix::ffi::OsStrExt, process::Command};
 
     use super::*;
-    use crate::netns::testing::TestNetns;
+    use crate::net::netns::testing::TestNetns;
 
     fn named(netns: &Netns, name: &str) -> Link {
         let mut links = links(netns).unwrap();

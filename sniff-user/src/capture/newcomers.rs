@@ -13,8 +13,8 @@ use tokio::{
 };
 
 use crate::{
-    link::monitor::{Left, Monitor, News, Seen},
-    target::{Interface, Scope, Unfit},
+    net::link::monitor::{Left, Monitor, News, Seen},
+    targets::{Interface, Scope, Unfit},
 };
 
 /// Interfaces that are told of at once: each takes some 40 ms to attach, and nothing else is done meanwhile.

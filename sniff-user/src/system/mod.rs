@@ -1,5 +1,9 @@
 //! What the file says of the machine that the capture ran on.
 
+pub mod parallel;
+pub mod privileges;
+pub mod signals;
+
 use nix::sys::utsname::uname;
 
 /// Names of the machine and its kernel.

@@ -10,7 +10,7 @@ use anyhow::{Context, Result, bail};
 use strsim::damerau_levenshtein;
 
 use super::{Interface, PodRef, Side};
-use crate::{
+use crate::net::{
     link::{self, Link, LinkLayer, Peer},
     netns::Netns,
 };
@@ -313,7 +313,7 @@ mod tests {
     use std::slice;
 
     use super::*;
-    use crate::netns::testing::TestNetns;
+    use crate::net::netns::testing::TestNetns;
 
     fn place(netns: &Netns) -> Place {
         Place { label: "ns/pod".into(), pod: None, netns: netns.clone(), made: None }

@@ -23,8 +23,8 @@ use tokio::sync::oneshot;
 
 use crate::{
     bpf::ring::{Ring, Until},
-    losses::Losses,
-    signals::Stages,
+    capture::losses::Losses,
+    system::signals::Stages,
 };
 
 /// Longest that a packet waits in the ring while less than a batch is there, in milliseconds.

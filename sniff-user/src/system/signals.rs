@@ -27,7 +27,7 @@ use nix::{
 use sniff_cli::exit;
 use tokio::sync::mpsc;
 
-use crate::proc;
+use crate::targets::proc;
 
 /// Signals that keep their meaning: those that cannot be taken over or say that the program is broken, job control, and
 /// those that do nothing by default.
