@@ -27,7 +27,6 @@ pub fn image(output: &Path, name: &str) -> Result<()> {
 /// # Errors
 /// Something does not build.
 pub fn release(url: &str) -> Result<()> {
-    run(cargo().args(["build", "--release", "--package", "sniff-user", "--bins"]))?;
     let sniff = build_sniff()?;
     let folder = sniff.with_file_name("");
     run(packer()

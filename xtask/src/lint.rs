@@ -48,7 +48,7 @@ fn client_elsewhere() -> Command {
     let mut cargo = cargo();
     cargo
         .envs([("TARGET_CC", "true"), ("TARGET_AR", "true"), ("SDKROOT", "/")])
-        .args(["clippy", "--package", "sniff-user", "--bin", "kubectl-sniff"])
+        .args(["clippy", "--package", "kubectl-sniff", "--all-targets"])
         .args(OTHER_SYSTEMS.map(|target| ["--target", target]).concat())
         .args(["--", "--deny", "warnings"]);
     cargo

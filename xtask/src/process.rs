@@ -48,7 +48,15 @@ pub fn built(program: &str) -> Result<PathBuf> {
 
 /// Builds what [`built_sniff`] names, and kubectl-sniff beside it.
 pub fn build_sniff() -> Result<PathBuf> {
-    run(cargo().args(["build", "--release", "--package", "sniff-user", "--bins"]))?;
+    run(cargo().args([
+        "build",
+        "--release",
+        "--package",
+        "sniff-user",
+        "--package",
+        "kubectl-sniff",
+        "--bins",
+    ]))?;
     built_sniff()
 }
 

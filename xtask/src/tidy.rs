@@ -25,34 +25,16 @@ const RULES: &[Rule] = &[
         reason: "only sniff-user/src/bpf speaks to aya",
     },
     Rule {
-        forbids: |word| matches!(word, "kube" | "k8s_openapi"),
-        within: "",
-        except: &["sniff-user/src/kubernetes/", "tests/src/cluster.rs", "tests/tests/packaging.rs"],
-        reason: "only sniff-user/src/kubernetes speaks to the Kubernetes API",
-    },
-    Rule {
-        forbids: |word| matches!(word, "nix" | "libc"),
-        within: "sniff-user/src/kub",
-        except: &[],
-        reason: "kubectl-sniff builds wherever kubectl runs",
-    },
-    Rule {
         forbids: |word| matches!(word, "tonic" | "prost"),
         within: "",
-        except: &["sniff-user/src/cri.rs", "sniff-user/src/cri/", "tests/src/cri.rs", "tests/src/cri/"],
-        reason: "only the cri modules speak gRPC",
-    },
-    Rule {
-        forbids: |word| word == "pcap",
-        within: "sniff-user/",
-        except: &["sniff-user/src/filter/expression.rs"],
-        reason: "only sniff-user/src/filter/expression.rs speaks to libpcap",
+        except: &["sniff-user/src/targets/runtime/", "tests/src/cri.rs", "tests/src/cri/"],
+        reason: "only sniff-user/src/targets/runtime speaks gRPC",
     },
     Rule {
         forbids: |word| word == "rtnetlink",
         within: "",
-        except: &["sniff-user/src/link.rs", "sniff-user/src/link/", "sniff-user/src/tc.rs"],
-        reason: "only sniff-user/src/link.rs and tc.rs speak netlink",
+        except: &["sniff-user/src/net/"],
+        reason: "only sniff-user/src/net speaks netlink",
     },
     Rule {
         forbids: |word| word == "unsafe",
@@ -82,7 +64,7 @@ const RULES: &[Rule] = &[
 /// A file breaks a rule or cannot be read; the error lists every breach.
 pub fn tidy(root: &Path) -> Result<()> {
     let mut breaches = Vec::new();
-    let files = rust_files(root)?;
+    let files = rust_files(root, &root.join("target"))?;
     ensure!(!files.is_empty(), "no Rust files in {}", root.display());
     for file in files {
         let text = fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))?;
@@ -140,16 +122,16 @@ fn words(code: &str) -> impl Iterator<Item = &str> {
     code.split(|char: char| char != '_' && !char.is_alphanumeric())
 }
 
-/// The Rust files below `folder`, but for build output and hidden folders.
-fn rust_files(folder: &Path) -> Result<Vec<PathBuf>> {
+/// The Rust files below `folder`, but for those in `output`, where cargo builds, and in hidden folders.
+fn rust_files(folder: &Path, output: &Path) -> Result<Vec<PathBuf>> {
     let mut files = Vec::new();
     let entries = fs::read_dir(folder).with_context(|| format!("cannot list {}", folder.display()))?;
     for entry in entries {
         let entry = entry?;
         let (path, name) = (entry.path(), entry.file_name());
         if entry.file_type()?.is_dir() {
-            if name != "target" && !name.to_string_lossy().starts_with('.') {
-                files.extend(rust_files(&path)?);
+            if path != output && !name.to_string_lossy().starts_with('.') {
+                files.extend(rust_files(&path, output)?);
             }
         } else if path.extension().is_some_and(|extension| extension == "rs") {
             files.push(path);
@@ -193,17 +175,15 @@ mod tests {
         assert_fine("sniff-user/src/bpf/mod.rs", "use aya::Ebpf;");
         assert_fine("sniff-user/build.rs", "use aya_build::Package;");
 
-        assert_breaks("sniff-user/src/target.rs", "use kube::Client;", "Kubernetes");
-        assert_fine("sniff-user/src/kubernetes/pods.rs", "use kube::Client;");
-        assert_breaks("sniff-user/src/kubectl/session.rs", "use nix::unistd::Pid;", "wherever kubectl runs");
+        assert_breaks("sniff-user/src/targets/mod.rs", "use {std::fs, prost::Message};", "gRPC");
+        assert_fine("sniff-user/src/targets/runtime/api.rs", "use tonic::Status;");
 
-        assert_breaks("sniff-user/src/target.rs", "use {std::fs, prost::Message};", "gRPC");
-        assert_breaks("sniff-user/src/crib.rs", "use tonic::Status;", "gRPC");
-        assert_fine("sniff-user/src/cri.rs", "use tonic::Status;");
-        assert_fine("sniff-user/src/cri/client.rs", "use tonic::Status;");
-
-        assert_breaks("sniff-user/src/target.rs", "let handle = rtnetlink::new_connection();", "netlink");
-        assert_fine("sniff-user/src/link.rs", "let handle = rtnetlink::new_connection();");
+        assert_breaks(
+            "sniff-user/src/capture/watch.rs",
+            "let handle = rtnetlink::new_connection();",
+            "netlink",
+        );
+        assert_fine("sniff-user/src/net/tc.rs", "let handle = rtnetlink::new_connection();");
     }
 
     #[test]
@@ -230,7 +210,7 @@ mod tests {
     #[test]
     fn all_folders_are_searched_and_all_breaches_listed() -> Result<()> {
         let root = env::temp_dir().join(format!("sniff-tidy-{}", process::id()));
-        for file in ["sniff-ebpf/src/deep/a.rs", "b.rs", "target/c.rs", ".git/d.rs"] {
+        for file in ["sniff-ebpf/src/target/a.rs", "b.rs", "target/c.rs", ".git/d.rs"] {
             let file = root.join(file);
             fs::create_dir_all(file.with_file_name(""))?;
             fs::write(file, "fn f() {}\n")?;
@@ -240,7 +220,7 @@ mod tests {
 
         let error = result.expect_err("two files break a rule").to_string();
         assert_eq!(error.lines().count(), 3, "{error}");
-        assert!(error.contains("deep/a.rs:1: ") && error.contains("b.rs:1: "), "{error}");
+        assert!(error.contains("src/target/a.rs:1: ") && error.contains("b.rs:1: "), "{error}");
         Ok(())
     }
 }
