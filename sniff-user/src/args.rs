@@ -10,6 +10,7 @@ pub use sniff_protocol::request::{AttachAt, Directions};
 
 use sniff_cli::options::{self, CaptureArgs};
 use sniff_filter::Source;
+use sniff_output::To;
 
 use crate::{
     bpf::{attach::Mechanism, ring},
@@ -123,7 +124,7 @@ pub struct Args {
 
     /// Write pcapng to a file, or to standard output with `-`
     #[arg(short, long = "write", visible_short_alias = 'o', value_name = "FILE|-", help_heading = "Output")]
-    pub write: Option<PathBuf>,
+    pub write: Option<To>,
 
     /// Print packets as lines, also when writing a file
     #[arg(long, help_heading = "Output")]

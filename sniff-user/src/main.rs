@@ -19,6 +19,7 @@ use sniff_filter::{
     compile::{self, Hook},
     expression,
 };
+use sniff_output::{To, Wanted};
 use sniff_pcapng::LinkType;
 use sniff_user::{
     agent,
@@ -97,14 +98,16 @@ async fn run(args: Args) -> Result<()> {
     let interfaces = targets::interfaces_of(&scopes)?;
     ensure!(!interfaces.is_empty(), "there is nothing to capture");
     let agent_socket = args.agent_socket.clone();
-    agent::guest::capture(plan(args, scopes, interfaces)?, agent_socket, signals).await
+    let output = Wanted::of(args.write.clone(), args.print);
+    let plan = plan(args, scopes, interfaces)?;
+    agent::guest::capture(plan, Box::new(move || output.open()), agent_socket, signals).await
 }
 
 /// What clap cannot tell from a single option.
 fn check_combination(args: &Args) -> Result<(), clap::Error> {
     let wrong = if args.targets().is_empty() && !args.list && args.dump == 0 {
         "name a target: --pod NS/POD, --container-id, --pid, --netns or --interface; --list shows the pods of this node"
-    } else if args.print && args.write.as_deref().is_some_and(|path| path == "-") {
+    } else if args.print && args.write == Some(To::StandardOutput) {
         "--print and --write - would mix lines into the packets: write to a file"
     } else {
         return Ok(());
@@ -166,8 +169,6 @@ fn plan(args: Args, scopes: Vec<targets::Scope>, interfaces: Vec<targets::Interf
         packet_buffered: args.packet_buffered,
         count,
         duration,
-        write: args.write,
-        print: args.print,
         system: System::this(args.node_name.as_deref())?,
     })
 }

@@ -9,6 +9,7 @@ use clap::{ArgAction, Parser, Subcommand};
 use clap_complete::Shell;
 use sniff_cli::options::CaptureArgs;
 use sniff_kubernetes::agent;
+use sniff_output::To;
 use sniff_protocol::request::Compress;
 
 use crate::reference::{Reference, dns_name};
@@ -94,7 +95,7 @@ pub struct Args {
         value_name = "FILE|-",
         help_heading = "Output"
     )]
-    pub write: Option<PathBuf>,
+    pub write: Option<To>,
 
     /// Print packets as lines, also when writing a file
     #[arg(long, help_heading = "Output")]
@@ -249,7 +250,7 @@ impl Args {
             )
         } else if nodes && self.interfaces.is_empty() {
             Err("name the interfaces of the node with -i")
-        } else if self.print && self.write.as_deref().is_some_and(|path| path == "-") {
+        } else if self.print && self.write == Some(To::StandardOutput) {
             Err("--print and --write - would mix lines into the packets: write to a file")
         } else {
             Ok(())
@@ -294,7 +295,7 @@ mod tests {
         assert_eq!(args.targets, [Reference::Pod { namespace: None, name: "web-0".into() }]);
         assert_eq!(args.filter(), Some("port 80".into()));
         assert_eq!(args.cluster.context, Some("prod".into()));
-        assert_eq!(args.write, Some("f".into()));
+        assert_eq!(args.write, Some(To::File("f".into())));
     }
 
     #[test]

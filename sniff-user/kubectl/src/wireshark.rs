@@ -4,7 +4,7 @@ use std::{
     env,
     ffi::OsString,
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    process::{ChildStdin, Command, Stdio},
 };
 
 use anyhow::{Context as _, Result, ensure};
@@ -39,19 +39,20 @@ pub fn find(named: Option<&Path>) -> Result<Option<PathBuf>> {
     Ok(on_path.chain(PLACES.iter().map(PathBuf::from)).find(|file| file.is_file()))
 }
 
-/// Opens it with its stdin as the pipe to capture from.
+/// Opens it; returns the pipe that it captures from. It stays open when that ends, and shows what it got.
 ///
 /// # Errors
 ///
 /// When it does not start.
-pub fn open(program: &Path, title: &str) -> Result<Child> {
+pub fn open(program: &Path, title: &str) -> Result<ChildStdin> {
     let mut command = Command::new(program);
     command.args(["-k", "-i", "-", "-o"]).arg(OsString::from(format!("gui.window_title:{title}")));
     command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
     // Ctrl-C in the terminal ends the capture, not the view of it.
     #[cfg(unix)]
     std::os::unix::process::CommandExt::process_group(&mut command, 0);
-    command.spawn().with_context(|| format!("cannot open {}", program.display()))
+    let child = command.spawn().with_context(|| format!("cannot open {}", program.display()))?;
+    child.stdin.context("Wireshark without a pipe")
 }
 
 /// Whether a window can be opened. Over ssh to a Linux machine it usually cannot.

@@ -20,6 +20,22 @@ pub fn blocks(mut bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
     })
 }
 
+/// Parts of `bytes` that are whole blocks, in order and of at most `most` bytes, but for a longer block, which is one by
+/// itself. What is cut off or no block is the last part.
+pub fn parts(mut bytes: &[u8], most: usize) -> impl Iterator<Item = &[u8]> {
+    std::iter::from_fn(move || {
+        let ends = blocks(bytes).scan(0, |end, block| {
+            *end += block.len();
+            Some(*end)
+        });
+        let mut ends = ends.peekable();
+        let first = ends.peek().copied().unwrap_or(bytes.len());
+        let (part, rest) = bytes.split_at(ends.take_while(|&end| end <= most).last().unwrap_or(first));
+        bytes = rest;
+        (!part.is_empty()).then_some(part)
+    })
+}
+
 /// A block being appended to a buffer: fixed fields first, then options, then [`Block::end`].
 pub(super) struct Block<'a> {
     out: &'a mut Vec<u8>,

@@ -16,7 +16,7 @@ mod watermark;
 
 use std::time::{Duration, UNIX_EPOCH};
 
-pub use block::{MIN_BLOCK_LEN, blocks};
+pub use block::{MIN_BLOCK_LEN, blocks, parts};
 pub use interface::{InterfaceDescription, InterfaceStatistics, LinkType};
 pub use packet::{EnhancedPacket, NoPacket, PacketHead};
 pub use read::{AnyBlock, BlockType};

@@ -440,3 +440,20 @@ fn truncated_blocks_are_refused_and_garbled_ones_do_not_panic() {
     // Most of the bytes are the packet's own: garbling those must not make the block unreadable.
     assert!(read > 50_000, "{read} blocks read");
 }
+
+#[test]
+fn parts_are_whole_blocks() {
+    /// Blocks of 20 bytes.
+    fn twenty(count: u64) -> Vec<u8> {
+        (0..count).flat_map(|time_ns| Watermark { time_ns }.block()).collect()
+    }
+    let lens = |bytes: &[u8], most| parts(bytes, most).map(<[u8]>::len).collect::<Vec<_>>();
+    assert_eq!(lens(&twenty(3), 1000), [60]);
+    assert_eq!(lens(&twenty(7), 50), [40, 40, 40, 20]);
+    let mut long = Vec::new();
+    SectionHeader { comment: Some("x".repeat(60_000)), ..SectionHeader::default() }.write(&mut long);
+    let large = [&long[..], &twenty(2)].concat();
+    assert_eq!(lens(&large, 1000), [long.len(), 40]);
+    assert_eq!(lens(b"no block", 1000), [8]);
+    assert_eq!(lens(&[], 1000), [0; 0]);
+}

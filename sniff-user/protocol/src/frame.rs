@@ -24,7 +24,7 @@ pub const MAX_PAYLOAD: usize = 4 << 20;
 pub const MAX_JSON: usize = 1 << 20;
 
 /// Bytes in front of each payload.
-const HEADER_LEN: usize = 8;
+pub const HEADER_LEN: usize = 8;
 
 /// In the flags: the payload is one zstd frame.
 const PACKED: u8 = 1;
@@ -91,25 +91,34 @@ pub fn encode(message: &impl Frame, out: &mut Vec<u8>) -> Result<(), Broken> {
     }
 }
 
-/// Appends the frame of whole pcapng blocks to `out`, packed by `compressor` where that is worth it.
+/// The frame of whole pcapng blocks, its header and its payload, which is packed by `compressor` where that is worth it.
 ///
 /// # Errors
 ///
-/// [`Broken::Malformed`] when there are more than [`MAX_PAYLOAD`] bytes.
+/// When they are more than [`MAX_PAYLOAD`].
 #[cfg(target_os = "linux")]
-pub fn encode_packets(blocks: &[u8], compressor: &mut Compressor, out: &mut Vec<u8>) -> Result<(), Broken> {
+pub fn frame_packets<'a>(
+    blocks: &'a [u8],
+    compressor: &'a mut Compressor,
+) -> Result<([u8; HEADER_LEN], &'a [u8]), Broken> {
     check(blocks.len() <= MAX_PAYLOAD, || format!("{} bytes of packets are too many", blocks.len()))?;
-    match compressor.pack(blocks) {
-        Some(packed) => append(out, PACKETS, PACKED, packed),
-        None => append(out, PACKETS, 0, blocks),
-    }
+    let (flags, payload) = match compressor.pack(blocks) {
+        Some(packed) => (PACKED, packed),
+        None => (0, blocks),
+    };
+    check(payload.len() <= MAX_PAYLOAD, || format!("{} bytes are too many for a frame", payload.len()))?;
+    Ok((header(PACKETS, flags, payload), payload))
+}
+
+fn header(kind: u8, flags: u8, payload: &[u8]) -> [u8; HEADER_LEN] {
+    let [a, b, c, d] = (payload.len() as u32).to_le_bytes();
+    [kind, flags, 0, 0, a, b, c, d]
 }
 
 fn append(out: &mut Vec<u8>, kind: u8, flags: u8, payload: &[u8]) -> Result<(), Broken> {
     check(payload.len() <= MAX_PAYLOAD, || format!("{} bytes are too many for a frame", payload.len()))?;
     out.reserve(HEADER_LEN + payload.len());
-    out.extend([kind, flags, 0, 0]);
-    out.extend((payload.len() as u32).to_le_bytes());
+    out.extend(header(kind, flags, payload));
     out.extend(payload);
     Ok(())
 }

@@ -26,8 +26,8 @@ pub mod request;
 #[cfg(target_os = "linux")]
 pub use compression::Compressor;
 #[cfg(target_os = "linux")]
-pub use frame::encode_packets;
-pub use frame::{Broken, Decoder, Frame, MAX_JSON, MAX_PAYLOAD, PREFACE, PROTOCOL, encode};
+pub use frame::frame_packets;
+pub use frame::{Broken, Decoder, Frame, HEADER_LEN, MAX_JSON, MAX_PAYLOAD, PREFACE, PROTOCOL, encode};
 pub use message::{ToClient, ToNode};
 
 #[cfg(test)]

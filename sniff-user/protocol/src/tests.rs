@@ -193,9 +193,9 @@ mod packed {
     use crate::request::Compress;
 
     fn packed(blocks: &[u8], policy: Compress) -> Vec<u8> {
-        let mut bytes = PREFACE.to_vec();
-        encode_packets(blocks, &mut Compressor::new(policy).unwrap(), &mut bytes).unwrap();
-        bytes
+        let mut compressor = Compressor::new(policy).unwrap();
+        let (header, payload) = frame_packets(blocks, &mut compressor).unwrap();
+        [&PREFACE[..], &header, payload].concat()
     }
 
     /// Bytes that do not compress.
@@ -229,9 +229,11 @@ mod packed {
         assert_eq!(packed(&noise(100_000), Compress::Auto).len(), 16 + 100_000, "sent as it is");
         let mut compressor = Compressor::new(Compress::Auto).unwrap();
         let mut sizes = |blocks: &[u8], times: usize| {
-            let mut out = Vec::new();
-            (0..times).for_each(|_| encode_packets(blocks, &mut compressor, &mut out).unwrap());
-            out.len()
+            let mut frame_len = || {
+                let (header, payload) = frame_packets(blocks, &mut compressor).unwrap();
+                header.len() + payload.len()
+            };
+            (0..times).map(|_| frame_len()).sum::<usize>()
         };
         assert_eq!(sizes(&noise(1000), 1), 1008);
         assert_eq!(sizes(&zeros, 32), 32 * (8 + zeros.len()), "not tried for a while");

@@ -8,7 +8,7 @@ use tokio::sync::mpsc;
 
 use super::wire::{Grant, Registration, Report};
 use crate::{
-    capture::{self, Event, Plan, Remote},
+    capture::{self, Event, OpenOutput, Plan, Remote},
     system::signals::Attended,
     targets::Scope,
 };
@@ -28,7 +28,12 @@ pub async fn list(socket: Option<&Path>) -> Result<Grant> {
 /// # Errors
 ///
 /// When the agent refuses or ends it, it cannot start, or its output fails.
-pub async fn capture(plan: Plan, socket: Option<PathBuf>, signals: Attended) -> Result<()> {
+pub async fn capture(
+    plan: Plan,
+    output: OpenOutput,
+    socket: Option<PathBuf>,
+    signals: Attended,
+) -> Result<()> {
     let names: Vec<&str> = plan.interfaces.iter().map(|interface| interface.name.as_str()).collect();
     let registration = Registration {
         what: names.join(", "),
@@ -39,7 +44,7 @@ pub async fn capture(plan: Plan, socket: Option<PathBuf>, signals: Attended) -> 
     };
     let grant = Grant::ask(socket.as_deref(), registration).await?;
     if !grant.is_of_an_agent() {
-        return capture::run(plan, signals).await;
+        return capture::run(plan, output, signals).await;
     }
     if let Some(note) = grant.note() {
         warn!("{note}");
@@ -47,7 +52,7 @@ pub async fn capture(plan: Plan, socket: Option<PathBuf>, signals: Attended) -> 
     let (orders, ordered) = mpsc::channel(1);
     let (events, happens) = mpsc::unbounded_channel();
     let (interfaces, scopes) = (plan.interfaces.len(), plan.scopes.clone());
-    let capture = capture::serve(plan, Remote { orders: ordered, events }, signals);
+    let capture = capture::serve(plan, output, Remote { orders: ordered, events }, signals);
     let watch = async {
         let watched = watch(grant, happens, interfaces, &scopes).await;
         // With the orders ends the capture.

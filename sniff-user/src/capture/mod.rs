@@ -15,7 +15,6 @@ pub mod watch;
 use std::{
     collections::HashSet,
     future, mem,
-    path::PathBuf,
     sync::{Arc, mpsc::sync_channel},
     thread,
     time::{Duration, Instant},
@@ -29,7 +28,7 @@ use sniff_cli::{
 };
 use sniff_common::{Counters, Direction};
 use sniff_filter::{Filter, Filters, Source};
-use sniff_output::Output;
+use sniff_output::{Output, Sink};
 use sniff_pcapng::{InterfaceDescription, LinkType, SectionHeader};
 use tokio::{
     sync::{mpsc, oneshot},
@@ -62,6 +61,9 @@ use crate::{
 
 /// Interfaces to attach to before looking whether a signal came.
 const ATTACH_AT_ONCE: usize = 16;
+
+/// Opens the place that packets go to, once everything else has been found to work.
+pub type OpenOutput = Box<dyn FnOnce() -> Result<Box<dyn Sink>> + Send>;
 
 /// What is to be captured, and how; everything is found, nothing is touched.
 #[derive(Debug)]
@@ -98,10 +100,6 @@ pub struct Plan {
     pub count: Option<u64>,
     /// Time after which to stop.
     pub duration: Option<Duration>,
-    /// Where to write pcapng; `-` is standard output.
-    pub write: Option<PathBuf>,
-    /// Whether to print packets also when they are written.
-    pub print: bool,
     /// What the file says of this machine.
     pub system: System,
 }
@@ -223,8 +221,8 @@ pub enum Why {
 /// # Errors
 ///
 /// When the capture cannot start, the output fails, or it was not attached all the time.
-pub async fn run(plan: Plan, signals: Attended) -> Result<()> {
-    let (_, accounts) = drive(plan, None, signals).await?;
+pub async fn run(plan: Plan, output: OpenOutput, signals: Attended) -> Result<()> {
+    let (_, accounts) = drive(plan, output, None, signals).await?;
     ensure!(!accounts.have_gaps(), "packets may be missing, as was warned of above and the file tells");
     Ok(())
 }
@@ -234,14 +232,25 @@ pub async fn run(plan: Plan, signals: Attended) -> Result<()> {
 /// # Errors
 ///
 /// When the capture cannot start, or the output fails.
-pub async fn serve(plan: Plan, remote: Remote, signals: Attended) -> Result<(Why, Accounts)> {
-    drive(plan, Some(remote), signals).await
+pub async fn serve(
+    plan: Plan,
+    output: OpenOutput,
+    remote: Remote,
+    signals: Attended,
+) -> Result<(Why, Accounts)> {
+    drive(plan, output, Some(remote), signals).await
 }
 
-async fn drive(plan: Plan, remote: Option<Remote>, mut signals: Attended) -> Result<(Why, Accounts)> {
+async fn drive(
+    plan: Plan,
+    output: OpenOutput,
+    remote: Option<Remote>,
+    mut signals: Attended,
+) -> Result<(Why, Accounts)> {
     let stages = signals.stages();
     let starting = stages.clone();
-    let (mut session, drained) = task::spawn_blocking(move || Session::start(plan, starting)).await??;
+    let (mut session, drained) =
+        task::spawn_blocking(move || Session::start(plan, output, starting)).await??;
     let events = remote.as_ref().map(|remote| remote.events.clone());
     let outcome = session.wait(&mut signals, drained, remote).await;
     let session = task::spawn_blocking(move || session.detach()).await?;
@@ -262,7 +271,7 @@ async fn drive(plan: Plan, remote: Option<Remote>, mut signals: Attended) -> Res
 
 impl Session {
     /// Attaches to as many interfaces as it can before a signal asks for an end.
-    fn start(mut plan: Plan, stages: Stages) -> Result<(Self, oneshot::Receiver<()>)> {
+    fn start(mut plan: Plan, output: OpenOutput, stages: Stages) -> Result<(Self, oneshot::Receiver<()>)> {
         let general = plan.filter.read()?;
         let interfaces = mem::take(&mut plan.interfaces);
         let (taps, refused) = new_taps(general.as_deref(), &plan, 0, interfaces)?;
@@ -270,7 +279,7 @@ impl Session {
         let Plan { ring, ring_bytes, order, packet_buffered, .. } = plan;
         let mut kernel = Kernel::load(Sizes { ring, ring_bytes, packet_buffered })?;
         // Only here, so that a capture that cannot start leaves an older file as it is.
-        let mut output = Output::open(plan.write.as_deref(), plan.print)?;
+        let mut output = Output::new(output()?);
         let mut block = Vec::new();
         section_header(&plan.system).write(&mut block);
         output.block(&block)?;

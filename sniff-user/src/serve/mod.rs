@@ -30,7 +30,7 @@ use self::{
     input::Input,
     members::Members,
     output::Output,
-    packets::Packets,
+    packets::Frames,
 };
 use sniff_cli::logging;
 use sniff_filter::{Filters, Source};
@@ -128,9 +128,8 @@ async fn session(
         opened => opened?,
     };
     let Opening { plan, targets, awaited, compress, lease, duration, grant } = opened;
-    let packets = Packets::start(output, compress).map_err(failed(Code::Output))?;
-    let plan = Plan { write: Some(packets.path()), ..plan };
-    let sent = packets.sent();
+    let frames = Frames::new(output.stdout(), compress).map_err(failed(Code::Output))?;
+    let sent = frames.sent();
     let (orders, ordered) = mpsc::channel(1);
     let (events, happens) = mpsc::unbounded_channel();
     let arrivals = Arrivals::listen(awaited, args.cri_socket.clone());
@@ -139,7 +138,8 @@ async fn session(
     let capture = Capture { orders, happens, filters: plan.filters.clone(), general };
     let mut conversation =
         Conversation::new(input, output, capture, arrivals, members, grant, Arc::clone(&sent));
-    let capture = capture::serve(plan, Remote { orders: ordered, events }, signals);
+    let capture =
+        capture::serve(plan, Box::new(|| Ok(Box::new(frames))), Remote { orders: ordered, events }, signals);
     let (over, is_over) = oneshot::channel();
     let conversation = async {
         let reason = conversation.hold(targets, lease, duration).await;
@@ -148,15 +148,13 @@ async fn session(
     };
     let capture = async {
         let captured = capture.await;
-        let sent_all = packets.finish().await;
         // The conversation may have been cut short.
         let _ = over.send(());
-        (captured, sent_all)
+        captured
     };
-    let ((reason, mut grant), (captured, sent_all)) = tokio::join!(conversation, capture);
+    let ((reason, mut grant), captured) = tokio::join!(conversation, capture);
     let ended = async {
         let (why, accounts) = captured.map_err(failed(Code::Kernel))?;
-        sent_all.map_err(failed(Code::Output))?;
         let (counters, _) = accounts.totals();
         let (captured, matched, dropped) = (sent.packets(), counters.matched, counters.lost());
         grant.report(&Report { matched, delivered: captured, dropped, bytes: sent.bytes() }).await;
@@ -294,8 +292,6 @@ fn plan_of(asked: CapturePlan, system: System) -> Result<Plan> {
         packet_buffered: false,
         count,
         duration: None,
-        write: None,
-        print: false,
         system,
     })
 }

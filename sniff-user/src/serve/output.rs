@@ -4,7 +4,7 @@
 use std::{
     fs::File,
     io::{self, IsTerminal as _, Write as _},
-    os::fd::AsFd as _,
+    os::fd::{AsFd as _, BorrowedFd, OwnedFd},
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU64, AtomicUsize, Ordering},
@@ -30,19 +30,26 @@ pub(super) struct Stdout {
     /// Held while waiting for the file: whoever has just had it is behind whoever waits.
     turn: Arc<Mutex<()>>,
     moved: Arc<AtomicU64>,
+    /// The same pipe, for whoever does not write.
+    reader: Arc<OwnedFd>,
 }
 
 impl Stdout {
-    /// Writes whole frames.
-    pub(super) fn write(&self, frames: &[u8]) -> io::Result<()> {
+    /// Writes a whole frame.
+    pub(super) fn write(&self, header: &[u8], payload: &[u8]) -> io::Result<()> {
         let turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
         let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
         drop(turn);
-        frames.chunks(PIECE).try_for_each(|piece| {
+        [header].into_iter().chain(payload.chunks(PIECE)).try_for_each(|piece| {
             file.write_all(piece)?;
             self.moved.fetch_add(piece.len() as u64, Ordering::Relaxed);
             Ok(())
         })
+    }
+
+    /// The descriptor that tells when nobody reads any more.
+    pub(super) fn reader(&self) -> BorrowedFd<'_> {
+        self.reader.as_fd()
     }
 
     /// Bytes that have gone out.
@@ -115,7 +122,9 @@ impl Output {
             "sniff serve is the far side of kubectl sniff and speaks to it through pipes: run that, or sniff --help"
         );
         let file = File::from(stdout.as_fd().try_clone_to_owned()?);
-        let stdout = Stdout { file: Arc::new(Mutex::new(file)), turn: Arc::default(), moved: Arc::default() };
+        let reader = Arc::new(stdout.as_fd().try_clone_to_owned()?);
+        let file = Arc::new(Mutex::new(file));
+        let stdout = Stdout { file, turn: Arc::default(), moved: Arc::default(), reader };
         let (messages, receiver) = mpsc::channel();
         let queued = Arc::new(AtomicUsize::new(0));
         let (broken, is_broken) = oneshot::channel();
@@ -178,9 +187,9 @@ impl Output {
 
 /// Writes messages up to the last one.
 fn write(messages: &Receiver<Message>, queued: &AtomicUsize, stdout: &Stdout) -> io::Result<()> {
-    stdout.write(&PREFACE)?;
+    stdout.write(&PREFACE, &[])?;
     for Message { frame, is_last, sent } in messages {
-        stdout.write(&frame)?;
+        stdout.write(&frame, &[])?;
         queued.fetch_sub(frame.len(), Ordering::Relaxed);
         // Nobody may wait for it any more.
         let _ = sent.map(|sent| sent.send(()));

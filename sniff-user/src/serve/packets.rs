@@ -1,36 +1,25 @@
-//! Packets on their way: the capture writes pcapng into a pipe, a thread takes it out, cuts it into whole blocks and
-//! frames them. When the client is slow, the pipe fills, then the ring, and what the ring refuses is counted: as with
-//! any other output.
+//! Packets on their way to the client: the capture's thread frames them and writes them to stdout. When the client is
+//! slow, that waits, the ring fills, and what the ring refuses is counted: as with any other output.
 
 use std::{
-    fs::File,
-    io::{self, Read as _},
-    os::fd::{AsRawFd as _, OwnedFd},
-    path::PathBuf,
+    io,
+    os::fd::BorrowedFd,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
-    thread::{self, JoinHandle},
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, Result, anyhow};
-use nix::{
-    fcntl::{FcntlArg, OFlag, fcntl},
-    unistd::pipe2,
-};
-use sniff_common::epb;
-use tokio::task;
+use anyhow::Result;
+use sniff_output::Sink;
+use sniff_pcapng::{InterfaceDescription, PacketHead, blocks, parts};
+use sniff_protocol::{Compressor, HEADER_LEN, MAX_PAYLOAD, frame_packets, request::Compress};
 
-use super::output::{Output, Stdout};
-use sniff_pcapng::MIN_BLOCK_LEN;
-use sniff_protocol::{Compressor, encode_packets, request::Compress};
+use super::output::Stdout;
 
-/// What the pipe holds: the most that the kernel gives without further ado (`/proc/sys/fs/pipe-max-size`).
-const PIPE_BYTES: i32 = 1 << 20;
-/// Having found so many bytes waiting, the thread has come late.
-const LATE_BYTES: usize = 256 << 10;
+/// Having so many bytes at once, the thread has come late.
+const LATE_BYTES: usize = 64 << 10;
 /// An output that takes this long for a MiB is slower than packing is.
 const SLOW_MIB: Duration = Duration::from_millis(4);
 
@@ -53,36 +42,18 @@ impl Sent {
     }
 }
 
-/// The thread and its pipe.
-pub(super) struct Packets {
-    /// Kept to be opened once more by its path.
-    writer: OwnedFd,
-    thread: JoinHandle<io::Result<()>>,
+/// Frames of packets, to the client.
+pub(super) struct Frames {
+    stdout: Stdout,
+    packer: Packer,
     sent: Arc<Sent>,
 }
 
-impl Packets {
-    /// Starts the thread.
-    pub(super) fn start(output: &Output, compress: Compress) -> Result<Self> {
-        let (reader, writer) = pipe2(OFlag::O_CLOEXEC).context("cannot make a pipe")?;
-        // A smaller one works too.
-        let _ = fcntl(&writer, FcntlArg::F_SETPIPE_SZ(PIPE_BYTES));
-        let sent = Arc::new(Sent::default());
-        let mut forwarder = Forwarder {
-            stdout: output.stdout(),
-            packer: Packer::new(compress)?,
-            sent: Arc::clone(&sent),
-            frames: Vec::new(),
-        };
-        let thread = thread::Builder::new()
-            .name("packets".to_owned())
-            .spawn(move || forwarder.run(&mut File::from(reader)))?;
-        Ok(Self { writer, thread, sent })
-    }
-
-    /// The path that a capture writes to.
-    pub(super) fn path(&self) -> PathBuf {
-        format!("/proc/self/fd/{}", self.writer.as_raw_fd()).into()
+impl Frames {
+    /// Frames to `stdout`, packed as the client wants.
+    pub(super) fn new(stdout: Stdout, compress: Compress) -> Result<Self> {
+        let packer = Packer::new(compress)?;
+        Ok(Self { stdout, packer, sent: Arc::default() })
     }
 
     /// What has gone out so far.
@@ -90,58 +61,36 @@ impl Packets {
         Arc::clone(&self.sent)
     }
 
-    /// Waits until all that was written has gone out. The capture has closed its end.
-    pub(super) async fn finish(self) -> Result<()> {
-        let Self { writer, thread, .. } = self;
-        drop(writer);
-        let ended = task::spawn_blocking(move || thread.join()).await?;
-        let ended = ended.map_err(|_| anyhow!("the thread that sends the packets panicked"))?;
-        match ended {
-            // The session has ended for it, and nobody is left to be told.
-            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-            other => other.context("cannot send the packets"),
-        }
-    }
-}
-
-/// What the thread works with.
-struct Forwarder {
-    stdout: Stdout,
-    packer: Packer,
-    sent: Arc<Sent>,
-    frames: Vec<u8>,
-}
-
-impl Forwarder {
-    fn run(&mut self, pipe: &mut File) -> io::Result<()> {
-        let mut buffer = vec![0; 2 * PIPE_BYTES as usize];
-        let mut filled = 0;
-        loop {
-            let len = match pipe.read(&mut buffer[filled..]) {
-                Ok(0) => return Ok(()),
-                Ok(len) => len,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                Err(error) => return Err(error),
-            };
-            filled += len;
-            let Blocks { whole, packets } = blocks(&buffer[..filled])?;
-            if whole > 0 {
-                self.send(&buffer[..whole], packets)?;
-                buffer.copy_within(whole..filled, 0);
-                filled -= whole;
-            }
-        }
-    }
-
-    fn send(&mut self, blocks: &[u8], packets: u64) -> io::Result<()> {
-        self.frames.clear();
-        self.packer.pack(blocks, &mut self.frames)?;
+    fn send(&mut self, part: &[u8]) -> io::Result<()> {
+        let (header, payload) = self.packer.pack(part)?;
         let start = Instant::now();
-        self.stdout.write(&self.frames)?;
-        self.packer.took(start.elapsed(), self.frames.len());
-        self.sent.packets.fetch_add(packets, Ordering::Relaxed);
-        self.sent.bytes.fetch_add(self.frames.len() as u64, Ordering::Relaxed);
+        self.stdout.write(&header, payload)?;
+        let len = header.len() + payload.len();
+        self.packer.slow = is_slow(start.elapsed(), len);
+        let packets = blocks(part).filter(|block| PacketHead::parse(block).is_ok()).count();
+        self.sent.packets.fetch_add(packets as u64, Ordering::Relaxed);
+        self.sent.bytes.fetch_add(len as u64, Ordering::Relaxed);
         Ok(())
+    }
+}
+
+impl Sink for Frames {
+    fn interface(&mut self, _: &InterfaceDescription) {}
+
+    fn write(&mut self, bytes: &[u8]) -> (usize, io::Result<()>) {
+        let mut sent = 0;
+        for part in parts(bytes, MAX_PAYLOAD) {
+            if let Err(error) = self.send(part) {
+                let error = io::Error::new(error.kind(), format!("cannot send the packets: {error}"));
+                return (sent, Err(error));
+            }
+            sent += part.len();
+        }
+        (sent, Ok(()))
+    }
+
+    fn reader(&self) -> Option<BorrowedFd<'_>> {
+        Some(self.stdout.reader())
     }
 }
 
@@ -159,68 +108,22 @@ impl Packer {
         Ok(Self { policy, packing, plain, slow: false })
     }
 
-    fn pack(&mut self, blocks: &[u8], frames: &mut Vec<u8>) -> io::Result<()> {
+    /// A frame of these blocks: its header, and its payload.
+    fn pack<'a>(&'a mut self, blocks: &'a [u8]) -> io::Result<([u8; HEADER_LEN], &'a [u8])> {
         let wanted = self.policy != Compress::Auto || self.slow && blocks.len() >= LATE_BYTES;
         let compressor = if wanted { &mut self.packing } else { &mut self.plain };
-        encode_packets(blocks, compressor, frames).map_err(io::Error::other)
-    }
-
-    /// Notes how long the output took for so many bytes.
-    fn took(&mut self, time: Duration, bytes: usize) {
-        self.slow = time * (1 << 20) > SLOW_MIB * bytes as u32;
+        frame_packets(blocks, compressor).map_err(io::Error::other)
     }
 }
 
-/// How much of some bytes are whole blocks, and how many packets are in them.
-#[derive(Debug, PartialEq, Eq)]
-struct Blocks {
-    whole: usize,
-    packets: u64,
-}
-
-fn blocks(bytes: &[u8]) -> io::Result<Blocks> {
-    let mut blocks = Blocks { whole: 0, packets: 0 };
-    while let Some(&[a, b, c, d, e, f, g, h]) = bytes[blocks.whole..].first_chunk::<8>() {
-        let kind = u32::from_ne_bytes([a, b, c, d]);
-        let len = u32::from_ne_bytes([e, f, g, h]) as usize;
-        if len < MIN_BLOCK_LEN || len > PIPE_BYTES as usize {
-            return Err(io::Error::other(format!("a block of {len} bytes: that is a bug in sniff")));
-        }
-        if bytes.len() - blocks.whole < len {
-            break;
-        }
-        blocks.whole += len;
-        blocks.packets += u64::from(kind == epb::BLOCK_TYPE);
-    }
-    Ok(blocks)
+/// Whether the output is slower than packing is, having taken so long for so many bytes.
+fn is_slow(time: Duration, bytes: usize) -> bool {
+    time * (1 << 20) > SLOW_MIB * bytes as u32
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn block(kind: u32, len: u32) -> Vec<u8> {
-        let mut block = [kind.to_ne_bytes(), len.to_ne_bytes()].concat();
-        block.resize(len as usize - 4, 0);
-        block.extend(len.to_ne_bytes());
-        block
-    }
-
-    #[test]
-    fn a_stream_is_cut_between_blocks_wherever_it_is_cut() {
-        let stream = [block(0x0a0d_0d0a, 28), block(1, 20), block(6, 64), block(6, 32)].concat();
-        let ends = [(0, 0), (28, 0), (48, 0), (112, 1), (144, 2)];
-        for len in 0..=stream.len() {
-            let (whole, packets) = *ends.iter().rev().find(|(end, _)| *end <= len).unwrap();
-            assert_eq!(blocks(&stream[..len]).unwrap(), Blocks { whole, packets }, "{len}");
-        }
-    }
-
-    #[test]
-    fn what_is_no_block_is_an_error() {
-        assert!(blocks(&[0; 8]).is_err());
-        assert!(blocks(&[0xff; 8]).is_err());
-    }
 
     #[test]
     fn packing_is_left_alone_until_the_output_is_slow() {
@@ -228,10 +131,9 @@ mod tests {
         let mut packer = Packer::new(Compress::Auto).unwrap();
         let mut sizes = Vec::new();
         for took in [Duration::from_micros(10), Duration::from_millis(50), Duration::ZERO] {
-            let mut frames = Vec::new();
-            packer.pack(&blocks, &mut frames).unwrap();
-            sizes.push(frames.len() > blocks.len());
-            packer.took(took, 1 << 20);
+            let (_, payload) = packer.pack(&blocks).unwrap();
+            sizes.push(payload.len() == blocks.len());
+            packer.slow = is_slow(took, 1 << 20);
         }
         assert_eq!(sizes, [true, true, false]);
     }

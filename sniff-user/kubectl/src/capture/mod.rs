@@ -232,10 +232,7 @@ impl Capture {
         self.say_who_has_not_counted();
         let output = match output {
             // A file of an earlier capture must not pass for one that went well.
-            None if !self.failed
-                && self.orders != Orders::Quit
-                && matches!(self.wanted, Wanted::Write { .. }) =>
-            {
+            None if !self.failed && self.orders != Orders::Quit && self.wanted.is_pcapng() => {
                 Some(Output::open(&self.wanted, Arc::clone(&self.progress))?)
             }
             output => output,

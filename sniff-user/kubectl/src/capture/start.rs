@@ -249,15 +249,13 @@ async fn selections(cluster: &Cluster, args: &Args) -> Result<Vec<Selection>> {
 }
 
 fn wanted_output(args: &Args, what: &str) -> Result<Wanted> {
-    if let Some(path) = &args.write {
-        return Ok(Wanted::Write { path: path.clone(), print: args.print });
-    }
-    if args.print || args.dry_run {
-        return Ok(Wanted::Lines);
+    let plain = Wanted::Plain(sniff_output::Wanted::of(args.write.clone(), args.print));
+    if args.write.is_some() || args.print || args.dry_run {
+        return Ok(plain);
     }
     Ok(match wireshark::find(args.wireshark_path.as_deref())? {
         Some(program) => Wanted::Wireshark { program, title: what.to_owned() },
-        None => Wanted::Lines,
+        None => plain,
     })
 }
 

@@ -14,6 +14,7 @@
 mod dns;
 mod icmp;
 mod ip;
+mod stdout;
 mod transport;
 
 use std::{
@@ -26,6 +27,8 @@ use etherparse::{ArpOperation, ArpPacketSlice, EtherType, Ethernet2Slice, Single
 use jiff::{Timestamp, tz::TimeZone};
 use sniff_common::Direction;
 use sniff_pcapng::{EnhancedPacket, LinkType};
+
+pub use stdout::Lines;
 
 /// Most VLAN tags that are looked through.
 const MAX_TAGS: usize = 4;
@@ -40,7 +43,7 @@ const FIRST_ETHER_TYPE: EtherType = EtherType(0x0600);
 /// # Errors
 ///
 /// Those of `out`.
-pub fn write_line(
+fn write_line(
     out: &mut impl Write,
     zone: &TimeZone,
     interface: &str,
