@@ -153,8 +153,10 @@ fn sigusr1_tells_the_counts_so_far() {
     for quiet in [&[][..], &["-q"]] {
         let args = [&["-w", capture.arg(), "icmp"], quiet].concat();
         let mut sniff = place.sniff(&args).launch();
-        wait::until("a file", Duration::from_secs(20), || {
-            fs::metadata(capture.path()).is_ok_and(|file| file.len() > 0).then_some(())
+        wait::until("an interface in the file", Duration::from_secs(20), || {
+            let file = fs::read(capture.path()).unwrap_or_default();
+            let section = u32::from_ne_bytes(*file.get(4..)?.first_chunk()?);
+            (file.len() > section as usize).then_some(())
         });
         let counts = |count| {
             format!("{count} packets captured, {count} received by filter, 0 dropped by kernel so far")
