@@ -3,13 +3,40 @@
 use std::{
     collections::BTreeMap,
     fmt::{self, Write as _},
+    time::Duration,
 };
 
 use bytesize::ByteSize;
 use tokio::sync::watch;
 
 use super::wire::{Granted, Registration, Report};
-use crate::args::Limits;
+
+/// What the sessions of a node may take.
+#[derive(Clone, Copy, Debug, clap::Args)]
+pub struct Limits {
+    /// Most sessions at a time
+    #[arg(long, value_name = "N", env = "SNIFF_MAX_SESSIONS", default_value_t = 8, help_heading = "Limits")]
+    pub max_sessions: u32,
+
+    /// Most memory of all sessions' buffers together
+    #[arg(
+        long,
+        value_name = "SIZE",
+        env = "SNIFF_MAX_MEMORY",
+        default_value = "512MiB",
+        help_heading = "Limits"
+    )]
+    pub max_memory: ByteSize,
+
+    /// Most bytes that one session may send (default: any number)
+    #[arg(long, value_name = "SIZE", env = "SNIFF_MAX_BYTES", help_heading = "Limits")]
+    pub max_bytes: Option<ByteSize>,
+
+    /// Longest time that a session may last
+    #[arg(long, value_name = "TIME", env = "SNIFF_MAX_DURATION", default_value = "24h",
+        value_parser = sniff_cli::options::duration, help_heading = "Limits")]
+    pub max_duration: Duration,
+}
 
 /// A session's number; none is used twice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -12,8 +12,9 @@ pub mod wire;
 use std::{
     fs::{self, Permissions},
     io::ErrorKind,
+    net::SocketAddr,
     os::unix::fs::PermissionsExt as _,
-    path::Path,
+    path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -30,13 +31,15 @@ use tokio::{
     time::{Instant, sleep, sleep_until, timeout},
 };
 
+pub use self::ledger::Limits;
 use self::{
     ledger::{Ledger, SessionId},
     wire::{Cause, Registration, Report, ToAgent, ToSession, Wire},
 };
 use sniff_cli::interrupt::Interrupts;
 
-use crate::args::AgentArgs;
+/// Where an agent listens unless told otherwise. Not below /run, which in sniff's pods is the node's.
+pub const AGENT_SOCKET: &str = "/var/lib/sniff/agent.sock";
 
 /// How long a session may take to end once it was told to, before it is killed.
 const GRACE: Duration = Duration::from_secs(10);
@@ -49,32 +52,42 @@ const FIRST_SESSION: Duration = Duration::from_secs(20);
 /// Longest deadline; an `Instant` cannot take all of a `Duration`.
 const FOREVER: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 
+/// How an agent works.
+#[derive(Debug)]
+pub struct Options {
+    /// Where it listens for sessions.
+    pub socket: PathBuf,
+    /// Where it serves metrics and health, if anywhere.
+    pub metrics_address: Option<SocketAddr>,
+    /// What sessions may take.
+    pub limits: Limits,
+    /// Whether it ends when the first sessions have ended, or none has come within 20 seconds.
+    pub once: bool,
+}
+
 type Shared = Arc<Mutex<Ledger>>;
 
 /// Serves until a signal, or with `--once` until the sessions are over.
 ///
 /// # Errors
 ///
-/// When the socket or the address cannot be listened on; with `--check`, when no agent answers.
-pub async fn run(args: AgentArgs) -> Result<()> {
-    if args.check {
-        return check(&args.socket).await;
-    }
+/// When the socket or the address cannot be listened on.
+pub async fn run(options: Options) -> Result<()> {
     let mut signals = Interrupts::take_over()?;
-    let listener = listen(&args.socket).await?;
-    let ledger = Arc::new(Mutex::new(Ledger::new(args.limits)));
-    if let Some(address) = args.metrics_address.0 {
+    let listener = listen(&options.socket).await?;
+    let ledger = Arc::new(Mutex::new(Ledger::new(options.limits)));
+    if let Some(address) = options.metrics_address {
         let listener = TcpListener::bind(address).await;
         let listener = listener.with_context(|| format!("cannot listen on {address} (--metrics-address)"))?;
         info!("metrics and health on http://{address}");
         tokio::spawn(http::serve(listener, Arc::clone(&ledger)));
     }
-    info!("waiting for sessions on {}", args.socket.display());
+    info!("waiting for sessions on {}", options.socket.display());
     let (running, is_running) = watch::channel(true);
     let accepting = accept(&listener, &ledger, &is_running);
     tokio::select! {
         () = signals.next() => info!("a signal: the sessions are being ended"),
-        () = over(&ledger), if args.once => info!("the sessions are over"),
+        () = over(&ledger), if options.once => info!("the sessions are over"),
         error = accepting => return Err(error),
     }
     // Each session holds one of these receivers until it has ended.
@@ -82,7 +95,7 @@ pub async fn run(args: AgentArgs) -> Result<()> {
     running.send_replace(false);
     let all_ended = timeout(GRACE + PATIENCE, running.closed()).await;
     // What cannot be removed is found stale by the next agent.
-    let _ = fs::remove_file(&args.socket);
+    let _ = fs::remove_file(&options.socket);
     all_ended.map_err(|_| anyhow!("sessions are left that do not end"))
 }
 
@@ -231,7 +244,7 @@ async fn follow(
 }
 
 /// Asks the agent at the socket whether it is well.
-async fn check(socket: &Path) -> Result<()> {
+pub async fn check(socket: &Path) -> Result<()> {
     let asking = async {
         let mut wire = Wire::new(UnixStream::connect(socket).await?);
         wire.send(&ToAgent::Check).await?;

@@ -10,7 +10,7 @@ use tokio::{
     time::{Instant, sleep, timeout},
 };
 
-use crate::args::AGENT_SOCKET;
+use super::AGENT_SOCKET;
 
 /// Most bytes of a line.
 const MAX_LINE: usize = 64 << 10;

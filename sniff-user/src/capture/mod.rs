@@ -30,13 +30,13 @@ use sniff_common::{Counters, Direction};
 use sniff_filter::{Filter, Filters, Source};
 use sniff_output::{Output, Sink};
 use sniff_pcapng::{InterfaceDescription, LinkType, SectionHeader};
+use sniff_protocol::request::AttachAt;
 use tokio::{
     sync::{mpsc, oneshot},
     task, time,
 };
 
 use crate::{
-    args::AttachAt,
     bpf::{
         BootClock,
         attach::{Attachment, Hook, Mechanism},

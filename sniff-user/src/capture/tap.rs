@@ -5,9 +5,9 @@ use log::{info, warn};
 use sniff_common::Direction;
 use sniff_filter::Filter;
 use sniff_pcapng::{InterfaceDescription, LinkType};
+use sniff_protocol::request::AttachAt;
 
 use crate::{
-    args::AttachAt,
     bpf::{
         attach::{Attachment, Hook, Mechanism, mechanism},
         home::Home,

@@ -14,7 +14,7 @@ mod own_stream;
 mod packets;
 mod selector;
 
-use std::{sync::Arc, time::Duration};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
 use log::{info, warn};
@@ -46,7 +46,6 @@ use sniff_protocol::{
 
 use crate::{
     agent::wire::{Grant, Registration, Report},
-    args::ServeArgs,
     bpf::ring::{self, Order},
     capture::{self, Plan, Remote, Why},
     system::{
@@ -72,6 +71,17 @@ const MAX_WHO: usize = 128;
 /// Once the client seems to be gone, nothing may move for so long before what is left is given up.
 const LAST_WORDS: Duration = Duration::from_secs(5);
 
+/// Where a session finds what it needs.
+#[derive(Debug)]
+pub struct Options {
+    /// Socket of the container runtime; the usual places in turn if there is none.
+    pub cri_socket: Option<PathBuf>,
+    /// Name of this node, if it is not the host's name.
+    pub node_name: Option<String>,
+    /// Socket of the agent, which then must be there; one is asked if there is one otherwise.
+    pub agent_socket: Option<PathBuf>,
+}
+
 /// Why there is no session, or no more, in the client's terms.
 struct Failure {
     code: Code,
@@ -88,7 +98,7 @@ fn failed(code: Code) -> impl Fn(anyhow::Error) -> Failure {
 /// # Errors
 ///
 /// When it failed; the client was told why.
-pub async fn run(args: ServeArgs) -> Result<()> {
+pub async fn run(args: Options) -> Result<()> {
     let signals = Signals::take_over()?.attend()?;
     let mut input = Input::start(HELLO_TIME)?;
     let mut output = Output::start()?;
@@ -115,7 +125,7 @@ pub async fn run(args: ServeArgs) -> Result<()> {
 }
 
 async fn session(
-    args: ServeArgs,
+    args: Options,
     input: &mut Input,
     output: &mut Output,
     signals: Attended,
@@ -205,7 +215,7 @@ struct Opening {
 
 /// Greets, hears what the client wants, and gets the agent's permission.
 async fn open(
-    args: &ServeArgs,
+    args: &Options,
     system: System,
     input: &mut Input,
     output: &Output,

@@ -23,7 +23,7 @@ use tokio::sync::OnceCell;
 
 use self::{interfaces::Place, node::Node, scope::Whose};
 pub use self::{
-    list::{Detail, Row, list, table},
+    list::{list, table},
     scope::Scope,
 };
 pub use crate::net::link::LinkLayer;

@@ -21,7 +21,7 @@ use tonic::{
 };
 use tonic_prost::ProstCodec;
 
-pub use self::events::{Arrival, Arrivals};
+pub use self::events::Arrival;
 
 /// Where runtimes listen unless told otherwise.
 pub const SOCKETS: [&str; 6] = [

@@ -1,24 +1,32 @@
-//! The command line as it is typed; nothing is looked up here.
+//! `sniff` without a subcommand: captures, lists what could be captured, or shows a compiled filter.
 
-use std::{ffi::OsStr, net::SocketAddr, path::PathBuf, time::Duration};
-
-use bytesize::ByteSize;
-use clap::{ArgAction, CommandFactory as _, Parser};
-use clap_complete::Shell;
-
-pub use sniff_protocol::request::{AttachAt, Directions};
-
-use sniff_cli::options::{self, CaptureArgs};
-use sniff_filter::Source;
-use sniff_output::To;
-
-use crate::{
-    bpf::{attach::Mechanism, ring},
-    targets::{Target, Wanted},
+use std::{
+    io::{self, Write as _},
+    path::PathBuf,
 };
 
-/// Where `sniff agent` listens unless told otherwise. Not below /run, which in sniff's pods is the node's.
-pub const AGENT_SOCKET: &str = "/var/lib/sniff/agent.sock";
+use anyhow::{Result, ensure};
+use clap::{ArgAction, CommandFactory as _, Parser, error::ErrorKind};
+use sniff_cli::options::CaptureArgs;
+use sniff_filter::{
+    Filters, Source,
+    compile::{self, Hook},
+    expression,
+};
+use sniff_output::{To, Wanted as Output};
+use sniff_pcapng::LinkType;
+
+use super::Command;
+use crate::{
+    agent,
+    bpf::{attach::Mechanism, ring},
+    capture::{Plan, tap::link_type},
+    system::{System, privileges, signals::Signals},
+    targets::{self, Target, Wanted},
+};
+
+/// Interfaces that may come in the course of a capture: whoever makes one after the other does not fill the memory.
+const MOST_TO_COME: u32 = 4096;
 
 const AFTER_HELP: &str = "\
 Examples:
@@ -150,6 +158,18 @@ impl Args {
         Self::command().disable_help_subcommand(true).subcommands(others.get_subcommands().cloned())
     }
 
+    /// What clap cannot tell from a single option.
+    pub(super) fn check(&self) -> Result<(), clap::Error> {
+        let wrong = if self.targets().is_empty() && !self.list && self.dump == 0 {
+            "name a target: --pod NS/POD, --container-id, --pid, --netns or --interface; --list shows the pods of this node"
+        } else if self.print && self.write == Some(To::StandardOutput) {
+            "--print and --write - would mix lines into the packets: write to a file"
+        } else {
+            return Ok(());
+        };
+        Err(Self::command().error(ErrorKind::ArgumentConflict, wrong))
+    }
+
     /// The targets, in the order of their kinds; host interfaces when nothing else is named.
     pub fn targets(&self) -> Vec<Wanted> {
         let named = [&self.pods, &self.containers, &self.pids].into_iter().flatten().cloned();
@@ -171,141 +191,100 @@ impl Args {
     }
 }
 
-fn pod(text: &str) -> anyhow::Result<Wanted> {
+fn pod(text: &str) -> Result<Wanted> {
     Wanted::with_filter(text, Target::pod)
 }
 
-fn container(text: &str) -> anyhow::Result<Wanted> {
+fn container(text: &str) -> Result<Wanted> {
     Wanted::with_filter(text, Target::container)
 }
 
-fn pid(text: &str) -> anyhow::Result<Wanted> {
+fn pid(text: &str) -> Result<Wanted> {
     Wanted::with_filter(text, Target::pid)
 }
 
-/// What sniff does instead of a capture of its own, by the first word of the command line.
-#[derive(Debug, Parser)]
-#[command(name = "sniff", version, max_term_width = 100, disable_help_subcommand = true)]
-pub enum Command {
-    /// The far side of kubectl sniff: one session on this node, over stdin and stdout
-    ///
-    /// kubectl sniff runs this in sniff's pod on the node. What goes over stdin and stdout is frames, not pcapng.
-    #[command(after_help = "Example: kubectl exec -i -n sniff sniff-x7k2p -- sniff serve")]
-    Serve(ServeArgs),
-    /// The main process of sniff's pod on a node: grants sessions within limits, and counts for Prometheus
-    #[command(after_help = "\
-Examples:
-  sniff agent --max-sessions 2 --max-duration 1h
-  sniff agent --check")]
-    Agent(AgentArgs),
-    /// Print the completions of sniff's options for a shell
-    #[command(after_help = "Example: sniff completions bash > /etc/bash_completion.d/sniff")]
-    Completions {
-        /// Which shell
-        shell: Shell,
-    },
-    /// Write sniff's manual pages into a folder
-    #[command(after_help = "Example: sniff manual /usr/local/share/man/man1")]
-    Manual {
-        /// A folder that is there
-        folder: PathBuf,
-    },
+/// Does what was asked for.
+///
+/// # Errors
+///
+/// When it fails.
+pub(super) async fn run(args: Args) -> Result<()> {
+    if args.dump > 0 {
+        return dump(&args).await;
+    }
+    privileges::check()?;
+    privileges::raise_limits();
+    if args.list {
+        let _grant = agent::guest::list(args.agent_socket.as_deref()).await?;
+        let rows = targets::list(&options(&args)).await?;
+        return Ok(io::stdout().write_all(targets::table(&rows).as_bytes())?);
+    }
+    let signals = Signals::take_over()?.attend()?;
+    let scopes = targets::scopes(&args.targets(), &options(&args)).await?;
+    let interfaces = targets::interfaces_of(&scopes)?;
+    ensure!(!interfaces.is_empty(), "there is nothing to capture");
+    let agent_socket = args.agent_socket.clone();
+    let output = Output::of(args.write.clone(), args.print);
+    let plan = plan(args, scopes, interfaces)?;
+    agent::guest::capture(plan, Box::new(move || output.open()), agent_socket, signals).await
 }
 
-impl Command {
-    /// Whether a command line with this first word is one of these; otherwise it is one of [`Args`].
-    pub fn is_meant(first: Option<&OsStr>) -> bool {
-        first.is_some_and(|word| Self::command().get_subcommands().any(|known| word == known.get_name()))
+/// Prints the filter as it is compiled for the interfaces, or for Ethernet without any; a remark goes before each
+/// program when there are several.
+async fn dump(args: &Args) -> Result<()> {
+    let text = args.filter_source().read()?.unwrap_or_default();
+    let interfaces = targets::interfaces_of(&targets::scopes(&args.targets(), &options(args)).await?)?;
+    let mut link_types: Vec<LinkType> = interfaces.iter().map(link_type).collect();
+    link_types.sort_by_key(|link_type| *link_type as u16);
+    link_types.dedup();
+    if link_types.is_empty() {
+        link_types.push(LinkType::Ethernet);
+    }
+    for link_type in &link_types {
+        let program = expression::compile(&text, *link_type, !args.no_optimize)?;
+        let shown = if args.dump == 1 {
+            program.to_string()
+        } else {
+            compile::fragment(&program, Hook { link_type: *link_type, outgoing: false })?.to_string()
+        };
+        if link_types.len() > 1 {
+            writeln!(io::stdout(), "; {link_type:?}")?;
+        }
+        writeln!(io::stdout(), "{shown}")?;
+    }
+    Ok(())
+}
+
+fn options(args: &Args) -> targets::Options {
+    targets::Options {
+        cri_socket: args.cri_socket.clone(),
+        interfaces: args.interfaces.clone(),
+        node_name: args.node_name.clone(),
     }
 }
 
-/// `sniff serve`.
-#[derive(Debug, clap::Args)]
-pub struct ServeArgs {
-    /// Socket of the container runtime (default: the usual places in turn)
-    #[arg(long, value_name = "PATH", env = "SNIFF_CRI_SOCKET")]
-    pub cri_socket: Option<PathBuf>,
-
-    /// Name of this node, if it is not the host's name
-    #[arg(long, value_name = "NAME", env = "NODE_NAME")]
-    pub node_name: Option<String>,
-
-    /// Socket of sniff agent, which then must be there (default: the agent is asked if there is one)
-    #[arg(long, value_name = "PATH", env = "SNIFF_AGENT_SOCKET")]
-    pub agent_socket: Option<PathBuf>,
-
-    /// Say more on stderr
-    #[arg(short, long, action = ArgAction::Count)]
-    pub verbose: u8,
-}
-
-/// `sniff agent`.
-#[derive(Debug, clap::Args)]
-pub struct AgentArgs {
-    /// Where to listen for sessions
-    #[arg(long, value_name = "PATH", env = "SNIFF_AGENT_SOCKET", default_value = AGENT_SOCKET)]
-    pub socket: PathBuf,
-
-    /// Where to serve /metrics and /healthz, or `off`
-    #[arg(long, value_name = "IP:PORT|off", env = "SNIFF_METRICS_ADDRESS", default_value = "127.0.0.1:9469",
-        value_parser = metrics_address)]
-    pub metrics_address: MetricsAddress,
-
-    /// What sessions may take.
-    #[command(flatten)]
-    pub limits: Limits,
-
-    /// End when the first sessions have ended, or none has come within 20 seconds
-    #[arg(long)]
-    pub once: bool,
-
-    /// Ask the agent that runs whether it is well, and end: for probes
-    #[arg(long)]
-    pub check: bool,
-
-    /// Say more
-    #[arg(short, long, action = ArgAction::Count)]
-    pub verbose: u8,
-}
-
-/// What the sessions of a node may take.
-#[derive(Clone, Copy, Debug, clap::Args)]
-pub struct Limits {
-    /// Most sessions at a time
-    #[arg(long, value_name = "N", env = "SNIFF_MAX_SESSIONS", default_value_t = 8, help_heading = "Limits")]
-    pub max_sessions: u32,
-
-    /// Most memory of all sessions' buffers together
-    #[arg(
-        long,
-        value_name = "SIZE",
-        env = "SNIFF_MAX_MEMORY",
-        default_value = "512MiB",
-        help_heading = "Limits"
-    )]
-    pub max_memory: ByteSize,
-
-    /// Most bytes that one session may send (default: any number)
-    #[arg(long, value_name = "SIZE", env = "SNIFF_MAX_BYTES", help_heading = "Limits")]
-    pub max_bytes: Option<ByteSize>,
-
-    /// Longest time that a session may last
-    #[arg(long, value_name = "TIME", env = "SNIFF_MAX_DURATION", default_value = "24h",
-        value_parser = options::duration, help_heading = "Limits")]
-    pub max_duration: Duration,
-}
-
-/// An address, unless it is off.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct MetricsAddress(pub Option<SocketAddr>);
-
-fn metrics_address(text: &str) -> Result<MetricsAddress, String> {
-    match text {
-        "off" => Ok(MetricsAddress(None)),
-        _ => text.parse().map(|address| MetricsAddress(Some(address))).map_err(|_| {
-            "an address is an IP address with a port, as in 127.0.0.1:9469 or [::1]:9469; or off".to_owned()
-        }),
-    }
+fn plan(args: Args, scopes: Vec<targets::Scope>, interfaces: Vec<targets::Interface>) -> Result<Plan> {
+    let filter = args.filter_source();
+    let CaptureArgs { attach, direction, snaplen, headers, count, duration, ring_bytes, .. } = args.capture;
+    Ok(Plan {
+        interfaces,
+        scopes,
+        room: MOST_TO_COME,
+        attach,
+        mechanism: args.hook,
+        directions: direction.each(),
+        filter,
+        filters: Filters::new(args.no_optimize),
+        headers,
+        snaplen,
+        ring: args.ring,
+        ring_bytes,
+        order: if args.unsorted { ring::Order::Unsorted } else { ring::Order::Time },
+        packet_buffered: args.packet_buffered,
+        count,
+        duration,
+        system: System::this(args.node_name.as_deref())?,
+    })
 }
 
 #[cfg(test)]
@@ -341,27 +320,6 @@ mod tests {
         let args = Args::try_parse_from(["sniff", "-i", "lo", "--", "-ip[8]", ">", "1"]).unwrap();
         assert_eq!(args.filter_source(), Source::Text("-ip[8] > 1".to_owned()));
         assert!(Args::try_parse_from(["sniff", "-i", "lo", "-f", "-w", "f"]).is_err());
-    }
-
-    #[test]
-    fn the_first_word_decides_whose_command_line_it_is() {
-        Command::command().debug_assert();
-        let is_meant = |word: &str| Command::is_meant(Some(OsStr::new(word)));
-        assert!(is_meant("serve") && is_meant("agent") && !Command::is_meant(None));
-        for capture in ["--pod", "-h", "tcp", "help", "server", "--version"] {
-            assert!(!is_meant(capture), "{capture}");
-        }
-    }
-
-    #[test]
-    fn metrics_go_to_an_address_or_nowhere() {
-        let of = |args: &[&str]| match Command::try_parse_from(args).unwrap() {
-            Command::Agent(AgentArgs { metrics_address, .. }) => metrics_address.0,
-            other => panic!("{other:?}"),
-        };
-        assert!(of(&["sniff", "agent"]).unwrap().ip().is_loopback());
-        assert_eq!(of(&["sniff", "agent", "--metrics-address", "off"]), None);
-        assert!(Command::try_parse_from(["sniff", "agent", "--metrics-address", "9469"]).is_err());
     }
 
     #[test]

@@ -1,0 +1,117 @@
+//! The command line: what `sniff` and its subcommands are asked for. A file a command, with its options.
+
+mod agent;
+mod capture;
+mod serve;
+
+use std::{env, ffi::OsStr, io, path::PathBuf, process::ExitCode};
+
+use anyhow::Result;
+use clap::{CommandFactory as _, Parser};
+use clap_complete::Shell;
+use sniff_cli::{exit, logging, manual};
+use tokio::runtime;
+
+use self::{agent::AgentArgs, capture::Args, serve::ServeArgs};
+use crate::system::privileges;
+
+/// What sniff does instead of a capture of its own, by the first word of the command line.
+#[derive(Debug, Parser)]
+#[command(name = "sniff", version, max_term_width = 100, disable_help_subcommand = true)]
+pub(crate) enum Command {
+    /// The far side of kubectl sniff: one session on this node, over stdin and stdout
+    ///
+    /// kubectl sniff runs this in sniff's pod on the node. What goes over stdin and stdout is frames, not pcapng.
+    #[command(after_help = "Example: kubectl exec -i -n sniff sniff-x7k2p -- sniff serve")]
+    Serve(ServeArgs),
+    /// The main process of sniff's pod on a node: grants sessions within limits, and counts for Prometheus
+    #[command(after_help = "\
+Examples:
+  sniff agent --max-sessions 2 --max-duration 1h
+  sniff agent --check")]
+    Agent(AgentArgs),
+    /// Print the completions of sniff's options for a shell
+    #[command(after_help = "Example: sniff completions bash > /etc/bash_completion.d/sniff")]
+    Completions {
+        /// Which shell
+        shell: Shell,
+    },
+    /// Write sniff's manual pages into a folder
+    #[command(after_help = "Example: sniff manual /usr/local/share/man/man1")]
+    Manual {
+        /// A folder that is there
+        folder: PathBuf,
+    },
+}
+
+impl Command {
+    async fn run(self) -> Result<()> {
+        match self {
+            Self::Serve(args) => serve::run(args).await,
+            Self::Agent(args) => agent::run(args).await,
+            Self::Completions { shell } => manual::print_completions(Args::whole(), shell),
+            Self::Manual { folder } => manual::write_pages(Args::whole(), &folder),
+        }
+    }
+
+    /// Whether a command line with this first word is one of these; otherwise it is one of [`Args`].
+    fn is_meant(first: Option<&OsStr>) -> bool {
+        first.is_some_and(|word| Self::command().get_subcommands().any(|known| word == known.get_name()))
+    }
+}
+
+/// Parses the command line, does what it says, and tells how that went.
+pub fn main() -> ExitCode {
+    if Command::is_meant(env::args_os().nth(1).as_deref()) {
+        return match Command::try_parse() {
+            Ok(command) => status(block_on(command.run())),
+            Err(error) => exit::usage("sniff", &error),
+        };
+    }
+    let args = match Args::try_parse().and_then(|args| args.check().map(|()| args)) {
+        Ok(args) => args,
+        Err(error) => return exit::usage("sniff", &error),
+    };
+    logging::start(args.quiet, args.verbose);
+    status(block_on(capture::run(args)))
+}
+
+/// Runs it in a runtime, whose open files are among those that it takes to begin.
+fn block_on(task: impl Future<Output = Result<()>>) -> Result<()> {
+    privileges::ensure_open_files()?;
+    runtime::Builder::new_current_thread().enable_all().build()?.block_on(task)
+}
+
+fn status(result: Result<()>) -> ExitCode {
+    match result {
+        Ok(()) => ExitCode::from(exit::SUCCESS),
+        Err(error) if is_closed_pipe(&error) => ExitCode::from(exit::SUCCESS),
+        Err(error) => {
+            log::error!("{:#}", privileges::advise(error));
+            ExitCode::from(exit::FAILURE)
+        }
+    }
+}
+
+/// A reader that has seen enough is no failure.
+fn is_closed_pipe(error: &anyhow::Error) -> bool {
+    error
+        .chain()
+        .filter_map(|cause| cause.downcast_ref::<io::Error>())
+        .any(|error| error.kind() == io::ErrorKind::BrokenPipe)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_word_decides_whose_command_line_it_is() {
+        Command::command().debug_assert();
+        let is_meant = |word: &str| Command::is_meant(Some(OsStr::new(word)));
+        assert!(is_meant("serve") && is_meant("agent") && !Command::is_meant(None));
+        for capture in ["--pod", "-h", "tcp", "help", "server", "--version"] {
+            assert!(!is_meant(capture), "{capture}");
+        }
+    }
+}
