@@ -3,9 +3,10 @@
 #![expect(unsafe_code, reason = "memory that is shared with the kernel")]
 
 use std::{
+    cell::OnceCell,
     collections::VecDeque,
     hint, io, mem,
-    os::fd::{AsFd, BorrowedFd},
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering, fence},
@@ -36,9 +37,13 @@ pub struct Regions {
     most_used: usize,
 }
 
+/// Regions that are mapped at once. What is mapped counts as the process's memory, and CPUs take first what was given
+/// back last: while little passes, few are ever seen. A multiple of the page size, whichever that is.
+const WINDOW: usize = 16;
+
 /// The mapped memory.
 struct Memory {
-    regions: Mapping,
+    regions: Windows,
     cpus: Mapping,
     free: Stack<MapData, u32>,
     /// How many regions there are.
@@ -67,7 +72,7 @@ impl Regions {
     pub fn new(regions: &MapData, cpus: &MapData, free: Stack<MapData, u32>, bell: Records) -> Result<Self> {
         let (count, cpu_count) = (entries(regions)?, entries(cpus)?);
         let mut memory = Memory {
-            regions: Mapping::new(regions.fd(), 0, count * REGION_BYTES, true)?,
+            regions: Windows::new(regions, count)?,
             cpus: Mapping::new(cpus.fd(), 0, cpu_count * size_of::<Cpu>(), false)?,
             free,
             count,
@@ -178,7 +183,7 @@ impl Lane {
         deliver: &mut impl FnMut(&mut [u8]) -> io::Result<()>,
     ) -> io::Result<()> {
         while let Some(span) = self.spans.front_mut() {
-            let blocks = memory.blocks_mut(span);
+            let blocks = memory.blocks_mut(span)?;
             span.start = span.end;
             let result = deliver(blocks);
             self.clear_up(memory)?;
@@ -195,7 +200,7 @@ impl Lane {
         deliver: &mut impl FnMut(&mut [u8]) -> io::Result<()>,
     ) -> io::Result<()> {
         let Some(span) = self.spans.front_mut() else { return Ok(()) };
-        let blocks = memory.blocks(span);
+        let blocks = memory.blocks(span)?;
         // Mostly all of them are, which the last one tells: a CPU's blocks are in order.
         let newest = last_block(blocks).map(PacketHead::parse).transpose().map_err(io::Error::other)?;
         let all = newest.is_some_and(|head| head.timestamp_ns < limit);
@@ -207,7 +212,7 @@ impl Lane {
             }
             len += head.total_len;
         }
-        let result = deliver(&mut memory.blocks_mut(span)[..len]);
+        let result = deliver(&mut memory.blocks_mut(span)?[..len]);
         span.start += len;
         self.clear_up(memory)?;
         result
@@ -220,17 +225,17 @@ impl Lane {
                 memory.give_back(span.region)?;
             }
         }
-        let next = self.spans.front().map(|span| PacketHead::parse(memory.blocks(span)));
-        self.next = next.transpose().map_err(io::Error::other)?.map(|head| head.timestamp_ns);
+        let head = |span| PacketHead::parse(memory.blocks(span)?).map_err(io::Error::other);
+        self.next = self.spans.front().map(head).transpose()?.map(|head| head.timestamp_ns);
         Ok(())
     }
 }
 
 impl Memory {
     fn look(&self, region: u32) -> Result<Sight> {
-        let at = region as usize * REGION_BYTES;
-        let len = Shared(self.regions.u64(at + mem::offset_of!(Header, len)));
-        let next = Shared(self.regions.u64(at + mem::offset_of!(Header, next)));
+        let (window, at) = self.regions.of(region)?;
+        let len = Shared(window.u64(at + mem::offset_of!(Header, len)));
+        let next = Shared(window.u64(at + mem::offset_of!(Header, next)));
         let sight = Sight::of(&len, &next);
         ensure!((FIRST_BLOCK..=REGION_BYTES).contains(&sight.len), "region {region} has an odd length");
         self.known(sight.next)?;
@@ -258,16 +263,16 @@ impl Memory {
             })
     }
 
-    fn blocks(&self, span: &Span) -> &[u8] {
-        let at = span.region as usize * REGION_BYTES;
+    fn blocks(&self, span: &Span) -> io::Result<&[u8]> {
+        let (window, at) = self.regions.of(span.region)?;
         // SAFETY: published, so the CPU does not touch it any more; and the region is given back after the last look.
-        unsafe { self.regions.bytes(at + span.start..at + span.end) }
+        Ok(unsafe { window.bytes(at + span.start..at + span.end) })
     }
 
-    fn blocks_mut(&mut self, span: &Span) -> &mut [u8] {
-        let at = span.region as usize * REGION_BYTES;
+    fn blocks_mut(&mut self, span: &Span) -> io::Result<&mut [u8]> {
+        let (window, at) = self.regions.of_mut(span.region)?;
         // SAFETY: as above; mapped writable; and the CPU never reads there.
-        unsafe { self.regions.bytes_mut(at + span.start..at + span.end) }
+        Ok(unsafe { window.bytes_mut(at + span.start..at + span.end) })
     }
 
     /// For CPUs to take again.
@@ -279,6 +284,50 @@ impl Memory {
     fn set_free(&mut self, region: u32) -> io::Result<()> {
         self.free.push(region, 0).map_err(io::Error::other)
     }
+}
+
+/// The regions' map, of which those parts are mapped that somebody has asked for.
+struct Windows {
+    map: OwnedFd,
+    count: usize,
+    mapped: Vec<OnceCell<Mapping>>,
+}
+
+impl Windows {
+    fn new(regions: &MapData, count: usize) -> io::Result<Self> {
+        let map = regions.fd().as_fd().try_clone_to_owned()?;
+        let mapped = (0..count.div_ceil(WINDOW)).map(|_| OnceCell::new()).collect();
+        Ok(Self { map, count, mapped })
+    }
+
+    /// What is mapped there, and where in it a region begins.
+    fn of(&self, region: u32) -> io::Result<(&Mapping, usize)> {
+        let (at, offset) = place(region);
+        let cell = &self.mapped[at];
+        let mapping = match cell.get() {
+            Some(mapping) => mapping,
+            None => {
+                let regions = (self.count - at * WINDOW).min(WINDOW);
+                let start = at * WINDOW * REGION_BYTES;
+                let mapping = Mapping::new(&self.map, start, regions * REGION_BYTES, true)?;
+                cell.get_or_init(|| mapping)
+            }
+        };
+        Ok((mapping, offset))
+    }
+
+    fn of_mut(&mut self, region: u32) -> io::Result<(&mut Mapping, usize)> {
+        self.of(region)?;
+        let (at, offset) = place(region);
+        let mapping = self.mapped[at].get_mut().ok_or(io::ErrorKind::NotFound)?;
+        Ok((mapping, offset))
+    }
+}
+
+/// A region's window, and where in it the region begins.
+fn place(region: u32) -> (usize, usize) {
+    let region = region as usize;
+    (region / WINDOW, region % WINDOW * REGION_BYTES)
 }
 
 /// The last of whole blocks: each ends with its length.
