@@ -432,8 +432,10 @@ impl<'a> Conversation<'a> {
     }
 
     fn stats(&self) -> Stats {
-        let (matched, dropped) = (self.counters.matched, self.counters.lost());
-        Stats { matched, delivered: self.sent.packets(), dropped, fullest_percent: self.fullest_percent }
+        let (delivered, dropped) = (self.sent.packets(), self.counters.lost());
+        // Those were counted a while ago; what has been sent meanwhile was matched.
+        let matched = self.counters.matched.max(delivered + dropped);
+        Stats { matched, delivered, dropped, fullest_percent: self.fullest_percent }
     }
 
     fn tell_stats(&mut self) {
