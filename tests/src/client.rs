@@ -240,7 +240,6 @@ impl Outcome {
         pcap::read_pcapng(&self.path())
     }
 
-    /// Its path.
     pub fn path(&self) -> PathBuf {
         self.folder.path().join("file")
     }

@@ -21,11 +21,8 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// A pod as the API describes it.
 #[derive(Clone, Debug)]
 pub struct Pod {
-    /// Its namespace.
     pub namespace: &'static str,
-    /// Its name.
     pub name: &'static str,
-    /// Its UID.
     pub uid: String,
     /// The node it runs on.
     pub node: &'static str,

@@ -5,6 +5,7 @@
 //! surroundings cannot be built has failed, and the panic shows where. Everything made is removed
 //! on drop, and, because it lives in a PID and a mount namespace of its own, also when the test
 //! process is killed (see [`machine`]).
+#![expect(missing_docs, reason = "no crate but the tests sees it, and most names say it all")]
 
 pub mod bpf;
 pub mod cgroup;

@@ -36,10 +36,7 @@ pub enum ToAgent {
     /// What I have done.
     Report(Report),
     /// I end.
-    End {
-        /// Why.
-        why: String,
-    },
+    End { why: String },
 }
 
 /// What a session is going to be.

@@ -88,7 +88,6 @@ pub struct Plan {
     pub snaplen: u32,
     /// Whether only headers are kept.
     pub headers: bool,
-    /// Which ring.
     pub ring: ring::Wanted,
     /// Bytes of the ring, over all CPUs.
     pub ring_bytes: u32,
@@ -142,7 +141,6 @@ struct Change {
 pub enum Order {
     /// Capture these interfaces too, all or none of them; the file says `comment` of them.
     Join {
-        /// Which.
         interfaces: Vec<Interface>,
         /// Where they are, and others may come that are to be captured too.
         scopes: Vec<Scope>,
@@ -153,7 +151,6 @@ pub enum Order {
     },
     /// Do not capture these any more.
     Leave {
-        /// Which.
         interfaces: Vec<Interface>,
         /// Where no others are to be captured either.
         scopes: Vec<Scope>,
@@ -162,7 +159,6 @@ pub enum Order {
     },
     /// Take this as the general filter.
     Filter {
-        /// From where.
         source: Source,
         /// Whether that worked; the old filter goes on if not.
         done: oneshot::Sender<Result<()>>,

@@ -51,7 +51,6 @@ pub struct Tap {
     pub id: u32,
     /// What is captured.
     pub interface: Interface,
-    /// Where.
     pub point: Point,
     /// The interface that the classifiers sit on.
     pub side: Side,

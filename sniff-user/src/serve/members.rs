@@ -24,7 +24,6 @@ pub(super) struct Members {
 /// A target that is captured.
 #[derive(Clone)]
 pub(super) struct Member {
-    /// Who.
     pub(super) id: TargetId,
     /// Its interfaces; none while it waits for another one.
     pub(super) interfaces: Vec<Interface>,

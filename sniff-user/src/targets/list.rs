@@ -18,9 +18,7 @@ const NONE: &str = "-";
 /// One interface of a pod, or what is to be said of a pod without one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Row {
-    /// The pod's namespace.
     pub namespace: String,
-    /// The pod's name.
     pub pod: String,
     /// What there is to capture.
     pub detail: Detail,

@@ -41,12 +41,7 @@ const SHORT_ID_LEN: usize = 12;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Target {
     /// A pod of this node.
-    Pod {
-        /// Its namespace.
-        namespace: String,
-        /// Its name.
-        name: String,
-    },
+    Pod { namespace: String, name: String },
     /// The pod, or the container outside of Kubernetes, with this id: at least six digits.
     ContainerId(String),
     /// The network namespace of a process.
@@ -67,7 +62,6 @@ pub enum Target {
 /// A target, and the filter that it has of its own.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Wanted {
-    /// Who.
     pub target: Target,
     /// A filter for it alone, in place of the general one.
     pub filter: Option<String>,
@@ -109,9 +103,7 @@ pub struct Options {
 /// A pod.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PodRef {
-    /// Its namespace.
     pub namespace: String,
-    /// Its name.
     pub name: String,
     /// Its UID, as the kubelet knows it.
     pub uid: String,

@@ -36,7 +36,6 @@ impl Default for ProcFs {
 /// A process, and how it came to be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Process {
-    /// Its id.
     pub pid: u32,
     /// The process that made it, or took it in; none when that is not known.
     pub parent: Option<u32>,

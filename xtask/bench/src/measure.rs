@@ -38,9 +38,7 @@ pub struct Bench<'run> {
 /// What one tool did in one round of a scenario.
 #[derive(Debug, Serialize)]
 pub struct Sample {
-    /// Its name.
     pub scenario: &'static str,
-    /// Its name.
     pub tool: String,
     /// From 1.
     pub round: u32,

@@ -19,7 +19,6 @@ pub const POD_INTERFACE: &str = "eth0";
 pub const HOST_INTERFACE: &str = "vethpod";
 
 // Addresses that documentation may use (RFC 5737).
-/// The pod.
 pub const POD: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 2);
 /// A neighbour of the pod that is not there: the node's IP drops what is for it, having looked at the
 /// Ethernet address alone.

@@ -7,9 +7,7 @@ use crate::measure::{Account, Cost, Figures, Outcome, Sample};
 /// A tool in a scenario: medians over the rounds, unless said otherwise.
 #[derive(Debug, Serialize)]
 pub struct Summary {
-    /// Its name.
     pub scenario: &'static str,
-    /// Its name.
     pub tool: String,
     /// How many rounds gave figures.
     pub rounds: usize,

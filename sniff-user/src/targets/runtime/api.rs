@@ -254,7 +254,6 @@ impl Envelope {
         event.ok().map(|event| event.id)
     }
 
-    /// When.
     pub(super) fn time(&self) -> SystemTime {
         let told = self.timestamp.as_ref().and_then(|time| {
             let since = Duration::new(time.seconds.try_into().ok()?, time.nanos.try_into().ok()?);

@@ -34,11 +34,8 @@ const DELETED: &str = "/containers/delete";
 /// A pod whose sandbox is being made.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Arrival {
-    /// The pod's namespace.
     pub namespace: String,
-    /// Its name.
     pub name: String,
-    /// Its UID.
     pub uid: String,
     /// Its labels, with others that the runtime and the kubelet add.
     pub labels: BTreeMap<String, String>,

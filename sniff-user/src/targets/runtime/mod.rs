@@ -71,9 +71,7 @@ pub struct Runtimes {
 pub struct Sandbox {
     /// The sandbox's id; 64 hexadecimal digits with all known runtimes.
     pub id: String,
-    /// The pod's namespace.
     pub namespace: String,
-    /// The pod's name.
     pub name: String,
     /// The pod's UID as the kubelet knows it (for a static pod, not the API's).
     pub uid: String,
