@@ -24,7 +24,6 @@ const STDIN: u8 = 0;
 const STDOUT: u8 = 1;
 const STDERR: u8 = 2;
 const RESULT: u8 = 3;
-const CLOSE: u8 = 255;
 
 type Sending = Pin<Box<dyn Sink<Message, Error = tungstenite::Error> + Send>>;
 type Receiving = Pin<Box<dyn Stream<Item = Result<Message, tungstenite::Error>> + Send>>;
@@ -38,10 +37,7 @@ pub struct Process {
 }
 
 /// The stdin of a command.
-pub struct Input {
-    sink: Sending,
-    can_close: bool,
-}
+pub struct Input(Sending);
 
 /// What a command writes, and how it ends.
 pub struct Output(Receiving);
@@ -80,9 +76,8 @@ impl Cluster {
             .ask(request, self.client.connect(upgrade))
             .await?
             .with_context(|| format!("pod {namespace}/{pod} is gone"))?;
-        let can_close = connection.supports_stream_close();
         let (sink, stream) = connection.into_stream().split();
-        Ok(Process { input: Input { sink: Box::pin(sink), can_close }, output: Output(Box::pin(stream)) })
+        Ok(Process { input: Input(Box::pin(sink)), output: Output(Box::pin(stream)) })
     }
 }
 
@@ -96,20 +91,7 @@ impl Input {
         let mut message = Vec::with_capacity(bytes.len() + 1);
         message.push(STDIN);
         message.extend(bytes);
-        self.sink.send(Message::binary(message)).await.map_err(broken)
-    }
-
-    /// Closes the command's stdin; with an older API server, the connection.
-    ///
-    /// # Errors
-    ///
-    /// When the connection is broken.
-    pub async fn close(&mut self) -> Result<()> {
-        match self.can_close {
-            true => self.sink.send(Message::binary(vec![CLOSE, STDIN])).await,
-            false => self.sink.close().await,
-        }
-        .map_err(broken)
+        self.0.send(Message::binary(message)).await.map_err(broken)
     }
 }
 

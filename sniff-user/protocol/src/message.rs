@@ -68,15 +68,10 @@ pub enum ToNode {
 pub struct NodeHello {
     /// Version of sniff there.
     pub version: String,
-    /// `ABI_VERSION` of sniff-common there.
-    pub abi: u32,
     /// Name of the node in Kubernetes.
     pub node: String,
     /// Release of its kernel, as `uname -r` has it.
     pub kernel: String,
-    /// Most targets of one session; 0 when there is no limit.
-    #[serde(default)]
-    pub max_targets: u32,
     /// Whether it answers [`ToNode::Watermark`].
     #[serde(default)]
     pub has_watermarks: bool,

@@ -181,8 +181,8 @@ fn a_cut_stream_is_told_from_a_finished_one() {
 fn what_a_newer_version_adds_is_passed_over() {
     let event: Event = serde_json::from_str(r#"{"event":"moved","to":"n-2"}"#).unwrap();
     assert_eq!(event, Event::Unknown);
-    let hello = r#"{"version":"9","abi":7,"node":"n","kernel":"k","colour":"red"}"#;
-    assert_eq!(serde_json::from_str::<NodeHello>(hello).unwrap().abi, 7);
+    let hello = r#"{"version":"9","node":"n","kernel":"k","colour":"red"}"#;
+    assert_eq!(serde_json::from_str::<NodeHello>(hello).unwrap().kernel, "k");
     assert_eq!(serde_json::from_str::<Code>(r#""out-of-luck""#).unwrap(), Code::Other);
     assert_eq!(serde_json::from_str::<Reason>(r#""bored""#).unwrap(), Reason::Other);
 }

@@ -18,7 +18,7 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
 use log::{info, warn};
-use sniff_common::{ABI_VERSION, MAX_SNAPLEN, MIN_RING_BYTES};
+use sniff_common::{MAX_SNAPLEN, MIN_RING_BYTES};
 use tokio::{
     sync::{mpsc, oneshot},
     time::timeout,
@@ -222,10 +222,8 @@ async fn open(
 ) -> Result<Opening, Failure> {
     output.tell(ToClient::Hello(NodeHello {
         version: env!("CARGO_PKG_VERSION").to_owned(),
-        abi: ABI_VERSION,
         node: system.node.clone(),
         kernel: system.os.rsplit(' ').next().unwrap_or_default().to_owned(),
-        max_targets: MAX_INTERFACES,
         has_watermarks: true,
         waits_for_goodbye: true,
     }));
