@@ -400,5 +400,6 @@ fn is_foreign(program: u32) -> bool {
 }
 
 fn tcx_programs(side: &Side, hook: Hook) -> Result<Vec<u32>> {
-    side.netns.run(|| Ok(syscall::tcx_programs(side.ifindex, hook.into())?))
+    let programs = side.netns.look(|| Ok(syscall::tcx_programs(side.ifindex, hook.into())?))?;
+    programs.ok_or_else(|| anyhow!("{side} is gone"))
 }
