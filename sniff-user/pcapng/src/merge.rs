@@ -53,6 +53,8 @@ const MAX_INTERFACES: usize = 1 << 16;
 const MAX_STATISTICS: usize = 4096;
 /// [`AHEAD`] in nanoseconds.
 const AHEAD_NS: i128 = AHEAD.as_nanos() as i128;
+/// The latest time that a Linux clock shows, in nanoseconds since the epoch: `ktime_t` is signed (include/linux/ktime.h).
+const LATEST: u64 = i64::MAX as u64;
 /// The byte-order magic of a section, in the order of this machine.
 const BYTE_ORDER_MAGIC: u32 = 0x1a2b_3c4d;
 
@@ -101,9 +103,10 @@ struct Stream {
     /// Time of its youngest packet, as it is sorted and as it says. Packets of one stream keep their order.
     youngest: u64,
     youngest_said: u64,
-    /// It sends no packet any more that is older; as it is sorted and as it says.
+    /// It sends no packet any more that is older, as that is sorted.
     watermark: u64,
-    watermark_said: u64,
+    /// The latest time by its own clock that a packet or a watermark said.
+    complete_until: u64,
     /// Watermarks that it was asked for and has not sent.
     owed_watermarks: u32,
     /// Packets that have come.
@@ -157,9 +160,12 @@ impl Held {
 }
 
 impl Stream {
-    /// Learns from a time that it says what its clock shows.
+    /// Learns from a time that it says what its clock shows. No clock shows one that is later than all.
     fn hear(&mut self, said: u64, elapsed: i128) {
-        self.lead = self.lead.max(Some(i128::from(said) - elapsed));
+        if said <= LATEST {
+            self.lead = self.lead.max(Some(i128::from(said) - elapsed));
+            self.complete_until = self.complete_until.max(said);
+        }
     }
 
     /// Whether a packet older than `time` may come.
@@ -288,7 +294,6 @@ impl Merger {
                     stream.owed_watermarks = left.context("a watermark that was not asked for")?;
                     stream.hear(said, elapsed);
                     stream.watermark = stream.watermark.max(said.min(horizon));
-                    stream.watermark_said = stream.watermark_said.max(said);
                 }
                 BlockType::Section => {}
                 BlockType::Other(block_type) => bail!("block of type {block_type:#x}"),
@@ -308,8 +313,7 @@ impl Merger {
     /// The time up to which all packets of a stream have come, by its own clock, in nanoseconds since the epoch: that of
     /// its youngest packet or watermark. `None` before the first of either.
     pub fn complete_until(&self, id: StreamId) -> Option<u64> {
-        let Stream { youngest_said, watermark_said, .. } = self.streams[id.0];
-        Some(youngest_said.max(watermark_said)).filter(|time| *time > 0)
+        Some(self.streams[id.0].complete_until).filter(|time| *time > 0)
     }
 
     /// A stream was asked for one watermark, and may send it.

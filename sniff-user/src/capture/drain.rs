@@ -283,7 +283,7 @@ impl Worker {
             desk.deliver(run)
         })?;
         if !self.more && mem::take(&mut desk.watermark) {
-            desk.output.block(&Watermark { time_ns: ring.horizon() }.block())?;
+            desk.output.block(&Watermark { time_ns: ring.complete_until() }.block())?;
         }
         if any {
             self.asleep = false;

@@ -190,6 +190,26 @@ fn a_stream_is_complete_until_its_last_packet_or_watermark() {
     assert_eq!(merger.complete_until(b), None);
 }
 
+/// That all has come says no time.
+#[test]
+fn a_time_that_no_clock_shows_is_nobodys_clock() {
+    let (mut out, now) = (Vec::new(), Instant::now());
+    let mut merger = merger(&mut out);
+    merger.set_clock(now, 1000);
+    let [a, b] = [merger.join(), merger.join()];
+    for (id, time) in [(a, 1000), (b, 900)] {
+        let stream = [section(), interface("a"), packet(0, time, b"x")].concat();
+        merger.push(id, stream.into(), now, pass, &mut out).unwrap();
+    }
+    merger.expect_watermark(b);
+    merger.push(b, Watermark { time_ns: u64::MAX }.block().to_vec().into(), now, pass, &mut out).unwrap();
+    assert_eq!((merger.ahead(b), merger.complete_until(b)), (Some(-100), Some(900)));
+    merger.write_due(now, &mut out);
+    assert_eq!(merger.written(), 2, "b sends no older one");
+    merger.push(b, packet(0, u64::MAX, b"x").into(), now, pass, &mut out).unwrap();
+    assert_eq!((merger.ahead(b), merger.complete_until(b)), (Some(-100), Some(900)));
+}
+
 #[test]
 fn watermarks_that_were_not_asked_for_are_refused() {
     let (mut out, now) = (Vec::new(), Instant::now());

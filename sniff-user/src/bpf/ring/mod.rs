@@ -70,8 +70,32 @@ pub struct Ring {
     order: Order,
     /// That of the blocks.
     clock: Clock,
-    /// Blocks before this time are all there, in nanoseconds since the epoch.
-    horizon: u64,
+    horizon: Horizon,
+}
+
+/// How far in time what was seen goes, in nanoseconds since the epoch.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Horizon {
+    /// Blocks before this time are all there.
+    complete: u64,
+    /// Blocks before this time are handed out.
+    wanted: u64,
+}
+
+impl Horizon {
+    /// That of a look at the time `now`, which was all that had begun before if it `is_settled`.
+    fn of_look(self, until: Until, order: Order, is_settled: bool, now: u64) -> Self {
+        let complete = match until {
+            Until::End => now,
+            Until::Settled if is_settled => now - sniff_common::regions::SETTLE_NS,
+            Until::Settled => self.complete,
+        };
+        let wanted = match (until, order) {
+            (Until::End, _) | (_, Order::Unsorted) => u64::MAX,
+            (Until::Settled, Order::Time) => complete,
+        };
+        Self { complete, wanted }
+    }
 }
 
 /// Where the blocks are.
@@ -83,7 +107,7 @@ pub(super) enum Memory {
 impl Ring {
     /// `cpus` is an entry for each possible CPU.
     pub(super) fn new(memory: Memory, cpus: Mapping, gauge: Gauge, order: Order, clock: Clock) -> Self {
-        Self { memory, cpus, gauge: Arc::new(gauge), order, clock, horizon: 0 }
+        Self { memory, cpus, gauge: Arc::new(gauge), order, clock, horizon: Horizon::default() }
     }
 
     /// What can be seen of it from elsewhere.
@@ -116,11 +140,7 @@ impl Ring {
             Memory::Regions(regions) => (regions.look()?, false),
             Memory::Buffer(buffer) => buffer.look(self.order)?,
         };
-        self.horizon = match (until, self.order) {
-            (Until::End, _) | (_, Order::Unsorted) => u64::MAX,
-            (Until::Settled, Order::Time) if settled => now - sniff_common::regions::SETTLE_NS,
-            (Until::Settled, Order::Time) => self.horizon,
-        };
+        self.horizon = self.horizon.of_look(until, self.order, settled, now);
         Ok(more)
     }
 
@@ -132,14 +152,14 @@ impl Ring {
     /// That of `deliver`, which has dealt with its run all the same; or when a block is broken.
     pub fn take(&mut self, deliver: impl FnMut(&mut [u8]) -> io::Result<()>) -> io::Result<bool> {
         match &mut self.memory {
-            Memory::Regions(regions) => regions.take(self.order, self.horizon, deliver),
-            Memory::Buffer(buffer) => buffer.take(self.horizon, deliver),
+            Memory::Regions(regions) => regions.take(self.order, self.horizon.wanted, deliver),
+            Memory::Buffer(buffer) => buffer.take(self.horizon.wanted, deliver),
         }
     }
 
-    /// What was taken is all that is older than this, in nanoseconds since the epoch.
-    pub fn horizon(&self) -> u64 {
-        self.horizon
+    /// What was taken is all that is older than this, in nanoseconds since the epoch, by the clock of the blocks.
+    pub fn complete_until(&self) -> u64 {
+        self.horizon.complete
     }
 
     /// The largest part of the ring that was ever in use, 0 to 1.
@@ -156,6 +176,31 @@ impl AsFd for Ring {
         match &self.memory {
             Memory::Regions(regions) => regions.as_fd(),
             Memory::Buffer(buffer) => buffer.as_fd(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use sniff_common::regions::SETTLE_NS;
+
+    use super::*;
+
+    #[test]
+    fn what_is_complete_is_a_time_of_the_clock_whatever_is_handed_out() {
+        let now = 10 * SETTLE_NS;
+        let before = Horizon { complete: SETTLE_NS, wanted: SETTLE_NS };
+        let settled = now - SETTLE_NS;
+        for (until, order, is_settled, complete, wanted) in [
+            (Until::Settled, Order::Time, true, settled, settled),
+            (Until::Settled, Order::Time, false, SETTLE_NS, SETTLE_NS),
+            (Until::Settled, Order::Unsorted, true, settled, u64::MAX),
+            (Until::Settled, Order::Unsorted, false, SETTLE_NS, u64::MAX),
+            (Until::End, Order::Time, false, now, u64::MAX),
+            (Until::End, Order::Unsorted, true, now, u64::MAX),
+        ] {
+            let expected = Horizon { complete, wanted };
+            assert_eq!(before.of_look(until, order, is_settled, now), expected, "{until:?} {order:?}");
         }
     }
 }
