@@ -878,6 +878,7 @@ fn what_cannot_be_captured_ends_and_is_not_waited_for() {
     let outcome = Client::start(&place.cluster, &args).outcome();
     outcome.assert_success();
     assert!(outcome.said("0 packets captured"), "{:#?}", outcome.stderr);
+    assert!(!outcome.said("waiting for the last word"), "of no node: {:#?}", outcome.stderr);
     let file = pcap::read_pcapng(old.path());
     assert_eq!((file.packets.len(), file.interfaces.len()), (0, 0));
 
@@ -1173,6 +1174,7 @@ fn it_is_said_why_what_is_named_is_not_captured() {
         (&["-l", "app=web", "-n", "shpo"], &["there is no namespace shpo; did you mean shop?"]),
         (&["deploy/wbe", "-n", "shop"], &["there is no deployment wbe in namespace shop; did you mean web?"]),
         (&["node/n2", "-i", "eth0"], &["there is no node n2; did you mean n1?"]),
+        (&["deploy/web", "-n", "shop", "--node", "n7"], &["there is no node n7; did you mean n1?"]),
         (&["shop/done"], &["pod shop/done has completed"]),
         (&["shop/failed"], &["pod shop/failed has failed"]),
         (&["shop/full"], &["pod shop/full is Pending (Unschedulable)"]),

@@ -87,6 +87,7 @@ impl Rejoins {
         let lost = self.0.entry(node.to_owned()).or_insert_with(new);
         if was_listening {
             (lost.pod, lost.at, lost.has_listened) = (ending.pod, now, true);
+            lost.pauses = Backoff::default();
         }
         lost.has_no_pod = ending.has_no_pod();
         let pause = lost.pauses.next().unwrap_or_default();
@@ -218,6 +219,21 @@ mod tests {
         assert!(later > first * 2, "{first:?}, {later:?}");
         assert_eq!(rejoins.since_lost("n1", start + LATER), Some(LATER), "that is no new loss");
         assert_eq!(rejoins.pod("n1"), Some(PodKind::Installed));
+    }
+
+    #[test]
+    fn pauses_are_short_again_once_a_node_was_joined() {
+        let (mut rejoins, now) = (Rejoins::default(), Instant::now());
+        let outcome = ended(Reason::Lease);
+        let (pod, since_lost) = (Some(PodKind::Installed), None);
+        let ending = Ending { outcome: &outcome, pod, is_over_limit: false, since_lost };
+        let mut lose = |was_listening| rejoins.lose("n1", &ending, was_listening, now);
+        lose(true);
+        let long = (0..5).map(|_| lose(false)).last().expect("a pause");
+        let short = lose(true);
+        assert!(short < Duration::from_secs(3) && short < long / 2, "{long:?}, {short:?}");
+        let next = lose(false);
+        assert!(next < long / 2, "{long:?}, {next:?}");
     }
 
     #[test]

@@ -120,12 +120,12 @@ impl Capture {
         self.check_listening();
         let mut output: Option<Output> = None;
         loop {
+            if self.orders == Orders::Run && self.is_complete() {
+                self.order(Orders::Stop);
+            }
             let is_running = self.orders == Orders::Run;
             if self.sessions.iter().all(|session| session.ended) && (!is_running || self.is_over()) {
                 return Ok(output);
-            }
-            if is_running && self.is_complete() {
-                self.order(Orders::Stop);
             }
             self.merger.write_due(Instant::now(), &mut self.pending);
             let ask = self.ask(Instant::now());

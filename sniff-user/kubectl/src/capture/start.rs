@@ -54,9 +54,6 @@ impl Capture {
             buffer_bytes: args.capture.ring_bytes,
             cluster,
         });
-        if let (Some(node), true) = (&args.node, args.targets.is_empty()) {
-            check_node(&common.cluster, node).await?;
-        }
         let selections = selections(&common.cluster, &args).await?;
         let (sender, changes) = mpsc::channel(64);
         let (updating, updates) = mpsc::channel(QUEUED);
@@ -164,6 +161,11 @@ impl Capture {
         let absent = self.absent().await;
         if nothing && !absent.is_empty() {
             bail!(absent.join("; "));
+        }
+        if let Some(node) = &self.args.node
+            && !self.joining.contains_key(node)
+        {
+            check_node(&self.common.cluster, node).await?;
         }
         absent.iter().for_each(|why| warn!("{why}"));
         ensure!(!nothing || !(self.args.no_follow || self.args.dry_run), "no pod matches that runs");
