@@ -187,14 +187,24 @@ impl Tap {
         self.attachment.as_ref().is_some_and(|it| it.is_bound() && it.is_alive())
     }
 
-    /// Whether what is captured is in another network namespace by now. That takes longer to find out than
-    /// [`Self::is_alive`].
+    /// Whether what is captured is in another network namespace by now, where that can be told. That takes longer to find
+    /// out than [`Self::is_alive`].
     pub fn has_moved(&self) -> bool {
-        // Hardware goes back to the node when its namespace ends.
+        // Hardware goes back to the node when its namespace ends. The host's end of a pair is always there, and stays a
+        // while when the pod ends.
         self.captured().is_in_place().map_or_else(
-            || self.attachment.as_ref().is_some_and(Attachment::is_on_the_node),
+            || {
+                self.point != Point::HostEnd
+                    && self.attachment.as_ref().is_some_and(Attachment::is_on_the_node)
+            },
             |in_place| !in_place,
         )
+    }
+
+    /// Whether nothing tells where what is captured is: it is not what the classifiers sit on, and no path leads to its
+    /// network namespace any more.
+    pub fn is_out_of_sight(&self) -> bool {
+        self.point == Point::HostEnd && self.captured().is_in_place().is_none()
     }
 
     /// Whether what is captured is in another network namespace by now, when it was heard that it has left its own and

@@ -187,7 +187,7 @@ impl Watch {
             lost.extend(self.look_at(session, id)?);
         }
         for id in thorough {
-            lost.extend(leave_if(session, id, Tap::has_moved)?);
+            lost.extend(leave_moved(session, id, session.hears_of_moves())?);
         }
         self.pause = LAST_PAUSE.min(self.pause * LONGER);
         self.next = Instant::now() + self.pause;
@@ -222,7 +222,7 @@ impl Watch {
     ///
     /// When the clock fails.
     pub fn look_at_all(&mut self, session: &mut Session) -> Result<Vec<Interface>> {
-        self.look_closely(session, |_| true)
+        self.look_closely(session, |_| true, false)
     }
 
     /// The same for those in a namespace that was found to have these interfaces: one may have left before it was listened
@@ -238,15 +238,20 @@ impl Watch {
         found: &[Interface],
     ) -> Result<Vec<Interface>> {
         let is_there = |tap: &Tap| found.iter().any(|it| it.shares_an_end(&tap.interface));
-        self.look_closely(session, |tap| tap.captured().netns == *netns && !is_there(tap))
+        self.look_closely(session, |tap| tap.captured().netns == *netns && !is_there(tap), true)
     }
 
-    fn look_closely(&mut self, session: &mut Session, at: impl Fn(&Tap) -> bool) -> Result<Vec<Interface>> {
+    fn look_closely(
+        &mut self,
+        session: &mut Session,
+        at: impl Fn(&Tap) -> bool,
+        are_heard_of: bool,
+    ) -> Result<Vec<Interface>> {
         let ids: Vec<u32> = session.taps().iter().filter(|tap| at(tap)).map(|tap| tap.id).collect();
         let mut lost = Vec::new();
         for id in ids {
             lost.extend(self.look_at(session, id)?);
-            lost.extend(leave_if(session, id, Tap::has_moved)?);
+            lost.extend(leave_moved(session, id, are_heard_of)?);
         }
         Ok(lost)
     }
@@ -319,6 +324,15 @@ fn leave_if(session: &mut Session, id: u32, has_moved: fn(&Tap) -> bool) -> Resu
     warn!("{}: {MOVED}; it is not captured any more", tap.interface.name);
     session.note(id, format!("ended early: {MOVED}"));
     leave(session, id)
+}
+
+/// The same where nothing was heard of it. One that is out of sight stays if its leaving would be heard of; otherwise
+/// it may be another's by now.
+fn leave_moved(session: &mut Session, id: u32, is_heard_of: bool) -> Result<Option<Interface>> {
+    match session.tap(id).is_some_and(|tap| !is_heard_of && tap.is_out_of_sight()) {
+        true => say_goodbye(session, id),
+        false => leave_if(session, id, Tap::has_moved),
+    }
 }
 
 /// Ends the capture of a tap whose interface is gone, and returns the interface.

@@ -315,6 +315,61 @@ fn a_device_whose_old_namespace_ends_when_it_has_moved_is_told_of_among_many() {
     }
 }
 
+/// A container's end takes away the path to its pod's namespace, not the pod's interface.
+#[test]
+fn a_pod_whose_namespace_no_path_leads_to_is_captured_until_its_interface_is_gone() {
+    for &hook in kernel::hooks() {
+        let machine = Machine::boot();
+        let node = machine.netns();
+        let pod = machine.fake_pod("blue", 1);
+        let mut process = pod.netns.spawn(tool("sleep").arg("1000").stdout(Stdio::null()));
+        let pid = machine.pid_inside(process.id()).to_string();
+        let capture = Capture::new();
+        let args = ["--pid", &pid, "--attach", "host", "--hook", hook, "-w", capture.arg()];
+        let mut sniff = Sniff::in_netns(&node).args(args).start();
+        process.kill().and_then(|()| process.wait()).expect("the end of sleep");
+        // What is heard of has the pod's interfaces looked at, before what is heard of later.
+        pod.netns.run("ip link add late type bridge");
+        pod.netns.run("ip link set late up");
+        traffic::ping(&node, pod.ipv4.into(), 5, 56);
+        pod.netns.run("ip link delete eth0");
+        sniff.wait_for_line("no interface is left to capture");
+        let outcome = sniff.wait();
+        let said = |what: &str| outcome.stderr.iter().filter(|line| line.contains(what)).count();
+        assert_eq!((said(MOVED), said("eth0: the interface is gone")), (0, 1), "{:#?}", outcome.stderr);
+        assert_eq!(both_ways(&capture.read_counted(&outcome), 56), (5, 5), "{hook}");
+    }
+}
+
+/// However far the end of its namespace has got when somebody looks, a pod that was deleted has moved nowhere.
+#[test]
+fn a_pod_that_is_deleted_is_gone_and_has_not_moved() {
+    const PODS: u8 = 50;
+    let machine = Machine::boot();
+    let node = machine.netns();
+    let name = |net: u8| format!("pod{net}");
+    let _pods: Vec<_> = (1..=PODS).map(|net| machine.fake_pod(&name(net), net)).collect();
+    let capture = Capture::new();
+    let names = (1..=PODS).flat_map(|net| ["--netns".to_owned(), name(net)]);
+    let args = ["--attach", "host", "-w", capture.arg()].map(str::to_owned);
+    let mut sniff = Sniff::in_netns(&node).args(names.chain(args)).start();
+    for net in 1..=PODS {
+        // What is heard of has it looked at in the middle of its end.
+        let pod = machine.netns_at(&format!("/run/netns/{}", name(net)));
+        pod.run("ip link add late type bridge");
+        pod.run("ip link set late up");
+        node.run(&format!("ip netns delete {}", name(net)));
+    }
+    sniff.wait_for_line("no interface is left to capture");
+    let outcome = sniff.wait();
+    let said = |what: &str| outcome.stderr.iter().filter(|line| line.contains(what)).count();
+    assert_eq!(said(MOVED), 0, "{:#?}", outcome.stderr);
+    assert_eq!(said("eth0: the interface is gone"), usize::from(PODS), "{:#?}", outcome.stderr);
+    let file = capture.read_counted(&outcome);
+    let comments: Vec<_> = file.statistics.iter().filter_map(|it| it.comment.as_deref()).collect();
+    assert!(!comments.iter().any(|comment| comment.contains(MOVED)), "{comments:#?}");
+}
+
 fn source(frame: &[u8]) -> Option<Ipv4Addr> {
     let octets: [u8; 4] = frame.get(26..30)?.try_into().ok()?;
     Some(octets.into())
