@@ -63,11 +63,15 @@ impl Members {
             }
         };
         let mut scopes = targets::scopes(&wanted, &options).await?;
+        let mut found = targets::interfaces_of(&scopes)?;
         if let (TargetId::Node, Some(port)) = (id, target.kubelet_port) {
-            let names = interfaces.iter().zip(&mut scopes);
-            names.into_iter().try_for_each(|(name, scope)| leave_out_own_stream(name, scope, port))?;
+            // Whatever it was asked for as.
+            let is_loopback = found.iter().any(|interface| interface.is_loopback);
+            for (name, scope) in interfaces.iter().zip(&mut scopes) {
+                leave_out_own_stream(name, scope, is_loopback, port)?;
+            }
+            found = targets::interfaces_of(&scopes)?;
         }
-        let found = targets::interfaces_of(&scopes)?;
         if let TargetId::Pod { namespace, name, uid } = id {
             check_uid(&format!("{namespace}/{name}"), uid, &found)?;
         }
@@ -143,9 +147,10 @@ impl Members {
     }
 }
 
-/// Keeps the session's own packets, on their way to the client, out of the capture of a node's interface.
-fn leave_out_own_stream(name: &str, scope: &mut Scope, kubelet_port: u16) -> Result<()> {
-    let Some(own) = OwnStream::find(scope.netns(), name == "lo", kubelet_port)? else {
+/// Keeps the session's own packets, on their way to the client, out of the capture of a node's interface; also those that
+/// pass a loopback interface, if that is captured.
+fn leave_out_own_stream(name: &str, scope: &mut Scope, is_loopback: bool, kubelet_port: u16) -> Result<()> {
+    let Some(own) = OwnStream::find(scope.netns(), is_loopback, kubelet_port)? else {
         warn!(
             "{name}: the kubelet has no connection at port {kubelet_port} that would carry this capture to its client: where \
              it passes here it is captured too, unless a filter leaves it out"
