@@ -67,7 +67,15 @@ pub fn awaited(namespace: &str, selector: &str) -> Awaited {
 /// A pod as a target.
 pub fn pod(namespace: &str, name: &str, uid: &str) -> Target {
     let id = TargetId::Pod { namespace: namespace.into(), name: name.into(), uid: uid.into() };
-    Target { id, container: None, interfaces: Vec::new(), filter: None, kubelet_port: None, comment: None }
+    Target {
+        id,
+        container: None,
+        interfaces: Vec::new(),
+        filter: None,
+        kubelet_port: None,
+        comment: None,
+        again: false,
+    }
 }
 
 /// Interfaces of the node as a target.
@@ -79,6 +87,7 @@ pub fn node_interface(name: &str) -> Target {
         filter: None,
         kubelet_port: None,
         comment: None,
+        again: false,
     }
 }
 

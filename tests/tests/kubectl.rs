@@ -96,6 +96,8 @@ impl Place {
         let comments = comments(&file, "shop/web-0/eth0");
         let [first, again] = &comments[..] else { panic!("{comments:?}") };
         assert!(first.is_empty() && again.contains("joined again: its node was lost at"), "{comments:?}");
+        // What it sent when it was young is in the file.
+        assert!(!again.contains("sandbox was made"), "{again}");
         let last = file.packets.iter().filter(|packet| packet.interface == 0).map(|it| it.timestamp_ns).max();
         let last = UNIX_EPOCH + Duration::from_nanos(last.expect("a packet"));
         let since = format!("packets since {} may be missing", humantime::format_rfc3339_millis(last));

@@ -175,6 +175,9 @@ pub struct Target {
     /// What the descriptions of its interfaces are to tell besides (`opt_comment`), such as why it joined later.
     #[serde(default)]
     pub comment: Option<String>,
+    /// Whether the capture has had it before: what it sent when it was young is not missing.
+    #[serde(default)]
+    pub again: bool,
 }
 
 /// Pods that are to be captured when they come.

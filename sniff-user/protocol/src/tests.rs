@@ -40,6 +40,7 @@ fn to_node() -> Vec<ToNode> {
         filter: Some("tcp".into()),
         kubelet_port: None,
         comment: None,
+        again: true,
     };
     let plan = CapturePlan {
         filter: Some("tcp[13] = 2; rm -rf /".into()),
@@ -113,6 +114,7 @@ fn the_layout_is_pinned() {
         filter: None,
         kubelet_port: None,
         comment: None,
+        again: false,
     };
     let short: Target =
         serde_json::from_str(r#"{"kind":"pod","namespace":"shop","name":"a","uid":"u-1"}"#).unwrap();

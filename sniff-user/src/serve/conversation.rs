@@ -282,8 +282,15 @@ impl<'a> Conversation<'a> {
         let Some(netns) = netns else {
             self.output.tell_first(ToClient::Event(Told::TargetArrived { target: id.clone() })).await;
             let Awaited { interfaces, .. } = awaited;
-            let target =
-                Target { id, container: None, interfaces, filter: None, kubelet_port: None, comment: None };
+            let target = Target {
+                id,
+                container: None,
+                interfaces,
+                filter: None,
+                kubelet_port: None,
+                comment: None,
+                again: false,
+            };
             return self.admit(target, Some(JOINED)).await;
         };
         match Scope::of_new_pod(PodRef { namespace, name, uid }, &netns, awaited.interfaces, at) {
@@ -313,7 +320,8 @@ impl<'a> Conversation<'a> {
             let text = format!("{}: {text} (--include-own-stream captures them)", target.id);
             self.output.tell(ToClient::Event(Told::Note { level: Level::Info, text }));
         }
-        let told = target.comment.as_ref().map(|told| format!("{told}{}", late(&found)));
+        let late = if target.again { String::new() } else { late(&found) };
+        let told = target.comment.as_ref().map(|told| format!("{told}{late}"));
         let comment = told.or_else(|| comment.map(str::to_owned));
         let comments: Vec<String> = comment.into_iter().chain(left_out).collect();
         let comment = (!comments.is_empty()).then(|| comments.join("; "));

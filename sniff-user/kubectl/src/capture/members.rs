@@ -155,6 +155,7 @@ impl Capture {
             filter: None,
             kubelet_port: self.kubelet_ports.get(&node).copied().filter(|_| !self.args.include_own_stream),
             comment,
+            again: false,
         };
         self.joining.entry(node.clone()).or_default().push(target.clone());
         let selections = selection.into_iter().collect();
@@ -192,6 +193,7 @@ impl Capture {
             filter: None,
             kubelet_port: None,
             comment: None,
+            again: false,
         };
         let (node, selections) = (node.to_owned(), BTreeSet::new());
         self.members.insert(who, Member { node, target, selections, retries: 0, is_confirmed: false });

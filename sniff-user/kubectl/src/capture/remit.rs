@@ -147,6 +147,7 @@ mod tests {
             filter: None,
             kubelet_port: None,
             comment: None,
+            again: false,
         }
     }
 

@@ -462,6 +462,7 @@ impl Capture {
                 let comment =
                     format!("joined again: its node was lost at {at}, packets since {since} may be missing");
                 member.target.comment = Some(comment);
+                member.target.again = true;
             }
         }
         Some(self.rejoins.lose(node, &ending, is_listening, now))
