@@ -872,6 +872,8 @@ fn what_cannot_be_captured_ends_and_is_not_waited_for() {
     run(&["--node", "n7"]).assert_failure(&["there is no node n7", "n1"]);
     run(&["shop/web-0", "-i", "eth7"]).assert_failure(&["shop/web-0", "eth7"]);
     run(&["-n", "shop", "-l", "app=web", "-i", "eth7"]).assert_failure(&["shop/web-0", "eth7"]);
+    let why = ["shop/web-0 on node n1 was not captured: ", "eth7"];
+    run(&["-n", "shop", "-l", "app=web", "-i", "eth7", "--duration", "1s"]).assert_failure(&why);
 
     let old = tempfile::NamedTempFile::new().expect("a file");
     fs::write(old.path(), "the capture of yesterday").expect("a file");

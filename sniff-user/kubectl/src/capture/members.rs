@@ -41,8 +41,18 @@ pub(super) struct Member {
     pub(super) target: Target,
     pub(super) selections: BTreeSet<usize>,
     pub(super) retries: u32,
+    /// Whether it ever was captured.
+    was_captured: bool,
+    /// Why it could not be captured when that was tried last.
+    failure: Option<String>,
     /// Whether the API knows of it, too, and not its node alone.
     is_confirmed: bool,
+}
+
+impl Member {
+    fn new(node: String, target: Target, selections: BTreeSet<usize>, is_confirmed: bool) -> Self {
+        Self { node, target, selections, retries: 0, was_captured: false, failure: None, is_confirmed }
+    }
 }
 
 impl Capture {
@@ -159,7 +169,7 @@ impl Capture {
         };
         self.joining.entry(node.clone()).or_default().push(target.clone());
         let selections = selection.into_iter().collect();
-        self.members.insert(who, Member { node, target, selections, retries: 0, is_confirmed: true });
+        self.members.insert(who, Member::new(node, target, selections, true));
     }
 
     /// A node has a pod that it was to look out for, and captures it.
@@ -196,7 +206,7 @@ impl Capture {
             again: false,
         };
         let (node, selections) = (node.to_owned(), BTreeSet::new());
-        self.members.insert(who, Member { node, target, selections, retries: 0, is_confirmed: false });
+        self.members.insert(who, Member::new(node, target, selections, false));
         Ok(())
     }
 
@@ -221,6 +231,25 @@ impl Capture {
         }
     }
 
+    /// A node captures a target.
+    pub(super) fn captured(&mut self, node: &str, id: &TargetId) {
+        self.has_captured = true;
+        if let Some(member) = self.members.get_mut(&Who::of(id, node)) {
+            member.was_captured = true;
+        }
+    }
+
+    /// Says who was to be tried again when the capture ended, and was never captured.
+    pub(super) fn say_who_was_never_captured(&mut self) {
+        let never = self.members.values().filter(|member| !member.was_captured);
+        let failures = never.filter_map(|Member { node, target, failure, .. }| {
+            Some(format!("{} on node {node} was not captured: {}", name(&target.id, node), failure.as_ref()?))
+        });
+        let failures: BTreeSet<String> = failures.collect();
+        self.failed |= !failures.is_empty();
+        failures.iter().for_each(|failure| error!("{failure}"));
+    }
+
     /// A node does not capture a target any more, or cannot.
     pub(super) fn lost(&mut self, node: &str, id: TargetId, why: &str, is_failure: bool) {
         let can_retry = !self.follows.is_empty();
@@ -235,6 +264,7 @@ impl Capture {
             }
             Some(member) if can_retry && member.retries < RETRIES => {
                 member.retries += 1;
+                member.failure = is_failure.then(|| why.to_owned());
                 info!("{} on node {node}: {why}; trying again if it still runs", name(&id, node));
                 self.retries.push((Instant::now() + RETRY_PAUSE, who));
             }

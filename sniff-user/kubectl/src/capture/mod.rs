@@ -228,6 +228,7 @@ impl Capture {
                 return Err(error);
             }
         };
+        self.say_who_was_never_captured();
         self.merger.write_all(&mut self.pending);
         self.say_who_has_not_counted();
         let output = match output {

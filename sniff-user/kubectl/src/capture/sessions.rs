@@ -291,7 +291,7 @@ impl Capture {
         match event {
             Event::TargetAdded { target, interfaces } => {
                 running.remit.check_target(&target, &interfaces)?;
-                self.has_captured = true;
+                self.captured(node, &target);
                 info!("capturing {} on node {node}: {}", name(&target, node), interfaces.join(", "));
                 self.check_listening();
             }
