@@ -4,7 +4,11 @@ use std::{
     fs,
     io::{Read as _, Write as _},
     net::{TcpListener, TcpStream},
-    os::unix::fs::{PermissionsExt as _, symlink},
+    os::{
+        fd::OwnedFd,
+        unix::fs::{PermissionsExt as _, symlink},
+    },
+    process::Stdio,
     thread,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
@@ -462,6 +466,35 @@ fn the_stream_of_a_nodes_capture_is_left_out_of_it_and_nothing_else() {
     let (_, file, [(_, of_before), (_, of_after)]) = capture(&["--include-own-stream"]);
     assert!(of_before >= 2 && of_after >= 6, "{of_before}, {of_after}");
     assert_eq!(comments(&file, &place.web.veth.name), [""]);
+}
+
+/// A process of the node has the kubelet's sockets: the port that it serves, and a connection to the container runtime.
+#[test]
+fn what_goes_on_to_the_runtime_is_left_out_of_any() {
+    const PORT: u16 = 10443;
+    let place = Place::new();
+    let info = json!({"kernelVersion": "6.18.0-test", "operatingSystem": "linux"});
+    let status = json!({"nodeInfo": info, "daemonEndpoints": {"kubeletEndpoint": {"Port": PORT}}});
+    place.cluster.put("nodes", "", "n1", json!({"metadata": {"name": "n1"}, "status": status}));
+    let node = &place.node.netns;
+    let listen = |address| node.enter(|| TcpListener::bind(address)).expect("a port of the node");
+    let (kubelet, runtime) = (listen(("0.0.0.0", PORT)), listen(("127.0.0.1", 0)));
+    let at = runtime.local_addr().expect("an address");
+    let to_runtime = node.enter(|| TcpStream::connect(at)).expect("a connection");
+    let port = to_runtime.local_addr().expect("an address").port();
+    let _served = place.web.netns.enter(|| TcpStream::connect((place.web.gateway4, PORT))).expect("another");
+    let [serves, asks] = [OwnedFd::from(kubelet), OwnedFd::from(to_runtime)].map(Stdio::from);
+    let mut owner = node.spawn(tool("sleep").arg("1000").stdin(serves).stdout(asks));
+
+    let client = place.listen(&["node/n1", "-i", "any", "-w", "FILE", "-f", "icmp"]);
+    place.ping(1);
+    client.wait_for_packets(2);
+    let outcome = client.stop();
+    owner.kill().and_then(|()| owner.wait()).expect("the end of sleep");
+    outcome.assert_success();
+    let comment = &comments(&outcome.file(), "lo")[0];
+    let left_out = format!("(host 127.0.0.1 and port {port} and host 127.0.0.1 and port {})", at.port());
+    assert!(comment.contains(&left_out), "{comment}: {left_out}");
 }
 
 #[test]
