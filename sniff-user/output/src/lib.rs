@@ -1,4 +1,4 @@
-//! Where captured packets go. [`Sink`] is the one way out; behind it are a pcapng file or pipe ([`file`]), lines of text
+//! Where captured packets go. [`Sink`] is the one way out; behind it are a pcapng file or pipe ([`mod@file`]), lines of text
 //! ([`lines`]), or both ([`Both`]), and what others put there, as frames for a client.
 
 #[cfg(unix)]

@@ -32,7 +32,7 @@ pub enum ToClient {
     /// Who speaks.
     Hello(NodeHello),
     /// Whole pcapng blocks of the session's one section, in its byte order and in order. A
-    /// [`Watermark`](sniff_pcapng::Watermark) may be among them for each that was asked for.
+    /// watermark (`pcapng::Watermark`) may be among them for each that was asked for.
     Packets(Bytes),
     /// Something happened.
     Event(Event),
@@ -55,7 +55,7 @@ pub enum ToNode {
     Filter(NewFilter),
     /// A sign of life, every 5 seconds.
     KeepAlive,
-    /// Send a [`Watermark`](sniff_pcapng::Watermark) soon. Only for a far side whose hello says that it does.
+    /// Send a watermark (`pcapng::Watermark`) soon. Only for a far side whose hello says that it does.
     Watermark,
     /// Detach, send what is left, and end.
     Stop,
