@@ -5,24 +5,25 @@ use std::{
     io::{self, Write as _},
 };
 
-use super::{Capture, sessions::Accounts};
+use super::{
+    Capture,
+    sessions::{Accounts, Running},
+};
 use sniff_cli::legible::legible_line;
-use sniff_protocol::message::Stats;
 
 impl Capture {
     pub(super) fn say_counts(&self) {
         if self.failed && self.sessions.iter().all(|it| it.accounts == Accounts::NotBegun) {
             return;
         }
-        let sum = |count: fn(&Stats) -> u64| {
-            self.sessions.iter().map(|it| count(&it.stats)).fold(0, u64::saturating_add)
-        };
+        let sum =
+            |count: &dyn Fn(&Running) -> u64| self.sessions.iter().map(count).fold(0, u64::saturating_add);
         let silent = self.sessions.iter().filter(|it| it.accounts == Accounts::Open);
         let silent: BTreeSet<&str> = silent.map(|it| it.session.node.as_str()).collect();
         let counts = counts(
             self.progress.written(),
-            sum(|stats| stats.matched),
-            sum(|stats| stats.dropped),
+            sum(&|it| it.matched(&self.merger)),
+            sum(&|it| it.stats.dropped),
             &Vec::from_iter(silent),
         );
         let mut stderr = io::stderr();
@@ -47,10 +48,36 @@ fn counts(captured: u64, matched: u64, dropped: u64, silent: &[&str]) -> String 
         };
     }
     let (nodes, matched) = (legible_line(&silent.join(", ")), matched.max(captured));
-    format!(
+    let counts = format!(
         "{captured} packets captured; no final counts from node {nodes}\nat least {matched} packets received by filter\n\
          at least {dropped} packets dropped by kernel\n"
-    )
+    );
+    match matched.saturating_sub(dropped).saturating_sub(captured) {
+        0 => counts,
+        left => format!("{counts}at least {left} packets received but not written\n"),
+    }
+}
+
+/// What the end of a capture waits for: `left` packets, and what the nodes `yet_to_tell` have beyond that.
+pub(super) fn still_left(left: u64, yet_to_tell: &[&str]) -> String {
+    let nodes = legible_line(&yet_to_tell.join(", "));
+    match (left, yet_to_tell.is_empty()) {
+        (0, true) => "waiting for the output to end".to_owned(),
+        (_, true) => format!("{left} packets are still to be written"),
+        (0, false) => format!("waiting for the last word of node {nodes}"),
+        (_, false) => format!(
+            "at least {left} packets are still on their way, how many more node {nodes} tells behind them"
+        ),
+    }
+}
+
+/// What is left out when a person insists on the end. How much that is, is known afterwards, if at all.
+pub(super) fn left_out(yet_to_tell: &[&str]) -> String {
+    if yet_to_tell.is_empty() {
+        return "ended early: what is not written soon is left out".to_owned();
+    }
+    let nodes = legible_line(&yet_to_tell.join(", "));
+    format!("ended early: packets that were on their way are left out; node {nodes} has not told how many")
 }
 
 #[cfg(test)]
@@ -74,5 +101,22 @@ mod tests {
              at least 0 packets dropped by kernel\n"
         );
         assert!(counts(8, 22, 3, &["a"]).contains("at least 22 packets received"));
+        assert!(counts(8, 22, 3, &["a"]).ends_with("\nat least 11 packets received but not written\n"));
+    }
+
+    #[test]
+    fn what_is_left_is_said_as_far_as_it_is_known() {
+        assert_eq!(still_left(0, &[]), "waiting for the output to end");
+        assert_eq!(still_left(80, &[]), "80 packets are still to be written");
+        assert_eq!(still_left(0, &["a", "b"]), "waiting for the last word of node a, b");
+        assert_eq!(
+            still_left(80, &["a"]),
+            "at least 80 packets are still on their way, how many more node a tells behind them"
+        );
+        assert_eq!(
+            left_out(&["a"]),
+            "ended early: packets that were on their way are left out; node a has not told how many"
+        );
+        assert!(!left_out(&[]).contains("node"));
     }
 }

@@ -187,19 +187,26 @@ impl Capture {
     /// Ends without what has not come yet, because a person insists.
     fn leave_out_what_is_left(&mut self) {
         self.failed = true;
-        warn!("ended early: {} packets that were on their way are left out", self.left());
+        warn!("{}", counts::left_out(&self.yet_to_tell()));
         self.order(Orders::Quit);
     }
 
-    /// Packets that were captured and are not in the output, as far as the nodes have told.
+    /// Packets that were captured and are not in the output: the least that it can be while nodes are
+    /// [yet to tell](Self::yet_to_tell), for their counts come behind their packets.
     fn left(&self) -> u64 {
-        let here = self.merger.waiting() + self.merger.written().saturating_sub(self.progress.written());
+        let to_write = self.merger.written().saturating_sub(self.progress.written());
         if self.merger.is_full() {
-            return self.merger.written().saturating_sub(self.progress.written());
+            return to_write;
         }
         let on_nodes =
             self.sessions.iter().filter(|running| !running.ended).map(|running| running.left(&self.merger));
-        on_nodes.fold(here, u64::saturating_add)
+        on_nodes.fold(self.merger.waiting() + to_write, u64::saturating_add)
+    }
+
+    /// The nodes that may have more packets for the output than they have told.
+    fn yet_to_tell(&self) -> Vec<&str> {
+        let live = self.sessions.iter().filter(|running| !running.ended && !self.merger.is_full());
+        live.map(|running| running.session.node.as_str()).collect()
     }
 
     fn say_what_is_left(&mut self) {
@@ -207,14 +214,8 @@ impl Capture {
             return;
         }
         self.words_due = Instant::now() + BETWEEN_WORDS;
-        let live = self.sessions.iter().filter(|running| !running.ended);
-        let nodes: Vec<&str> = live.map(|running| running.session.node.as_str()).collect();
-        let here = self.progress.written();
-        let what = match self.left() {
-            0 => format!("waiting for the last word of node {}, {here} packets are here", nodes.join(", ")),
-            left => format!("{left} packets at least are still on their way, {here} are here"),
-        };
-        info!("{what}; Ctrl-C once more ends without that");
+        let (what, here) = (counts::still_left(self.left(), &self.yet_to_tell()), self.progress.written());
+        info!("{what}, {here} packets are here; Ctrl-C once more ends without that");
     }
 
     /// Writes what is left, and tells how it went.

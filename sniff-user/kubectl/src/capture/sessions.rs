@@ -84,6 +84,15 @@ impl Running {
         matched.saturating_sub(dropped).saturating_sub(merger.received(self.stream))
     }
 
+    /// Packets that matched; at least, before its accounts are final: its counts come behind its packets.
+    pub(super) fn matched(&self, merger: &Merger) -> u64 {
+        let Stats { matched, dropped, .. } = self.stats;
+        match self.accounts {
+            Accounts::Open => matched.max(merger.received(self.stream).saturating_add(dropped)),
+            Accounts::NotBegun | Accounts::Final => matched,
+        }
+    }
+
     /// When it is to be asked for a watermark: soon if a packet of another waits for it, otherwise when it is quiet.
     fn ask_due(&self, is_awaited: bool) -> Option<Instant> {
         let may = self.next_ask.filter(|_| !self.ended)?;
