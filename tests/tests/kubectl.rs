@@ -570,8 +570,8 @@ fn a_job_whose_client_is_killed_before_its_pod_runs_goes_within_a_minute() {
     client.outcome();
     let [job] = &place.cluster.jobs("sniff")[..] else { panic!("not one job") };
     assert_eq!(job["spec"]["activeDeadlineSeconds"], 60);
-    wait::until("the end of the job", GONE, || place.cluster.jobs("sniff").is_empty().then_some(()));
-    assert!(place.cluster.pods("sniff").is_empty());
+    let all_gone = || place.cluster.jobs("sniff").is_empty() && place.cluster.pods("sniff").is_empty();
+    wait::until("the end of the job and its pod", GONE, || all_gone().then_some(()));
 }
 
 #[test]
