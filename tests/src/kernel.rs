@@ -19,6 +19,11 @@ pub fn has_tcx() -> bool {
     version() >= (6, 6)
 }
 
+/// Whether the receiver of a packet that `bpf_redirect_peer` hands over counts it (Linux 6.7, `skb_do_redirect`).
+pub fn counts_redirected() -> bool {
+    version() >= (6, 7)
+}
+
 /// What classifiers can be attached by, as sniff calls it.
 pub fn hooks() -> &'static [&'static str] {
     if has_tcx() { &["tcx", "clsact"] } else { &["clsact"] }

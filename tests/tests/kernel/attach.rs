@@ -291,7 +291,7 @@ fn a_device_whose_old_namespace_ends_when_it_has_moved_is_told_of_among_many() {
         let args = ["--attach", end, "-w", capture.arg()].map(str::to_owned);
         let mut sniff = Sniff::in_netns(&node).args(names.chain(args)).start();
         // Once this is heard of, so is what happens next.
-        moved.netns.run("ip link add late type bridge");
+        moved.netns.run("ip link add late type veth peer name late-peer");
         moved.netns.run("ip link set late up");
         sniff.wait_for_line("netns:pod8/late: has come");
         moved.netns.run("ip link set eth0 netns second");
@@ -329,7 +329,7 @@ fn a_pod_whose_namespace_no_path_leads_to_is_captured_until_its_interface_is_gon
         let mut sniff = Sniff::in_netns(&node).args(args).start();
         process.kill().and_then(|()| process.wait()).expect("the end of sleep");
         // What is heard of has the pod's interfaces looked at, before what is heard of later.
-        pod.netns.run("ip link add late type bridge");
+        pod.netns.run("ip link add late type veth peer name late-peer");
         pod.netns.run("ip link set late up");
         traffic::ping(&node, pod.ipv4.into(), 5, 56);
         pod.netns.run("ip link delete eth0");
@@ -356,7 +356,7 @@ fn a_pod_that_is_deleted_is_gone_and_has_not_moved() {
     for net in 1..=PODS {
         // What is heard of has it looked at in the middle of its end.
         let pod = machine.netns_at(&format!("/run/netns/{}", name(net)));
-        pod.run("ip link add late type bridge");
+        pod.run("ip link add late type veth peer name late-peer");
         pod.run("ip link set late up");
         node.run(&format!("ip netns delete {}", name(net)));
     }

@@ -202,12 +202,14 @@ fn packets_that_come_past_a_host_end_that_was_asked_for_are_told_of() {
     let mut sniff = Sniff::in_netns(&node).args(args).start();
     let _link = RedirectPeer::attach(&node, a.veth.index, b.veth.index);
     traffic::ping(&a.netns, b.ipv4.into(), 5, 56);
-    let line = sniff.wait_for_line("packet(s) came past it unseen");
-    assert!(line.contains("netns:b/eth0: capturing at veth-b is not enough"), "{line}");
+    if kernel::counts_redirected() {
+        let line = sniff.wait_for_line("packet(s) came past it unseen");
+        assert!(line.contains("netns:b/eth0: capturing at veth-b is not enough"), "{line}");
+    }
     let file = capture.read_counted(&sniff.stop());
     assert_eq!(both_ways(&file), (0, 5));
     let comment = file.statistics[0].comment.as_deref().unwrap_or_default();
-    assert!(comment.contains("may be missing since"), "{comment}");
+    assert_eq!(comment.contains("may be missing since"), kernel::counts_redirected(), "{comment}");
 }
 
 #[test]
