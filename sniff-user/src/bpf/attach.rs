@@ -20,8 +20,8 @@ use super::{
     syscall,
 };
 use crate::{
-    capture::clock::Clock,
     net::{netns::Netns, tc},
+    system::clock::Clock,
     targets::Side,
 };
 

@@ -30,7 +30,7 @@ use super::{
     ring::{self, Gauge, Memory, Order, Ring, buffer::Buffer, records::Records, regions::Regions},
     syscall,
 };
-use crate::{capture::clock::Clock, system};
+use crate::system::{self, clock::Clock};
 
 /// Built from sniff-ebpf by the build script.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/sniff-ebpf"));

@@ -9,10 +9,7 @@ use sniff_common::Counters;
 use sniff_output::{Delivery, Output};
 use sniff_pcapng::InterfaceStatistics;
 
-use crate::{
-    bpf::object::Kernel,
-    capture::{clock::Clock, losses::Losses},
-};
+use crate::{bpf::object::Kernel, capture::losses::Losses, system::clock::Clock};
 
 /// Most bytes of what is told of an interface.
 const MAX_NOTES: usize = 2048;

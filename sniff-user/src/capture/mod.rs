@@ -4,7 +4,6 @@
 //! then empty the ring, then read the counters, then write the statistics.
 
 pub mod accounts;
-pub mod clock;
 pub mod drain;
 pub mod losses;
 pub mod newcomers;
@@ -46,14 +45,15 @@ use crate::{
     },
     capture::{
         accounts::{Accounts, Span},
-        clock::Clock,
         drain::{Drain, Drained, End},
         newcomers::{Found, Newcomers},
         tap::{Tap, link_type},
         watch::Watch,
     },
     system::{
-        System, parallel,
+        System,
+        clock::Clock,
+        parallel,
         signals::{Asked, Attended, Stages},
     },
     targets::{Interface, Scope, Unfit},

@@ -1,5 +1,6 @@
 //! What the file says of the machine that the capture ran on.
 
+pub mod clock;
 pub mod parallel;
 pub mod privileges;
 pub mod signals;

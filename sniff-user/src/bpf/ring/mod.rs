@@ -29,7 +29,7 @@ use sniff_common::regions::Cpu;
 pub use self::gauge::Gauge;
 use self::{buffer::Buffer, regions::Regions};
 use super::mapping::Mapping;
-use crate::capture::clock::Clock;
+use crate::system::clock::Clock;
 
 /// Which ring to use: `--ring`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
