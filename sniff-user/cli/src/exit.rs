@@ -1,6 +1,6 @@
 //! The exit status, in one place.
 
-use std::process::ExitCode;
+use std::{io, process::ExitCode};
 
 use crate::logging;
 
@@ -10,6 +10,24 @@ pub const SUCCESS: u8 = 0;
 pub const FAILURE: u8 = 1;
 /// The command line is wrong. clap uses the same number.
 pub const USAGE: u8 = 2;
+
+/// What becomes of a command that has ended. An error is told; a reader that has seen enough is none.
+pub fn status(result: anyhow::Result<u8>) -> ExitCode {
+    ExitCode::from(match result {
+        Ok(status) => status,
+        Err(error) if is_closed_pipe(&error) => SUCCESS,
+        Err(error) => {
+            log::error!("{error:#}");
+            FAILURE
+        }
+    })
+}
+
+/// Whether an error says that nobody reads an output any more.
+pub fn is_closed_pipe(error: &anyhow::Error) -> bool {
+    let mut causes = error.chain().filter_map(|cause| cause.downcast_ref::<io::Error>());
+    causes.any(|error| error.kind() == io::ErrorKind::BrokenPipe)
+}
 
 /// What becomes of a command line that is not one to run: help and version go out as they are, an error as one line
 /// that names `program`.
@@ -23,7 +41,7 @@ pub fn usage(program: &str, error: &clap::Error) -> ExitCode {
 
 /// What is wrong, in one line. clap's tip to write an unknown option behind `--` is left out: there it would be taken for a
 /// part of the filter.
-fn words(error: &clap::Error) -> String {
+pub fn words(error: &clap::Error) -> String {
     let rendered = error.render().to_string();
     let lines = rendered.lines().map(str::trim).take_while(|line| !line.starts_with("Usage:"));
     let is_told = |line: &&str| {
@@ -31,31 +49,4 @@ fn words(error: &clap::Error) -> String {
     };
     let told: Vec<&str> = lines.filter(is_told).collect();
     told.join("; ").trim_start_matches("error: ").to_owned()
-}
-
-#[cfg(test)]
-mod tests {
-    use std::time::Duration;
-
-    use clap::Parser;
-
-    use super::*;
-
-    #[derive(Debug, Parser)]
-    struct Line {
-        #[arg(long, value_parser = crate::options::duration)]
-        duration: Option<Duration>,
-        filter: Vec<String>,
-    }
-
-    #[test]
-    fn a_tip_that_does_not_work_is_not_given() {
-        let words = |option| words(&Line::try_parse_from(["sniff", "web-0", option, "5s"]).unwrap_err());
-        for wrong in ["-z", "--xyzzy", "-z5"] {
-            let error = words(wrong);
-            assert!(error.starts_with("unexpected argument '-") && !error.contains("tip"), "{error}");
-        }
-        let error = words("--durations");
-        assert!(error.contains("tip: a similar argument exists: '--duration'"), "{error}");
-    }
 }

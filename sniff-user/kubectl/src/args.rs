@@ -261,6 +261,7 @@ impl Args {
 #[cfg(test)]
 mod tests {
     use clap::CommandFactory as _;
+    use sniff_cli::exit;
 
     use super::*;
 
@@ -348,5 +349,16 @@ mod tests {
         assert!(parse(&["node/a"]).check().is_err());
         assert!(parse(&["node/a", "-i", "eth0"]).check().is_ok());
         assert!(parse(&["a", "--print", "-w", "-"]).check().is_err());
+    }
+
+    #[test]
+    fn a_tip_that_does_not_work_is_not_given() {
+        let words = |line: &[&str]| exit::words(&Args::try_parse_from(line).unwrap_err());
+        for wrong in ["-z", "--xyzzy", "-z5"] {
+            let error = words(&["kubectl-sniff", "web-0", wrong]);
+            assert!(error.starts_with("unexpected argument '-") && !error.contains("tip"), "{error}");
+        }
+        let error = words(&["kubectl-sniff", "web-0", "--durations", "5s"]);
+        assert!(error.contains("tip: a similar argument exists: '--duration'"), "{error}");
     }
 }

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::{CommandFactory as _, Parser as _, error::ErrorKind};
-use kubectl_sniff::{args::Args, output::is_closed_pipe};
+use kubectl_sniff::args::Args;
 use sniff_cli::{exit, logging};
 
 #[tokio::main]
@@ -13,14 +13,7 @@ async fn main() -> ExitCode {
         Err(error) => return exit::usage("kubectl sniff", &error),
     };
     logging::start(args.quiet, args.verbose);
-    match kubectl_sniff::run(args).await {
-        Ok(status) => ExitCode::from(status),
-        Err(error) if is_closed_pipe(&error) => ExitCode::from(exit::SUCCESS),
-        Err(error) => {
-            log::error!("{error:#}");
-            ExitCode::from(exit::FAILURE)
-        }
-    }
+    exit::status(kubectl_sniff::run(args).await)
 }
 
 fn checked(args: Args) -> Result<Args, clap::Error> {

@@ -3,7 +3,6 @@
 //! A thread of its own writes, so that an output that stands still holds up the packets and nothing else.
 
 use std::{
-    io,
     path::PathBuf,
     sync::{
         Arc,
@@ -13,8 +12,9 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, ensure};
+use sniff_cli::exit;
 use sniff_output::{Sink, file::Pcapng};
-use sniff_pcapng::{AnyBlock, BlockType, InterfaceDescription, PacketHead, blocks, parts};
+use sniff_pcapng::{AnyBlock, BlockType, InterfaceDescription, blocks, heads, parts};
 use tokio::sync::{mpsc, oneshot};
 
 use super::wireshark;
@@ -129,16 +129,10 @@ impl Output {
         // The thread has said its last.
         drop(self.thread);
         match outcome {
-            Err(error) if is_closed_pipe(&error) => Ok(()),
+            Err(error) if exit::is_closed_pipe(&error) => Ok(()),
             outcome => outcome,
         }
     }
-}
-
-/// A reader that has seen enough is no failure.
-pub fn is_closed_pipe(error: &anyhow::Error) -> bool {
-    let causes = error.chain().filter_map(|cause| cause.downcast_ref::<io::Error>());
-    causes.into_iter().any(|error| error.kind() == io::ErrorKind::BrokenPipe)
 }
 
 /// Writes blocks step by step, and counts the packets in those that are written whole.
@@ -152,8 +146,7 @@ fn write(sink: &mut dyn Sink, piece: &[u8], progress: &Progress) -> Result<()> {
             }
         }
         let (written, result) = sink.write(step);
-        let packets = blocks(&step[..written]).filter(|block| PacketHead::parse(block).is_ok());
-        progress.written.fetch_add(packets.count() as u64, Ordering::Relaxed);
+        progress.written.fetch_add(heads(&step[..written]).count() as u64, Ordering::Relaxed);
         result?;
     }
     Ok(())

@@ -11,7 +11,7 @@ use std::{
 };
 
 use bytes::{BufMut as _, BytesMut};
-use sniff_pcapng::{InterfaceDescription, PacketHead, blocks};
+use sniff_pcapng::{InterfaceDescription, heads};
 
 use crate::Sink;
 
@@ -146,9 +146,4 @@ impl Output {
         }
         count
     }
-}
-
-/// The packets among blocks.
-fn heads(bytes: &[u8]) -> impl Iterator<Item = PacketHead> {
-    blocks(bytes).filter_map(|block| PacketHead::parse(block).ok())
 }

@@ -16,9 +16,9 @@ mod watermark;
 
 use std::time::{Duration, UNIX_EPOCH};
 
-pub use block::{MIN_BLOCK_LEN, blocks, parts};
+pub use block::{blocks, parts};
 pub use interface::{InterfaceDescription, InterfaceStatistics, LinkType};
-pub use packet::{EnhancedPacket, NoPacket, PacketHead};
+pub use packet::{EnhancedPacket, NoPacket, PacketHead, heads};
 pub use read::{AnyBlock, BlockType};
 pub use section::SectionHeader;
 pub use watermark::Watermark;

@@ -36,8 +36,8 @@ use bytes::{Buf as _, Bytes};
 use sniff_common::{MAX_SNAPLEN, epb};
 
 use crate::{
-    AnyBlock, BlockType, EnhancedPacket, InterfaceDescription, InterfaceStatistics, PacketHead,
-    SectionHeader, Watermark, blocks,
+    AnyBlock, BlockType, EnhancedPacket, InterfaceDescription, InterfaceStatistics, SectionHeader, Watermark,
+    heads,
 };
 
 /// How long a packet waits for older ones of other nodes.
@@ -463,7 +463,7 @@ impl Merger {
 
 /// The time of the first packet among blocks.
 fn first_time(bytes: &[u8]) -> Option<u64> {
-    blocks(bytes).find_map(|block| PacketHead::parse(block).ok()).map(|head| head.timestamp_ns)
+    heads(bytes).next().map(|head| head.timestamp_ns)
 }
 
 /// The time that a packet says; checks its block: what is not as it should be, readers of the whole file stumble over.

@@ -11,6 +11,8 @@ use sniff_common::{
     epb::{self, BLOCK_TYPE, DATA_OFFSET, FLAGS_DIRECTION, OPT_DROPCOUNT, OPT_FLAGS},
 };
 
+use super::block::blocks;
+
 /// Length of the smallest block: no data, no options.
 const MIN_LEN: usize = DATA_OFFSET + 4;
 /// Ends a list of options.
@@ -58,6 +60,11 @@ impl PacketHead {
         let captured = Some(self.captured_len).filter(|&len| len as usize <= self.total_len)?;
         epb::dropcount_at(self.total_len, captured)
     }
+}
+
+/// The packets among blocks; what is cut off or no block ends them.
+pub fn heads(bytes: &[u8]) -> impl Iterator<Item = PacketHead> {
+    blocks(bytes).filter_map(|block| PacketHead::parse(block).ok())
 }
 
 /// Bytes that are no Enhanced Packet Block.

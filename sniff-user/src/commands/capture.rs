@@ -289,6 +289,8 @@ fn plan(args: Args, scopes: Vec<targets::Scope>, interfaces: Vec<targets::Interf
 
 #[cfg(test)]
 mod tests {
+    use sniff_cli::exit;
+
     use super::*;
 
     #[test]
@@ -337,5 +339,13 @@ mod tests {
         let of = |args: &[&str]| Args::try_parse_from(args).unwrap().targets();
         assert_eq!(of(&["sniff", "-i", "eth0"]), [Target::Interface("eth0".to_owned()).into()]);
         assert_eq!(of(&["sniff", "--pid", "7", "-i", "eth0"]), [Target::Pid(7).into()]);
+    }
+
+    #[test]
+    fn a_tip_that_does_not_work_is_not_given() {
+        for wrong in ["-z", "--xyzzy", "-z5"] {
+            let error = exit::words(&Args::try_parse_from(["sniff", "-i", "lo", wrong]).unwrap_err());
+            assert!(error.starts_with("unexpected argument '-") && !error.contains("tip"), "{error}");
+        }
     }
 }

@@ -4,7 +4,7 @@ mod agent;
 mod capture;
 mod serve;
 
-use std::{env, ffi::OsStr, io, path::PathBuf, process::ExitCode};
+use std::{env, ffi::OsStr, path::PathBuf, process::ExitCode};
 
 use anyhow::Result;
 use clap::{CommandFactory as _, Parser};
@@ -83,22 +83,7 @@ fn block_on(task: impl Future<Output = Result<()>>) -> Result<()> {
 }
 
 fn status(result: Result<()>) -> ExitCode {
-    match result {
-        Ok(()) => ExitCode::from(exit::SUCCESS),
-        Err(error) if is_closed_pipe(&error) => ExitCode::from(exit::SUCCESS),
-        Err(error) => {
-            log::error!("{:#}", privileges::advise(error));
-            ExitCode::from(exit::FAILURE)
-        }
-    }
-}
-
-/// A reader that has seen enough is no failure.
-fn is_closed_pipe(error: &anyhow::Error) -> bool {
-    error
-        .chain()
-        .filter_map(|cause| cause.downcast_ref::<io::Error>())
-        .any(|error| error.kind() == io::ErrorKind::BrokenPipe)
+    exit::status(result.map(|()| exit::SUCCESS).map_err(privileges::advise))
 }
 
 #[cfg(test)]

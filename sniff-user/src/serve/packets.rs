@@ -13,7 +13,7 @@ use std::{
 
 use anyhow::Result;
 use sniff_output::Sink;
-use sniff_pcapng::{InterfaceDescription, PacketHead, blocks, parts};
+use sniff_pcapng::{InterfaceDescription, heads, parts};
 use sniff_protocol::{Compressor, HEADER_LEN, MAX_PAYLOAD, frame_packets, request::Compress};
 
 use super::output::Stdout;
@@ -67,7 +67,7 @@ impl Frames {
         self.stdout.write(&header, payload)?;
         let len = header.len() + payload.len();
         self.packer.slow = is_slow(start.elapsed(), len);
-        let packets = blocks(part).filter(|block| PacketHead::parse(block).is_ok()).count();
+        let packets = heads(part).count();
         self.sent.packets.fetch_add(packets as u64, Ordering::Relaxed);
         self.sent.bytes.fetch_add(len as u64, Ordering::Relaxed);
         Ok(())

@@ -20,6 +20,10 @@ use std::{
 
 use anyhow::{Result, anyhow};
 use log::{error, info, warn};
+use sniff_cli::{exit, interrupt::Interrupts};
+use sniff_kubernetes::{Change, Cluster, Follow, Selection};
+use sniff_pcapng::merge::Merger;
+use sniff_protocol::message::Target;
 use tokio::{
     sync::{mpsc, oneshot},
     time,
@@ -31,14 +35,10 @@ use self::{
 };
 use super::{
     args::Args,
-    output::{Output, Progress, Wanted, is_closed_pipe},
+    output::{Output, Progress, Wanted},
     rejoin::Rejoins,
     session::{Common, Number, Orders, Update},
 };
-use sniff_cli::{exit, interrupt::Interrupts};
-use sniff_kubernetes::{Change, Cluster, Follow, Selection};
-use sniff_pcapng::merge::Merger;
-use sniff_protocol::message::Target;
 
 /// Between two words on what is left, at the end.
 const BETWEEN_WORDS: Duration = Duration::from_secs(3);
@@ -175,7 +175,7 @@ impl Capture {
     /// Ends everything at once, because nobody takes packets any more.
     fn give_up(&mut self, outcome: Result<()>) {
         match outcome {
-            Err(error) if !is_closed_pipe(&error) => {
+            Err(error) if !exit::is_closed_pipe(&error) => {
                 self.failed = true;
                 error!("{error:#}");
             }
