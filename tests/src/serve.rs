@@ -67,28 +67,12 @@ pub fn awaited(namespace: &str, selector: &str) -> Awaited {
 /// A pod as a target.
 pub fn pod(namespace: &str, name: &str, uid: &str) -> Target {
     let id = TargetId::Pod { namespace: namespace.into(), name: name.into(), uid: uid.into() };
-    Target {
-        id,
-        container: None,
-        interfaces: Vec::new(),
-        filter: None,
-        kubelet_port: None,
-        comment: None,
-        again: false,
-    }
+    Target::new(id)
 }
 
 /// Interfaces of the node as a target.
 pub fn node_interface(name: &str) -> Target {
-    Target {
-        id: TargetId::Node,
-        container: None,
-        interfaces: vec![name.to_owned()],
-        filter: None,
-        kubelet_port: None,
-        comment: None,
-        again: false,
-    }
+    Target { interfaces: vec![name.to_owned()], ..Target::new(TargetId::Node) }
 }
 
 impl Serving {

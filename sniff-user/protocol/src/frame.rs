@@ -106,19 +106,19 @@ pub fn frame_packets<'a>(
         Some(packed) => (PACKED, packed),
         None => (0, blocks),
     };
-    check(payload.len() <= MAX_PAYLOAD, || format!("{} bytes are too many for a frame", payload.len()))?;
-    Ok((header(PACKETS, flags, payload), payload))
+    Ok((header(PACKETS, flags, payload)?, payload))
 }
 
-fn header(kind: u8, flags: u8, payload: &[u8]) -> [u8; HEADER_LEN] {
+fn header(kind: u8, flags: u8, payload: &[u8]) -> Result<[u8; HEADER_LEN], Broken> {
+    check(payload.len() <= MAX_PAYLOAD, || format!("{} bytes are too many for a frame", payload.len()))?;
     let [a, b, c, d] = (payload.len() as u32).to_le_bytes();
-    [kind, flags, 0, 0, a, b, c, d]
+    Ok([kind, flags, 0, 0, a, b, c, d])
 }
 
 fn append(out: &mut Vec<u8>, kind: u8, flags: u8, payload: &[u8]) -> Result<(), Broken> {
-    check(payload.len() <= MAX_PAYLOAD, || format!("{} bytes are too many for a frame", payload.len()))?;
+    let header = header(kind, flags, payload)?;
     out.reserve(HEADER_LEN + payload.len());
-    out.extend(header(kind, flags, payload));
+    out.extend(header);
     out.extend(payload);
     Ok(())
 }

@@ -180,6 +180,21 @@ pub struct Target {
     pub again: bool,
 }
 
+impl Target {
+    /// One of which nothing more is asked.
+    pub fn new(id: TargetId) -> Self {
+        Self {
+            id,
+            container: None,
+            interfaces: Vec::new(),
+            filter: None,
+            kubelet_port: None,
+            comment: None,
+            again: false,
+        }
+    }
+}
+
 /// Pods that are to be captured when they come.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Awaited {

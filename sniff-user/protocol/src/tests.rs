@@ -34,13 +34,10 @@ fn to_client() -> Vec<ToClient> {
 
 fn to_node() -> Vec<ToNode> {
     let target = Target {
-        id: pod("a"),
-        container: None,
         interfaces: vec!["eth0".into()],
         filter: Some("tcp".into()),
-        kubelet_port: None,
-        comment: None,
         again: true,
+        ..Target::new(pod("a"))
     };
     let plan = CapturePlan {
         filter: Some("tcp[13] = 2; rm -rf /".into()),
@@ -107,15 +104,7 @@ fn the_layout_is_pinned() {
     encode(&ToNode::Filter(NewFilter { expression: "ip".into() }), &mut bytes).unwrap();
     let expected = [b"SNIFF\0\0\x01".as_slice(), b"\x83\0\0\0\x13\0\0\0", br#"{"expression":"ip"}"#].concat();
     assert_eq!(bytes, expected);
-    let target = Target {
-        id: pod("a"),
-        container: None,
-        interfaces: vec![],
-        filter: None,
-        kubelet_port: None,
-        comment: None,
-        again: false,
-    };
+    let target = Target::new(pod("a"));
     let short: Target =
         serde_json::from_str(r#"{"kind":"pod","namespace":"shop","name":"a","uid":"u-1"}"#).unwrap();
     assert_eq!(short, target);

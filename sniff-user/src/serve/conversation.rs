@@ -5,7 +5,14 @@ use std::{collections::HashSet, future, process, sync::Arc, time::Duration};
 
 use anyhow::{Result, anyhow, ensure};
 use log::{debug, info, warn};
+use sniff_cli::exit;
 use sniff_common::Counters;
+use sniff_filter::{Filters, Source};
+use sniff_pcapng::LinkType;
+use sniff_protocol::{
+    ToClient, ToNode,
+    message::{Awaited, Code, Event as Told, Level, NodeError, Reason, Stats, Target, TargetId, Targets},
+};
 use tokio::{
     sync::{mpsc, oneshot},
     time::{Instant, sleep, sleep_until},
@@ -19,14 +26,6 @@ use super::{
     output::Output,
     packets::Sent,
 };
-use sniff_cli::exit;
-use sniff_filter::{Filters, Source};
-use sniff_pcapng::LinkType;
-use sniff_protocol::{
-    ToClient, ToNode,
-    message::{Awaited, Code, Event as Told, Level, NodeError, Reason, Stats, Target, TargetId, Targets},
-};
-
 use crate::{
     agent::wire::{Cause, Grant, Report},
     capture::{Event, Order, tap::link_type},
@@ -282,15 +281,7 @@ impl<'a> Conversation<'a> {
         let Some(netns) = netns else {
             self.output.tell_first(ToClient::Event(Told::TargetArrived { target: id.clone() })).await;
             let Awaited { interfaces, .. } = awaited;
-            let target = Target {
-                id,
-                container: None,
-                interfaces,
-                filter: None,
-                kubelet_port: None,
-                comment: None,
-                again: false,
-            };
+            let target = Target { interfaces, ..Target::new(id) };
             return self.admit(target, Some(JOINED)).await;
         };
         match Scope::of_new_pod(PodRef { namespace, name, uid }, &netns, awaited.interfaces, at) {

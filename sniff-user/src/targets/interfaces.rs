@@ -99,20 +99,11 @@ pub(super) fn of(place: &Place, wanted: &[String], hosts: &[Netns]) -> Result<Ve
         });
         Interface {
             doubts: elsewhere.into_iter().chain(leads_nowhere(link)).chain(is_down(link, wanted)).collect(),
-            name: whole_name(label, &link.name),
             pod: pod.clone(),
             pod_side: Some(side(link, netns)),
             host_side: host_side.ok(),
             host_side_missing,
-            kind: link.kind.clone(),
-            link_layer,
-            is_loopback: link.is_loopback(),
-            mac: link.mac,
-            ipv4: link.ipv4.clone(),
-            ipv6: link.ipv6.clone(),
-            filter: None,
-            left_out: None,
-            unfit: Vec::new(),
+            ..bare(whole_name(label, &link.name), link, link_layer)
         }
     };
     let mut found: Vec<Interface> = picked.into_iter().map(describe).collect();
@@ -131,11 +122,25 @@ pub(super) fn of_host(name: &str, here: &Netns) -> Result<Vec<Interface>> {
     let wanted = [name.to_owned()];
     let picked = by_names("this host", &links, &wanted)?;
     let describe = |(link, link_layer): (&Link, LinkLayer)| Interface {
-        name: shown(&link.name),
         doubts: is_down(link, &wanted).into_iter().collect(),
+        host_side: Some(side(link, here)),
+        ..bare(shown(&link.name), link, link_layer)
+    };
+    let mut found: Vec<Interface> = picked.into_iter().map(describe).collect();
+    let not_captured = not_captured(&links, &wanted);
+    add_doubt(&mut found, not_captured.map(|names| format!("not captured of this host: {names}")));
+    add_unfit(&mut found, unfit(&links, &wanted).map(|link| shown(&link.name)).collect());
+    Ok(found)
+}
+
+/// What the kernel says of an interface; neither end is looked for.
+fn bare(name: String, link: &Link, link_layer: LinkLayer) -> Interface {
+    Interface {
+        name,
+        doubts: Vec::new(),
         pod: None,
         pod_side: None,
-        host_side: Some(side(link, here)),
+        host_side: None,
         host_side_missing: None,
         kind: link.kind.clone(),
         link_layer,
@@ -146,12 +151,7 @@ pub(super) fn of_host(name: &str, here: &Netns) -> Result<Vec<Interface>> {
         filter: None,
         left_out: None,
         unfit: Vec::new(),
-    };
-    let mut found: Vec<Interface> = picked.into_iter().map(describe).collect();
-    let not_captured = not_captured(&links, &wanted);
-    add_doubt(&mut found, not_captured.map(|names| format!("not captured of this host: {names}")));
-    add_unfit(&mut found, unfit(&links, &wanted).map(|link| shown(&link.name)).collect());
-    Ok(found)
+    }
 }
 
 /// What an interface of a target that is called `label` is called.

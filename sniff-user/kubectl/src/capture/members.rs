@@ -7,11 +7,10 @@ use std::{
 
 use anyhow::{Result, ensure};
 use log::{error, info, warn};
-
-use super::Capture;
 use sniff_kubernetes::{By, Change, Pod};
 use sniff_protocol::message::{Target, TargetId, Targets};
 
+use super::Capture;
 use crate::session::Orders;
 
 /// How often a target that a node lost, though its pod runs, is tried again, and after what pause.
@@ -159,13 +158,11 @@ impl Capture {
         }
         let who = Who::of(&id, &node);
         let target = Target {
-            id,
             container: self.args.container.clone(),
             interfaces: self.args.interfaces.clone(),
-            filter: None,
             kubelet_port: self.kubelet_ports.get(&node).copied().filter(|_| !self.args.include_own_stream),
             comment,
-            again: false,
+            ..Target::new(id)
         };
         self.joining.entry(node.clone()).or_default().push(target.clone());
         let selections = selection.into_iter().collect();
@@ -196,15 +193,7 @@ impl Capture {
             );
         }
         self.names.insert(full);
-        let target = Target {
-            id,
-            container: None,
-            interfaces: self.args.interfaces.clone(),
-            filter: None,
-            kubelet_port: None,
-            comment: None,
-            again: false,
-        };
+        let target = Target { interfaces: self.args.interfaces.clone(), ..Target::new(id) };
         let (node, selections) = (node.to_owned(), BTreeSet::new());
         self.members.insert(who, Member::new(node, target, selections, false));
         Ok(())

@@ -4,10 +4,10 @@
 use std::collections::HashSet;
 
 use anyhow::{Result, ensure};
-
-use super::members::name;
 use sniff_pcapng::InterfaceDescription;
 use sniff_protocol::message::{Awaited, AwaitedBy, NodeHello, Target, TargetId};
+
+use super::members::name;
 
 /// Most bytes of an interface's name: a namespace, a pod's name, and a device's with all of it written out.
 const MAX_NAME: usize = 512;
@@ -140,15 +140,7 @@ mod tests {
 
     fn pod(name: &str) -> Target {
         let id = TargetId::Pod { namespace: "shop".into(), name: name.into(), uid: "u-1".into() };
-        Target {
-            id,
-            container: None,
-            interfaces: Vec::new(),
-            filter: None,
-            kubelet_port: None,
-            comment: None,
-            again: false,
-        }
+        Target::new(id)
     }
 
     fn interface(name: &str) -> InterfaceDescription {
