@@ -109,6 +109,12 @@ fn merger(out: &mut Vec<u8>) -> Merger {
     Merger::new(&header(), None, out)
 }
 
+/// A stream begins with one interface and a packet of the time 10.
+fn begin(merger: &mut Merger, stream: StreamId, now: Instant, out: &mut Vec<u8>) {
+    let blocks = [section(), interface("a"), packet(0, 10, b"a")].concat();
+    merger.push(stream, blocks.into(), now, pass, out).unwrap();
+}
+
 #[test]
 fn a_single_stream_goes_through_at_once() {
     let (mut out, now) = (Vec::new(), Instant::now());
@@ -127,9 +133,7 @@ fn packets_wait_for_the_other_stream_but_not_for_long() {
     let (mut out, start) = (Vec::new(), Instant::now());
     let mut merger = merger(&mut out);
     let [a, b] = [merger.join(), merger.join()];
-    merger
-        .push(a, [section(), interface("a"), packet(0, 10, b"a")].concat().into(), start, pass, &mut out)
-        .unwrap();
+    begin(&mut merger, a, start, &mut out);
     merger.write_due(start, &mut out);
     assert_eq!(merger.written(), 0, "b may still send an older one");
     merger
@@ -178,9 +182,7 @@ fn a_stream_is_complete_until_its_last_packet_or_watermark() {
     let mut merger = merger(&mut out);
     let [a, b] = [merger.join(), merger.join()];
     assert_eq!(merger.complete_until(a), None);
-    merger
-        .push(a, [section(), interface("a"), packet(0, 10, b"a")].concat().into(), now, pass, &mut out)
-        .unwrap();
+    begin(&mut merger, a, now, &mut out);
     assert_eq!(merger.complete_until(a), Some(10));
     (0..2).for_each(|_| merger.expect_watermark(a));
     for (said, expected) in [(15, 15), (12, 15)] {
@@ -296,9 +298,7 @@ fn what_comes_too_late_is_written_at_once_and_counted() {
     let (mut out, start) = (Vec::new(), Instant::now());
     let mut merger = merger(&mut out);
     let [a, b] = [merger.join(), merger.join()];
-    merger
-        .push(a, [section(), interface("a"), packet(0, 10, b"a")].concat().into(), start, pass, &mut out)
-        .unwrap();
+    begin(&mut merger, a, start, &mut out);
     merger.write_due(start + HOLD, &mut out);
     merger
         .push(b, [section(), interface("b"), packet(0, 9, b"b")].concat().into(), start, pass, &mut out)
@@ -313,9 +313,7 @@ fn a_stream_that_ended_is_not_waited_for() {
     let (mut out, start) = (Vec::new(), Instant::now());
     let mut merger = merger(&mut out);
     let [a, b] = [merger.join(), merger.join()];
-    merger
-        .push(a, [section(), interface("a"), packet(0, 10, b"a")].concat().into(), start, pass, &mut out)
-        .unwrap();
+    begin(&mut merger, a, start, &mut out);
     merger.end(b);
     merger.write_due(start, &mut out);
     assert_eq!(merger.written(), 1);
