@@ -5,9 +5,9 @@
 use std::fmt;
 
 use pcap::{Capture, Linktype};
+use sniff_pcapng::LinkType;
 
 use super::cbpf::{Encoded, Program, Reason};
-use sniff_pcapng::LinkType;
 
 /// What a program returns for a packet that matches: tcpdump's default snaplen, which people know from its
 /// listings. What is kept of a packet is not decided here.

@@ -4,10 +4,10 @@ use std::io::{self, Write as _};
 
 use anyhow::Result;
 use log::{error, warn};
-
-use super::args::Args;
 use sniff_cli::{exit, legible::legible_line};
 use sniff_kubernetes::{Cluster, Forbidden, agent::Leftover};
+
+use super::args::Args;
 
 /// Lists the Jobs of short-lived pods, those that still capture too, and removes them unless `dry_run`.
 ///

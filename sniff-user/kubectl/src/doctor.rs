@@ -6,10 +6,10 @@ use std::{
 };
 
 use anyhow::Result;
-
-use super::args::Args;
 use sniff_cli::{exit, legible::legible_line};
 use sniff_kubernetes::{Cluster, DaemonPod, NodeFacts, Permission, Request};
+
+use super::args::Args;
 
 /// The oldest kernel that has what sniff cannot do without, and the one that has TCX.
 const OLDEST: (u32, u32) = (5, 8);

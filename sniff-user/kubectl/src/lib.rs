@@ -16,10 +16,10 @@ pub mod wireshark;
 
 use anyhow::Result;
 use clap::CommandFactory as _;
-
-use self::args::{Args, ClusterArgs, Command};
 use sniff_cli::{exit, manual};
 use sniff_kubernetes::Cluster;
+
+use self::args::{Args, ClusterArgs, Command};
 
 /// Does what was asked for; the answer is the exit status.
 ///

@@ -7,13 +7,13 @@ use std::{
 };
 
 use anyhow::Result;
-
-use super::session::{LEASE, NoPod, PodKind};
 use sniff_kubernetes::{Backoff, Forbidden};
 use sniff_protocol::{
     Broken,
     message::{End, Reason},
 };
+
+use super::session::{LEASE, NoPod, PodKind};
 
 /// How long a lost session may go on at its node, and count towards the limits there: its lease, and time to end.
 const LINGERS: Duration = LEASE.saturating_add(Duration::from_secs(10));

@@ -7,9 +7,9 @@ use std::fmt::Debug;
 use k8s_openapi::api::core::v1;
 use kube::{Api, Resource, ResourceExt as _, api::ListParams};
 use serde::de::DeserializeOwned;
+use sniff_cli::similar::{did_you_mean, did_you_mean_name};
 
 use super::{Cluster, Pod, Request, access::trouble};
-use sniff_cli::similar::{did_you_mean, did_you_mean_name};
 
 impl Cluster {
     /// Why the pod of this name cannot be captured, with the restrictions that a person has made.

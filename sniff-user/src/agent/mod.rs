@@ -25,6 +25,7 @@ use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
+use sniff_cli::interrupt::Interrupts;
 use tokio::{
     net::{TcpListener, UnixListener, UnixStream},
     sync::watch,
@@ -36,7 +37,6 @@ use self::{
     ledger::{Ledger, SessionId},
     wire::{Cause, Registration, Report, ToAgent, ToSession, Wire},
 };
-use sniff_cli::interrupt::Interrupts;
 
 /// Where an agent listens unless told otherwise. Not below /run, which in sniff's pods is the node's.
 pub const AGENT_SOCKET: &str = "/var/lib/sniff/agent.sock";

@@ -17,11 +17,10 @@ use aya_obj::generated::{
 };
 use log::debug;
 use sniff_common::{Direction, SNAP_HEADERS, SNAP_RAW_IP};
-
-use super::{attach::Hook, home::Home, object::Body, syscall};
 use sniff_filter::{compile::Fragment, ebpf::Encoded};
 use sniff_pcapng::LinkType;
 
+use super::{attach::Hook, home::Home, object::Body, syscall};
 use crate::system::parallel;
 
 /// Name of the programs in the kernel, as bpftool shows it.

@@ -12,14 +12,13 @@ use aya_obj::generated::{
     BPF_PSEUDO_KFUNC_CALL, BPF_X, bpf_insn,
 };
 use log::debug;
+use sniff_filter::ebpf::Encoded;
 
 use super::{
     btf::Btf,
     classifier::{encoded, instruction, load_u64},
     syscall,
 };
-use sniff_filter::ebpf::Encoded;
-
 use crate::net::netns::Netns;
 
 /// Where the running kernel describes its types.

@@ -4,11 +4,10 @@ use std::{collections::HashSet, path::PathBuf};
 
 use anyhow::{Result, ensure};
 use log::warn;
-
-use super::own_stream::OwnStream;
 use sniff_pcapng::LinkType;
 use sniff_protocol::message::{Target, TargetId};
 
+use super::own_stream::OwnStream;
 use crate::{
     capture::tap::link_type,
     targets::{self, Interface, Scope, Wanted},

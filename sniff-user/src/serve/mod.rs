@@ -18,7 +18,18 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
 use log::{info, warn};
+use sniff_cli::logging;
 use sniff_common::{MAX_SNAPLEN, MIN_RING_BYTES};
+use sniff_filter::{Filters, Source};
+use sniff_pcapng::LinkType;
+use sniff_protocol::{
+    Broken, PROTOCOL, ToClient, ToNode,
+    message::{
+        Awaited, CapturePlan, ClientHello, Code, End, Event as Told, Level, NodeError, NodeHello, Reason,
+        Target,
+    },
+    request::Compress,
+};
 use tokio::{
     sync::{mpsc, oneshot},
     time::timeout,
@@ -32,18 +43,6 @@ use self::{
     output::Output,
     packets::Frames,
 };
-use sniff_cli::logging;
-use sniff_filter::{Filters, Source};
-use sniff_pcapng::LinkType;
-use sniff_protocol::{
-    Broken, PROTOCOL, ToClient, ToNode,
-    message::{
-        Awaited, CapturePlan, ClientHello, Code, End, Event as Told, Level, NodeError, NodeHello, Reason,
-        Target,
-    },
-    request::Compress,
-};
-
 use crate::{
     agent::wire::{Grant, Registration, Report},
     bpf::ring::{self, Order},

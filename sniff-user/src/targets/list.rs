@@ -2,13 +2,13 @@
 
 use anyhow::{Context as _, Result};
 use log::info;
+use sniff_cli::legible::legible_line;
 
 use super::{
     Interface, Options,
     interfaces::{self, ANY, shown},
     node::Node,
 };
-use sniff_cli::legible::legible_line;
 
 /// The heading of the table.
 const COLUMNS: [&str; 7] = ["NAMESPACE", "POD", "INTERFACE", "HOST-INTERFACE", "INDEX", "MAC", "ADDRESSES"];

@@ -9,15 +9,14 @@ use std::{
 };
 
 use anyhow::{Context, Result, anyhow, bail};
+use sniff_cli::similar::did_you_mean;
+use sniff_kubernetes::Kubernetes;
 use tokio::sync::OnceCell;
 
 use super::{
     Options, PodRef, SHORT_ID_LEN,
     interfaces::{self, Place},
 };
-use sniff_cli::similar::did_you_mean;
-use sniff_kubernetes::Kubernetes;
-
 use crate::{
     net::netns::Netns,
     system::System,

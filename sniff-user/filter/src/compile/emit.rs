@@ -14,6 +14,8 @@
 //!
 //! A and X are always below 2^32: only 32-bit operations and loads write them.
 
+use sniff_pcapng::LinkType;
+
 use super::{
     super::{
         cbpf::{self, Ancillary, Instruction as Classic, Program, Size},
@@ -23,7 +25,6 @@ use super::{
     assembler::{Assembler, Label},
     bounds::{self, Access},
 };
-use sniff_pcapng::LinkType;
 
 pub const A: Register = Register::R0;
 pub const DATA: Register = Register::R2;

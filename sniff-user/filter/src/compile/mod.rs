@@ -51,12 +51,13 @@ mod tests;
 
 use std::fmt;
 
+use sniff_pcapng::LinkType;
+
 use super::{
     cbpf::{Ancillary, Program},
     ebpf::Instruction,
 };
 use emit::Emitter;
-use sniff_pcapng::LinkType;
 
 /// Where the fragment will run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -5,11 +5,12 @@ use std::{
     io::{self, Write as _},
 };
 
+use sniff_cli::legible::legible_line;
+
 use super::{
     Capture,
     sessions::{Accounts, Running},
 };
-use sniff_cli::legible::legible_line;
 
 impl Capture {
     pub(super) fn say_counts(&self) {

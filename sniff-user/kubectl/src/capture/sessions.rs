@@ -8,12 +8,6 @@ use std::{
 use anyhow::{Result, ensure};
 use bytes::Bytes;
 use log::{error, info, warn};
-
-use super::{
-    Capture,
-    members::{Member, name},
-    remit::Remit,
-};
 use sniff_cli::alarm::{Alarm, Alert};
 use sniff_kubernetes::By;
 use sniff_pcapng::{
@@ -24,6 +18,11 @@ use sniff_protocol::message::{
     Awaited, AwaitedBy, CapturePlan, Code, End, Event, Level, NodeHello, Reason, Stats, Target, Targets,
 };
 
+use super::{
+    Capture,
+    members::{Member, name},
+    remit::Remit,
+};
 use crate::{
     args::Args,
     rejoin::Ending,

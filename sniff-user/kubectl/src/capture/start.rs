@@ -11,14 +11,13 @@ use std::{
 
 use anyhow::{Context as _, Result, bail, ensure};
 use log::{info, warn};
-use tokio::sync::mpsc;
-
-use super::{Capture, members::name};
 use sniff_cli::exit;
 use sniff_kubernetes::{By, Change, Cluster, Forbidden, Selection, agent::Resources, follow};
 use sniff_pcapng::{SectionHeader, merge::Merger};
 use sniff_protocol::message::TargetId;
+use tokio::sync::mpsc;
 
+use super::{Capture, members::name};
 use crate::{
     args::{Args, IMAGE},
     output::Wanted,

@@ -6,12 +6,13 @@ use std::{
     os::fd::{AsFd, BorrowedFd},
 };
 
+use sniff_pcapng::PacketHead;
+
 use super::{
     Order,
     gauge::Room,
     records::{Pause, Records},
 };
-use sniff_pcapng::PacketHead;
 
 /// Most bytes of records taken at a time, so that the ones who wait for their turn are heard.
 const ENOUGH: usize = 4 << 20;

@@ -16,10 +16,9 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 use aya::maps::{MapData, Stack};
 use sniff_common::regions::{self, Cpu, FIRST_BLOCK, Header, Position, REGION_BYTES, Sight, Span, Word};
-
-use super::{Order, gauge::Room, records::Records};
 use sniff_pcapng::PacketHead;
 
+use super::{Order, gauge::Room, records::Records};
 use crate::bpf::mapping::Mapping;
 
 /// How often to look whether a CPU has done with its packet: some microseconds in all.
