@@ -717,17 +717,19 @@ impl Session {
                 },
                 found = self.newcomers.next() => {
                     let gone = match found {
-                        Found::There(scope, interfaces, unfit) => {
-                            let gone = watch.look_beside(self, scope.netns(), &interfaces)?;
+                        Found::All(scope, interfaces, unfit) => {
+                            self.pass_over(&scope, unfit)?;
+                            watch.look_beside(self, scope.netns(), &interfaces)?
+                        }
+                        Found::There(scope, interfaces) => {
                             let joined = self.welcome(&scope, interfaces);
                             watch.meet(self);
-                            self.pass_over(&scope, unfit)?;
                             if let Some(Remote { events, .. }) = &remote {
                                 let came = |it| Event::Came(scope.clone(), Box::new(it));
                                 // It may have gone.
                                 joined.into_iter().for_each(|it| drop(events.send(came(it))));
                             }
-                            gone
+                            Vec::new()
                         }
                         Found::Left(left) => watch.look_for(self, &left)?,
                         Found::Missed => watch.look_at_all(self)?,

@@ -22,8 +22,10 @@ const AT_ONCE: usize = 8;
 
 /// What is told of the interfaces of the scopes.
 pub enum Found {
-    /// Those that a scope has, at a time when there may be new ones among them, and those that cannot be captured.
-    There(Box<Scope>, Vec<Interface>, Vec<Unfit>),
+    /// All that a scope has, at a time when some may have come or left, and those that cannot be captured.
+    All(Box<Scope>, Vec<Interface>, Vec<Unfit>),
+    /// Some of them, which may be new.
+    There(Box<Scope>, Vec<Interface>),
     /// Some are not there any more.
     Left(HashSet<Left>),
     /// There were more changes than could be heard of: any may have left.
@@ -153,11 +155,10 @@ fn look_at(scope: Scope) -> Vec<Found> {
         })
     }
     let (interfaces, unfit) = (or_none(scope.interfaces_now()), or_none(scope.unfit()));
-    let there =
-        |interfaces: &[Interface], unfit| Found::There(Box::new(scope.clone()), interfaces.to_vec(), unfit);
-    let mut pieces: Vec<Found> = vec![there(&[], unfit)];
-    pieces.extend(interfaces.chunks(AT_ONCE).map(|piece| there(piece, Vec::new())));
-    pieces
+    let there = |piece: &[Interface]| Found::There(Box::new(scope.clone()), piece.to_vec());
+    let mut told: Vec<Found> = interfaces.chunks(AT_ONCE).map(there).collect();
+    told.insert(0, Found::All(Box::new(scope.clone()), interfaces, unfit));
+    told
 }
 
 async fn next(monitor: &mut Option<Monitor>) -> Result<News> {
