@@ -11,7 +11,7 @@ use nix::sys::signal::Signal;
 use sniff_pcapng::BlockType;
 use sniff_protocol::{
     PROTOCOL, ToClient, ToNode,
-    message::{CapturePlan, ClientHello, Code, Event, NewFilter, Reason, Stats, Target, Targets},
+    message::{CapturePlan, ClientHello, Code, Event, Reason, Stats, Target, Targets},
     request::Compress,
 };
 use sniff_tests::{
@@ -205,29 +205,6 @@ fn hostile_names_are_names_and_nothing_else() {
     assert_eq!(failures.len(), names.len());
     let is_plain = |error: &&String| error.contains("is not a pod name") && !error.contains(char::is_control);
     assert!(failures.iter().all(is_plain), "{failures:#?}");
-}
-
-#[test]
-fn the_filter_of_a_running_session_changes_and_a_bad_one_does_not() {
-    let place = Place::new();
-    let filter = |text: &str| ToNode::Filter(NewFilter { expression: text.to_owned() });
-    let plan = CapturePlan { filter: Some("udp".to_owned()), ..CapturePlan::default() };
-    let mut serving = place.begin(plan);
-    place.ping(2);
-    serving.send(&filter("icmp and and"));
-    let error = serving.wait_for("an error", |message| match message {
-        ToClient::Error(error) => Some(error.clone()),
-        _ => None,
-    });
-    assert_eq!(error.code, Code::Filter, "{error:?}");
-    place.ping(2);
-    serving.send(&filter("icmp"));
-    serving.wait_for("a new filter", |message| {
-        matches!(message, ToClient::Event(Event::FilterChanged)).then_some(())
-    });
-    place.ping(3);
-    let outcome = serving.stop();
-    assert_eq!(outcome.file().packets.len(), 6, "3 requests, 3 replies");
 }
 
 #[test]

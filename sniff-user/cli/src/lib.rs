@@ -3,8 +3,8 @@
 pub mod alarm;
 pub mod exit;
 pub mod interrupt;
-pub mod legible;
 pub mod logging;
 pub mod manual;
 pub mod options;
+pub mod sanitize;
 pub mod similar;

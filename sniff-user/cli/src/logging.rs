@@ -4,7 +4,7 @@ use std::{io::Write as _, sync::OnceLock};
 
 use log::{Level, LevelFilter, Log, Metadata, Record};
 
-use crate::legible::legible;
+use crate::sanitize::sanitize;
 
 type Listener = Box<dyn Fn(&str) + Send + Sync>;
 
@@ -41,7 +41,7 @@ pub fn tell(text: &str) {
 /// A message as it is written. Lines after the first are indented: none of them can pass for a message of its own, or
 /// for the counts.
 fn message(text: &str) -> String {
-    format!("sniff: {}\n", legible(text).replace('\n', "\n  "))
+    format!("sniff: {}\n", sanitize(text).replace('\n', "\n  "))
 }
 
 /// Whether a record is from one of sniff's crates.

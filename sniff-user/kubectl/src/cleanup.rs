@@ -4,7 +4,7 @@ use std::io::{self, Write as _};
 
 use anyhow::Result;
 use log::{error, warn};
-use sniff_cli::{exit, legible::legible_line};
+use sniff_cli::{exit, sanitize::sanitize_line};
 use sniff_kubernetes::{Cluster, Forbidden, agent::Leftover};
 
 use super::args::Args;
@@ -35,7 +35,7 @@ pub async fn run(cluster: &Cluster, args: &Args, dry_run: bool) -> Result<u8> {
         };
         let line =
             format!("{done} {}/{} on {node}: {what}, by {who}, until {until}", job.namespace, job.name);
-        writeln!(stdout, "{}", legible_line(&line))?;
+        writeln!(stdout, "{}", sanitize_line(&line))?;
     }
     Ok(status)
 }

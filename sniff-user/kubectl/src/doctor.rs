@@ -6,7 +6,7 @@ use std::{
 };
 
 use anyhow::Result;
-use sniff_cli::{exit, legible::legible_line};
+use sniff_cli::{exit, sanitize::sanitize_line};
 use sniff_kubernetes::{Cluster, DaemonPod, NodeFacts, Permission, Request};
 
 use super::args::Args;
@@ -53,7 +53,7 @@ pub async fn run(cluster: &Cluster, args: &Args) -> Result<u8> {
     }
     let mut stdout = io::stdout();
     for finding in &findings {
-        writeln!(stdout, "{}", legible_line(&finding.to_string()))?;
+        writeln!(stdout, "{}", sanitize_line(&finding.to_string()))?;
     }
     let is_fine = !findings.iter().any(|finding| matches!(finding, Finding::Bad(..)));
     Ok(if is_fine { exit::SUCCESS } else { exit::FAILURE })

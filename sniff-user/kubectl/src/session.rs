@@ -13,7 +13,7 @@ use std::{
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use bytes::Bytes;
 use log::{debug, info, warn};
-use sniff_cli::legible::Lines;
+use sniff_cli::sanitize::Lines;
 use sniff_kubernetes::{
     Cluster, Forbidden, Input, Output, Piece,
     agent::{AgentJob, AgentPod, CONTAINER, Resources, Wanted},

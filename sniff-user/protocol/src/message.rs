@@ -20,7 +20,6 @@ const END: u8 = 0x06;
 
 const CLIENT_HELLO: u8 = 0x81;
 const TARGETS: u8 = 0x82;
-const FILTER: u8 = 0x83;
 const KEEP_ALIVE: u8 = 0x84;
 const STOP: u8 = 0x85;
 const WATERMARK: u8 = 0x86;
@@ -51,8 +50,6 @@ pub enum ToNode {
     Hello(Box<ClientHello>),
     /// Targets that join and leave the running capture.
     Targets(Targets),
-    /// Another filter for all targets that have none of their own.
-    Filter(NewFilter),
     /// A sign of life, every 5 seconds.
     KeepAlive,
     /// Send a watermark (`pcapng::Watermark`) soon. Only for a far side whose hello says that it does.
@@ -236,13 +233,6 @@ pub struct Targets {
     pub remove: Vec<TargetId>,
 }
 
-/// A change of the filter.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct NewFilter {
-    /// Expression in tcpdump's language; an empty one matches all.
-    pub expression: String,
-}
-
 /// What happened to a session.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
@@ -274,8 +264,6 @@ pub enum Event {
         /// What is wrong, and what to do.
         error: String,
     },
-    /// The filter has changed.
-    FilterChanged,
     /// All targets of the hello are attached, or have failed.
     Listening {
         /// How many interfaces are attached.
@@ -429,7 +417,6 @@ impl Frame for ToNode {
         match self {
             Self::Hello(hello) => (CLIENT_HELLO, json(hello)),
             Self::Targets(targets) => (TARGETS, json(targets)),
-            Self::Filter(filter) => (FILTER, json(filter)),
             Self::KeepAlive => (KEEP_ALIVE, Payload::Empty),
             Self::Stop => (STOP, Payload::Empty),
             Self::Watermark => (WATERMARK, Payload::Empty),
@@ -441,7 +428,6 @@ impl Frame for ToNode {
         Ok(match kind {
             CLIENT_HELLO => Self::Hello(parse(kind, &payload)?),
             TARGETS => Self::Targets(parse(kind, &payload)?),
-            FILTER => Self::Filter(parse(kind, &payload)?),
             KEEP_ALIVE => empty(kind, &payload, Self::KeepAlive)?,
             STOP => empty(kind, &payload, Self::Stop)?,
             WATERMARK => empty(kind, &payload, Self::Watermark)?,

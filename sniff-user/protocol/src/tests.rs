@@ -5,8 +5,8 @@ use bytes::Bytes;
 use super::{
     Broken, Decoder, Frame, MAX_JSON, MAX_PAYLOAD, PREFACE, PROTOCOL, ToClient, ToNode, encode,
     message::{
-        CapturePlan, ClientHello, Code, End, Event, Level, NewFilter, NodeError, NodeHello, Reason, Stats,
-        Target, TargetId, Targets,
+        CapturePlan, ClientHello, Code, End, Event, Level, NodeError, NodeHello, Reason, Stats, Target,
+        TargetId, Targets,
     },
 };
 use crate::request::{AttachAt, Directions};
@@ -50,7 +50,6 @@ fn to_node() -> Vec<ToNode> {
     vec![
         ToNode::Hello(Box::new(hello)),
         ToNode::Targets(Targets { add: vec![target], remove: vec![TargetId::Node] }),
-        ToNode::Filter(NewFilter { expression: "port 53".into() }),
         ToNode::KeepAlive,
         ToNode::Watermark,
         ToNode::Stop,
@@ -101,8 +100,9 @@ fn messages_survive_however_the_stream_is_cut() {
 #[test]
 fn the_layout_is_pinned() {
     let mut bytes = PREFACE.to_vec();
-    encode(&ToNode::Filter(NewFilter { expression: "ip".into() }), &mut bytes).unwrap();
-    let expected = [b"SNIFF\0\0\x01".as_slice(), b"\x83\0\0\0\x13\0\0\0", br#"{"expression":"ip"}"#].concat();
+    encode(&ToNode::Targets(Targets::default()), &mut bytes).unwrap();
+    let json = br#"{"add":[],"remove":[]}"#;
+    let expected = [b"SNIFF\0\0\x01".as_slice(), b"\x82\0\0\0\x16\0\0\0", json].concat();
     assert_eq!(bytes, expected);
     let target = Target::new(pod("a"));
     let short: Target =
@@ -137,7 +137,8 @@ fn lengths_are_checked_before_memory_is_taken() {
     let mut out = Vec::new();
     let large = ToClient::Packets(Bytes::from(vec![0; MAX_PAYLOAD + 1]));
     assert!(encode(&large, &mut out).is_err());
-    let long = ToNode::Filter(NewFilter { expression: "x".repeat(MAX_JSON) });
+    let add = vec![Target::new(pod(&"x".repeat(MAX_JSON)))];
+    let long = ToNode::Targets(Targets { add, remove: vec![] });
     assert!(encode(&long, &mut out).is_err());
     assert_eq!(out, b"");
 }
@@ -254,7 +255,7 @@ mod packed {
 
     #[test]
     fn control_messages_are_not_packed() {
-        let json = zstd::bulk::compress(br#"{"event":"filter_changed"}"#, 1).unwrap();
+        let json = zstd::bulk::compress(br#"{"event":"target_arrived"}"#, 1).unwrap();
         let stream = frame([3, 1, 0, 0], json.len() as u32, &json);
         assert_malformed(&stream, "packed");
     }

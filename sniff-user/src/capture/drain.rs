@@ -95,7 +95,7 @@ impl Drain {
         let (ended, has_ended) = oneshot::channel();
         let left = count.unwrap_or(u64::MAX);
         let delivered = output.delivered();
-        let desk = Desk {
+        let delivery = Delivery {
             output,
             losses: Losses::default(),
             any_lost: false,
@@ -109,7 +109,7 @@ impl Drain {
         let fullest_percent = Arc::new(AtomicU8::new(0));
         let worker = Worker {
             ring,
-            desk,
+            delivery,
             wake: Arc::clone(&wake),
             fullest_percent: Arc::clone(&fullest_percent),
             packet_buffered,
@@ -175,7 +175,7 @@ impl Drain {
 /// What the thread works with.
 struct Worker {
     ring: Ring,
-    desk: Desk,
+    delivery: Delivery,
     wake: Arc<EventFd>,
     fullest_percent: Arc<AtomicU8>,
     packet_buffered: bool,
@@ -200,8 +200,8 @@ impl Worker {
         let _ = ended.send(());
         self.account_for_the_rest();
         Drained {
-            output: self.desk.output,
-            losses: self.desk.losses,
+            output: self.delivery.output,
+            losses: self.delivery.losses,
             end,
             fullest_percent: self.fullest_percent.load(Ordering::Relaxed),
         }
@@ -209,14 +209,14 @@ impl Worker {
 
     /// Waits for something to do, and does it.
     fn turn(&mut self) -> Result<Option<End>> {
-        let reader_is_gone = self.wait(self.desk.output.reader())?;
-        self.desk.obey()?;
+        let reader_is_gone = self.wait(self.delivery.output.reader())?;
+        self.delivery.take_messages()?;
         self.empty()?;
-        self.desk.output.flush()?;
-        Ok(if self.desk.left == 0 {
+        self.delivery.output.flush()?;
+        Ok(if self.delivery.left == 0 {
             Some(End::Count)
-        } else if self.desk.stopping && !self.more {
-            Some(if self.desk.hurried { End::Hurried } else { End::Asked })
+        } else if self.delivery.stopping && !self.more {
+            Some(if self.delivery.hurried { End::Hurried } else { End::Asked })
         } else if reader_is_gone {
             Some(End::Closed)
         } else {
@@ -227,11 +227,11 @@ impl Worker {
     /// Packets are matched until the classifiers are detached. Nobody will have those that are left, but they must be
     /// accounted for. With nothing to write, no error here is news.
     fn account_for_the_rest(&mut self) {
-        let _ = self.desk.output.flush();
-        self.desk.left = 0;
+        let _ = self.delivery.output.flush();
+        self.delivery.left = 0;
         loop {
-            let stopping = self.desk.stopping;
-            let _ = self.desk.obey();
+            let stopping = self.delivery.stopping;
+            let _ = self.delivery.take_messages();
             if self.empty().is_err() {
                 self.more = false;
             }
@@ -249,7 +249,7 @@ impl Worker {
             PollFd::new(self.wake.as_fd(), PollFlags::POLLIN),
         ];
         fds.extend(reader.map(|fd| PollFd::new(fd, PollFlags::empty())));
-        let timeout = if self.more || self.desk.stopping {
+        let timeout = if self.more || self.delivery.stopping {
             0
         } else if self.held && (self.packet_buffered || self.asleep) {
             SHORT_TIMEOUT_MS
@@ -270,20 +270,20 @@ impl Worker {
 
     /// Takes what is in the ring.
     fn empty(&mut self) -> Result<()> {
-        let Self { ring, desk, .. } = self;
-        let until = if desk.stopping { Until::End } else { Until::Settled };
+        let Self { ring, delivery, .. } = self;
+        let until = if delivery.stopping { Until::End } else { Until::Settled };
         self.more = ring.look(until)?;
         self.fullest_percent.store((ring.fullest() * 100.0).ceil() as u8, Ordering::Relaxed);
         // The interfaces of all packets that were seen just now were described before.
-        desk.obey()?;
-        desk.any_lost = desk.any_lost || ring.lost() > 0;
+        delivery.take_messages()?;
+        delivery.any_lost = delivery.any_lost || ring.lost() > 0;
         let mut any = false;
         self.held = ring.take(|run| {
             any = true;
-            desk.deliver(run)
+            delivery.deliver(run)
         })?;
-        if !self.more && mem::take(&mut desk.watermark) {
-            desk.output.block(&Watermark { time_ns: ring.complete_until() }.block())?;
+        if !self.more && mem::take(&mut delivery.watermark) {
+            delivery.output.block(&Watermark { time_ns: ring.complete_until() }.block())?;
         }
         if any {
             self.asleep = false;
@@ -297,7 +297,7 @@ impl Worker {
 }
 
 /// Where records are handed over, and what the thread was told.
-struct Desk {
+struct Delivery {
     output: Output,
     losses: Losses,
     /// Whether packets may have something to tell of losses. They are not looked at until then.
@@ -314,8 +314,8 @@ struct Desk {
     hurried: bool,
 }
 
-impl Desk {
-    fn obey(&mut self) -> io::Result<()> {
+impl Delivery {
+    fn take_messages(&mut self) -> io::Result<()> {
         while let Ok(message) = self.messages.try_recv() {
             match message {
                 Message::Stop => self.stopping = true,

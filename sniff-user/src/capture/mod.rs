@@ -157,12 +157,6 @@ pub enum Order {
         /// Whether that worked.
         done: oneshot::Sender<Result<()>>,
     },
-    /// Take this as the general filter.
-    Filter {
-        source: Source,
-        /// Whether that worked; the old filter goes on if not.
-        done: oneshot::Sender<Result<()>>,
-    },
     /// Have a [`Watermark`](sniff_pcapng::Watermark) written, soon. Only a reader that knows of it may be given one.
     Watermark {
         /// Whether it will be.
@@ -397,7 +391,7 @@ impl Session {
         Ok(())
     }
 
-    fn obey(&mut self, order: Order) {
+    fn carry_out(&mut self, order: Order) {
         let (done, result) = match order {
             Order::Join { interfaces, scopes, comment, done } => {
                 let joined = self.join(interfaces, comment.as_deref());
@@ -412,9 +406,6 @@ impl Session {
                     self.taps.iter().filter(|tap| interfaces.contains(&tap.interface)).map(|tap| tap.id);
                 let ids: Vec<u32> = ids.collect();
                 (done, ids.into_iter().try_for_each(|id| self.leave(id)))
-            }
-            Order::Filter { source, done } => {
-                (done, source.read().and_then(|general| self.change_filter(source, general)))
             }
             Order::Watermark { done } => (done, self.drain.watermark()),
         };
@@ -582,21 +573,20 @@ impl Session {
 
     /// Has the filter that was read again at every interface without one of its own.
     fn take_filter(&mut self, read: Result<Option<String>>) {
-        let source = self.plan.filter.clone();
-        match read.and_then(|general| self.change_filter(source, general)) {
+        match read.and_then(|general| self.change_filter(general)) {
             Ok(()) => info!("the filter is now: {}", in_words(self.general.as_deref())),
             Err(error) => warn!("the filter stays as it is: {error:#}"),
         }
     }
 
-    /// Has `general`, which is from `source`, at every interface that has none of its own: at all of them or, when
+    /// Has `general` at every interface that has none of its own: at all of them or, when
     /// anything is wrong with it, at none. Each goes on as one interface more in the file, so that every packet shows by
     /// which filter it was judged. An interface that has gone meanwhile is left to whoever takes leave of it.
     ///
     /// # Errors
     ///
     /// When it cannot be compiled, loaded or attached; the old one then goes on.
-    fn change_filter(&mut self, source: Source, general: Option<String>) -> Result<()> {
+    fn change_filter(&mut self, general: Option<String>) -> Result<()> {
         if general != self.general {
             self.repair_all();
             let (changes, classifiers) = self.changes(general.as_deref())?;
@@ -606,7 +596,6 @@ impl Session {
                 return Err(error);
             }
         }
-        self.plan.filter = source;
         Ok(())
     }
 
@@ -710,7 +699,7 @@ impl Session {
                 }
                 order = next_order(&mut remote) => match order {
                     Some(order) => {
-                        self.obey(order);
+                        self.carry_out(order);
                         watch.meet(self);
                     }
                     None => break Why::Asked,

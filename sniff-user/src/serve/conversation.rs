@@ -7,7 +7,7 @@ use anyhow::{Result, anyhow, ensure};
 use log::{debug, info, warn};
 use sniff_cli::exit;
 use sniff_common::Counters;
-use sniff_filter::{Filters, Source};
+use sniff_filter::Filters;
 use sniff_pcapng::LinkType;
 use sniff_protocol::{
     ToClient, ToNode,
@@ -132,7 +132,7 @@ impl<'a> Conversation<'a> {
                 message = self.input.next() => match message {
                     Some(Ok(ToNode::Stop)) => return Some(Reason::Stopped),
                     Some(Ok(message)) => {
-                        self.obey(message).await;
+                        self.handle(message).await;
                         heard = Instant::now();
                     }
                     Some(Err(broken)) => return Some(self.fail(Code::Usage, &broken.into())),
@@ -218,7 +218,7 @@ impl<'a> Conversation<'a> {
         }
     }
 
-    async fn obey(&mut self, message: ToNode) {
+    async fn handle(&mut self, message: ToNode) {
         match message {
             ToNode::Targets(Targets { add, remove }) => {
                 if let Err(error) = check(&add) {
@@ -232,12 +232,6 @@ impl<'a> Conversation<'a> {
                     self.admit(target, Some(JOINED)).await;
                 }
             }
-            ToNode::Filter(filter) => match self.change_filter(filter.expression).await {
-                Ok(()) => self.output.tell(ToClient::Event(Told::FilterChanged)),
-                Err(error) => {
-                    self.fail(Code::Filter, &error.context("the filter stays as it is"));
-                }
-            },
             ToNode::Watermark => {
                 // A capture that has ended has sent all.
                 let _ = self.order(|done| Order::Watermark { done }).await;
@@ -365,17 +359,6 @@ impl<'a> Conversation<'a> {
             self.order(|done| Order::Leave { interfaces: Vec::new(), scopes, done }).await?;
         }
         self.members.join(member);
-        Ok(())
-    }
-
-    async fn change_filter(&mut self, expression: String) -> Result<()> {
-        let source = Source::Text(expression);
-        let general = source.read()?;
-        for link_type in self.members.link_types() {
-            self.compile(general.clone(), link_type).await?;
-        }
-        self.order(|done| Order::Filter { source, done }).await?;
-        self.capture.general = general;
         Ok(())
     }
 

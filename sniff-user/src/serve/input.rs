@@ -12,7 +12,7 @@ use anyhow::{Result, bail};
 use sniff_protocol::{Broken, Decoder, ToNode};
 use tokio::{sync::mpsc, time::timeout};
 
-/// Messages that wait to be obeyed; a client that sends more has to wait too. Each may have a MiB.
+/// Messages that wait to be handled; a client that sends more has to wait too. Each may have a MiB.
 const QUEUED: usize = 4;
 /// Those that may come while something else is waited for.
 const EARLY: usize = 64;
@@ -74,7 +74,7 @@ impl Input {
         }
     }
 
-    /// Whether the client has said stop, which is still to be obeyed.
+    /// Whether the client has said stop, which is still to be handled.
     pub(super) fn is_told_to_stop(&self) -> bool {
         self.early.iter().any(|message| matches!(message, Ok(ToNode::Stop)))
     }

@@ -1,17 +1,13 @@
 //! Who is captured in a session: from the targets that a client names to interfaces, and back.
 
-use std::{collections::HashSet, path::PathBuf};
+use std::path::PathBuf;
 
 use anyhow::{Result, ensure};
 use log::warn;
-use sniff_pcapng::LinkType;
 use sniff_protocol::message::{Target, TargetId};
 
 use super::own_stream::OwnStream;
-use crate::{
-    capture::tap::link_type,
-    targets::{self, Interface, Scope, Wanted},
-};
+use crate::targets::{self, Interface, Scope, Wanted};
 
 /// The targets that are captured.
 pub(super) struct Members {
@@ -125,11 +121,6 @@ impl Members {
         let has_ended =
             |member: &&Member| member.interfaces.is_empty() && !member.scopes.iter().any(Scope::is_there);
         self.joined.iter().filter(has_ended).map(|member| member.id.clone()).collect()
-    }
-
-    /// What packets begin with at the interfaces that there are.
-    pub(super) fn link_types(&self) -> HashSet<LinkType> {
-        self.joined.iter().flat_map(|member| &member.interfaces).map(link_type).collect()
     }
 
     /// How many interfaces there are.

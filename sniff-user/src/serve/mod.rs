@@ -101,7 +101,7 @@ pub async fn run(args: Options) -> Result<()> {
     let signals = Signals::take_over()?.attend()?;
     let mut input = Input::start(HELLO_TIME)?;
     let mut output = Output::start()?;
-    let notes = output.teller();
+    let notes = output.sender();
     logging::also_tell(move |text| {
         notes.tell(ToClient::Event(Told::Note { level: Level::Warn, text: text.to_owned() }));
     });

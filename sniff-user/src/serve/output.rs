@@ -68,14 +68,14 @@ struct Message {
 
 /// A way to tell the client something, from anywhere.
 #[derive(Clone)]
-pub(super) struct Teller {
+pub(super) struct MessageSender {
     messages: Sender<Message>,
     /// Bytes of the messages that wait.
     queued: Arc<AtomicUsize>,
     broken: Arc<Mutex<Option<oneshot::Sender<()>>>>,
 }
 
-impl Teller {
+impl MessageSender {
     /// Has a message sent; it never waits. Nothing comes after [`ToClient::End`].
     pub(super) fn tell(&self, message: ToClient) {
         self.send(&message, None);
@@ -107,7 +107,7 @@ impl Teller {
 
 /// The way to the client.
 pub(super) struct Output {
-    teller: Teller,
+    sender: MessageSender,
     stdout: Stdout,
     is_broken: oneshot::Receiver<()>,
     ended: oneshot::Receiver<()>,
@@ -129,37 +129,40 @@ impl Output {
         let queued = Arc::new(AtomicUsize::new(0));
         let (broken, is_broken) = oneshot::channel();
         let (done, ended) = oneshot::channel();
-        let teller =
-            Teller { messages, queued: Arc::clone(&queued), broken: Arc::new(Mutex::new(Some(broken))) };
+        let sender = MessageSender {
+            messages,
+            queued: Arc::clone(&queued),
+            broken: Arc::new(Mutex::new(Some(broken))),
+        };
         thread::Builder::new().name("control".to_owned()).spawn({
-            let (stdout, teller) = (stdout.clone(), teller.clone());
+            let (stdout, sender) = (stdout.clone(), sender.clone());
             move || {
                 if write(&receiver, &queued, &stdout).is_err() {
-                    teller.give_up();
+                    sender.give_up();
                 }
                 // Nobody waits for it when the session was given up.
                 let _ = done.send(());
             }
         })?;
-        Ok(Self { teller, stdout, is_broken, ended })
+        Ok(Self { sender, stdout, is_broken, ended })
     }
 
-    /// As [`Teller::tell`].
+    /// As [`MessageSender::tell`].
     pub(super) fn tell(&self, message: ToClient) {
-        self.teller.tell(message);
+        self.sender.tell(message);
     }
 
-    /// As [`Teller::tell`], and waits until it is out: what is captured from then on comes behind it.
+    /// As [`MessageSender::tell`], and waits until it is out: what is captured from then on comes behind it.
     pub(super) async fn tell_first(&self, message: ToClient) {
         let (sent, is_sent) = oneshot::channel();
-        self.teller.send(&message, Some(sent));
+        self.sender.send(&message, Some(sent));
         // When it cannot be sent, the session is over.
         let _ = is_sent.await;
     }
 
     /// One more way to tell.
-    pub(super) fn teller(&self) -> Teller {
-        self.teller.clone()
+    pub(super) fn sender(&self) -> MessageSender {
+        self.sender.clone()
     }
 
     /// Where packets go.
@@ -169,7 +172,7 @@ impl Output {
 
     /// Returns when the client cannot be reached any more. Not to be asked again then.
     pub(super) async fn broken(&mut self) {
-        // The sender cannot go away before it has sent: this holds a teller.
+        // The sender cannot go away before it has sent: this holds a sender.
         let _ = (&mut self.is_broken).await;
     }
 
@@ -209,12 +212,13 @@ mod tests {
     fn what_waits_for_a_client_that_does_not_read_is_bounded_in_bytes() {
         let (messages, receiver) = mpsc::channel();
         let (broken, mut is_broken) = oneshot::channel();
-        let teller = Teller { messages, queued: Arc::default(), broken: Arc::new(Mutex::new(Some(broken))) };
+        let sender =
+            MessageSender { messages, queued: Arc::default(), broken: Arc::new(Mutex::new(Some(broken))) };
         for _ in 0..1000 {
-            teller.tell(ToClient::Event(Event::Note { level: Level::Warn, text: "x".repeat(100_000) }));
+            sender.tell(ToClient::Event(Event::Note { level: Level::Warn, text: "x".repeat(100_000) }));
         }
         assert_eq!(is_broken.try_recv(), Ok(()));
-        drop(teller);
+        drop(sender);
         let waiting: usize = receiver.iter().map(|message| message.frame.len()).sum();
         assert!((QUEUED - 200_000..=QUEUED).contains(&waiting), "{waiting}");
     }

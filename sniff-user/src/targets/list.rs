@@ -2,7 +2,7 @@
 
 use anyhow::{Context as _, Result};
 use log::info;
-use sniff_cli::legible::legible_line;
+use sniff_cli::sanitize::sanitize_line;
 
 use super::{
     Interface, Options,
@@ -105,7 +105,7 @@ fn cells(row: &Row) -> Vec<String> {
     match &row.detail {
         Detail::Interface(interface) => cells.extend(interface_cells(interface)),
         Detail::HostNetwork => cells.push("host network".into()),
-        Detail::Unknown(why) => cells.push(legible_line(why)),
+        Detail::Unknown(why) => cells.push(sanitize_line(why)),
     }
     cells
 }

@@ -28,7 +28,7 @@ pub use self::{
 };
 pub use crate::net::link::LinkLayer;
 use crate::net::{
-    link::legible_name,
+    link::sanitize_name,
     netns::{Netns, NetnsId},
 };
 
@@ -129,7 +129,7 @@ impl Side {
     /// When the interface is gone, or has another name now.
     pub fn ensure_there(&self) -> Result<()> {
         let name = name_of(self.ifindex).with_context(|| format!("{self} is gone"))?;
-        let name = legible_name(name.into_bytes());
+        let name = sanitize_name(name.into_bytes());
         ensure!(name == self.ifname, "{self} (index {}) is now named {}", self.ifindex, name.escape_debug());
         Ok(())
     }

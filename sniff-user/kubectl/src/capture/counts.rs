@@ -5,7 +5,7 @@ use std::{
     io::{self, Write as _},
 };
 
-use sniff_cli::legible::legible_line;
+use sniff_cli::sanitize::sanitize_line;
 
 use super::{
     Capture,
@@ -48,7 +48,7 @@ fn counts(captured: u64, matched: u64, dropped: u64, silent: &[&str]) -> String 
             left => format!("{counts}{left} packets received but not written\n"),
         };
     }
-    let (nodes, matched) = (legible_line(&silent.join(", ")), matched.max(captured));
+    let (nodes, matched) = (sanitize_line(&silent.join(", ")), matched.max(captured));
     let counts = format!(
         "{captured} packets captured; no final counts from node {nodes}\nat least {matched} packets received by filter\n\
          at least {dropped} packets dropped by kernel\n"
@@ -61,7 +61,7 @@ fn counts(captured: u64, matched: u64, dropped: u64, silent: &[&str]) -> String 
 
 /// What the end of a capture waits for: `left` packets, and what the nodes `yet_to_tell` have beyond that.
 pub(super) fn still_left(left: u64, yet_to_tell: &[&str]) -> String {
-    let nodes = legible_line(&yet_to_tell.join(", "));
+    let nodes = sanitize_line(&yet_to_tell.join(", "));
     match (left, yet_to_tell.is_empty()) {
         (0, true) => "waiting for the output to end".to_owned(),
         (_, true) => format!("{left} packets are still to be written"),
@@ -77,7 +77,7 @@ pub(super) fn left_out(yet_to_tell: &[&str]) -> String {
     if yet_to_tell.is_empty() {
         return "ended early: what is not written soon is left out".to_owned();
     }
-    let nodes = legible_line(&yet_to_tell.join(", "));
+    let nodes = sanitize_line(&yet_to_tell.join(", "));
     format!("ended early: packets that were on their way are left out; node {nodes} has not told how many")
 }
 

@@ -330,7 +330,7 @@ impl Capture {
             }
             Event::Note { level: Level::Warn, text } => warn!("node {node}: {text}"),
             Event::Note { level: Level::Info, text } => info!("node {node}: {text}"),
-            Event::FilterChanged | Event::Unknown => {}
+            Event::Unknown => {}
         }
         Ok(())
     }

@@ -3,8 +3,8 @@
 //! Each question opens a netlink socket inside the namespace, on a short-lived thread, asks
 //! and closes it again. Nothing here changes an interface.
 
-mod legible;
 pub mod monitor;
+mod sanitize;
 
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
@@ -27,8 +27,8 @@ use rtnetlink::{
     sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE},
 };
 
-use self::legible::LegibleSocket;
-pub use self::legible::legible_name;
+use self::sanitize::SanitizingSocket;
+pub use self::sanitize::sanitize_name;
 use crate::net::netns::Netns;
 
 /// `ARPHRD_*` values (linux/if_arp.h) of interfaces whose packets start with an Ethernet
@@ -242,7 +242,7 @@ pub(crate) fn ask<T: Send>(
     netns.run_if_there(|| {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         runtime.block_on(async {
-            let (connection, handle, _) = rtnetlink::new_connection_with_socket::<LegibleSocket>()
+            let (connection, handle, _) = rtnetlink::new_connection_with_socket::<SanitizingSocket>()
                 .context("opening a netlink socket")?;
             tokio::spawn(connection);
             // The kernel answers at once, but an answer that cannot be decoded is dropped.

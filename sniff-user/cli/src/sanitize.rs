@@ -5,20 +5,20 @@
 const MAX_LINE: usize = 4096;
 
 /// The text with all that a terminal might obey written out. Quotes and newlines stay: messages may have several lines.
-pub fn legible(text: &str) -> String {
-    let mut legible = String::with_capacity(text.len());
+pub fn sanitize(text: &str) -> String {
+    let mut sanitized = String::with_capacity(text.len());
     for char in text.chars() {
         match char {
-            '\n' | '\'' | '"' | '\\' => legible.push(char),
-            _ => legible.extend(char.escape_debug()),
+            '\n' | '\'' | '"' | '\\' => sanitized.push(char),
+            _ => sanitized.extend(char.escape_debug()),
         }
     }
-    legible
+    sanitized
 }
 
 /// The text as one line: newlines are written out too.
-pub fn legible_line(text: &str) -> String {
-    legible(text).replace('\n', "\\n")
+pub fn sanitize_line(text: &str) -> String {
+    sanitize(text).replace('\n', "\\n")
 }
 
 /// A stream of text that comes in pieces, of which the last line is not whole yet.
@@ -26,7 +26,7 @@ pub fn legible_line(text: &str) -> String {
 pub struct Lines(Vec<u8>);
 
 impl Lines {
-    /// Takes a piece; returns the lines that are whole with it, [legible].
+    /// Takes a piece; returns the lines that are whole with it, [sanitize]d.
     pub fn push(&mut self, piece: &[u8]) -> Vec<String> {
         let mut lines = Vec::new();
         for part in piece.split_inclusive(|byte| *byte == b'\n').flat_map(|line| line.chunks(MAX_LINE)) {
@@ -46,7 +46,7 @@ impl Lines {
         let line = std::mem::take(&mut self.0);
         let line = String::from_utf8_lossy(&line);
         let line = line.trim_end();
-        (!line.is_empty()).then(|| legible(line))
+        (!line.is_empty()).then(|| sanitize(line))
     }
 }
 
@@ -80,20 +80,20 @@ mod tests {
         for text in
             ["the node's \"eth7\" is gone", "syntax error\n  tcp prot 80\n      ^", "grüße, 世界", r"a\b"]
         {
-            assert_eq!(legible(text), text);
+            assert_eq!(sanitize(text), text);
         }
     }
 
     #[test]
     fn a_cell_of_a_table_keeps_to_its_line() {
-        assert_eq!(legible_line("6.18\nok    all is well\u{1b}[2K"), r"6.18\nok    all is well\u{1b}[2K");
+        assert_eq!(sanitize_line("6.18\nok    all is well\u{1b}[2K"), r"6.18\nok    all is well\u{1b}[2K");
     }
 
     #[test]
     fn what_a_terminal_obeys_is_written_out() {
-        assert_eq!(legible("a\u{1b}[2Jb\u{1b}]0;x\u{7}"), r"a\u{1b}[2Jb\u{1b}]0;x\u{7}");
+        assert_eq!(sanitize("a\u{1b}[2Jb\u{1b}]0;x\u{7}"), r"a\u{1b}[2Jb\u{1b}]0;x\u{7}");
         assert_eq!(
-            legible("real\rfake\t\u{9b}31m\u{202e}\u{7f}\0"),
+            sanitize("real\rfake\t\u{9b}31m\u{202e}\u{7f}\0"),
             r"real\rfake\t\u{9b}31m\u{202e}\u{7f}\0"
         );
     }

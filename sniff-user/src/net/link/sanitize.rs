@@ -62,9 +62,9 @@ const BPF_FILTER: &[(u16, Known)] = &[
 ];
 
 /// The socket; it is for rtnetlink.
-pub struct LegibleSocket(TokioSocket);
+pub struct SanitizingSocket(TokioSocket);
 
-impl AsyncSocket for LegibleSocket {
+impl AsyncSocket for SanitizingSocket {
     fn socket_ref(&self) -> &Socket {
         self.0.socket_ref()
     }
@@ -92,27 +92,27 @@ impl AsyncSocket for LegibleSocket {
     fn poll_recv_from<B: BufMut>(&self, cx: &mut Context<'_>, buf: &mut B) -> Poll<io::Result<SocketAddr>> {
         let mut datagram = BytesMut::with_capacity(DATAGRAM_ROOM);
         let from = ready!(self.0.poll_recv_from(cx, &mut datagram))?;
-        make_legible(&mut datagram);
+        sanitize(&mut datagram);
         buf.put_slice(&datagram);
         Poll::Ready(Ok(from))
     }
 
     fn poll_recv_from_full(&self, cx: &mut Context<'_>) -> Poll<io::Result<(Vec<u8>, SocketAddr)>> {
         let (mut datagram, from) = ready!(self.0.poll_recv_from_full(cx))?;
-        make_legible(&mut datagram);
+        sanitize(&mut datagram);
         Poll::Ready(Ok((datagram, from)))
     }
 }
 
 /// An interface's name as it is known here.
-pub fn legible_name(mut name: Vec<u8>) -> String {
+pub fn sanitize_name(mut name: Vec<u8>) -> String {
     make_text(&mut name);
     // There is nothing left to lose.
     String::from_utf8_lossy(&name).into_owned()
 }
 
 /// Goes through the messages of a datagram.
-fn make_legible(mut datagram: &mut [u8]) {
+fn sanitize(mut datagram: &mut [u8]) {
     while datagram.len() >= MESSAGE_HEADER {
         let len = u32::from_ne_bytes([datagram[0], datagram[1], datagram[2], datagram[3]]) as usize;
         let kind = u16::from_ne_bytes([datagram[4], datagram[5]]);
@@ -195,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn text_keeps_its_length_and_what_is_legible() {
+    fn text_keeps_its_length_and_what_is_plain() {
         for (bytes, expected) in [
             (&b"eth0"[..], "eth0"),
             (b"\xff", "?"),
@@ -203,12 +203,12 @@ mod tests {
             ("ü\u{1b}[31m".as_bytes(), "ü\u{1b}[31m"),
             (b"", ""),
         ] {
-            assert_eq!(legible_name(bytes.to_vec()), expected);
+            assert_eq!(sanitize_name(bytes.to_vec()), expected);
         }
     }
 
     #[test]
-    fn each_message_of_a_datagram_becomes_legible() {
+    fn each_message_of_a_datagram_is_sanitized() {
         let of = |name: &[u8], alias_kind: u16, kind: &[u8], data_kind: u16| {
             let info = attribute(18 | 0x8000, &[attribute(1, kind), attribute(data_kind, b"\xff")].concat());
             let attributes =
@@ -216,7 +216,7 @@ mod tests {
             message(libc::RTM_NEWLINK, 16, &attributes)
         };
         let mut datagram = [of(b"a\xff\0", 20, b"ve\xff\0", 2), of(b"b\xfe\0", 20, b"veth\0", 2)].concat();
-        make_legible(&mut datagram);
+        sanitize(&mut datagram);
         let expected =
             [of(b"a?\0", TYPE_MASK, b"ve?\0", TYPE_MASK), of(b"b?\0", TYPE_MASK, b"veth\0", TYPE_MASK)];
         assert!(datagram == expected.concat());
@@ -229,7 +229,7 @@ mod tests {
             message(libc::RTM_NEWTFILTER, 20, &[attribute(1, kind), options])
         };
         let mut datagram = [of(b"bpf\0", 2, b"\xff\0"), of(b"u32\0", 2, b"\xff\0")].concat();
-        make_legible(&mut datagram);
+        sanitize(&mut datagram);
         assert!(datagram == [of(b"bpf\0", 2, b"?\0"), of(b"u32\0", TYPE_MASK, b"\xff\0")].concat());
     }
 
@@ -238,12 +238,12 @@ mod tests {
         let whole = message(libc::RTM_NEWLINK, 16, &[attribute(20, b"\xff\xff\xff\xff")]);
         for len in 0..whole.len() {
             let mut cut = whole[..len].to_vec();
-            make_legible(&mut cut);
+            sanitize(&mut cut);
             assert!(cut == whole[..len]);
         }
         let other = message(libc::RTM_NEWNSID, 4, &[attribute(20, b"\xff")]);
         let mut datagram = other.clone();
-        make_legible(&mut datagram);
+        sanitize(&mut datagram);
         assert!(datagram == other);
     }
 }
