@@ -1,0 +1,56 @@
+//! `kubectl sniff doctor`.
+
+use serde_json::json;
+use sniff_tests::client::Client;
+
+use super::Place;
+
+#[test]
+fn doctor_says_what_works_and_what_to_do() {
+    let place = Place::new();
+    let fine = Client::start(&place.cluster, &["doctor"]).outcome();
+    fine.assert_success();
+    let said = String::from_utf8(fine.stdout).expect("text");
+    for part in
+        ["v1.36.0", "you may watch pods in namespace tools", "kernel 6.18.0-test", "runs on 1 of 1 nodes"]
+    {
+        assert!(said.contains(part), "no {part}: {said}");
+    }
+    place.cluster.deny("create", "pods/exec");
+    let bad = Client::start(&place.cluster, &["doctor"]).outcome();
+    assert_eq!(bad.code, Some(1));
+    let said = String::from_utf8(bad.stdout).expect("text");
+    assert!(said.contains("you may not create pods/exec in namespace sniff: ask for a role"), "{said}");
+}
+
+#[test]
+fn doctor_knows_the_daemonsets_pods_without_the_nodes_and_names_those_that_do_not_run() {
+    let place = Place::new();
+    let doctor = |code| {
+        let outcome = Client::start(&place.cluster, &["doctor"]).outcome();
+        assert_eq!(outcome.code, Some(code), "{outcome:#?}");
+        String::from_utf8(outcome.stdout).expect("text")
+    };
+    place.cluster.deny("list", "nodes");
+    let said = doctor(0);
+    assert!(said.contains("DaemonSet: 1 pod(s) run"), "{said}");
+
+    let waiting = json!({"waiting": {"reason": "CrashLoopBackOff"}});
+    let owners =
+        place.cluster.pod("sniff", "sniff-n1").expect("the agent")["metadata"]["ownerReferences"].clone();
+    let crashing = json!({
+        "metadata": {"namespace": "sniff", "name": "sniff-2", "labels": {"app.kubernetes.io/name": "sniff"},
+            "ownerReferences": owners},
+        "spec": {"nodeName": "n2", "containers": [{"name": "sniff"}]},
+        "status": {"phase": "Running", "containerStatuses": [{"name": "sniff", "image": "", "imageID": "",
+            "ready": false, "restartCount": 3, "state": waiting}]},
+    });
+    place.cluster.put("pods", "sniff", "sniff-2", crashing);
+    let said = doctor(1);
+    for part in [
+        "pod sniff/sniff-2 on node n2 does not run (CrashLoopBackOff)",
+        "namespace sniff has no PodSecurity label",
+    ] {
+        assert!(said.contains(part), "no {part}: {said}");
+    }
+}

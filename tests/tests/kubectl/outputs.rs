@@ -1,0 +1,120 @@
+//! Files, lines and Wireshark.
+
+use std::{
+    fs,
+    os::unix::fs::symlink,
+    thread,
+    time::{Duration, Instant},
+};
+
+use sniff_tests::{client::Client, wait};
+
+use super::{GONE, LISTENING, Place, assert_pings, ping_much};
+
+#[test]
+fn the_first_packet_is_told_of_when_it_comes() {
+    let place = Place::new();
+    let began = Instant::now();
+    let mut client = Client::start(&place.cluster, &["shop/web-0", "-w", "FILE", "--", "icmp"]);
+    // Packets all the time.
+    let flood = thread::scope(|scope| {
+        let pinging = scope.spawn(|| {
+            while began.elapsed() < Duration::from_secs(3) {
+                place.ping(1);
+            }
+        });
+        let line = client.wait_for("first packet after");
+        pinging.join().expect("pings");
+        line
+    });
+    let seconds = flood.split("after ").nth(1).and_then(|rest| rest.split(' ').next());
+    let seconds: f64 = seconds.expect("a time").parse().expect("a number");
+    assert!(seconds > 0.0 && seconds <= client.age().as_secs_f64(), "{flood}");
+    client.wait_for(LISTENING);
+    client.stop().assert_success();
+}
+
+#[test]
+fn lines_are_printed_where_there_is_no_wireshark() {
+    let place = Place::new();
+    let client = place.listen(&["shop/web-0", "--print", "--count", "2", "--", "icmp"]);
+    place.ping(3);
+    let outcome = client.outcome();
+    outcome.assert_success();
+    let lines = String::from_utf8(outcome.stdout).expect("text");
+    assert_eq!(lines.lines().count(), 2, "{lines}");
+    assert!(
+        lines.lines().all(|line| line.contains("shop/web-0/eth0") && line.contains("ICMP echo")),
+        "{lines}"
+    );
+}
+
+#[test]
+fn wireshark_gets_the_packets_and_ends_the_capture_when_it_is_closed() {
+    let place = Place::new();
+    let mut client =
+        Client::start_with_wireshark(&place.cluster, &["shop/web-0", "--", "icmp"], "head -c 1500");
+    client.wait_for(LISTENING);
+    wait::until("Wireshark", Duration::from_secs(20), || client.file().exists().then_some(()));
+    place.ping(20);
+    let args = fs::read_to_string(client.file().with_extension("args")).expect("arguments");
+    let outcome = client.outcome();
+    outcome.assert_success();
+    assert_eq!(args, "-k\n-i\n-\n-o\ngui.window_title:shop/web-0\n");
+    let got = fs::read(outcome.path()).expect("what it got");
+    assert_eq!((got.len(), &got[..4]), (1500, &[0x0a, 0x0d, 0x0d, 0x0a][..]));
+    place.assert_nothing_runs(Duration::from_secs(5));
+}
+
+#[test]
+fn the_clients_file_is_not_written_through_a_link() {
+    let place = Place::new();
+    let folder = tempfile::tempdir().expect("a folder");
+    let [secret, laid] = ["secret", "laid"].map(|name| folder.path().join(name));
+    fs::write(&secret, "secret").expect("a file");
+    symlink(&secret, &laid).expect("a link");
+    let laid = laid.to_str().expect("a plain path");
+    let outcome = Client::start(&place.cluster, &["web-0", "-n", "shop", "-w", laid]).outcome();
+    outcome.assert_failure(&[laid, "symbolic link"]);
+    assert_eq!(fs::read_to_string(&secret).expect("a file"), "secret");
+}
+
+#[test]
+fn a_full_disk_leaves_whole_blocks_and_what_is_in_them_is_counted() {
+    let place = Place::new();
+    let client = place.listen(&["shop/web-0", "-w", "FILE", "-f", "icmp"]);
+    client.limit_file_size(100_001);
+    ping_much(&place);
+    let outcome = client.outcome();
+    outcome.assert_failure(&["cannot write", "File too large"]);
+    let file = outcome.file();
+    assert!(file.packets.len() > 50, "{}", file.packets.len());
+    assert!(outcome.said(&format!("{} packets captured", file.packets.len())), "{:#?}", outcome.stderr);
+    place.assert_nothing_runs(GONE);
+}
+
+#[test]
+fn a_file_goes_on_when_nobody_reads_the_lines() {
+    let place = Place::new();
+    let args = ["shop/web-0", "-w", "FILE", "--print", "-f", "icmp"];
+    let mut client = Client::start_unread(&place.cluster, &args);
+    client.wait_for(LISTENING);
+    place.ping(2);
+    client.wait_for("nobody reads the lines any more");
+    place.ping(3);
+    client.wait_for_packets(10);
+    let outcome = client.stop();
+    outcome.assert_success();
+    assert_pings(&outcome.file(), 56, 5);
+}
+
+#[test]
+fn losses_are_told_when_they_happen() {
+    let place = Place::new();
+    place.cluster.slow_execs(400_000, 256 << 10);
+    let mut client =
+        place.listen(&["shop/web-0", "-w", "FILE", "--compress", "never", "-B", "512KiB", "-f", "icmp"]);
+    place.ping_of(200, 60_000);
+    let line = client.wait_for("packets are being lost");
+    assert!(line.contains("node n1"), "{line}");
+}
