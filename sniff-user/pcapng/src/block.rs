@@ -83,6 +83,11 @@ impl<'a> Block<'a> {
         self.optional_text(OPT_COMMENT, comment);
     }
 
+    /// Ends records that are laid out as options are, in front of the options.
+    pub(super) fn end_records(&mut self) {
+        self.option(OPT_ENDOFOPT, &[]);
+    }
+
     /// Ends the options and the block.
     pub(super) fn end(mut self) {
         self.option(OPT_ENDOFOPT, &[]);

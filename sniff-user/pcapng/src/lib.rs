@@ -2,13 +2,14 @@
 //! view of the packets that the kernel side wrote.
 //!
 //! A file is one section: a [`SectionHeader`], an [`InterfaceDescription`] for each interface before its first packet,
-//! the Enhanced Packet Blocks out of the ring as they are, and an [`InterfaceStatistics`] for each interface at the
-//! end. Blocks are host-endian, as the draft's section 3.6.1 has it, and end up in a `Vec<u8>`: nothing here does I/O
+//! the Enhanced Packet Blocks out of the ring as they are, [`Names`] as they become known, and an
+//! [`InterfaceStatistics`] for each interface at the end. Blocks are host-endian, as the draft's section 3.6.1 has it, and end up in a `Vec<u8>`: nothing here does I/O
 //! or asks for the time.
 
 mod block;
 mod interface;
 pub mod merge;
+mod names;
 mod packet;
 mod read;
 mod section;
@@ -18,6 +19,7 @@ use std::time::{Duration, UNIX_EPOCH};
 
 pub use block::{blocks, parts};
 pub use interface::{InterfaceDescription, InterfaceStatistics, LinkType};
+pub use names::{MAX_NAMES, Names};
 pub use packet::{EnhancedPacket, NoPacket, PacketHead, heads};
 pub use read::{AnyBlock, BlockType};
 pub use section::SectionHeader;

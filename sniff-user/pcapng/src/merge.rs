@@ -296,6 +296,8 @@ impl Merger {
                     stream.watermark = stream.watermark.max(said.min(horizon));
                 }
                 BlockType::Section => {}
+                // Nobody is asked what addresses are called who may only speak of their own.
+                BlockType::Names => bail!("names of addresses"),
                 BlockType::Other(block_type) => bail!("block of type {block_type:#x}"),
             }
             blocks.advance(len);

@@ -3,7 +3,7 @@
 
 use anyhow::{Context as _, Result, ensure};
 
-use super::{block::MIN_BLOCK_LEN, packet::word, watermark};
+use super::{block::MIN_BLOCK_LEN, names, packet::word, watermark};
 
 /// Where the body of a block begins.
 const BODY: usize = 8;
@@ -19,6 +19,8 @@ pub enum BlockType {
     Packet,
     /// Interface Statistics Block.
     Statistics,
+    /// Name Resolution Block.
+    Names,
     /// A [`super::Watermark`], which no file has.
     Watermark,
     /// Any other.
@@ -46,6 +48,7 @@ impl<'a> AnyBlock<'a> {
             1 => BlockType::Interface,
             6 => BlockType::Packet,
             5 => BlockType::Statistics,
+            names::BLOCK_TYPE => BlockType::Names,
             watermark::BLOCK_TYPE => BlockType::Watermark,
             other => BlockType::Other(other),
         };
