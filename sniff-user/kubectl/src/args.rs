@@ -353,12 +353,12 @@ mod tests {
 
     #[test]
     fn a_tip_that_does_not_work_is_not_given() {
-        let words = |line: &[&str]| exit::words(&Args::try_parse_from(line).unwrap_err());
+        let words = |line: &[&str]| exit::words(&Args::try_parse_from(line).unwrap_err(), |_| None);
         for wrong in ["-z", "--xyzzy", "-z5"] {
             let error = words(&["kubectl-sniff", "web-0", wrong]);
             assert!(error.starts_with("unexpected argument '-") && !error.contains("tip"), "{error}");
         }
         let error = words(&["kubectl-sniff", "web-0", "--durations", "5s"]);
-        assert!(error.contains("tip: a similar argument exists: '--duration'"), "{error}");
+        assert!(error.contains("did you mean '--duration'"), "{error}");
     }
 }

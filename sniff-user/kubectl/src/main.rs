@@ -2,23 +2,19 @@
 
 use std::process::ExitCode;
 
-use clap::{CommandFactory as _, Parser as _, error::ErrorKind};
+use clap::Parser as _;
 use kubectl_sniff::args::Args;
 use sniff_cli::{exit, logging};
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    let args = match Args::try_parse().and_then(checked) {
+    let args = match Args::try_parse() {
         Ok(args) => args,
-        Err(error) => return exit::usage("kubectl sniff", &error),
+        Err(error) => return exit::usage("kubectl sniff", &error, |_| None),
     };
+    if let Err(wrong) = args.check() {
+        return exit::misuse("kubectl sniff", wrong);
+    }
     logging::start(args.quiet, args.verbose);
     exit::status(kubectl_sniff::run(args).await)
-}
-
-fn checked(args: Args) -> Result<Args, clap::Error> {
-    match args.check() {
-        Ok(()) => Ok(args),
-        Err(wrong) => Err(Args::command().error(ErrorKind::ArgumentConflict, wrong)),
-    }
 }

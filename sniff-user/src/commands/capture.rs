@@ -6,7 +6,7 @@ use std::{
 };
 
 use anyhow::{Result, ensure};
-use clap::{ArgAction, CommandFactory as _, Parser, error::ErrorKind};
+use clap::{ArgAction, CommandFactory as _, Parser};
 use sniff_cli::options::CaptureArgs;
 use sniff_filter::{
     Filters, Source,
@@ -159,15 +159,16 @@ impl Args {
     }
 
     /// What clap cannot tell from a single option.
-    pub(super) fn check(&self) -> Result<(), clap::Error> {
-        let wrong = if self.targets().is_empty() && !self.list && self.dump == 0 {
-            "name a target: --pod NS/POD, --container-id, --pid, --netns or --interface; --list shows the pods of this node"
+    pub(super) fn check(&self) -> Result<(), &'static str> {
+        if self.targets().is_empty() && !self.list && self.dump == 0 {
+            Err(
+                "name a target: --pod NS/POD, --container-id, --pid, --netns or --interface; --list shows the pods of this node",
+            )
         } else if self.print && self.write == Some(To::StandardOutput) {
-            "--print and --write - would mix lines into the packets: write to a file"
+            Err("--print and --write - would mix lines into the packets: write to a file")
         } else {
-            return Ok(());
-        };
-        Err(Self::command().error(ErrorKind::ArgumentConflict, wrong))
+            Ok(())
+        }
     }
 
     /// The targets, in the order of their kinds; host interfaces when nothing else is named.
@@ -344,7 +345,8 @@ mod tests {
     #[test]
     fn a_tip_that_does_not_work_is_not_given() {
         for wrong in ["-z", "--xyzzy", "-z5"] {
-            let error = exit::words(&Args::try_parse_from(["sniff", "-i", "lo", wrong]).unwrap_err());
+            let error =
+                exit::words(&Args::try_parse_from(["sniff", "-i", "lo", wrong]).unwrap_err(), |_| None);
             assert!(error.starts_with("unexpected argument '-") && !error.contains("tip"), "{error}");
         }
     }

@@ -65,13 +65,16 @@ pub fn main() -> ExitCode {
     if Command::is_meant(env::args_os().nth(1).as_deref()) {
         return match Command::try_parse() {
             Ok(command) => status(block_on(command.run())),
-            Err(error) => exit::usage("sniff", &error),
+            Err(error) => exit::usage("sniff", &error, |_| None),
         };
     }
-    let args = match Args::try_parse().and_then(|args| args.check().map(|()| args)) {
+    let args = match Args::try_parse() {
         Ok(args) => args,
-        Err(error) => return exit::usage("sniff", &error),
+        Err(error) => return exit::usage("sniff", &error, |_| None),
     };
+    if let Err(wrong) = args.check() {
+        return exit::misuse("sniff", wrong);
+    }
     logging::start(args.quiet, args.verbose);
     status(block_on(capture::run(args)))
 }
