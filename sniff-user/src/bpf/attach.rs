@@ -229,6 +229,20 @@ impl Attachment {
         self.hooked.iter().any(|it| !it.link.is_detached())
     }
 
+    /// Whether all classifiers are where they were attached.
+    ///
+    /// # Errors
+    ///
+    /// When the interface is gone.
+    pub fn is_whole(&mut self) -> Result<bool> {
+        let now = self.clock.now()?;
+        let is_whole = self.missing()?.is_empty();
+        if is_whole {
+            self.seen = now;
+        }
+        Ok(is_whole)
+    }
+
     /// Attaches classifiers again that somebody has detached, or whose filters somebody has deleted. Returns since when
     /// they may have been missing, if any were, in nanoseconds since the epoch.
     ///

@@ -1,4 +1,5 @@
-//! Looking after a running capture: interfaces that went away, and packets that pass beside the host's end.
+//! Looking after a running capture: interfaces that went away, classifiers that somebody has taken away, and packets that
+//! pass beside the host's end. What is found is returned; what is done about it is decided elsewhere.
 //!
 //! `bpf_redirect_peer` hands a packet from another device straight to the pod's interface; the host end of the veth
 //! pair never sends it. The kernel's own counters tell: the pod's interface then has received more packets than the
@@ -6,26 +7,11 @@
 //! Older kernels (5.10 for one) do not count such packets at all (`skb_do_redirect`, net/core/filter.c). So a program that
 //! comes to the host end is reason enough, as it is when a capture starts.
 
-use std::{
-    collections::{HashMap, HashSet},
-    fmt,
-    time::Duration,
-};
+use std::{collections::HashMap, fmt, time::Duration};
 
 use anyhow::Result;
-use log::{info, warn};
 use sniff_common::Counters;
 use tokio::time::{self, Instant};
-
-use crate::{
-    bpf::attach::{self, Hook},
-    capture::{Session, tap::Tap},
-    net::{
-        link::{self, monitor::Left},
-        netns::Netns,
-    },
-    targets::{Interface, Side},
-};
 
 /// Time between two looks at first, so that a blind host end is found early.
 const FIRST_PAUSE: Duration = Duration::from_millis(20);
@@ -40,13 +26,74 @@ const THOROUGH_AT_ONCE: usize = 2;
 /// In one look of so many.
 const THOROUGH_LOOKS: u32 = 30;
 
-/// Why an interface that is there is not captured any more.
-const MOVED: &str = "the interface was moved to another network namespace: what passes it is another's";
-
 /// Of so many pods that our classifiers see no packets of, each look asks the kernel. Where there are more, each of them
 /// waits its turn, but no longer than so many looks.
 const SILENT_AT_ONCE: usize = 2;
 const SILENT_LOOKS: usize = 20;
+
+/// What is asked about taps, by their pcapng interface ids. One that is not there is neither alive nor whole.
+pub trait Watched {
+    /// All that are attached.
+    fn ids(&self) -> impl ExactSizeIterator<Item = u32>;
+    /// Nanoseconds since the epoch, by the clock of the packets.
+    fn now(&self) -> Result<u64>;
+    /// What our classifiers have counted.
+    fn counters(&self, id: u32) -> Result<Counters>;
+    /// Whether its interface is there.
+    fn is_alive(&self, id: u32) -> bool;
+    /// Whether its classifiers are where they were attached.
+    fn is_whole(&mut self, id: u32) -> bool;
+    /// Whether its classifiers are tied to its interface, which cannot be another by now.
+    fn is_bound(&self, id: u32) -> bool;
+    /// Whether its interface is in another network namespace by now, where that can be told.
+    fn has_moved(&self, id: u32) -> bool;
+    /// The same of one that was heard to have left its own.
+    fn has_left(&self, id: u32) -> bool;
+    /// Whether nothing tells where its interface is.
+    fn is_out_of_sight(&self, id: u32) -> bool;
+    /// Whether packets into a pod may be handed past it unseen.
+    fn may_turn_blind(&self, id: u32) -> bool;
+    /// Packets that the pod's interface has received beyond those that the host end has sent; none where the pod is not
+    /// known.
+    fn excess(&self, id: u32) -> Result<Option<u64>>;
+    /// Whether others' programs are at the host end.
+    fn has_foreign_programs(&self, id: u32) -> bool;
+}
+
+/// What is wrong with a tap.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Finding {
+    /// Its interface is gone.
+    Gone,
+    /// Its interface is another's by now.
+    Moved,
+    /// Somebody has taken classifiers of it away.
+    Detached,
+    /// It misses packets into the pod.
+    Blind {
+        blind: Blind,
+        /// When it was last seen to miss none, by the clock of the packets.
+        fine: u64,
+    },
+}
+
+/// How a host end came to miss packets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Blind {
+    /// So many came past it.
+    Missed(u64),
+    /// Somebody's BPF program came to it, which may hand packets past it.
+    Program,
+}
+
+impl fmt::Display for Blind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Missed(packets) => write!(f, "{packets} packet(s) came past it unseen"),
+            Self::Program => f.write_str("a BPF program came there that may hand packets past it unseen"),
+        }
+    }
+}
 
 /// What is known from the last looks.
 pub struct Watch {
@@ -76,31 +123,161 @@ struct Suspect {
     silent: usize,
 }
 
-/// How a host end came to miss packets.
-enum Blind {
-    /// So many came past it.
-    Missed(u64),
-    /// Somebody's BPF program came to it, which may hand packets past it.
-    Program,
+/// What to ask the kernel about a host end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Due {
+    Nothing,
+    /// What both ends of the pair have counted.
+    Counts,
+    /// That, and what programs there are, which takes longest.
+    All,
 }
 
-impl fmt::Display for Blind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Missed(packets) => write!(f, "{packets} packet(s) came past it unseen"),
-            Self::Program => f.write_str("a BPF program came there that may hand packets past it unseen"),
+impl Watch {
+    /// Starts watching.
+    pub fn new(taps: &impl Watched) -> Self {
+        let next = Instant::now() + FIRST_PAUSE;
+        let mut watch = Self {
+            pause: FIRST_PAUSE,
+            next,
+            position: 0,
+            thorough_position: 0,
+            looks: 0,
+            suspects: HashMap::new(),
+            next_id: 0,
+        };
+        watch.meet(taps);
+        watch
+    }
+
+    /// Watches the taps that are new too, or have a new id; those at a host's end may miss packets.
+    pub fn meet(&mut self, taps: &impl Watched) {
+        self.suspects.retain(|id, _| taps.ids().any(|there| there == *id));
+        let before = self.suspects.len();
+        let new: Vec<u32> = taps.ids().filter(|id| *id >= self.next_id).collect();
+        let suspects = new.iter().filter(|id| taps.may_turn_blind(**id));
+        self.suspects.extend(suspects.filter_map(|id| Some((*id, Suspect::new(taps, *id).ok()?))));
+        self.next_id = new.iter().max().map_or(self.next_id, |last| last + 1);
+        if self.suspects.len() > before {
+            self.pause = FIRST_PAUSE;
+            self.next = Instant::now() + FIRST_PAUSE;
         }
+    }
+
+    /// Returns when it is time to look.
+    pub async fn tick(&self) {
+        time::sleep_until(self.next).await;
+    }
+
+    /// Looks at some of the taps. `is_heard_of` tells whether interfaces that leave their namespaces are.
+    pub fn look(&mut self, taps: &mut impl Watched, is_heard_of: bool) -> Vec<(u32, Finding)> {
+        let mut found = Vec::new();
+        let is_thorough = self.looks.is_multiple_of(THOROUGH_LOOKS) || !is_heard_of;
+        self.looks = self.looks.wrapping_add(1);
+        let count = if is_thorough { THOROUGH_AT_ONCE } else { 0 };
+        let thorough = turn(taps, &mut self.thorough_position, count);
+        for id in turn(taps, &mut self.position, AT_ONCE) {
+            self.look_at(taps, id, &mut found);
+        }
+        found.extend(thorough.into_iter().filter_map(|id| moved(taps, id, is_heard_of)));
+        self.pause = LAST_PAUSE.min(self.pause * LONGER);
+        self.next = Instant::now() + self.pause;
+        found
+    }
+
+    /// Looks at taps in whose place something may be that was not there before.
+    pub fn look_closely(
+        &mut self,
+        taps: &mut impl Watched,
+        ids: Vec<u32>,
+        is_heard_of: bool,
+    ) -> Vec<(u32, Finding)> {
+        let mut found = Vec::new();
+        for id in ids {
+            self.look_at(taps, id, &mut found);
+            found.extend(moved(taps, id, is_heard_of));
+        }
+        found
+    }
+
+    fn look_at(&mut self, taps: &mut impl Watched, id: u32, found: &mut Vec<(u32, Finding)>) {
+        if !taps.is_alive(id) {
+            found.push((id, Finding::Gone));
+            return;
+        }
+        if !taps.is_whole(id) {
+            found.push((id, Finding::Detached));
+        }
+        if let Some(blind) = self.blind(taps, id) {
+            let fine = self.suspects.remove(&id).map_or(0, |suspect| suspect.fine);
+            found.push((id, Finding::Blind { blind, fine }));
+        }
+    }
+
+    /// Why the host end misses packets, if it does or may do so.
+    fn blind(&mut self, taps: &impl Watched, id: u32) -> Option<Blind> {
+        let suspects = self.suspects.len();
+        let suspect = self.suspects.get_mut(&id)?;
+        let due = match suspect.due(taps.counters(id).ok()?, suspects) {
+            _ if self.pause < LAST_PAUSE => Due::All,
+            Due::Nothing => return None,
+            due => due,
+        };
+        // Before the counts are asked for: what they do not show yet comes later.
+        let now = taps.now().ok()?;
+        let missed = match (suspect.excess, taps.excess(id)) {
+            (None, _) => 0,
+            (Some(before), Ok(Some(excess))) => excess.saturating_sub(before),
+            // Not to be asked again and again: the kernel's answer can take its time-out.
+            (Some(_), Ok(None) | Err(_)) => {
+                self.suspects.remove(&id);
+                return None;
+            }
+        };
+        let blind = match missed {
+            0 if due == Due::Counts => None,
+            0 => taps.has_foreign_programs(id).then_some(Blind::Program),
+            missed => Some(Blind::Missed(missed)),
+        };
+        if blind.is_none() && due == Due::All {
+            suspect.fine = now;
+        }
+        blind
     }
 }
 
+/// What became of taps of whose interfaces it was heard that they are where they were no more.
+pub fn left(taps: &impl Watched, ids: Vec<u32>) -> Vec<(u32, Finding)> {
+    let found = |id: u32| {
+        if !taps.is_bound(id) {
+            // One that has its place by now, by the same index, is another.
+            return Some((id, Finding::Gone));
+        }
+        // In this order: an interface that is deleted meanwhile has not moved.
+        (taps.has_left(id) && taps.is_alive(id)).then_some((id, Finding::Moved))
+    };
+    ids.into_iter().filter_map(found).collect()
+}
+
+/// Whether a tap's interface has moved to another namespace. One that is out of sight stays if its leaving would be heard
+/// of; otherwise it may be another's by now.
+fn moved(taps: &impl Watched, id: u32, is_heard_of: bool) -> Option<(u32, Finding)> {
+    if !is_heard_of && taps.is_out_of_sight(id) {
+        return Some((id, Finding::Gone));
+    }
+    (taps.has_moved(id) && taps.is_alive(id)).then_some((id, Finding::Moved))
+}
+
+/// The taps to look at now: so many from `position` on, which moves on behind them.
+fn turn(taps: &impl Watched, position: &mut usize, count: usize) -> Vec<u32> {
+    let start = if *position < taps.ids().len() { *position } else { 0 };
+    *position = start + count;
+    taps.ids().skip(start).take(count).collect()
+}
+
 impl Suspect {
-    fn new(session: &Session, tap: &Tap) -> Option<Self> {
-        let fine = session.now().ok()?;
-        let excess = match &tap.interface.pod_side {
-            Some(_) => Some(excess(tap)?),
-            None => None,
-        };
-        Some(Self { excess, fine, seen: Counters::default(), silent: 0 })
+    fn new(taps: &impl Watched, id: u32) -> Result<Self> {
+        Ok(Self { fine: taps.now()?, excess: taps.excess(id)?, seen: Counters::default(), silent: 0 })
     }
 
     /// What is worth asking the kernel, which costs far more than reading our own counters.
@@ -125,284 +302,206 @@ impl Suspect {
     }
 }
 
-/// What to ask the kernel about a host end.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Due {
-    Nothing,
-    /// What both ends of the pair have counted.
-    Counts,
-    /// That, and what programs there are, which takes longest.
-    All,
-}
-
-impl Watch {
-    /// Starts watching the session's taps.
-    pub fn new(session: &Session) -> Self {
-        let next = Instant::now() + FIRST_PAUSE;
-        let mut watch = Self {
-            pause: FIRST_PAUSE,
-            next,
-            position: 0,
-            thorough_position: 0,
-            looks: 0,
-            suspects: HashMap::new(),
-            next_id: 0,
-        };
-        watch.meet(session);
-        watch
-    }
-
-    /// Watches the taps that are new too, or have a new id; those at a host's end may miss packets.
-    pub fn meet(&mut self, session: &Session) {
-        let taps = session.taps().iter().filter(|tap| tap.id >= self.next_id);
-        self.suspects.retain(|id, _| session.taps().iter().any(|tap| tap.id == *id));
-        let before = self.suspects.len();
-        let suspects = taps.clone().filter(|tap| tap.may_turn_blind());
-        self.suspects.extend(suspects.filter_map(|tap| Some((tap.id, Suspect::new(session, tap)?))));
-        self.next_id = taps.map(|tap| tap.id + 1).max().unwrap_or(self.next_id);
-        if self.suspects.len() > before {
-            self.pause = FIRST_PAUSE;
-            self.next = Instant::now() + FIRST_PAUSE;
-        }
-    }
-
-    /// Returns when it is time to look.
-    pub async fn tick(&self) {
-        time::sleep_until(self.next).await;
-    }
-
-    /// Looks at some of the taps: takes leave of those whose interface is gone or another's, which it returns, and helps
-    /// those that miss packets.
-    ///
-    /// # Errors
-    ///
-    /// When the clock fails.
-    pub fn look(&mut self, session: &mut Session) -> Result<Vec<Interface>> {
-        let mut lost = Vec::new();
-        let is_thorough = self.looks.is_multiple_of(THOROUGH_LOOKS) || !session.hears_of_moves();
-        self.looks = self.looks.wrapping_add(1);
-        let count = if is_thorough { THOROUGH_AT_ONCE } else { 0 };
-        let thorough = turn(session, &mut self.thorough_position, count);
-        for id in turn(session, &mut self.position, AT_ONCE) {
-            lost.extend(self.look_at(session, id)?);
-        }
-        for id in thorough {
-            lost.extend(leave_moved(session, id, session.hears_of_moves())?);
-        }
-        self.pause = LAST_PAUSE.min(self.pause * LONGER);
-        self.next = Instant::now() + self.pause;
-        Ok(lost)
-    }
-
-    /// The same for the taps of interfaces of which it was heard that they are where they were no more.
-    ///
-    /// # Errors
-    ///
-    /// When the clock fails.
-    pub fn look_for(&mut self, session: &mut Session, left: &HashSet<Left>) -> Result<Vec<Interface>> {
-        let has_left = |tap: &&Tap| {
-            let Side { netns, ifindex, .. } = tap.captured();
-            left.contains(&Left { netns: netns.id(), ifindex: *ifindex })
-        };
-        let ids: Vec<u32> = session.taps().iter().filter(has_left).map(|tap| tap.id).collect();
-        let mut lost = Vec::new();
-        for id in ids {
-            // One that has its place by now, by the same index, is another.
-            lost.extend(match session.tap(id).is_some_and(Tap::is_bound) {
-                true => leave_if(session, id, Tap::has_left)?,
-                false => say_goodbye(session, id)?,
-            });
-        }
-        Ok(lost)
-    }
-
-    /// The same for all, after news of some that left was missed.
-    ///
-    /// # Errors
-    ///
-    /// When the clock fails.
-    pub fn look_at_all(&mut self, session: &mut Session) -> Result<Vec<Interface>> {
-        self.look_closely(session, |_| true, false)
-    }
-
-    /// The same for those in a namespace that was found to have these interfaces: one may have left before it was listened
-    /// to.
-    ///
-    /// # Errors
-    ///
-    /// When the clock fails.
-    pub fn look_beside(
-        &mut self,
-        session: &mut Session,
-        netns: &Netns,
-        found: &[Interface],
-    ) -> Result<Vec<Interface>> {
-        let is_there = |tap: &Tap| found.iter().any(|it| it.shares_an_end(&tap.interface));
-        self.look_closely(session, |tap| tap.captured().netns == *netns && !is_there(tap), true)
-    }
-
-    fn look_closely(
-        &mut self,
-        session: &mut Session,
-        at: impl Fn(&Tap) -> bool,
-        are_heard_of: bool,
-    ) -> Result<Vec<Interface>> {
-        let ids: Vec<u32> = session.taps().iter().filter(|tap| at(tap)).map(|tap| tap.id).collect();
-        let mut lost = Vec::new();
-        for id in ids {
-            lost.extend(self.look_at(session, id)?);
-            lost.extend(leave_moved(session, id, are_heard_of)?);
-        }
-        Ok(lost)
-    }
-
-    fn look_at(&mut self, session: &mut Session, id: u32) -> Result<Option<Interface>> {
-        let Some(tap) = session.tap(id) else { return Ok(None) };
-        if !tap.is_alive() {
-            return say_goodbye(session, id);
-        }
-        if let Err(error) = session.repair(id) {
-            // It may have gone in between.
-            let Some(tap) = session.tap(id).filter(|tap| tap.is_alive()) else {
-                return say_goodbye(session, id);
-            };
-            let interface = tap.interface.clone();
-            warn!("{}: cannot be captured any more: {error:#}", interface.name);
-            session.give_up(id, &error)?;
-            return Ok(Some(interface));
-        }
-        let Some(tap) = session.tap(id) else { return Ok(None) };
-        if let Some(blind) = self.blind(session, tap) {
-            let fine = self.suspects.remove(&id).map_or(0, |suspect| suspect.fine);
-            if session.tap(id).is_some_and(|tap| session.may_go_inside(tap)) {
-                go_inside(session, id, &blind, fine);
-            } else {
-                warn_of(session, id, &blind, fine);
-            }
-        }
-        Ok(None)
-    }
-
-    /// Why the host end misses packets, if it does or may do so.
-    fn blind(&mut self, session: &Session, tap: &Tap) -> Option<Blind> {
-        let suspects = self.suspects.len();
-        let suspect = self.suspects.get_mut(&tap.id)?;
-        let due = match suspect.due(session.counters(tap.id).ok()?, suspects) {
-            _ if self.pause < LAST_PAUSE => Due::All,
-            Due::Nothing => return None,
-            due => due,
-        };
-        // Before the counts are asked for: what they do not show yet comes later.
-        let now = session.now().ok()?;
-        let missed = match (suspect.excess, excess(tap)) {
-            (None, _) => 0,
-            (Some(before), Some(excess)) => excess.saturating_sub(before),
-            // Not to be asked again and again: the kernel's answer can take its time-out.
-            (Some(_), None) => {
-                self.suspects.remove(&tap.id);
-                return None;
-            }
-        };
-        let blind = match missed {
-            0 if due == Due::Counts => None,
-            0 => attach::has_foreign_programs(&tap.side, &Hook::BOTH)
-                .is_ok_and(|has| has)
-                .then_some(Blind::Program),
-            missed => Some(Blind::Missed(missed)),
-        };
-        if blind.is_none() && due == Due::All {
-            suspect.fine = now;
-        }
-        blind
-    }
-}
-
-/// Ends the capture of a tap whose interface has moved to another namespace, and returns the interface.
-fn leave_if(session: &mut Session, id: u32, has_moved: fn(&Tap) -> bool) -> Result<Option<Interface>> {
-    // In this order: an interface that is deleted meanwhile has not moved.
-    let Some(tap) = session.tap(id).filter(|tap| has_moved(tap) && tap.is_alive()) else { return Ok(None) };
-    warn!("{}: {MOVED}; it is not captured any more", tap.interface.name);
-    session.note(id, format!("ended early: {MOVED}"));
-    leave(session, id)
-}
-
-/// The same where nothing was heard of it. One that is out of sight stays if its leaving would be heard of; otherwise
-/// it may be another's by now.
-fn leave_moved(session: &mut Session, id: u32, is_heard_of: bool) -> Result<Option<Interface>> {
-    match session.tap(id).is_some_and(|tap| !is_heard_of && tap.is_out_of_sight()) {
-        true => say_goodbye(session, id),
-        false => leave_if(session, id, Tap::has_moved),
-    }
-}
-
-/// Ends the capture of a tap whose interface is gone, and returns the interface.
-fn say_goodbye(session: &mut Session, id: u32) -> Result<Option<Interface>> {
-    if let Some(tap) = session.tap(id) {
-        info!("{}: the interface is gone", tap.interface.name);
-    }
-    leave(session, id)
-}
-
-fn leave(session: &mut Session, id: u32) -> Result<Option<Interface>> {
-    let interface = session.tap(id).map(|tap| tap.interface.clone());
-    session.leave(id)?;
-    Ok(interface)
-}
-
-/// The ids of the taps to look at now: so many from `position` on, which moves on behind them.
-fn turn(session: &Session, position: &mut usize, count: usize) -> Vec<u32> {
-    let taps = session.taps();
-    let start = if *position < taps.len() { *position } else { 0 };
-    *position = start + count;
-    taps.iter().skip(start).take(count).map(|tap| tap.id).collect()
-}
-
-/// Packets that the pod's interface has received beyond those that the host end has sent.
-fn excess(tap: &Tap) -> Option<u64> {
-    let pod = tap.interface.pod_side.as_ref()?;
-    let host = tap.interface.host_side.as_ref()?;
-    // In this order, packets on their way make the difference smaller, never larger.
-    let (received, _) = link::packet_counts(&pod.netns, pod.ifindex).ok()??;
-    let (_, sent) = link::packet_counts(&host.netns, host.ifindex).ok()??;
-    Some(received.saturating_sub(sent))
-}
-
-/// Says that a host's end that was asked for misses packets, once. `fine` is when nothing had come past it yet.
-fn warn_of(session: &mut Session, id: u32, blind: &Blind, fine: u64) {
-    let Some(Tap { interface, side, .. }) = session.tap(id) else { return };
-    let way_out = match &interface.pod_side {
-        Some(_) => "--attach pod captures them",
-        None => "they are in a capture of the pod",
-    };
-    let told = format!("{blind}; packets into the pod may be missing since {}", sniff_pcapng::time(fine));
-    warn!(
-        "{}: capturing at {side} is not enough: {told}, as with a CNI that uses bpf_redirect_peer; {way_out}",
-        interface.name
-    );
-    session.note_passed(id, told);
-}
-
-/// `fine` is when nothing had come past the host's end yet.
-fn go_inside(session: &mut Session, id: u32, blind: &Blind, fine: u64) {
-    let Some(Tap { interface, .. }) = session.tap(id) else { return };
-    let name = interface.name.clone();
-    let host = interface.host_side.as_ref().map_or_else(String::new, ToString::to_string);
-    let missing = format!("packets into the pod may be missing since {}", sniff_pcapng::time(fine));
-    warn!(
-        "{name}: capturing at {host} was not enough: {blind}, as with a CNI that uses bpf_redirect_peer; {missing}; from \
-         now on, what goes into the pod is captured inside it"
-    );
-    let comment =
-        format!("what goes into the pod, no longer captured at {host}: {blind}; {missing}, until here");
-    session.note(id, format!("{blind}; {missing}"));
-    if let Err(error) = session.go_inside(id, comment) {
-        warn!("{name}: cannot capture inside the pod: {error:#}; packets into it are missing");
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A tap as a test sets it up; attached, at a host's end whose pod is known, and nothing wrong.
+    #[derive(Clone, Copy)]
+    struct Fake {
+        id: u32,
+        is_alive: bool,
+        is_whole: bool,
+        is_bound: bool,
+        has_moved: bool,
+        is_out_of_sight: bool,
+        matched: u64,
+        /// Unknown where the kernel does not tell.
+        excess: Option<u64>,
+        has_foreign_programs: bool,
+    }
+
+    const FINE: Fake = Fake {
+        id: 0,
+        is_alive: true,
+        is_whole: true,
+        is_bound: true,
+        has_moved: false,
+        is_out_of_sight: false,
+        matched: 0,
+        excess: Some(3),
+        has_foreign_programs: false,
+    };
+
+    struct Fakes {
+        now: u64,
+        taps: Vec<Fake>,
+    }
+
+    impl Fakes {
+        fn of(taps: &[Fake]) -> Self {
+            let taps = (0..).zip(taps).map(|(id, tap)| Fake { id, ..*tap }).collect();
+            Self { now: 100, taps }
+        }
+
+        fn get(&self, id: u32) -> Option<&Fake> {
+            self.taps.iter().find(|tap| tap.id == id)
+        }
+    }
+
+    impl Watched for Fakes {
+        fn ids(&self) -> impl ExactSizeIterator<Item = u32> {
+            self.taps.iter().map(|tap| tap.id)
+        }
+
+        fn now(&self) -> Result<u64> {
+            Ok(self.now)
+        }
+
+        fn counters(&self, id: u32) -> Result<Counters> {
+            let matched = self.get(id).map_or(0, |tap| tap.matched);
+            Ok(Counters { matched, ..Counters::default() })
+        }
+
+        fn is_alive(&self, id: u32) -> bool {
+            self.get(id).is_some_and(|tap| tap.is_alive)
+        }
+
+        fn is_whole(&mut self, id: u32) -> bool {
+            self.get(id).is_some_and(|tap| tap.is_whole)
+        }
+
+        fn is_bound(&self, id: u32) -> bool {
+            self.get(id).is_some_and(|tap| tap.is_bound)
+        }
+
+        fn has_moved(&self, id: u32) -> bool {
+            self.get(id).is_some_and(|tap| tap.has_moved)
+        }
+
+        fn has_left(&self, id: u32) -> bool {
+            self.has_moved(id)
+        }
+
+        fn is_out_of_sight(&self, id: u32) -> bool {
+            self.get(id).is_some_and(|tap| tap.is_out_of_sight)
+        }
+
+        fn may_turn_blind(&self, _: u32) -> bool {
+            true
+        }
+
+        fn excess(&self, id: u32) -> Result<Option<u64>> {
+            let excess = self.get(id).and_then(|tap| tap.excess);
+            excess.map(Some).ok_or_else(|| anyhow::anyhow!("the kernel does not answer"))
+        }
+
+        fn has_foreign_programs(&self, id: u32) -> bool {
+            self.get(id).is_some_and(|tap| tap.has_foreign_programs)
+        }
+    }
+
+    /// What the first look finds, where moves are heard of and where they are not.
+    fn first_look(tap: Fake) -> [Vec<Finding>; 2] {
+        [true, false].map(|is_heard_of| {
+            let mut taps = Fakes::of(&[tap]);
+            let found = Watch::new(&taps).look(&mut taps, is_heard_of);
+            found.into_iter().map(|(_, finding)| finding).collect()
+        })
+    }
+
+    #[test]
+    fn nothing_is_found_where_nothing_is_wrong() {
+        assert_eq!(first_look(FINE), [vec![], vec![]]);
+    }
+
+    #[test]
+    fn an_interface_that_is_gone_has_not_moved() {
+        let gone = Fake { is_alive: false, has_moved: true, is_whole: false, ..FINE };
+        assert_eq!(first_look(gone), [vec![Finding::Gone], vec![Finding::Gone]]);
+        let moved = Fake { has_moved: true, ..FINE };
+        assert_eq!(first_look(moved), [vec![Finding::Moved], vec![Finding::Moved]]);
+    }
+
+    #[test]
+    fn an_interface_out_of_sight_is_given_up_where_its_leaving_would_not_be_heard_of() {
+        let out_of_sight = Fake { is_out_of_sight: true, ..FINE };
+        assert_eq!(first_look(out_of_sight), [vec![], vec![Finding::Gone]]);
+    }
+
+    #[test]
+    fn classifiers_that_are_gone_do_not_hide_what_else_is_wrong() {
+        let mut taps = Fakes::of(&[Fake { is_whole: false, ..FINE }]);
+        let mut watch = Watch::new(&taps);
+        taps.taps[0].excess = Some(8);
+        let blind = Finding::Blind { blind: Blind::Missed(5), fine: 100 };
+        assert_eq!(watch.look(&mut taps, true), [(0, Finding::Detached), (0, blind)]);
+    }
+
+    #[test]
+    fn what_was_heard_to_have_left_has_moved_or_is_gone() {
+        let moved = Fake { has_moved: true, ..FINE };
+        let replaced = Fake { is_bound: false, ..FINE };
+        let taps = Fakes::of(&[moved, replaced, FINE, Fake { is_alive: false, ..moved }]);
+        assert_eq!(left(&taps, vec![0, 1, 2, 3]), [(0, Finding::Moved), (1, Finding::Gone)]);
+    }
+
+    #[test]
+    fn a_host_end_is_found_blind_once_and_since_it_was_last_fine() {
+        let mut taps = Fakes::of(&[FINE]);
+        let mut watch = Watch::new(&taps);
+        taps.now = 200;
+        assert_eq!(watch.look(&mut taps, true), []);
+        (taps.now, taps.taps[0].excess) = (300, Some(5));
+        let blind = Finding::Blind { blind: Blind::Missed(2), fine: 200 };
+        assert_eq!(watch.look(&mut taps, true), [(0, blind)]);
+        taps.taps[0].excess = Some(9);
+        assert_eq!(watch.look(&mut taps, true), []);
+    }
+
+    #[test]
+    fn a_program_at_a_host_end_is_reason_enough() {
+        let mut taps = Fakes::of(&[FINE]);
+        let mut watch = Watch::new(&taps);
+        taps.taps[0].has_foreign_programs = true;
+        let blind = Finding::Blind { blind: Blind::Program, fine: 100 };
+        assert_eq!(watch.look(&mut taps, true), [(0, blind)]);
+    }
+
+    #[test]
+    fn a_host_end_that_the_kernel_does_not_tell_of_is_not_asked_for_again() {
+        let mut taps = Fakes::of(&[FINE]);
+        let mut watch = Watch::new(&taps);
+        taps.taps[0].excess = None;
+        assert_eq!(watch.look(&mut taps, true), []);
+        taps.taps[0].excess = Some(8);
+        assert_eq!(watch.look(&mut taps, true), []);
+    }
+
+    #[test]
+    fn each_look_has_so_many_taps_and_all_have_their_turn() {
+        let gone = Fake { is_alive: false, ..FINE };
+        let mut taps = Fakes::of(&[gone; AT_ONCE + 1]);
+        let mut watch = Watch::new(&taps);
+        let ids = |found: Vec<(u32, Finding)>| found.into_iter().map(|(id, _)| id).collect::<Vec<_>>();
+        let at_once = AT_ONCE as u32;
+        assert_eq!(ids(watch.look(&mut taps, true)), (0..at_once).collect::<Vec<_>>());
+        assert_eq!(ids(watch.look(&mut taps, true)), [at_once]);
+        assert_eq!(ids(watch.look(&mut taps, true))[..2], [0, 1]);
+    }
+
+    #[test]
+    fn a_tap_that_is_new_is_looked_at_soon() {
+        let mut taps = Fakes::of(&[FINE]);
+        let mut watch = Watch::new(&taps);
+        (0..9).for_each(|_| drop(watch.look(&mut taps, true)));
+        assert_eq!(watch.pause, LAST_PAUSE);
+        watch.meet(&taps);
+        assert_eq!(watch.pause, LAST_PAUSE, "none is new");
+        taps.taps.push(Fake { id: 1, ..FINE });
+        watch.meet(&taps);
+        assert_eq!(watch.pause, FIRST_PAUSE);
+    }
 
     /// What is asked of a pod in the next looks that stays silent among so many.
     fn due(suspects: usize) -> Vec<Due> {

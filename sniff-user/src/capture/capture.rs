@@ -1,0 +1,264 @@
+//! The order of a capture, from its first classifier to its last block.
+//!
+//! It is what makes the accounts exact. Start: describe the interfaces in the output, then attach. End: detach, then
+//! empty the ring, then read the counters, then write the statistics.
+
+use std::{future, mem, time::Duration};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use log::info;
+use sniff_cli::logging;
+use tokio::{
+    sync::{mpsc, oneshot},
+    task, time,
+};
+
+use crate::{
+    capture::{
+        accounts::Accounts,
+        control::{Event, Order, Remote, Why},
+        drain::{Drained, End},
+        newcomers::{Found, Newcomers},
+        plan::{OpenOutput, Plan},
+        start::{Started, start},
+        status::Status,
+        taps::Taps,
+        watch::{self, Watch, Watched as _},
+    },
+    system::signals::{Asked, Attended},
+    targets::Interface,
+};
+
+/// Captures until something ends it.
+///
+/// # Errors
+///
+/// When the capture cannot start, the output fails, or it was not attached all the time.
+pub async fn run(plan: Plan, output: OpenOutput, signals: Attended) -> Result<()> {
+    let (_, accounts) = drive(plan, output, None, signals).await?;
+    ensure!(!accounts.have_gaps(), "packets may be missing, as was warned of above and the file tells");
+    Ok(())
+}
+
+/// Captures as `remote` orders, until something ends it.
+///
+/// # Errors
+///
+/// When the capture cannot start, or the output fails.
+pub async fn serve(
+    plan: Plan,
+    output: OpenOutput,
+    remote: Remote,
+    signals: Attended,
+) -> Result<(Why, Accounts)> {
+    drive(plan, output, Some(remote), signals).await
+}
+
+async fn drive(
+    mut plan: Plan,
+    output: OpenOutput,
+    remote: Option<Remote>,
+    mut signals: Attended,
+) -> Result<(Why, Accounts)> {
+    let stages = signals.stages();
+    let starting = stages.clone();
+    let (scopes, duration) = (mem::take(&mut plan.scopes), plan.duration);
+    let Started { taps, status, drained } =
+        task::spawn_blocking(move || start(plan, output, &starting)).await??;
+    let (orders, events) = remote.map(|Remote { orders, events }| (orders, events)).unzip();
+    let mut capture = Capture { taps, status, newcomers: Newcomers::start(), events };
+    capture.newcomers.add(scopes);
+    let outcome = capture.wait(&mut signals, drained, orders, duration).await;
+    let Capture { taps, status, events, .. } = capture;
+    let taps = task::spawn_blocking(move || taps.detach()).await?;
+    // How much there is in all, before what is left of it goes out.
+    events.map(|events| status.counted(&taps).map(|counted| events.send(counted))).transpose()?;
+    // Only now: a capture that is attached by clsact must be detached first.
+    stages.detached();
+    let finished = task::spawn_blocking(move || finish(taps)).await?;
+    let why = outcome?;
+    let (end, accounts) = finished?;
+    let why = match end {
+        End::Count => Why::Count,
+        End::Closed => Why::Closed,
+        End::Asked | End::Hurried | End::Failed(_) => why,
+    };
+    Ok((why, accounts))
+}
+
+/// A capture that runs.
+struct Capture {
+    taps: Taps,
+    status: Status,
+    /// Who else may come.
+    newcomers: Newcomers,
+    /// Where a remote hears what happens; it may have gone.
+    events: Option<mpsc::UnboundedSender<Event>>,
+}
+
+impl Capture {
+    /// Returns when something ends the capture.
+    async fn wait(
+        &mut self,
+        signals: &mut Attended,
+        mut drained: oneshot::Receiver<()>,
+        mut orders: Option<mpsc::Receiver<Order>>,
+        duration: Option<Duration>,
+    ) -> Result<Why> {
+        let mut watch = Watch::new(&self.taps);
+        let mut logger = self.taps.kernel.take_logger(logging::Stderr)?;
+        let deadline = time::sleep(duration.unwrap_or(Duration::MAX));
+        tokio::pin!(deadline);
+        let mut reading = None;
+        let ended = loop {
+            tokio::select! {
+                asked = signals.next() => match asked {
+                    Asked::End => break Why::Signal,
+                    Asked::Counts => Status::print(&self.taps)?,
+                    Asked::Filter => reading = Some(Box::pin(self.taps.read_filter_again())),
+                },
+                read = of(&mut reading) => {
+                    reading = None;
+                    self.taps.take_filter(read);
+                    watch.meet(&self.taps);
+                }
+                order = next_order(&mut orders) => match order {
+                    Some(order) => {
+                        self.carry_out(order);
+                        watch.meet(&self.taps);
+                    }
+                    None => break Why::Asked,
+                },
+                found = self.newcomers.next() => {
+                    let gone = self.look_into(found, &mut watch)?;
+                    if !gone.is_empty() && let Some(why) = self.part_with(gone)? {
+                        break why;
+                    }
+                }
+                () = &mut deadline => break Why::Duration,
+                _ = &mut drained => break Why::Closed,
+                () = watch.tick() => {
+                    logger.flush();
+                    if self.events.is_none() {
+                        self.status.sound_alarm(&self.taps)?;
+                    }
+                    let findings = watch.look(&mut self.taps, self.newcomers.are_heard_of());
+                    let gone = self.taps.act(findings)?;
+                    if let Some(why) = self.part_with(gone)? {
+                        break why;
+                    }
+                }
+            }
+        };
+        logger.flush();
+        Ok(ended)
+    }
+
+    fn carry_out(&mut self, order: Order) {
+        let (done, result) = match order {
+            Order::Join { interfaces, scopes, comment, done } => {
+                let joined = self.taps.join(interfaces, comment.as_deref());
+                if joined.is_ok() {
+                    self.newcomers.add(scopes);
+                }
+                (done, joined)
+            }
+            Order::Leave { interfaces, scopes, done } => {
+                self.newcomers.remove(scopes);
+                (done, self.taps.of(&interfaces).into_iter().try_for_each(|id| self.taps.leave(id)))
+            }
+            Order::Watermark { done } => (done, self.taps.drain.watermark()),
+        };
+        // Whoever gave the order may have gone.
+        let _ = done.send(result);
+    }
+
+    /// Captures those that have come, and takes leave of those that have gone, which it returns.
+    fn look_into(&mut self, found: Found, watch: &mut Watch) -> Result<Vec<Interface>> {
+        let taps = &mut self.taps;
+        let findings = match found {
+            Found::All(scope, interfaces, unfit) => {
+                // They may have been found while the scope was left.
+                if self.newcomers.looks_out_for(&scope) {
+                    taps.pass_over(&scope, unfit)?;
+                }
+                // One may have left before it was listened to.
+                watch.look_closely(taps, taps.beside(scope.netns(), &interfaces), true)
+            }
+            Found::There(scope, interfaces) if self.newcomers.looks_out_for(&scope) => {
+                let joined = taps.welcome(&scope, interfaces);
+                watch.meet(taps);
+                joined.into_iter().for_each(|it| self.tell(Event::Came(scope.clone(), Box::new(it))));
+                return Ok(Vec::new());
+            }
+            Found::There(..) => return Ok(Vec::new()),
+            Found::Left(left) => watch::left(taps, taps.among(&left)),
+            // News of some that left was missed.
+            Found::Missed => watch.look_closely(taps, taps.ids().collect(), false),
+        };
+        self.taps.act(findings)
+    }
+
+    /// Tells of interfaces that were left, and whether the capture ends with them. A remote hears how it goes each time,
+    /// and the capture does not end with its interfaces.
+    fn part_with(&self, gone: Vec<Interface>) -> Result<Option<Why>> {
+        let has_lost = !gone.is_empty();
+        if self.events.is_some() {
+            gone.into_iter().for_each(|interface| self.tell(Event::Gone(Box::new(interface))));
+            self.tell(self.status.counted(&self.taps)?);
+        } else if self.taps.is_empty() && !self.newcomers.may_come() {
+            info!("no interface is left to capture");
+            return Ok(Some(Why::Empty));
+        } else if self.taps.is_empty() && has_lost {
+            info!("no interface is left to capture; waiting for one to come");
+        }
+        Ok(None)
+    }
+
+    /// Tells a remote, if there is one.
+    fn tell(&self, event: Event) {
+        if let Some(events) = &self.events {
+            // It may have gone.
+            let _ = events.send(event);
+        }
+    }
+}
+
+/// Writes what is left, and tells how it went.
+fn finish(taps: Taps) -> Result<(End, Accounts)> {
+    let Taps { drain, kernel, clock, spans, .. } = taps;
+    drain.stop();
+    let Drained { mut output, losses, end, fullest_percent } = drain.join()?;
+    let accounts = Accounts::read(&kernel, &output, &losses, &spans)?;
+    let written = accounts.write(&mut output, clock);
+    accounts.print();
+    info!("the buffer was at most {fullest_percent} % full ({})", kernel.describe_ring());
+    match end {
+        End::Failed(error) => Err(error),
+        End::Hurried => {
+            written.context("cannot write the statistics at the end")?;
+            bail!("ended at once: what was still in the buffer is not in the capture")
+        }
+        // A reader that is gone needs no statistics.
+        End::Closed => Ok((end, accounts)),
+        End::Asked | End::Count => {
+            written.context("cannot write the statistics at the end").map(|()| (end, accounts))
+        }
+    }
+}
+
+/// Never, when there is no such future.
+async fn of<F: Future + Unpin>(future: &mut Option<F>) -> F::Output {
+    match future {
+        Some(future) => future.await,
+        None => future::pending().await,
+    }
+}
+
+/// Never, when there is no remote.
+async fn next_order(orders: &mut Option<mpsc::Receiver<Order>>) -> Option<Order> {
+    match orders {
+        Some(orders) => orders.recv().await,
+        None => future::pending().await,
+    }
+}

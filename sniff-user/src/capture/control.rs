@@ -1,0 +1,77 @@
+//! What a running capture is told, and what it tells.
+
+use anyhow::Result;
+use sniff_common::Counters;
+use tokio::sync::{mpsc, oneshot};
+
+use crate::targets::{Interface, Scope};
+
+/// Somebody who tells a running capture what to do. It goes on without interfaces, and ends when the orders do.
+#[derive(Debug)]
+pub struct Remote {
+    /// What to do.
+    pub orders: mpsc::Receiver<Order>,
+    /// What happens.
+    pub events: mpsc::UnboundedSender<Event>,
+}
+
+/// What a running capture can be told. Each order is answered.
+#[derive(Debug)]
+pub enum Order {
+    /// Capture these interfaces too, all or none of them; the file says `comment` of them.
+    Join {
+        interfaces: Vec<Interface>,
+        /// Where they are, and others may come that are to be captured too.
+        scopes: Vec<Scope>,
+        /// Why they come later than others.
+        comment: Option<String>,
+        /// Whether that worked.
+        done: oneshot::Sender<Result<()>>,
+    },
+    /// Do not capture these any more.
+    Leave {
+        interfaces: Vec<Interface>,
+        /// Where no others are to be captured either.
+        scopes: Vec<Scope>,
+        /// Whether that worked.
+        done: oneshot::Sender<Result<()>>,
+    },
+    /// Have a [`Watermark`](sniff_pcapng::Watermark) written, soon. Only a reader that knows of it may be given one.
+    Watermark {
+        /// Whether it will be.
+        done: oneshot::Sender<Result<()>>,
+    },
+}
+
+/// What a running capture tells.
+#[derive(Debug)]
+pub enum Event {
+    /// An interface went away.
+    Gone(Box<Interface>),
+    /// One has come to a scope, and is captured.
+    Came(Box<Scope>, Box<Interface>),
+    /// Counts so far.
+    Counted {
+        /// Of all interfaces.
+        counters: Counters,
+        /// The largest part of the ring that was ever in use.
+        fullest_percent: u8,
+    },
+}
+
+/// Why a capture ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Why {
+    /// A signal.
+    Signal,
+    /// [`Plan::duration`] was over.
+    Duration,
+    /// [`Plan::count`] packets were delivered.
+    Count,
+    /// Nobody reads the output any more.
+    Closed,
+    /// No interface is left.
+    Empty,
+    /// There will be no more orders.
+    Asked,
+}

@@ -1,0 +1,56 @@
+//! What is asked of a capture.
+
+use std::time::Duration;
+
+use anyhow::Result;
+use sniff_common::Direction;
+use sniff_filter::{Filters, Source};
+use sniff_output::Sink;
+use sniff_protocol::request::AttachAt;
+
+use crate::{
+    bpf::{attach::Mechanism, ring},
+    system::System,
+    targets::{Interface, Scope},
+};
+
+/// Opens the place that packets go to, once everything else has been found to work.
+pub type OpenOutput = Box<dyn FnOnce() -> Result<Box<dyn Sink>> + Send>;
+
+/// What is to be captured, and how; everything is found, nothing is touched.
+#[derive(Debug)]
+pub struct Plan {
+    /// What to capture.
+    pub interfaces: Vec<Interface>,
+    /// Where they are, and others may come.
+    pub scopes: Vec<Scope>,
+    /// How many interfaces may be there besides at a time.
+    pub room: u32,
+    /// Where to attach.
+    pub attach: AttachAt,
+    /// How to attach; `None` leaves it to the kernel's abilities.
+    pub mechanism: Option<Mechanism>,
+    /// Which directions.
+    pub directions: &'static [Direction],
+    /// Where the filter comes from that holds for every interface without one of its own.
+    pub filter: Source,
+    /// What compiles the filters, and may have done so already.
+    pub filters: Filters,
+    /// Most bytes kept of a packet.
+    pub snaplen: u32,
+    /// Whether only headers are kept.
+    pub headers: bool,
+    pub ring: ring::Wanted,
+    /// Bytes of the ring, over all CPUs.
+    pub ring_bytes: u32,
+    /// In which order packets are written.
+    pub order: ring::Order,
+    /// Whether each packet wakes the reader.
+    pub packet_buffered: bool,
+    /// Packets after which to stop.
+    pub count: Option<u64>,
+    /// Time after which to stop.
+    pub duration: Option<Duration>,
+    /// What the file says of this machine.
+    pub system: System,
+}

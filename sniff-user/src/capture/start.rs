@@ -1,0 +1,94 @@
+//! The start of a capture.
+
+use std::mem;
+
+use anyhow::{Context as _, Result};
+use log::{info, warn};
+use sniff_output::Output;
+use sniff_pcapng::SectionHeader;
+use tokio::sync::oneshot;
+
+use crate::{
+    bpf::{
+        BootClock,
+        object::{Kernel, Sizes},
+    },
+    capture::{
+        drain::Drain,
+        plan::{OpenOutput, Plan},
+        status::Status,
+        taps::{Taps, prepare},
+    },
+    system::{System, clock::Clock, signals::Stages},
+};
+
+/// A capture whose classifiers are attached.
+pub struct Started {
+    pub taps: Taps,
+    pub status: Status,
+    /// Hears when the output has ended by itself.
+    pub drained: oneshot::Receiver<()>,
+}
+
+/// Attaches to as many interfaces as it can before a signal asks for an end.
+///
+/// # Errors
+///
+/// When none can be attached to, the output cannot be opened, or the kernel refuses.
+pub fn start(mut plan: Plan, output: OpenOutput, stages: &Stages) -> Result<Started> {
+    let general = plan.filter.read()?;
+    let interfaces = mem::take(&mut plan.interfaces);
+    let (prepared, refused) = prepare(general.as_deref(), &plan, 0, interfaces)?;
+    go_on_without(refused, !prepared.is_empty())?;
+    let Plan { ring, ring_bytes, order, packet_buffered, count, .. } = plan;
+    let mut kernel = Kernel::load(Sizes { ring, ring_bytes, packet_buffered })?;
+    // Only here, so that a capture that cannot start leaves an older file as it is.
+    let mut output = Output::new(output()?);
+    let mut block = Vec::new();
+    section_header(&plan.system).write(&mut block);
+    output.block(&block)?;
+    // An output that takes nothing is found out here, before anything is attached.
+    output.flush()?;
+    stages.capturing();
+    let clock = measure_clock()?;
+    let ring = kernel.take_ring(order, clock)?;
+    let status = Status::new(ring.gauge());
+    let (drain, drained) = Drain::start(ring, output, count, packet_buffered, stages.clone())?;
+    let (wanted, room) = (prepared.len(), prepared.len() + plan.room as usize);
+    let mut taps = Taps::new(plan, general, room, kernel, clock, drain);
+    let refused = taps.begin(prepared, || stages.is_to_end())?;
+    let all_were_tried = taps.iter().len() + refused.len() == wanted;
+    go_on_without(refused, !taps.is_empty())?;
+    if all_were_tried && wanted > 0 {
+        info!("listening on {} interface(s)", taps.iter().len());
+    }
+    Ok(Started { taps, status, drained })
+}
+
+/// Says who is not captured; an error when nobody is.
+fn go_on_without(refused: Vec<anyhow::Error>, are_any_left: bool) -> Result<()> {
+    let mut refused = refused.into_iter();
+    if !are_any_left && let Some(first) = refused.next() {
+        return Err(first);
+    }
+    for error in refused {
+        warn!("not captured: {error:#}");
+    }
+    Ok(())
+}
+
+/// The clock of the packets.
+fn measure_clock() -> Result<Clock> {
+    let boot = BootClock::load();
+    let boot = boot.context("the kernel does not load the program that reads its clock")?;
+    Clock::measure(|| boot.read().context("the kernel does not tell its clock"))
+}
+
+fn section_header(system: &System) -> SectionHeader {
+    SectionHeader {
+        hardware: Some(system.hardware.clone()),
+        os: Some(system.os.clone()),
+        application: format!("sniff {}", env!("CARGO_PKG_VERSION")),
+        comment: None,
+    }
+}

@@ -1,0 +1,78 @@
+//! How a capture goes while it runs: its counts, and the alarm before packets are lost.
+
+use std::{sync::Arc, time::Instant};
+
+use anyhow::Result;
+use log::{info, warn};
+use sniff_cli::alarm::{Alarm, Alert};
+
+use crate::{
+    bpf::ring::Gauge,
+    capture::{accounts, control::Event, taps::Taps},
+};
+
+/// What is known of the ring.
+pub struct Status {
+    gauge: Arc<Gauge>,
+    alarm: Alarm,
+}
+
+impl Status {
+    /// Of the ring that `gauge` looks at.
+    pub fn new(gauge: Arc<Gauge>) -> Self {
+        Self { gauge, alarm: Alarm::default() }
+    }
+
+    /// Tells a person the counts so far.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel does not give its counters.
+    pub fn print(taps: &Taps) -> Result<()> {
+        accounts::print_so_far(taps.drain.delivered(), &taps.totals()?);
+        Ok(())
+    }
+
+    /// The counts so far, for a remote.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel does not give its counters.
+    pub fn counted(&self, taps: &Taps) -> Result<Event> {
+        let counters = taps.totals()?;
+        // The thread does not know how full it has become while it waits for its output.
+        let fullest_percent = taps.drain.fullest_percent().max(self.full_percent());
+        Ok(Event::Counted { counters, fullest_percent })
+    }
+
+    /// Tells a person of losses as they happen, or before. The kernel is asked only when there are some.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel does not give its counters.
+    pub fn sound_alarm(&mut self, taps: &Taps) -> Result<()> {
+        for alert in self.alarm.look(self.full_percent(), self.gauge.lost(), Instant::now()) {
+            match alert {
+                Alert::Filling(percent) => warn!(
+                    "the buffer is {percent} % full: packets come faster than they are taken, and will be lost when it \
+                     is full; a larger -B, a smaller -s or a narrower filter helps"
+                ),
+                Alert::Losing => {
+                    let counters = taps.totals()?;
+                    let why = match counters.ring_full {
+                        0 => "the kernel does not give their bytes",
+                        _ => "the buffer is full; a larger -B, a smaller -s or a narrower filter helps",
+                    };
+                    warn!("packets are being lost, {} so far: {why}", counters.lost());
+                }
+                Alert::Over(lost) => info!("{lost} packets were lost; none has been for a while"),
+            }
+        }
+        Ok(())
+    }
+
+    /// How much of the ring waits to be read, in per cent.
+    fn full_percent(&self) -> u8 {
+        (self.gauge.fullness() * 100.0) as u8
+    }
+}

@@ -1,0 +1,124 @@
+//! Interfaces that join: those of the start, those that somebody names later, and those that come.
+
+use anyhow::{Result, ensure};
+use log::{info, warn};
+
+use super::{Taps, preparing::prepare};
+use crate::{
+    capture::tap::Tap,
+    targets::{Interface, Scope, Unfit},
+};
+
+impl Taps {
+    /// Attaches what a capture begins with, or as many of it as it can until `is_over`. Returns why others are not
+    /// attached.
+    ///
+    /// # Errors
+    ///
+    /// When the output has ended, the clock fails, or no classifier can be loaded.
+    pub fn begin(
+        &mut self,
+        taps: Vec<Tap>,
+        is_over: impl Fn() -> bool + Copy + Sync + Send,
+    ) -> Result<Vec<anyhow::Error>> {
+        for tap in &taps {
+            self.describe(tap, None)?;
+        }
+        let mut refused = Vec::new();
+        for (id, error) in self.attach_until(taps, is_over)? {
+            self.note(id, format!("not captured: {error:#}"));
+            self.leave(id)?;
+            refused.push(error);
+        }
+        Ok(refused)
+    }
+
+    /// Captures more interfaces, all that are not captured already: or none when something is wrong.
+    ///
+    /// # Errors
+    ///
+    /// When one cannot be attached to, or there are too many.
+    pub fn join(&mut self, interfaces: Vec<Interface>, comment: Option<&str>) -> Result<()> {
+        let captures = |interface: &Interface| self.captures(interface);
+        let interfaces: Vec<_> = interfaces.into_iter().filter(|interface| !captures(interface)).collect();
+        let first = self.spans.len() as u32;
+        ensure!(
+            self.attached.len() + interfaces.len() <= self.room,
+            "this capture has as many interfaces as it has room for ({}): start another",
+            self.attached.len()
+        );
+        let (taps, refused) = prepare(self.general.as_deref(), &self.plan, first, interfaces)?;
+        if let Some(error) = refused.into_iter().next() {
+            return Err(error);
+        }
+        for tap in &taps {
+            self.describe(tap, comment.map(str::to_owned))?;
+        }
+        let joined = self.attach(taps);
+        if joined.is_err() {
+            for id in first..self.spans.len() as u32 {
+                self.leave(id)?;
+            }
+        }
+        joined
+    }
+
+    /// Captures those of these interfaces of a scope that have come since it was looked at last, and returns them.
+    pub fn welcome(&mut self, scope: &Scope, interfaces: Vec<Interface>) -> Vec<Interface> {
+        let mut joined = Vec::new();
+        for interface in interfaces {
+            let is_known = self.captures(&interface) || self.refused.contains(&interface);
+            // One that is seen may be on its way out.
+            if is_known || !interface.is_there() {
+                continue;
+            }
+            let name = interface.name.clone();
+            let now = self.clock.now();
+            match now.and_then(|now| self.join(vec![interface.clone()], Some(&came(scope, now)))) {
+                Ok(()) => {
+                    info!("{name}: has come, and is captured too");
+                    joined.push(interface);
+                }
+                Err(error) => {
+                    warn!("{name}: has come, and is not captured: {error:#}");
+                    self.refused.push(interface);
+                }
+            }
+        }
+        joined
+    }
+
+    /// Says of interfaces of a scope that they cannot be captured, once of each.
+    ///
+    /// # Errors
+    ///
+    /// When the clock fails.
+    pub fn pass_over(&mut self, scope: &Scope, unfit: Vec<Unfit>) -> Result<()> {
+        for Unfit { name, link_type } in unfit {
+            if !self.unfit.insert(name.clone()) {
+                continue;
+            }
+            warn!("{name}: has come, and is not captured: it has {link_type}, which sniff cannot capture");
+            let beside = self.attached.iter().find(|tap| tap.captured().netns == *scope.netns());
+            if let Some(id) = beside.map(|tap| tap.id) {
+                let since = sniff_pcapng::time(self.clock.now()?);
+                self.note(id, format!("not captured beside it since {since}: {name} ({link_type})"));
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether an interface is captured, by whichever end.
+    fn captures(&self, interface: &Interface) -> bool {
+        self.attached.iter().any(|tap| tap.interface.shares_an_end(interface) && tap.is_alive())
+    }
+}
+
+/// What the file says of an interface that has come to a scope at this time, in nanoseconds since the epoch.
+fn came(scope: &Scope, now: u64) -> String {
+    let since = sniff_pcapng::time(now);
+    let behind = scope
+        .age()
+        .map_or_else(String::new, |age| format!(", {} ms after the pod's sandbox was made", age.as_millis()));
+    format!("joined the running capture at {since}{behind}; its packets before that are not here")
+}

@@ -1,0 +1,146 @@
+//! All that is captured at a time, what was captured before, and who joins and leaves.
+
+mod attaching;
+mod blind;
+mod filtering;
+mod findings;
+mod joining;
+mod preparing;
+mod repair;
+mod watched;
+
+use std::{collections::HashSet, slice};
+
+use anyhow::Result;
+use sniff_common::Counters;
+use sniff_pcapng::InterfaceDescription;
+
+pub use self::preparing::prepare;
+use crate::{
+    bpf::{object::Kernel, wait_for_running_programs},
+    capture::{accounts::Span, drain::Drain, plan::Plan, tap::Tap},
+    system::clock::Clock,
+    targets::Interface,
+};
+
+/// The interfaces of a capture. Dropping it takes all classifiers away.
+pub struct Taps {
+    plan: Plan,
+    /// The filter of every interface without one of its own.
+    general: Option<String>,
+    pub kernel: Kernel,
+    pub clock: Clock,
+    pub drain: Drain,
+    /// Most interfaces that may be attached at a time.
+    room: usize,
+    /// Those that are attached.
+    attached: Vec<Tap>,
+    /// When each interface in the file was captured, by its id.
+    pub spans: Vec<Span>,
+    /// Those that came and cannot be attached to, which was said.
+    refused: Vec<Interface>,
+    /// The names of those that cannot be captured, which was said.
+    unfit: HashSet<String>,
+}
+
+impl Taps {
+    /// None yet, of a capture whose output and ring are there.
+    pub fn new(
+        plan: Plan,
+        general: Option<String>,
+        room: usize,
+        kernel: Kernel,
+        clock: Clock,
+        drain: Drain,
+    ) -> Self {
+        Self {
+            plan,
+            general,
+            kernel,
+            clock,
+            drain,
+            room,
+            attached: Vec::new(),
+            spans: Vec::new(),
+            refused: Vec::new(),
+            unfit: HashSet::new(),
+        }
+    }
+
+    /// Those that are attached.
+    pub fn iter(&self) -> slice::Iter<'_, Tap> {
+        self.attached.iter()
+    }
+
+    /// Whether none is attached.
+    pub fn is_empty(&self) -> bool {
+        self.attached.is_empty()
+    }
+
+    /// The tap with this id, while it is attached.
+    pub fn get(&self, id: u32) -> Option<&Tap> {
+        self.attached.iter().find(|tap| tap.id == id)
+    }
+
+    /// What was counted for all interfaces so far.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel does not give its counters.
+    pub fn totals(&self) -> Result<Counters> {
+        let mut totals = Counters::default();
+        for id in 0..self.spans.len() as u32 {
+            totals += self.kernel.counters(id)?;
+        }
+        Ok(totals)
+    }
+
+    /// Has the statistics of an interface in the file tell something of it.
+    pub fn note(&mut self, id: u32, text: String) {
+        self.spans[id as usize].notes.push(text);
+    }
+
+    /// Ends the capture of one interface; the others go on.
+    ///
+    /// # Errors
+    ///
+    /// When the clock fails.
+    pub fn leave(&mut self, id: u32) -> Result<()> {
+        self.attached.retain(|tap| tap.id != id);
+        self.spans[id as usize].end = Some(self.clock.now()?);
+        Ok(())
+    }
+
+    /// Takes all classifiers away; when this returns, no packet is on its way into the ring any more.
+    pub fn detach(mut self) -> Self {
+        self.repair_all();
+        self.warn_of_programs_ahead();
+        self.attached.clear();
+        wait_for_running_programs();
+        self
+    }
+
+    /// Describes an interface in the output, before its packets come.
+    fn describe(&mut self, tap: &Tap, comment: Option<String>) -> Result<()> {
+        self.unfit.extend(tap.interface.unfit.iter().cloned());
+        self.introduce(self.description(tap, comment))
+    }
+
+    fn description(&self, tap: &Tap, comment: Option<String>) -> InterfaceDescription {
+        let filter = tap.interface.expression(self.general.as_deref());
+        tap.describe(&self.plan.system, self.plan.snaplen, filter, comment)
+    }
+
+    fn introduce(&mut self, description: InterfaceDescription) -> Result<()> {
+        let filtered = description.filter.is_some();
+        self.drain.add_interface(description)?;
+        self.spans.push(Span {
+            start: self.clock.now()?,
+            end: None,
+            filtered,
+            notes: Vec::new(),
+            has_gap: false,
+        });
+        Ok(())
+    }
+}
