@@ -16,7 +16,6 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, ensure};
-pub use package::KEYRING;
 
 use crate::{
     process::{self, cargo, run},

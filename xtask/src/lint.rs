@@ -7,12 +7,9 @@ use anyhow::Result;
 use crate::{
     deploy,
     process::{cargo, nightly, root, run},
-    setup::{self, Extra},
+    setup::{self, Extra, OTHER_SYSTEMS},
     tidy,
 };
-
-/// Windows and macOS, on which the client runs too.
-pub const OTHER_SYSTEMS: [&str; 2] = ["x86_64-pc-windows-gnu", "aarch64-apple-darwin"];
 
 /// Checks format, both halves with clippy, the client for other systems, the documentation, the project's own rules,
 /// and that generated files are up to date.

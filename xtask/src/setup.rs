@@ -11,11 +11,13 @@ use std::{
 
 use anyhow::{Context as _, Result, bail, ensure};
 
-use crate::{
-    kernel::KEYRING,
-    lint::OTHER_SYSTEMS,
-    process::{self, NIGHTLY, as_root, cargo, nightly, step},
-};
+use crate::process::{self, NIGHTLY, as_root, cargo, nightly, step};
+
+/// Windows and macOS, on which the client runs too.
+pub const OTHER_SYSTEMS: [&str; 2] = ["x86_64-pc-windows-gnu", "aarch64-apple-darwin"];
+
+/// The keys of Debian's archives.
+pub const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 
 /// Can be built on LLVM 21, 22 or 23; raise it when nightly moves on to a newer one.
 const BPF_LINKER: &str = "0.13.0";

@@ -14,9 +14,9 @@ pub use self::tcp::transfer;
 use self::traffic::{Sender, Traffic};
 use crate::{
     cpu::{self, Spent, ThreadTimes},
+    median::median,
     net::Net,
     scenario::{Filter, Load},
-    summary::median,
 };
 
 /// Packets from one pod before it is the other's turn: some milliseconds, in which the machine stays the same.

@@ -9,6 +9,7 @@ mod limits;
 mod load;
 mod machine;
 mod measure;
+mod median;
 mod net;
 #[path = "../../src/netns.rs"]
 mod netns;

@@ -10,8 +10,9 @@ use crate::{
     limits::Limits,
     machine::Machine,
     measure::Sample,
+    median::median,
     scenario,
-    summary::{Summary, find, median, summarise},
+    summary::{Summary, find, summarise},
     tools::{DUMPCAP, TCPDUMP},
 };
 

@@ -2,7 +2,10 @@
 
 use serde::Serialize;
 
-use crate::measure::{Account, Cost, Figures, Outcome, Sample};
+use crate::{
+    measure::{Account, Cost, Figures, Outcome, Sample},
+    median::median,
+};
 
 /// A tool in a scenario: medians over the rounds, unless said otherwise.
 #[derive(Debug, Serialize)]
@@ -66,18 +69,6 @@ pub struct Loss {
     pub reported: Option<u64>,
     /// Rounds in which kept and reported packets did not add up to those offered.
     pub inexact_rounds: usize,
-}
-
-/// The middle of `values`, or the mean of the two in the middle.
-pub fn median(values: impl IntoIterator<Item = f64>) -> Option<f64> {
-    let mut values: Vec<f64> = values.into_iter().collect();
-    values.sort_by(f64::total_cmp);
-    let middle = values.len() / 2;
-    match values.len() {
-        0 => None,
-        len if len % 2 == 1 => Some(values[middle]),
-        _ => Some(f64::midpoint(values[middle - 1], values[middle])),
-    }
 }
 
 /// One line for each pair of scenario and tool, in the order of their first samples.
@@ -165,7 +156,7 @@ fn written_per_cpu_s(figures: &Figures) -> Option<f64> {
 
 #[cfg(test)]
 mod tests {
-    use super::{find, median, summarise};
+    use super::{find, summarise};
     use crate::measure::{Account, Cost, Figures, Outcome, Sample, Tcp};
 
     fn sample(tool: &str, round: u32, figures: Figures) -> Sample {
@@ -177,14 +168,6 @@ mod tests {
             Account { offered: 1_000, kept: 1_000 - lost, reported: Some(lost), file_bytes: 100_000 };
         let cost = Cost { bare_ns: 1_400.0, in_path_ns, process_ns };
         sample(tool, round, Figures { cost: Some(cost), account: Some(account), ..Figures::default() })
-    }
-
-    #[test]
-    fn the_median_is_in_the_middle() {
-        assert_eq!(median([]), None);
-        assert_eq!(median([3.0]), Some(3.0));
-        assert_eq!(median([9.0, 1.0, 2.0]), Some(2.0));
-        assert_eq!(median([4.0, 1.0, 2.0, 9.0]), Some(3.0));
     }
 
     #[test]

@@ -10,10 +10,10 @@ use std::{
 use anyhow::{Context as _, Result};
 
 use super::{folder, symlink, tool};
-use crate::process::{output, run};
-
-/// The keys of Debian's archives.
-pub const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
+use crate::{
+    process::{output, run},
+    setup::KEYRING,
+};
 
 /// Small, and with all that the tests need.
 const CLOUD: &str = "linux-image-cloud-amd64";
