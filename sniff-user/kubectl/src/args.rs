@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use clap::{ArgAction, Parser, Subcommand};
 use clap_complete::Shell;
 use sniff_cli::options::CaptureArgs;
-use sniff_kubernetes::agent;
+use sniff_kubernetes::own;
 use sniff_output::To;
 use sniff_protocol::request::Compress;
 
@@ -167,7 +167,15 @@ pub struct ClusterArgs {
     #[arg(long, value_name = "PATH", global = true)]
     pub kubeconfig: Option<PathBuf>,
 
-    /// Namespace of sniff's DaemonSet and of short-lived pods (default: sniff)
+    /// Namespace of sniff's DaemonSet (default: sniff)
+    #[arg(long, value_name = "NS", value_parser = dns_name, global = true)]
+    pub daemonset_namespace: Option<String>,
+
+    /// Namespace that short-lived pods, and the Jobs that make them, are in (default: sniff)
+    #[arg(long, value_name = "NS", value_parser = dns_name, global = true)]
+    pub job_namespace: Option<String>,
+
+    /// Both of these namespaces, as far as they are not named
     #[arg(long, value_name = "NS", value_parser = dns_name, global = true)]
     pub agent_namespace: Option<String>,
 }
@@ -211,9 +219,18 @@ pub enum Command {
 }
 
 impl ClusterArgs {
-    /// The namespace that sniff's DaemonSet is looked for in, and that short-lived pods are made in.
-    pub fn agent_namespace(&self) -> &str {
-        self.agent_namespace.as_deref().unwrap_or(agent::NAMESPACE)
+    /// The namespace that sniff's DaemonSet is looked for in.
+    pub fn daemonset_namespace(&self) -> &str {
+        self.own_namespace(self.daemonset_namespace.as_deref())
+    }
+
+    /// The namespace that short-lived pods are made in.
+    pub fn job_namespace(&self) -> &str {
+        self.own_namespace(self.job_namespace.as_deref())
+    }
+
+    fn own_namespace<'a>(&'a self, named: Option<&'a str>) -> &'a str {
+        named.or(self.agent_namespace.as_deref()).unwrap_or(own::NAMESPACE)
     }
 }
 
@@ -314,6 +331,23 @@ mod tests {
         assert!(matches!(args.command, Some(Command::Cleanup { dry_run: true })));
         assert_eq!(args.cluster.context, Some("prod".into()));
         assert_eq!(parse(&["pod/cleanup"]).targets.len(), 1);
+    }
+
+    #[test]
+    fn each_namespace_of_sniff_is_named_by_itself_or_both_at_once() {
+        let namespaces = |line: &[&str]| {
+            let cluster = parse(&[&["web-0"], line].concat()).cluster;
+            (cluster.daemonset_namespace().to_owned(), cluster.job_namespace().to_owned())
+        };
+        for (line, daemonset, job) in [
+            (&[][..], "sniff", "sniff"),
+            (&["--job-namespace", "tools"], "sniff", "tools"),
+            (&["--daemonset-namespace", "tools"], "tools", "sniff"),
+            (&["--agent-namespace", "tools"], "tools", "tools"),
+            (&["--agent-namespace", "tools", "--job-namespace", "mine"], "tools", "mine"),
+        ] {
+            assert_eq!(namespaces(line), (daemonset.to_owned(), job.to_owned()), "{line:?}");
+        }
     }
 
     #[test]

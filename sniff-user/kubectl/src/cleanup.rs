@@ -5,7 +5,7 @@ use std::io::{self, Write as _};
 use anyhow::Result;
 use log::{error, warn};
 use sniff_cli::{exit, sanitize::sanitize_line};
-use sniff_kubernetes::{Cluster, Forbidden, agent::Leftover};
+use sniff_kubernetes::{Cluster, Forbidden, jobs::Leftover};
 
 use super::args::Args;
 
@@ -24,7 +24,7 @@ pub async fn run(cluster: &Cluster, args: &Args, dry_run: bool) -> Result<u8> {
     for Leftover { job, node, who, what, until } in leftovers {
         let done = match dry_run {
             true => "would remove",
-            false => match cluster.delete_agent(&job).await {
+            false => match cluster.delete_job(&job).await {
                 Ok(()) => "removed",
                 Err(error) => {
                     error!("{}/{}: {error:#}", job.namespace, job.name);
@@ -45,7 +45,7 @@ async fn leftovers(cluster: &Cluster, args: &Args) -> Result<Vec<Leftover>> {
     let namespace = args.cluster.namespace.as_deref();
     match cluster.leftovers(namespace).await {
         Err(error) if error.is::<Forbidden>() && namespace.is_none() => {
-            let ours = args.cluster.agent_namespace();
+            let ours = args.cluster.job_namespace();
             warn!("{error:#}; looking in namespace {ours} only");
             cluster.leftovers(Some(ours)).await
         }

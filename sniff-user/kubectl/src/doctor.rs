@@ -7,7 +7,7 @@ use std::{
 
 use anyhow::Result;
 use sniff_cli::{exit, sanitize::sanitize_line};
-use sniff_kubernetes::{Cluster, DaemonPod, NodeFacts, Permission, Request};
+use sniff_kubernetes::{Cluster, Node, Permission, Request, daemonset::DaemonPod};
 
 use super::args::Args;
 
@@ -45,9 +45,8 @@ pub async fn run(cluster: &Cluster, args: &Args) -> Result<u8> {
         permissions(cluster, namespace, "targets", &[("get", "pods"), ("list", "pods"), ("watch", "pods")])
             .await?,
     );
-    let daemonset = args.cluster.agent_namespace();
     let nodes = nodes(cluster, &mut findings).await;
-    let missing = agents(cluster, daemonset, &nodes, &mut findings).await?;
+    let missing = daemon_pods(cluster, args.cluster.daemonset_namespace(), &nodes, &mut findings).await?;
     if missing {
         findings.extend(short_lived(cluster, args).await?);
     }
@@ -80,7 +79,7 @@ async fn permissions(
 }
 
 /// The nodes and their kernels, as far as this user may see them.
-async fn nodes(cluster: &Cluster, findings: &mut Vec<Finding>) -> Vec<NodeFacts> {
+async fn nodes(cluster: &Cluster, findings: &mut Vec<Finding>) -> Vec<Node> {
     let nodes = match cluster.nodes().await {
         Ok(nodes) => nodes,
         Err(error) => {
@@ -88,7 +87,7 @@ async fn nodes(cluster: &Cluster, findings: &mut Vec<Finding>) -> Vec<NodeFacts>
             return Vec::new();
         }
     };
-    for NodeFacts { name, kernel, os, .. } in &nodes {
+    for Node { name, kernel, os, .. } in &nodes {
         let told = format!("node {name}: {os}, kernel {kernel}");
         findings.push(match version(kernel) {
             _ if os == "windows" => Finding::Note(format!("{told}: sniff captures on Linux nodes")),
@@ -104,10 +103,10 @@ async fn nodes(cluster: &Cluster, findings: &mut Vec<Finding>) -> Vec<NodeFacts>
 }
 
 /// Whether the DaemonSet's pods run; `true` when some are missing, as far as can be told.
-async fn agents(
+async fn daemon_pods(
     cluster: &Cluster,
     namespace: &str,
-    nodes: &[NodeFacts],
+    nodes: &[Node],
     findings: &mut Vec<Finding>,
 ) -> Result<bool> {
     for (verb, resource) in [("list", "pods"), ("get", "daemonsets.apps")] {
@@ -137,7 +136,7 @@ async fn agents(
         findings.push(Finding::Good(runs_on(&running, nodes)));
         findings.extend(permissions(cluster, namespace, "DaemonSet", EXEC).await?);
     }
-    let has_pod = |node: &&NodeFacts| running.iter().chain(&stuck).any(|pod| is_on(pod, node));
+    let has_pod = |node: &&Node| running.iter().chain(&stuck).any(|pod| is_on(pod, node));
     let without: Vec<_> = nodes.iter().filter(|node| !has_pod(node)).map(|node| node.name.as_str()).collect();
     if !without.is_empty() {
         findings.push(Finding::Note(format!("DaemonSet: not on {}", without.join(", "))));
@@ -145,12 +144,12 @@ async fn agents(
     Ok(!stuck.is_empty() || !without.is_empty())
 }
 
-fn is_on(pod: &DaemonPod, node: &NodeFacts) -> bool {
+fn is_on(pod: &DaemonPod, node: &Node) -> bool {
     pod.node.as_ref() == Some(&node.name)
 }
 
 /// Where the DaemonSet's pods run. The nodes may be unknown: not everybody may list them.
-fn runs_on(running: &[DaemonPod], nodes: &[NodeFacts]) -> String {
+fn runs_on(running: &[DaemonPod], nodes: &[Node]) -> String {
     if nodes.is_empty() {
         return format!("DaemonSet: {} pod(s) run", running.len());
     }
@@ -178,7 +177,7 @@ fn is_strange(namespace: &str, pod: &DaemonPod) -> Finding {
 
 /// What short-lived pods need.
 async fn short_lived(cluster: &Cluster, args: &Args) -> Result<Vec<Finding>> {
-    let namespace = args.cluster.agent_namespace();
+    let namespace = args.cluster.job_namespace();
     let needed = [
         &[("create", "jobs.batch"), ("patch", "jobs.batch"), ("delete", "jobs.batch"), ("list", "pods")],
         EXEC,
@@ -195,14 +194,14 @@ async fn short_lived(cluster: &Cluster, args: &Args) -> Result<Vec<Finding>> {
     if let Ok(false) = cluster.is_namespace_of_sniff(namespace).await {
         findings.push(Finding::Bad(
             format!("short-lived pods: namespace {namespace} is not known to be sniff's own"),
-            "whoever may exec into pods there would rule nodes: leave --agent-namespace out, or see --expose-nodes"
+            "whoever may exec into pods there would rule nodes: leave --job-namespace out, or see --expose-nodes"
                 .to_owned(),
         ));
     }
     findings.push(match cluster.pod_security(namespace).await {
         Ok(Some(Some(level))) if level != "privileged" => Finding::Bad(
             format!("short-lived pods: PodSecurity of namespace {namespace} enforces {level}"),
-            "choose a namespace for privileged pods with --agent-namespace".to_owned(),
+            "choose a namespace for privileged pods with --job-namespace".to_owned(),
         ),
         Ok(Some(Some(_))) => Finding::Good(format!(
             "short-lived pods: namespace {namespace} lets privileged pods in by its label"
@@ -212,7 +211,7 @@ async fn short_lived(cluster: &Cluster, args: &Args) -> Result<Vec<Finding>> {
         )),
         Ok(None) => Finding::Bad(
             format!("short-lived pods: there is no namespace {namespace}"),
-            "create it, or choose another with --agent-namespace".to_owned(),
+            "create it, or choose another with --job-namespace".to_owned(),
         ),
         Err(error) => {
             Finding::Note(format!("PodSecurity of namespace {namespace} is not looked at: {error:#}"))

@@ -14,7 +14,7 @@ pub mod rejoin;
 pub mod session;
 pub mod wireshark;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use clap::CommandFactory as _;
 use sniff_cli::{exit, manual};
 use sniff_kubernetes::Cluster;
@@ -28,7 +28,12 @@ use self::args::{Args, ClusterArgs, Command};
 /// When something failed; the error says what, and what to do.
 pub async fn run(args: Args) -> Result<u8> {
     let ClusterArgs { kubeconfig, context, .. } = args.cluster.clone();
-    let cluster = async || Cluster::configured(kubeconfig.as_deref(), context.as_deref()).await;
+    let cluster = async || {
+        let cluster = Cluster::configured(kubeconfig.as_deref(), context.as_deref()).await?;
+        cluster.context(
+            "there is no kubeconfig: name one with --kubeconfig or KUBECONFIG, or let the pod have a service account",
+        )
+    };
     match &args.command {
         None => capture::run(cluster().await?, args).await,
         Some(Command::Cleanup { dry_run }) => cleanup::run(&cluster().await?, &args, *dry_run).await,

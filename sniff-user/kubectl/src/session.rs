@@ -16,7 +16,8 @@ use log::{debug, info, warn};
 use sniff_cli::sanitize::Lines;
 use sniff_kubernetes::{
     Cluster, Forbidden, Input, Output, Piece,
-    agent::{AgentJob, AgentPod, CONTAINER, Resources, Wanted},
+    jobs::{NewJob, Resources, SniffJob},
+    own::{CONTAINER, SniffPod},
 };
 use sniff_protocol::{
     Broken, Decoder, PREFACE, ToClient, ToNode, encode,
@@ -48,8 +49,10 @@ const POD_START: Duration = Duration::from_secs(120);
 pub struct Common {
     /// The cluster.
     pub cluster: Cluster,
-    /// Where sniff's DaemonSet is, and short-lived pods are made.
-    pub agent_namespace: String,
+    /// Where sniff's DaemonSet is.
+    pub daemonset_namespace: String,
+    /// Where short-lived pods are made.
+    pub job_namespace: String,
     /// Whether the DaemonSet is not looked for.
     pub agentless: bool,
     /// Whether short-lived pods may be made in a namespace that is not sniff's own.
@@ -190,9 +193,9 @@ fn no_pod(error: anyhow::Error) -> anyhow::Error {
 /// Where to capture.
 enum Place<'made> {
     /// In the DaemonSet's pod.
-    Installed(AgentPod),
+    Installed(SniffPod),
     /// In the pod of this Job, once it runs.
-    Made(&'made AgentJob),
+    Made(&'made SniffJob),
 }
 
 impl Place<'_> {
@@ -227,7 +230,7 @@ impl Task {
     /// From finding a pod to the far side's last word. A Job that was made for one is put into `made`.
     async fn capture(
         &mut self,
-        made: &mut Option<AgentJob>,
+        made: &mut Option<SniffJob>,
         Start { plan, targets, awaited, again }: Start,
         changes: mpsc::UnboundedReceiver<ToNode>,
     ) -> Result<Option<End>> {
@@ -258,7 +261,7 @@ impl Task {
                 Place::Installed(pod) => pod,
                 Place::Made(job) => {
                     let tell = |what: &str| info!("node {}: waiting for {what}", self.node);
-                    self.common.cluster.wait_for_agent(job, POD_START, tell).await.map_err(no_pod)?
+                    self.common.cluster.wait_for_job_pod(job, POD_START, tell).await.map_err(no_pod)?
                 }
             };
             let command = ["sniff", "serve"];
@@ -307,9 +310,9 @@ impl Task {
     }
 
     /// Has a short-lived pod made.
-    async fn make(&self) -> Result<AgentJob> {
-        let Some(wanted) = wanted(&self.common, &self.node) else {
-            let namespace = &self.common.agent_namespace;
+    async fn make(&self) -> Result<SniffJob> {
+        let Some(new) = new_job(&self.common, &self.node) else {
+            let namespace = &self.common.daemonset_namespace;
             ensure!(
                 !self.common.agentless,
                 "there is no image for a short-lived pod: name one with --image or SNIFF_IMAGE"
@@ -319,14 +322,14 @@ impl Task {
                  short-lived one: install the DaemonSet, or name an image with --image or SNIFF_IMAGE"
             );
         };
-        let job = self.common.cluster.create_agent(&wanted).await?;
-        info!("node {}: made job {}/{} for a pod of {}", self.node, job.namespace, job.name, wanted.image);
+        let job = self.common.cluster.create_job(&new).await?;
+        info!("node {}: made job {}/{} for a pod of {}", self.node, job.namespace, job.name, new.image);
         Ok(job)
     }
 
-    async fn remove(&self, job: &AgentJob) {
-        let AgentJob { namespace, name, .. } = job;
-        match self.common.cluster.delete_agent(job).await {
+    async fn remove(&self, job: &SniffJob) {
+        let SniffJob { namespace, name, .. } = job;
+        match self.common.cluster.delete_job(job).await {
             Ok(()) => debug!("removed job {namespace}/{name}"),
             Err(error) => {
                 warn!(
@@ -417,10 +420,10 @@ impl Task {
 /// # Errors
 ///
 /// When the API server refuses, or does not answer.
-pub async fn installed(common: &Common, node: &str) -> Result<Option<AgentPod>> {
+pub async fn installed(common: &Common, node: &str) -> Result<Option<SniffPod>> {
     match common.agentless {
         true => Ok(None),
-        false => common.cluster.installed_agent(&common.agent_namespace, node).await,
+        false => common.cluster.daemon_pod_on(node, &common.daemonset_namespace).await,
     }
 }
 
@@ -454,11 +457,11 @@ impl Tail {
     }
 }
 
-/// The short-lived pod for a node, when there is an image.
-pub fn wanted(common: &Common, node: &str) -> Option<Wanted> {
-    Some(Wanted {
+/// The Job that makes a short-lived pod on a node, when there is an image.
+pub fn new_job(common: &Common, node: &str) -> Option<NewJob> {
+    Some(NewJob {
         node: node.into(),
-        namespace: common.agent_namespace.clone(),
+        namespace: common.job_namespace.clone(),
         exposes_node: common.expose_nodes,
         image: common.image.clone()?,
         who: common.who.clone(),

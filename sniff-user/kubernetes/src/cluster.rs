@@ -1,19 +1,19 @@
-//! A connection to a cluster as kubectl has it, and what becomes of refusals.
+//! The connection to a cluster's API server, and how each request goes over it.
 
 use std::{fmt, path::Path, time::Duration};
 
 use anyhow::{Context as _, Result, anyhow};
-use kube::{Client, Config, core::Status};
+use kube::{Client, Config};
 
-use super::config;
+use crate::{config, refusal};
 
 /// How long the API server may take to be reached, and then for one answer.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
-/// A connection to a cluster's API server, with the rights of whoever runs kubectl.
+/// A connection to a cluster's API server, with the rights of whoever the configuration names.
 #[derive(Clone)]
 pub struct Cluster {
-    pub(super) client: Client,
+    pub(crate) client: Client,
     server: String,
     namespace: String,
 }
@@ -31,29 +31,20 @@ pub struct Request<'a> {
     pub name: Option<&'a str>,
 }
 
-/// The API server does not let this user do something.
-#[derive(Debug, PartialEq, Eq)]
-pub struct Forbidden {
-    /// What is missing.
-    missing: String,
-    /// The server's words.
-    says: String,
-}
-
 impl Cluster {
-    /// Reads the configuration as kubectl does. Contacts nobody yet.
+    /// The cluster that kubectl would speak to: that of the kubeconfig named, of those of `KUBECONFIG`, of
+    /// `~/.kube/config`, or of the service account of the pod that this runs in. `None` when there is none of them.
+    ///
+    /// Contacts nobody yet.
     ///
     /// # Errors
     ///
-    /// When there is no configuration, or it cannot be used.
-    pub async fn configured(kubeconfig: Option<&Path>, context: Option<&str>) -> Result<Self> {
-        let config = config::find(kubeconfig, context).await?;
-        Self::new(config.context(
-            "there is no kubeconfig: name one with --kubeconfig or KUBECONFIG, or let the pod have a service account",
-        )?)
+    /// When there is a configuration that cannot be used.
+    pub async fn configured(kubeconfig: Option<&Path>, context: Option<&str>) -> Result<Option<Self>> {
+        config::find(kubeconfig, context).await?.map(Self::new).transpose()
     }
 
-    pub(super) fn new(mut config: Config) -> Result<Self> {
+    pub(crate) fn new(mut config: Config) -> Result<Self> {
         config.connect_timeout = Some(TIMEOUT);
         config.default_retry = false;
         let (server, namespace) = (config.cluster_url.to_string(), config.default_namespace.clone());
@@ -72,7 +63,7 @@ impl Cluster {
     }
 
     /// Waits for an answer; `None` when there is no such object, or nothing to create one in.
-    pub(super) async fn ask<T>(
+    pub(crate) async fn ask<T>(
         &self,
         request: Request<'_>,
         answer: impl Future<Output = kube::Result<T>>,
@@ -84,61 +75,14 @@ impl Cluster {
             {
                 Ok(None)
             }
-            Ok(Err(error)) => Err(self.explain(request, error)),
-            Err(_) => Err(anyhow!("Kubernetes API at {}: no answer within 10 s to {request}", self.server)),
-        }
-    }
-
-    /// An error as one line, [`Forbidden`] when the rights are missing.
-    pub(super) fn explain(&self, request: Request<'_>, error: kube::Error) -> anyhow::Error {
-        let server = &self.server;
-        match error {
-            kube::Error::Api(status) => self.refusal(request, &status),
-            other => anyhow!("Kubernetes API at {server}: {request}: {}", root(&other.into())),
-        }
-    }
-
-    pub(super) fn refusal(&self, request: Request<'_>, status: &Status) -> anyhow::Error {
-        match status.code {
-            // Admission refuses with the same code as RBAC, but says more than who may do what.
-            403 if !is_admission(&status.message) => {
-                let missing = request.to_string();
-                // To one request can belong several rights.
-                let missing = match refused_verb(&status.message) {
-                    Some(verb) => missing.replacen(request.verb, verb, 1),
-                    None => missing,
-                };
-                Forbidden { missing, says: status.message.clone() }.into()
-            }
-            401 => anyhow!(
-                "Kubernetes API at {}: it does not know you ({}): log in again, or choose another context with -x",
+            Ok(Err(error)) => Err(refusal::explain(&self.server, request, error)),
+            Err(_) => Err(anyhow!(
+                "Kubernetes API at {}: no answer within {} s to {request}",
                 self.server,
-                status.message
-            ),
-            code => anyhow!("Kubernetes API at {}: {request}: {} ({code})", self.server, status.message),
+                TIMEOUT.as_secs()
+            )),
         }
     }
-}
-
-/// What is at the bottom of an error: those above repeat it. The TLS library's link into its own documentation is left
-/// out.
-pub(super) fn root(error: &anyhow::Error) -> String {
-    let root = error.root_cause().to_string();
-    match root.split_once(": https://docs.rs/") {
-        Some((what, _)) => what.to_owned(),
-        None => root,
-    }
-}
-
-/// The verb that RBAC refuses.
-fn refused_verb(message: &str) -> Option<&str> {
-    message.split_once(" cannot ")?.1.split(' ').next()
-}
-
-/// Whether a 403 comes from PodSecurity or another admission controller. RBAC's own begin alike, and then say
-/// `User "…" cannot VERB resource`.
-fn is_admission(message: &str) -> bool {
-    refused_verb(message).is_none()
 }
 
 impl fmt::Display for Request<'_> {
@@ -156,16 +100,7 @@ impl fmt::Display for Request<'_> {
     }
 }
 
-impl fmt::Display for Forbidden {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { missing, says } = self;
-        write!(f, "you may not {missing}: ask for a role that allows it (the API server says: {says})")
-    }
-}
-
-impl std::error::Error for Forbidden {}
-
-/// The client tells no secrets.
+/// Without the client, which knows secrets.
 impl fmt::Debug for Cluster {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Cluster").field("server", &self.server).finish_non_exhaustive()
@@ -174,16 +109,37 @@ impl fmt::Debug for Cluster {
 
 #[cfg(test)]
 mod tests {
-    use std::io::{Error, ErrorKind};
+    use tokio::{io::AsyncReadExt as _, net::TcpListener};
 
-    use super::*;
+    use crate::testing::client_of;
 
-    #[test]
-    fn an_error_is_told_once_and_without_links() {
-        let cut = "peer closed connection without sending TLS close_notify: https://docs.rs/rustls/latest/rustls/#eof";
-        let error = anyhow::Error::from(Error::new(ErrorKind::UnexpectedEof, cut))
-            .context(format!("IO error: {cut}"));
-        assert_eq!(root(&error), "peer closed connection without sending TLS close_notify");
-        assert_eq!(root(&anyhow!("no such host")), "no such host");
+    #[tokio::test]
+    async fn a_server_that_is_away_is_named() {
+        let port = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+        let api = client_of(&format!("http://{port}"));
+        let error = format!("{:#}", api.pod("web", "front").await.unwrap_err());
+        assert!(error.contains(&port.to_string()) && error.contains("Connection refused"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn a_server_that_hangs_is_given_up() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let api = client_of(&format!("http://{}", listener.local_addr().unwrap()));
+        tokio::time::pause();
+        let error = format!("{:#}", api.pod("web", "front").await.unwrap_err());
+        assert!(error.contains("no answer within 10 s"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn encrypted_servers_are_spoken_to_in_tls() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let api = client_of(&format!("https://{}", listener.local_addr().unwrap()));
+        let first_byte = tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            stream.read_u8().await.unwrap()
+        });
+        api.pod("web", "front").await.unwrap_err();
+        // A TLS record of type "handshake".
+        assert_eq!(first_byte.await.unwrap(), 22);
     }
 }

@@ -13,7 +13,7 @@ use kube::{
     config::{KubeConfigOptions, Kubeconfig, KubeconfigError},
 };
 
-use super::cluster::root;
+use crate::refusal::root;
 
 /// What to do about a kubeconfig that cannot be used.
 const ADVICE: &str = "kubectl config get-contexts shows what there is";
@@ -23,7 +23,7 @@ const ADVICE: &str = "kubectl config get-contexts shows what there is";
 /// # Errors
 ///
 /// When there is one that cannot be used.
-pub(super) async fn find(named: Option<&Path>, context: Option<&str>) -> Result<Option<Config>> {
+pub(crate) async fn find(named: Option<&Path>, context: Option<&str>) -> Result<Option<Config>> {
     let read = match named {
         Some(path) => Some(Kubeconfig::read_from(path)),
         None => read().transpose(),

@@ -3,7 +3,7 @@
 //! Each message is a byte that names the channel, and data: 0 is stdin, 1 stdout, 2 stderr, 3 the result as a
 //! `Status`, and 255 closes the channel that its one byte of data names, which `v5.channel.k8s.io` added (kubernetes
 //! `apimachinery/pkg/util/remotecommand/constants.go`). Reading and writing are independent: a reader that is slow holds
-//! up the far side, but no sign of life to it.
+//! up the command, but no keep-alive to it.
 
 use std::pin::Pin;
 
@@ -18,7 +18,7 @@ use kube::{
 };
 use tokio_tungstenite::tungstenite::{self, Message};
 
-use super::{Cluster, Request, cluster::root};
+use crate::{Cluster, Request, refusal::root};
 
 const STDIN: u8 = 0;
 const STDOUT: u8 = 1;
@@ -28,11 +28,11 @@ const RESULT: u8 = 3;
 type Sending = Pin<Box<dyn Sink<Message, Error = tungstenite::Error> + Send>>;
 type Receiving = Pin<Box<dyn Stream<Item = Result<Message, tungstenite::Error>> + Send>>;
 
-/// A running command.
+/// A running command. Its two sides are apart, for who writes to it need not be who reads.
 pub struct Process {
-    /// Its stdin.
+    /// Towards the command.
     pub input: Input,
-    /// Everything else of it.
+    /// From the command.
     pub output: Output,
 }
 
@@ -45,11 +45,11 @@ pub struct Output(Receiving);
 /// A piece of what a command writes.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Piece {
-    /// To stdout.
+    /// Never empty.
     Stdout(Bytes),
-    /// To stderr.
+    /// Never empty.
     Stderr(Bytes),
-    /// It has ended: well, or as the text says.
+    /// The command has ended: well, or as the text says. Nothing comes behind this.
     Ended(Result<(), String>),
 }
 

@@ -1,26 +1,31 @@
 //! Everything that speaks to the Kubernetes API.
 //!
-//! [`Kubernetes`] is what `sniff` asks on a node. [`Cluster`] is what `kubectl sniff` works with: it finds pods and
-//! follows them (`pods`), runs commands in them (`exec`), and makes and removes the pods that capture (`agent`).
+//! [`Cluster`] is the connection, of `sniff` on a node as of `kubectl sniff`. What is asked over it is in the module of
+//! what it is about: [`pods`] (all that a node asks for), workloads and nodes; [`daemonset`] and [`jobs`], the pods that
+//! sniff itself runs in; and `exec` and `access`.
 
 mod access;
-pub mod agent;
 mod cluster;
 mod config;
+pub mod daemonset;
 mod exec;
+pub mod jobs;
 mod missing;
-mod node;
-mod pods;
+mod nodes;
+pub mod own;
+pub mod pods;
+mod refusal;
+mod workloads;
 
-pub use access::{DaemonPod, Permission, ServerVersion};
-pub use cluster::{Cluster, Forbidden, Request};
+pub use access::{Permission, ServerVersion};
+pub use cluster::{Cluster, Request};
+pub use exec::{Input, Output, Piece, Process};
 /// Pauses between tries: longer each time up to half a minute, never two clients in step, and short again after two
 /// minutes without a try.
 pub use kube::runtime::watcher::DefaultBackoff as Backoff;
-
-pub use exec::{Input, Output, Piece, Process};
-pub use node::{Kubernetes, Pod};
-pub use pods::{By, Change, Follow, NodeFacts, Selection, Workload, follow};
+pub use nodes::Node;
+pub use refusal::Forbidden;
+pub use workloads::Workload;
 
 #[cfg(any(test, feature = "testing"))]
-pub use node::testing;
+pub mod testing;

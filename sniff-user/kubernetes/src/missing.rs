@@ -9,7 +9,10 @@ use kube::{Api, Resource, ResourceExt as _, api::ListParams};
 use serde::de::DeserializeOwned;
 use sniff_cli::similar::{did_you_mean, did_you_mean_name};
 
-use super::{Cluster, Pod, Request, access::trouble};
+use crate::{
+    Cluster, Request,
+    pods::{Pod, state::trouble},
+};
 
 impl Cluster {
     /// Why the pod of this name cannot be captured, with the restrictions that a person has made.
@@ -61,7 +64,7 @@ impl Cluster {
     }
 
     async fn no_such_pod(&self, namespace: &str, name: &str) -> String {
-        let names = self.names::<v1::Pod>(Api::namespaced(self.client.clone(), namespace)).await;
+        let names = self.pod_names(namespace).await.unwrap_or_default();
         if names.is_empty()
             && let Some(why) = self.no_such_namespace(namespace).await
         {
@@ -86,7 +89,7 @@ impl Cluster {
     }
 
     /// That there is no object of this name.
-    pub(super) async fn no_such<K>(&self, api: Api<K>, namespace: Option<&str>, name: &str) -> String
+    pub(crate) async fn no_such<K>(&self, api: Api<K>, namespace: Option<&str>, name: &str) -> String
     where
         K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug,
     {

@@ -10,7 +10,7 @@ use std::{
 
 use anyhow::{Context, Result, anyhow, bail};
 use sniff_cli::similar::did_you_mean;
-use sniff_kubernetes::Kubernetes;
+use sniff_kubernetes::{Cluster, pods};
 use tokio::sync::OnceCell;
 
 use super::{
@@ -34,7 +34,7 @@ pub(super) struct Node {
     /// Where host ends may be; the first is where sniff runs, the last is the node's.
     hosts: Vec<Netns>,
     /// Set up when first needed: a kubeconfig may name a program to log in with.
-    kubernetes: OnceCell<Option<Kubernetes>>,
+    cluster: OnceCell<Option<Cluster>>,
 }
 
 /// A pod's namespace and name.
@@ -55,7 +55,7 @@ impl Node {
             runtimes: Runtimes::find(socket.transpose()?).await?,
             proc: ProcFs::default(),
             hosts: hosts.to_vec(),
-            kubernetes: OnceCell::new(),
+            cluster: OnceCell::new(),
         })
     }
 
@@ -86,11 +86,13 @@ impl Node {
             }
             _ if stopped => bail!("pod {namespace}/{name} is not running: its sandbox has stopped"),
             Ok(_) => {
-                let near = self.did_you_mean(namespace, name).await;
+                let names = self.ask_api(async |api| api.pod_names(namespace).await).await;
+                let near = self.did_you_mean(namespace, name, names.unwrap_or_default()).await;
                 bail!("no pod {namespace}/{name}{near}")
             }
             Err(e) => {
-                let near = self.did_you_mean(namespace, name).await;
+                // An API that does not answer is not waited for twice.
+                let near = self.did_you_mean(namespace, name, Vec::new()).await;
                 bail!("no pod {namespace}/{name} on this node{near} (other nodes: {e:#})")
             }
         }
@@ -154,11 +156,8 @@ impl Node {
         Ok(places)
     }
 
-    fn places_of_api_pods(
-        &self,
-        pods: Vec<sniff_kubernetes::Pod>,
-    ) -> BTreeMap<PodName, Result<Option<Place>>> {
-        let place = |pod: &sniff_kubernetes::Pod| {
+    fn places_of_api_pods(&self, pods: Vec<pods::Pod>) -> BTreeMap<PodName, Result<Option<Place>>> {
+        let place = |pod: &pods::Pod| {
             if pod.host_network { Ok(None) } else { self.of_api_pod(pod).map(Some) }
         };
         let running = pods.into_iter().filter(|pod| pod.has_sandbox);
@@ -210,8 +209,8 @@ impl Node {
     }
 
     /// Where the interfaces are of a pod that no runtime knows.
-    fn of_api_pod(&self, pod: &sniff_kubernetes::Pod) -> Result<Place> {
-        let sniff_kubernetes::Pod { namespace, name, uid, node, host_network, container_ids, .. } = pod;
+    fn of_api_pod(&self, pod: &pods::Pod) -> Result<Place> {
+        let pods::Pod { namespace, name, uid, node, host_network, container_ids, .. } = pod;
         let who = format!("pod {namespace}/{name}");
         let mut processes = self.proc.of_pod(uid)?;
         // The kubelet can be told to make no cgroups for pods; containers always have theirs.
@@ -299,23 +298,20 @@ impl Node {
         interfaces::node(&self.hosts) == Some(netns)
     }
 
-    async fn ask_api<T>(&self, question: impl AsyncFnOnce(&Kubernetes) -> Result<T>) -> Result<T> {
-        match self.kubernetes.get_or_try_init(Kubernetes::configured).await? {
-            Some(kubernetes) => question(kubernetes).await,
+    async fn ask_api<T>(&self, question: impl AsyncFnOnce(&Cluster) -> Result<T>) -> Result<T> {
+        match self.cluster.get_or_try_init(|| Cluster::configured(None, None)).await? {
+            Some(cluster) => question(cluster).await,
             None => bail!("no Kubernetes API is configured"),
         }
     }
 
     /// The end of an error that suggests pods; what cannot be asked here suggests nothing.
-    async fn did_you_mean(&self, namespace: &str, name: &str) -> String {
-        let mut pods = Vec::new();
+    async fn did_you_mean(&self, namespace: &str, name: &str, api_knows: Vec<String>) -> String {
+        let mut pods: Vec<PodName> = api_knows.into_iter().map(|name| (namespace.to_owned(), name)).collect();
         for cri in &self.runtimes.answering {
             let sandboxes = cri.sandboxes().await.unwrap_or_default();
             pods.extend(sandboxes.into_iter().map(|s| (s.namespace, s.name)));
         }
-        let names = self.ask_api(async |api| api.pod_names(namespace).await).await;
-        let names = names.unwrap_or_default().into_iter();
-        pods.extend(names.map(|name| (namespace.to_owned(), name)));
         did_you_mean(namespace, name, pods)
     }
 
@@ -395,7 +391,7 @@ mod tests {
             runtimes: Runtimes::default(),
             proc: ProcFs::at(dir.path()),
             hosts: vec![Netns::current().unwrap()],
-            kubernetes: OnceCell::new_with(Some(Some(serving(answers).await))),
+            cluster: OnceCell::new_with(Some(Some(serving(answers).await))),
         };
         (dir, node)
     }
@@ -552,7 +548,7 @@ mod tests {
     #[tokio::test]
     async fn with_nobody_to_ask_the_way_out_is_named() {
         let (_dir, mut node) = node(None, &[]).await;
-        node.kubernetes = OnceCell::new_with(Some(None));
+        node.cluster = OnceCell::new_with(Some(None));
         node.runtimes.failures = vec!["CRI socket /x: no".into()];
         let error = refusal(&node, "front").await;
         assert_eq!(

@@ -30,6 +30,16 @@ fn without_a_daemonset_a_pod_is_made_and_removed() {
     place.assert_nothing_runs(Duration::from_secs(1));
 }
 
+/// Who follows the advice about one keeps the other.
+#[test]
+fn the_daemonset_is_used_wherever_short_lived_pods_would_be_made() {
+    let place = Place::new();
+    let args = ["shop/web-0", "--image", "sniff:test", "--job-namespace", "tools", "-w", "FILE"];
+    place.listen(&args).stop().assert_success();
+    assert_eq!(place.execs(), ["sniff/sniff-n1"]);
+    place.assert_made_no_pod();
+}
+
 #[test]
 fn a_short_lived_pod_takes_the_buffer_that_is_asked_for() {
     let place = Place::without_daemonset();
@@ -112,7 +122,7 @@ fn pods_that_cannot_start_say_why_and_go() {
     run(&["--image", "missing"]).assert_failure(&["ImagePullBackOff", "cannot start", "n1"]);
     run(&[]).assert_failure(&["--image", "SNIFF_IMAGE", "n1"]);
     place.cluster.restrict("sniff");
-    run(&["--image", "sniff:test"]).assert_failure(&["PodSecurity", "sniff", "--agent-namespace"]);
+    run(&["--image", "sniff:test"]).assert_failure(&["PodSecurity", "sniff", "--job-namespace"]);
     wait::until("the end of the pods", GONE, || place.cluster.pods("sniff").is_empty().then_some(()));
 }
 

@@ -7,7 +7,7 @@ use std::{
 
 use anyhow::{Result, ensure};
 use log::{error, info, warn};
-use sniff_kubernetes::{By, Change, Pod};
+use sniff_kubernetes::pods::{By, Change, Pod};
 use sniff_protocol::message::{Target, TargetId, Targets};
 
 use super::Capture;

@@ -21,7 +21,10 @@ use std::{
 use anyhow::{Result, anyhow};
 use log::{error, info, warn};
 use sniff_cli::{exit, interrupt::Interrupts};
-use sniff_kubernetes::{Change, Cluster, Follow, Selection};
+use sniff_kubernetes::{
+    Cluster,
+    pods::{Change, Follow, Selection},
+};
 use sniff_pcapng::merge::Merger;
 use sniff_protocol::message::Target;
 use tokio::{

@@ -9,7 +9,7 @@ use anyhow::{Result, ensure};
 use bytes::Bytes;
 use log::{error, info, warn};
 use sniff_cli::alarm::{Alarm, Alert};
-use sniff_kubernetes::By;
+use sniff_kubernetes::pods::By;
 use sniff_pcapng::{
     InterfaceDescription,
     merge::{Merger, StreamId},

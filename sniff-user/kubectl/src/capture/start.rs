@@ -12,7 +12,11 @@ use std::{
 use anyhow::{Context as _, Result, bail, ensure};
 use log::{info, warn};
 use sniff_cli::exit;
-use sniff_kubernetes::{By, Change, Cluster, Forbidden, Selection, agent::Resources, follow};
+use sniff_kubernetes::{
+    Cluster, Forbidden,
+    jobs::Resources,
+    pods::{By, Change, Selection, follow},
+};
 use sniff_pcapng::{SectionHeader, merge::Merger};
 use sniff_protocol::message::TargetId;
 use tokio::sync::mpsc;
@@ -40,7 +44,8 @@ impl Capture {
         let wanted = wanted_output(&args, &what)?;
         let lifetime = args.capture.duration.map_or(MAX_LIFETIME, |duration| duration + MARGIN);
         let common = Arc::new(Common {
-            agent_namespace: args.cluster.agent_namespace().to_owned(),
+            daemonset_namespace: args.cluster.daemonset_namespace().to_owned(),
+            job_namespace: args.cluster.job_namespace().to_owned(),
             agentless: args.agentless,
             expose_nodes: args.expose_nodes,
             image: args.image.clone(),
@@ -197,12 +202,12 @@ impl Capture {
     pub(super) async fn describe(&self) -> Result<u8> {
         let mut stdout = io::stdout();
         for node in self.joining.keys() {
-            match (session::installed(&self.common, node).await?, session::wanted(&self.common, node)) {
+            match (session::installed(&self.common, node).await?, session::new_job(&self.common, node)) {
                 (Some(pod), _) => info!("node {node}: would run in pod {}/{}", pod.namespace, pod.name),
-                (None, Some(wanted)) => {
-                    self.common.cluster.check_namespace(&wanted).await?;
+                (None, Some(new)) => {
+                    self.common.cluster.check_namespace(&new).await?;
                     info!("node {node}: would make this job:");
-                    writeln!(stdout, "{}", wanted.manifest()?)?;
+                    writeln!(stdout, "{}", new.manifest()?)?;
                 }
                 (None, None) => {
                     bail!("node {node}: neither a DaemonSet's pod nor an --image for a short-lived one")

@@ -1,0 +1,218 @@
+//! From a Job to its pod that runs.
+
+use std::time::Duration;
+
+use anyhow::{Result, bail, ensure};
+use k8s_openapi::api::{batch::v1::Job, core::v1};
+use kube::{
+    Api, ResourceExt as _,
+    api::{ListParams, Patch, PatchParams},
+};
+use serde_json::json;
+use tokio::time::{Instant, sleep};
+
+use super::SniffJob;
+use crate::{
+    Cluster, Request,
+    own::SniffPod,
+    pods::state::{is_of, is_running},
+};
+
+/// The label that Kubernetes gives to the pods of a Job.
+const JOB_LABEL: &str = "job-name";
+/// How long a Job without a running pod may live after its client has made or extended it.
+pub(super) const STARTING: Duration = Duration::from_secs(60);
+/// Between two times that a waiting client extends that.
+const EXTENSION: Duration = Duration::from_secs(15);
+/// A Job that has no pod after this long has probably been refused one.
+const POD_IS_DUE: Duration = Duration::from_secs(1);
+/// Between two looks at a pod that starts: at first, and at most.
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+const MAX_PAUSE: Duration = Duration::from_millis(500);
+
+impl Cluster {
+    /// Waits until a Job's pod runs, which from then on lives as long as it was wanted to; `tell` hears what is waited for,
+    /// when that changes.
+    ///
+    /// # Errors
+    ///
+    /// When there may be no such pod, it cannot run, does not within `limit`, or is gone.
+    pub async fn wait_for_job_pod(
+        &self,
+        job: &SniffJob,
+        limit: Duration,
+        mut tell: impl FnMut(&str),
+    ) -> Result<SniffPod> {
+        let SniffJob { namespace, name, .. } = job;
+        let (began, mut pause, mut told) = (Instant::now(), FIRST_PAUSE, String::new());
+        let (mut seen, mut extended) = (None, began);
+        loop {
+            if extended.elapsed() >= EXTENSION {
+                self.limit(job, Some(began.elapsed() + STARTING)).await?;
+                extended = Instant::now();
+            }
+            let waiting = match self.pod_of(job).await? {
+                Some(pod) => {
+                    let pod_name = pod.name_any();
+                    match state(&pod) {
+                        State::Running => {
+                            self.limit(job, None).await?;
+                            return Ok(SniffPod { namespace: namespace.clone(), name: pod_name });
+                        }
+                        State::Failed(why) => bail!("pod {namespace}/{pod_name} cannot start: {why}"),
+                        State::Waiting(why) => {
+                            seen = Some(pod_name);
+                            why
+                        }
+                    }
+                }
+                None if let Some(pod_name) = &seen => {
+                    bail!("pod {namespace}/{pod_name} was deleted while it started")
+                }
+                None => {
+                    if began.elapsed() >= POD_IS_DUE
+                        && let Some(why) = self.refusal_of_pod(job).await
+                    {
+                        bail!("{why}");
+                    }
+                    format!("a pod of job {name}")
+                }
+            };
+            if waiting != told {
+                tell(&waiting);
+                told = waiting;
+            }
+            if began.elapsed() >= limit {
+                bail!("job {namespace}/{name} has no running pod after {} s: {told}", limit.as_secs());
+            }
+            sleep(pause).await;
+            pause = (pause * 2).min(MAX_PAUSE);
+        }
+    }
+
+    /// Sets or lifts the time that a Job may live from its start, whatever its pod says.
+    async fn limit(
+        &self,
+        SniffJob { namespace, name, .. }: &SniffJob,
+        limit: Option<Duration>,
+    ) -> Result<()> {
+        let request =
+            Request { verb: "patch", resource: "jobs.batch", namespace: Some(namespace), name: Some(name) };
+        let api = Api::<Job>::namespaced(self.client.clone(), namespace);
+        let patch =
+            Patch::Merge(json!({"spec": {"activeDeadlineSeconds": limit.map(|limit| limit.as_secs())}}));
+        let patched = self.ask(request, api.patch(name, &PatchParams::default(), &patch)).await?;
+        ensure!(patched.is_some(), "job {namespace}/{name} was deleted while its pod started");
+        Ok(())
+    }
+
+    async fn pod_of(&self, SniffJob { namespace, name, uid }: &SniffJob) -> Result<Option<v1::Pod>> {
+        let request = Request { verb: "list", resource: "pods", namespace: Some(namespace), name: None };
+        let ours = ListParams::default().labels(&format!("{JOB_LABEL}={name}"));
+        let api = Api::<v1::Pod>::namespaced(self.client.clone(), namespace);
+        let pods = self.ask(request, api.list(&ours)).await?;
+        Ok(pods.into_iter().flatten().find(|pod| is_of(pod, Some(uid))))
+    }
+
+    /// Why Kubernetes does not let a Job have its pod, as far as its events may be read.
+    async fn refusal_of_pod(&self, SniffJob { namespace, name, .. }: &SniffJob) -> Option<String> {
+        let request = Request { verb: "list", resource: "events", namespace: Some(namespace), name: None };
+        let refused =
+            ListParams::default().fields(&format!("involvedObject.name={name},reason=FailedCreate"));
+        let api = Api::<v1::Event>::namespaced(self.client.clone(), namespace);
+        let events = self.ask(request, api.list(&refused)).await.ok()??;
+        let says = events.into_iter().filter_map(|event| event.message).next_back()?;
+        let advice = if says.contains("PodSecurity") {
+            ": choose a namespace for privileged pods with --job-namespace, or install the DaemonSet"
+        } else {
+            ""
+        };
+        Some(format!("namespace {namespace} takes no pod of job {name}: {says}{advice}"))
+    }
+}
+
+/// How far a starting pod has come.
+#[derive(Debug, PartialEq, Eq)]
+enum State {
+    Running,
+    Waiting(String),
+    Failed(String),
+}
+
+/// What a pod says of itself. Some reasons never go away (kubernetes `pkg/kubelet/images/types.go`), and waiting for
+/// them would be vain.
+fn state(pod: &v1::Pod) -> State {
+    if is_running(pod) {
+        return State::Running;
+    }
+    let Some(status) = &pod.status else {
+        return State::Waiting("the node to notice it".into());
+    };
+    let because = |reason: &Option<String>, message: &Option<String>| {
+        let said = [reason, message].into_iter().flatten().filter(|text| !text.is_empty());
+        said.cloned().collect::<Vec<_>>().join(": ")
+    };
+    if matches!(status.phase.as_deref(), Some("Failed" | "Succeeded")) {
+        let ended =
+            status.container_statuses.iter().flatten().filter_map(|container| container.state.as_ref());
+        let ended = ended.filter_map(|state| state.terminated.as_ref()).next();
+        let why =
+            ended.map(|it| format!("{} with exit code {}", because(&it.reason, &it.message), it.exit_code));
+        return State::Failed(why.unwrap_or_else(|| because(&status.reason, &status.message)));
+    }
+    let waiting = status.container_statuses.iter().flatten().filter_map(|container| container.state.as_ref());
+    if let Some(waiting) = waiting.filter_map(|state| state.waiting.as_ref()).next() {
+        let why = because(&waiting.reason, &waiting.message);
+        return match waiting.reason.as_deref() {
+            Some("ErrImagePull" | "ImagePullBackOff" | "InvalidImageName" | "ErrImageNeverPull") => {
+                State::Failed(format!("{why}; is the image right, and may the node pull it?"))
+            }
+            Some(
+                "CreateContainerConfigError"
+                | "CreateContainerError"
+                | "RunContainerError"
+                | "CrashLoopBackOff",
+            ) => State::Failed(why),
+            _ => State::Waiting(if why.is_empty() { "its container to start".into() } else { why }),
+        };
+    }
+    let scheduled = status.conditions.iter().flatten().find(|condition| condition.type_ == "PodScheduled");
+    match scheduled {
+        Some(condition) if condition.reason.as_deref() == Some("Unschedulable") => {
+            State::Failed(because(&condition.reason, &condition.message))
+        }
+        _ => State::Waiting("its container to start".into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn state_of(status: &str) -> State {
+        let pod = format!(r#"{{"metadata": {{}}, "status": {status}}}"#);
+        state(&serde_json::from_str(&pod).unwrap())
+    }
+
+    #[test]
+    fn it_is_said_what_a_pod_waits_for() {
+        assert_eq!(state_of("{}"), State::Waiting("its container to start".into()));
+        let container = |state: &str| {
+            format!(
+                r#"{{"phase": "Pending", "containerStatuses": [{{"name": "sniff", "image": "", "imageID": "",
+                    "ready": false, "restartCount": 0, "state": {state}}}]}}"#
+            )
+        };
+        assert_eq!(state_of(&container(r#"{"running": {}}"#)), State::Running);
+        let creating = container(r#"{"waiting": {"reason": "ContainerCreating"}}"#);
+        assert_eq!(state_of(&creating), State::Waiting("ContainerCreating".into()));
+        let pull = container(r#"{"waiting": {"reason": "ImagePullBackOff", "message": "no such host"}}"#);
+        assert!(matches!(state_of(&pull), State::Failed(why) if why.contains("no such host")));
+        let ended =
+            container(r#"{"terminated": {"exitCode": 3, "reason": "Error"}}"#).replace("Pending", "Failed");
+        assert_eq!(state_of(&ended), State::Failed("Error with exit code 3".into()));
+        let full = r#"{"phase": "Pending", "conditions": [{"type": "PodScheduled", "status": "False",
+            "reason": "Unschedulable", "message": "0/3 nodes"}]}"#;
+        assert_eq!(state_of(full), State::Failed("Unschedulable: 0/3 nodes".into()));
+    }
+}

@@ -1,0 +1,283 @@
+//! Pods: which are meant, what the API knows of them, and [`follow`] for those to come.
+
+pub(crate) mod state;
+mod watch;
+
+use std::fmt;
+
+use anyhow::{Context as _, Result};
+use k8s_openapi::api::core::v1;
+use kube::{Api, ResourceExt as _, api::ListParams};
+
+use crate::{Cluster, Request};
+
+pub use self::watch::{Change, Follow, follow};
+
+/// Carries the UID by which the kubelet knows a static pod; the API's object has another
+/// (kubernetes `pkg/kubelet/types/pod_update.go`).
+const MIRROR: &str = "kubernetes.io/config.mirror";
+
+/// What the API knows of a pod.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pod {
+    /// Namespace of the API's object.
+    pub namespace: String,
+    /// Name of the API's object.
+    pub name: String,
+    /// The UID by which the node knows the pod.
+    pub uid: String,
+    /// The node it runs on, once it is scheduled.
+    pub node: Option<String>,
+    /// `Pending`, `Running`, `Succeeded`, `Failed` or `Unknown`.
+    pub phase: String,
+    /// Whether it has a sandbox, and with that a network: so it has while its init containers run, when its phase is
+    /// `Pending` still.
+    pub has_sandbox: bool,
+    /// Whether it uses the node's network namespace.
+    pub host_network: bool,
+    /// The ids of its containers, without `containerd://` and the like.
+    pub container_ids: Vec<String>,
+    /// The names of its containers, those of init and debug containers included.
+    pub containers: Vec<String>,
+}
+
+/// Pods that are meant, as the server can tell them from others.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Selection {
+    /// `None` for all namespaces.
+    pub namespace: Option<String>,
+    /// Which pods of the namespace.
+    pub by: By,
+    /// `None` for all nodes.
+    pub node: Option<String>,
+}
+
+/// Which pods of a namespace.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum By {
+    /// The pod of this name.
+    Name(String),
+    /// Those with labels that match; an empty selector matches all.
+    Labels(String),
+}
+
+impl Cluster {
+    /// The pod of this name; `None` when there is none.
+    ///
+    /// # Errors
+    ///
+    /// When the server refuses, or does not answer.
+    pub async fn pod(&self, namespace: &str, name: &str) -> Result<Option<Pod>> {
+        let request = Request { verb: "get", resource: "pods", namespace: Some(namespace), name: Some(name) };
+        let api = Api::<v1::Pod>::namespaced(self.client.clone(), namespace);
+        Ok(self.ask(request, api.get(name)).await?.map(Pod::from))
+    }
+
+    /// The names of the pods of a namespace; empty when there is no such namespace.
+    ///
+    /// # Errors
+    ///
+    /// When the server refuses, or does not answer.
+    pub async fn pod_names(&self, namespace: &str) -> Result<Vec<String>> {
+        let request = Request { verb: "list", resource: "pods", namespace: Some(namespace), name: None };
+        let api = Api::<v1::Pod>::namespaced(self.client.clone(), namespace);
+        let pods = self.ask(request, api.list_metadata(&ListParams::default())).await?;
+        Ok(pods.into_iter().flatten().map(|pod| pod.name_any()).collect())
+    }
+
+    /// The pods that are assigned to a node.
+    ///
+    /// # Errors
+    ///
+    /// When the server refuses, or does not answer.
+    pub async fn pods_on(&self, node: &str) -> Result<Vec<Pod>> {
+        let here = Selection { namespace: None, by: By::Labels(String::new()), node: Some(node.to_owned()) };
+        self.pods(&here).await
+    }
+
+    /// The pods that are selected now.
+    ///
+    /// # Errors
+    ///
+    /// When the server refuses, or does not answer.
+    pub async fn pods(&self, selection: &Selection) -> Result<Vec<Pod>> {
+        if let (By::Name(name), Some(namespace)) = (&selection.by, &selection.namespace) {
+            let pod = self.pod(namespace, name).await?;
+            let is_there =
+                |pod: &Pod| selection.node.as_ref().is_none_or(|node| pod.node.as_ref() == Some(node));
+            return Ok(pod.into_iter().filter(is_there).collect());
+        }
+        let api = self.api(selection);
+        let (labels, fields) = selection.selectors();
+        let mut parameters = ListParams::default().limit(500);
+        (parameters.label_selector, parameters.field_selector) = (labels, fields);
+        let mut pods = Vec::new();
+        loop {
+            let page = self.ask(selection.request("list"), api.list(&parameters)).await?;
+            let page = page.context("the server knows no pods")?;
+            parameters.continue_token = page.metadata.continue_.clone().filter(|token| !token.is_empty());
+            pods.extend(page.into_iter().map(Pod::from));
+            if parameters.continue_token.is_none() {
+                return Ok(pods);
+            }
+        }
+    }
+
+    fn api(&self, selection: &Selection) -> Api<v1::Pod> {
+        match &selection.namespace {
+            Some(namespace) => Api::namespaced(self.client.clone(), namespace),
+            None => Api::all(self.client.clone()),
+        }
+    }
+}
+
+impl Selection {
+    /// The label selector and the field selector for the server.
+    fn selectors(&self) -> (Option<String>, Option<String>) {
+        let name = match &self.by {
+            By::Name(name) => Some(format!("metadata.name={name}")),
+            By::Labels(_) => None,
+        };
+        let node = self.node.as_ref().map(|node| format!("spec.nodeName={node}"));
+        let fields = name.into_iter().chain(node).collect::<Vec<_>>().join(",");
+        let labels = match &self.by {
+            By::Labels(labels) if !labels.is_empty() => Some(labels.clone()),
+            By::Labels(_) | By::Name(_) => None,
+        };
+        (labels, (!fields.is_empty()).then_some(fields))
+    }
+
+    fn request(&self, verb: &'static str) -> Request<'_> {
+        let name = match &self.by {
+            By::Name(name) => Some(name.as_str()),
+            By::Labels(_) => None,
+        };
+        Request { verb, resource: "pods", namespace: self.namespace.as_deref(), name }
+    }
+}
+
+impl fmt::Display for Selection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let namespace = self.namespace.as_deref().unwrap_or("*");
+        match &self.by {
+            By::Name(name) => write!(f, "{namespace}/{name}")?,
+            By::Labels(labels) => write!(f, "{namespace}/{labels}")?,
+        }
+        match &self.node {
+            Some(node) => write!(f, " on {node}"),
+            None => Ok(()),
+        }
+    }
+}
+
+impl From<v1::Pod> for Pod {
+    fn from(pod: v1::Pod) -> Self {
+        let mirrored = pod.annotations().get(MIRROR).cloned();
+        let spec = pod.spec.unwrap_or_default();
+        let status = pod.status.unwrap_or_default();
+        let has_sandbox = state::has_sandbox(&status);
+        let ephemeral = spec.ephemeral_containers.into_iter().flatten().map(|container| container.name);
+        let names = spec.containers.into_iter().chain(spec.init_containers.into_iter().flatten());
+        let containers =
+            [status.init_container_statuses, status.container_statuses, status.ephemeral_container_statuses];
+        let container_ids = containers
+            .into_iter()
+            .flatten()
+            .flatten()
+            .filter_map(|container| container.container_id)
+            .filter_map(|id| Some(id.split_once("://")?.1.to_owned()))
+            .collect();
+        Self {
+            namespace: pod.metadata.namespace.unwrap_or_default(),
+            name: pod.metadata.name.unwrap_or_default(),
+            uid: mirrored.or(pod.metadata.uid).unwrap_or_default(),
+            node: spec.node_name,
+            phase: status.phase.unwrap_or_else(|| "Unknown".into()),
+            has_sandbox,
+            host_network: spec.host_network.unwrap_or_default(),
+            container_ids,
+            containers: names.map(|container| container.name).chain(ephemeral).collect(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::*;
+
+    const POD: &str = r#"{
+        "kind": "Pod", "apiVersion": "v1",
+        "metadata": {"namespace": "web", "name": "front", "uid": "u-1"},
+        "spec": {"nodeName": "node-2", "containers": [{"name": "a"}, {"name": "b"}]},
+        "status": {"phase": "Running", "containerStatuses": [
+            {"name": "a", "image": "i", "imageID": "", "ready": true, "restartCount": 0,
+             "containerID": "containerd://abc"},
+            {"name": "b", "image": "i", "imageID": "", "ready": false, "restartCount": 0}
+        ]}
+    }"#;
+
+    fn front() -> Pod {
+        Pod {
+            namespace: "web".into(),
+            name: "front".into(),
+            uid: "u-1".into(),
+            node: Some("node-2".into()),
+            phase: "Running".into(),
+            has_sandbox: true,
+            host_network: false,
+            container_ids: vec!["abc".into()],
+            containers: vec!["a".into(), "b".into()],
+        }
+    }
+
+    #[tokio::test]
+    async fn a_pod_is_described() {
+        let api = serving(vec![("/api/v1/namespaces/web/pods/front ", 200, POD.into())]).await;
+        assert_eq!(api.pod("web", "front").await.unwrap(), Some(front()));
+        assert_eq!(api.pod("web", "back").await.unwrap(), None);
+    }
+
+    #[tokio::test]
+    async fn a_static_pod_has_the_uid_that_the_kubelet_gave_it() {
+        let pod = POD.replace(
+            r#""uid": "u-1""#,
+            r#""uid": "u-1", "annotations": {"kubernetes.io/config.mirror": "0123"}"#,
+        );
+        let api = serving(vec![("/api/v1/namespaces/web/pods/front ", 200, pod)]).await;
+        assert_eq!(api.pod("web", "front").await.unwrap().unwrap().uid, "0123");
+    }
+
+    #[tokio::test]
+    async fn pods_are_listed_by_namespace_and_by_node() {
+        let names = r#"{"kind":"PartialObjectMetadataList","apiVersion":"meta.k8s.io/v1","metadata":{},
+            "items":[{"metadata":{"name":"front"}},{"metadata":{"name":"back"}}]}"#;
+        let pods = format!(r#"{{"kind":"PodList","apiVersion":"v1","metadata":{{}},"items":[{POD}]}}"#);
+        let api = serving(vec![
+            ("/api/v1/namespaces/web/pods?", 200, names.into()),
+            ("/api/v1/pods?&fieldSelector=spec.nodeName%3Dnode-2&limit=500", 200, pods),
+        ])
+        .await;
+        assert_eq!(api.pod_names("web").await.unwrap(), ["front", "back"]);
+        assert_eq!(api.pods_on("node-2").await.unwrap(), [front()]);
+    }
+
+    #[tokio::test]
+    async fn a_refusal_is_one_line() {
+        let status = r#"{"kind":"Status","status":"Failure","code":403,"reason":"Forbidden",
+            "message":"pods is forbidden"}"#;
+        let api = serving(vec![("/", 403, status.into())]).await;
+        let error = format!("{:#}", api.pod("web", "front").await.unwrap_err());
+        assert!(error.ends_with("/: get pods front in namespace web: pods is forbidden (403)"), "{error}");
+    }
+
+    #[test]
+    fn the_server_narrows_what_it_sends() {
+        let named =
+            Selection { namespace: Some("a".into()), by: By::Name("b".into()), node: Some("n".into()) };
+        assert_eq!(named.selectors(), (None, Some("metadata.name=b,spec.nodeName=n".into())));
+        let labelled = Selection { namespace: None, by: By::Labels("app=web".into()), node: None };
+        assert_eq!(labelled.selectors(), (Some("app=web".into()), None));
+        assert_eq!(labelled.request("watch").to_string(), "watch pods in all namespaces");
+    }
+}
