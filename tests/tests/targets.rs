@@ -462,5 +462,7 @@ fn the_list_shows_the_pods_of_the_node_with_their_interfaces() {
             }
         }
         assert!(row("kube-system", "proxy").contains("host network"), "{table}");
+        assert!(row("-", "lo").contains("127.0.0.1"), "{table}");
+        assert_eq!(table.matches(&web.veth.name).count(), 1, "{table}");
     }
 }

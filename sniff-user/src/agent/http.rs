@@ -1,12 +1,16 @@
-//! `/metrics` and `/healthz`, for a monitoring system that asks now and then. As much of HTTP/1.1 (RFC 9112) as that
-//! takes: one GET without a body a connection. A whole server would be most of the agent's memory.
+//! `/metrics` and `/healthz`, for a monitoring system that asks now and then: one request a connection.
 
-use std::{collections::VecDeque, io, sync::Arc, time::Duration};
+use std::{collections::VecDeque, convert::Infallible, sync::Arc, time::Duration};
 
+use bytes::Bytes;
+use http::{HeaderValue, Method, Request, Response, StatusCode, header::CONTENT_TYPE};
+use http_body_util::Full;
+use hyper::{server::conn::http1, service::service_fn};
+use hyper_util::rt::TokioIo;
 use log::debug;
 use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _},
-    net::{TcpListener, TcpStream},
+    io::{AsyncRead, AsyncWrite},
+    net::TcpListener,
     task::AbortHandle,
     time::{sleep, timeout},
 };
@@ -17,7 +21,7 @@ use super::{Shared, lock};
 const PATIENCE: Duration = Duration::from_secs(5);
 /// Most connections at a time. One more takes the place of the oldest: whoever is silent holds nobody up.
 const MAX_CONNECTIONS: usize = 16;
-/// Most bytes of a request.
+/// Most bytes of a request that are held.
 const MAX_REQUEST: usize = 8 << 10;
 
 /// Answers connections, of which few are open at a time.
@@ -44,55 +48,80 @@ pub(super) async fn serve(listener: TcpListener, ledger: Shared) {
     }
 }
 
-async fn answer(mut stream: TcpStream, ledger: &Shared) -> io::Result<()> {
-    let mut request = Vec::new();
-    while !request.windows(4).any(|end| end == b"\r\n\r\n") {
-        let is_too_long = request.len() > MAX_REQUEST;
-        if is_too_long || stream.read_buf(&mut request).await? == 0 {
-            return Err(io::ErrorKind::InvalidData.into());
-        }
-    }
-    let (status, kind, body) = respond(&request, || lock(ledger).metrics());
-    let len = body.len();
-    let head = format!(
-        "HTTP/1.1 {status}\r\nContent-Type: {kind}\r\nContent-Length: {len}\r\nConnection: close\r\n\r\n"
-    );
-    stream.write_all(head.as_bytes()).await?;
-    stream.write_all(body.as_bytes()).await?;
-    stream.shutdown().await
+async fn answer(stream: impl AsyncRead + AsyncWrite + Unpin, ledger: &Shared) -> hyper::Result<()> {
+    let respond =
+        service_fn(async |request| Ok::<_, Infallible>(respond(&request, || lock(ledger).metrics())));
+    let mut connection = http1::Builder::new();
+    connection.half_close(true).keep_alive(false).max_buf_size(MAX_REQUEST);
+    connection.serve_connection(TokioIo::new(stream), respond).await
 }
 
-/// Status, content type and body for a request.
-fn respond(request: &[u8], metrics: impl FnOnce() -> String) -> (&'static str, &'static str, String) {
+fn respond<B>(request: &Request<B>, metrics: impl FnOnce() -> String) -> Response<Full<Bytes>> {
     const PLAIN: &str = "text/plain; charset=utf-8";
-    let line = request.split(|&byte| byte == b'\r').next().unwrap_or_default();
-    let mut words = line.split(|&byte| byte == b' ');
-    let (method, target) = (words.next(), words.next().unwrap_or_default());
-    let path = target.split(|&byte| byte == b'?').next().unwrap_or_default();
-    match (method, path) {
-        (Some(b"GET"), b"/healthz") => ("200 OK", PLAIN, "ok\n".to_owned()),
-        (Some(b"GET"), b"/metrics") => ("200 OK", "text/plain; version=0.0.4; charset=utf-8", metrics()),
-        (Some(b"GET"), _) => ("404 Not Found", PLAIN, "there are /metrics and /healthz\n".to_owned()),
-        _ => ("405 Method Not Allowed", PLAIN, "there is only GET\n".to_owned()),
-    }
+    let (status, kind, body) = match (request.method(), request.uri().path()) {
+        (&Method::GET, "/healthz") => (StatusCode::OK, PLAIN, "ok\n".to_owned()),
+        (&Method::GET, "/metrics") => (StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", metrics()),
+        (&Method::GET, _) => (StatusCode::NOT_FOUND, PLAIN, "there are /metrics and /healthz\n".to_owned()),
+        _ => (StatusCode::METHOD_NOT_ALLOWED, PLAIN, "there is only GET\n".to_owned()),
+    };
+    let mut response = Response::new(Full::from(body));
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+    response
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use std::sync::Mutex;
 
-    fn status(request: &str) -> &'static str {
-        respond(request.as_bytes(), String::new).0
+    use bytesize::ByteSize;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, duplex};
+
+    use super::*;
+    use crate::agent::{Limits, ledger::Ledger};
+
+    /// What comes back for what is sent, until the connection is closed.
+    async fn ask(request: &str) -> String {
+        let limits = Limits {
+            max_sessions: 1,
+            max_memory: ByteSize::mib(1),
+            max_bytes: None,
+            max_duration: Duration::from_secs(1),
+        };
+        let ledger: Shared = Arc::new(Mutex::new(Ledger::new(limits)));
+        let (mut client, agent) = duplex(1 << 20);
+        client.write_all(request.as_bytes()).await.unwrap();
+        client.shutdown().await.unwrap();
+        let _ = answer(agent, &ledger).await;
+        let mut response = String::new();
+        client.read_to_string(&mut response).await.unwrap();
+        response
     }
 
-    #[test]
-    fn paths_are_told_apart() {
-        assert_eq!(status("GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n"), "200 OK");
-        assert_eq!(status("GET /metrics?x=1 HTTP/1.1\r\n\r\n"), "200 OK");
-        assert_eq!(status("GET /metrics/ HTTP/1.1\r\n\r\n"), "404 Not Found");
-        assert_eq!(status("POST /metrics HTTP/1.1\r\n\r\n"), "405 Method Not Allowed");
-        for odd in ["\r\n\r\n", " \r\n\r\n", "GET\r\n\r\n", "\u{0}\r\n\r\n"] {
-            assert_ne!(status(odd), "200 OK", "{odd:?}");
+    #[tokio::test]
+    async fn paths_and_methods_are_told_apart() {
+        for (request, status) in [
+            ("GET /healthz HTTP/1.1\r\nHost: a", "200"),
+            ("GET /metrics?x=1 HTTP/1.0", "200"),
+            ("GET /metrics/ HTTP/1.1", "404"),
+            ("POST /metrics HTTP/1.1", "405"),
+        ] {
+            let response = ask(&format!("{request}\r\n\r\n")).await;
+            assert!(
+                response.starts_with("HTTP/1.") && response[8..].starts_with(&format!(" {status} ")),
+                "{response}"
+            );
         }
+    }
+
+    #[tokio::test]
+    async fn a_connection_has_one_request_of_limited_length() {
+        let twice = "GET /healthz HTTP/1.1\r\n\r\n".repeat(2);
+        assert_eq!(ask(&twice).await.matches("HTTP/1.1 200 ").count(), 1);
+        for odd in ["\r\n\r\n", " \r\n\r\n", "GET\r\n\r\n", "\u{0}\r\n\r\n"] {
+            assert!(!ask(odd).await.contains(" 200 "), "{odd:?}");
+        }
+        let long = format!("GET /healthz HTTP/1.1\r\nX: {}\r\n\r\n", "x".repeat(MAX_REQUEST));
+        assert!(ask(&long).await.starts_with("HTTP/1.1 431 "));
     }
 }

@@ -80,7 +80,7 @@ pub struct Args {
     #[arg(long, value_name = "NAME", env = "NODE_NAME", help_heading = "Targets")]
     pub node_name: Option<String>,
 
-    /// List the pods of this node with their interfaces; without a container runtime, its own interfaces
+    /// List the pods of this node with their interfaces, and its own interfaces
     #[arg(short = 'D', long = "list", alias = "list-interfaces", help_heading = "Targets",
         conflicts_with_all = ["pods", "containers", "pids", "netns", "interfaces", "expression", "filter", "filter_file",
         "dump", "write"])]

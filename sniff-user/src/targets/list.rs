@@ -1,6 +1,9 @@
 //! The pods of this node with their interfaces, as `--list` prints them.
 
+use std::collections::BTreeMap;
+
 use anyhow::{Context as _, Result};
+use comfy_table::{Table, presets};
 use log::info;
 use sniff_cli::sanitize::sanitize_line;
 
@@ -35,8 +38,9 @@ pub enum Detail {
     Unknown(String),
 }
 
-/// The pods that run on this node, by namespace and name, a row for each interface that is up; on a machine without a
-/// container runtime, its own interfaces.
+/// The pods that run on this node, by namespace and name, a row for each interface that is up; then the interfaces of
+/// the node itself but for those that are the host's ends of the pods'. On a machine without a container runtime there
+/// are only these.
 ///
 /// A pod that cannot be looked into has a row that says why.
 ///
@@ -49,8 +53,7 @@ pub async fn list(options: &Options) -> Result<Vec<Row>> {
     let pods = match node.pods().await {
         Err(error) if node.has_no_runtime() => {
             info!("{error:#}; these are the interfaces of this machine");
-            let here = interfaces::node(&hosts).context("no network namespace to run in")?;
-            return Ok(of_machine(interfaces::of_host(ANY, here)?));
+            BTreeMap::default()
         }
         pods => pods?,
     };
@@ -69,10 +72,18 @@ pub async fn list(options: &Options) -> Result<Vec<Row>> {
             detail,
         }));
     }
+    let here = interfaces::node(&hosts).context("no network namespace to run in")?;
+    rows.extend(of_node(interfaces::of_host(ANY, here)?, &rows));
     Ok(rows)
 }
 
-fn of_machine(interfaces: Vec<Interface>) -> Vec<Row> {
+/// Rows for the node's interfaces that none of the `pods`' rows names.
+fn of_node(mut interfaces: Vec<Interface>, pods: &[Row]) -> Vec<Row> {
+    let is_told = |interface: &Interface| {
+        pods.iter()
+            .any(|row| matches!(&row.detail, Detail::Interface(of_pod) if of_pod.shares_an_end(interface)))
+    };
+    interfaces.retain(|interface| !is_told(interface));
     let row = |interface: Interface| Row {
         namespace: NONE.to_owned(),
         pod: NONE.to_owned(),
@@ -81,33 +92,24 @@ fn of_machine(interfaces: Vec<Interface>) -> Vec<Row> {
     interfaces.into_iter().map(row).collect()
 }
 
-/// The rows as an aligned table with a heading, one line each.
+/// The rows as an aligned table with a heading, one line each and as many cells in each.
 pub fn table(rows: &[Row]) -> String {
-    let mut lines = vec![COLUMNS.map(String::from).to_vec()];
-    lines.extend(rows.iter().map(cells));
-    let width = |column: usize| {
-        // A remark in place of an interface goes to the end of the line, over all columns.
-        let cells = lines.iter().filter(|line| line.len() > column + 1).map(|line| &line[column]);
-        cells.map(|cell| cell.chars().count()).max().unwrap_or(0)
-    };
-    let widths: Vec<usize> = (0..COLUMNS.len()).map(width).collect();
-    let mut text = String::new();
-    for line in &lines {
-        let padded = line.iter().zip(&widths).map(|(cell, &width)| format!("{cell:width$}  "));
-        text.push_str(padded.collect::<String>().trim_end());
-        text.push('\n');
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING).set_header(COLUMNS).add_rows(rows.iter().map(cells));
+    for column in table.column_iter_mut() {
+        column.set_padding((0, 2));
     }
-    text
+    table.trim_fmt() + "\n"
 }
 
-fn cells(row: &Row) -> Vec<String> {
-    let mut cells = vec![shown(&row.namespace), shown(&row.pod)];
-    match &row.detail {
-        Detail::Interface(interface) => cells.extend(interface_cells(interface)),
-        Detail::HostNetwork => cells.push("host network".into()),
-        Detail::Unknown(why) => cells.push(sanitize_line(why)),
-    }
-    cells
+fn cells(row: &Row) -> [String; 7] {
+    let none = || NONE.to_owned();
+    let [interface, host_interface, index, mac, addresses] = match &row.detail {
+        Detail::Interface(interface) => interface_cells(interface),
+        Detail::HostNetwork => [none(), none(), none(), none(), "host network".to_owned()],
+        Detail::Unknown(why) => [none(), none(), none(), none(), sanitize_line(why)],
+    };
+    [shown(&row.namespace), shown(&row.pod), interface, host_interface, index, mac, addresses]
 }
 
 fn interface_cells(interface: &Interface) -> [String; 5] {
@@ -182,8 +184,8 @@ mod tests {
 NAMESPACE  POD    INTERFACE  HOST-INTERFACE         INDEX  MAC                ADDRESSES
 web        front  eth0       veth0a1b2c3d           17     02:00:00:00:00:1f  10.0.0.5,fd00::5
 web        b      eth0       - (eth0 is a macvlan)  -      -                  -
-web        proxy  host network
-web        lost   a reason that is longer than the column is wide
+web        proxy  -          -                      -      -                  host network
+web        lost   -          -                      -      -                  a reason that is longer than the column is wide
 ";
         assert_eq!(table(&rows), expected);
     }
