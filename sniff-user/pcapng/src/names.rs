@@ -73,10 +73,10 @@ impl Names {
                 // A record is laid out as an option is.
                 match address {
                     IpAddr::V4(address) => {
-                        block.option(RECORD_IPV4, &[&address.octets()[..], &name].concat())
+                        block.option(RECORD_IPV4, &[&address.octets()[..], &name].concat());
                     }
                     IpAddr::V6(address) => {
-                        block.option(RECORD_IPV6, &[&address.octets()[..], &name].concat())
+                        block.option(RECORD_IPV6, &[&address.octets()[..], &name].concat());
                     }
                 }
             }

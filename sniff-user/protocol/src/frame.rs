@@ -6,10 +6,7 @@ use bytes::{Buf as _, Bytes, BytesMut};
 
 #[cfg(target_os = "linux")]
 use super::compression::Compressor;
-use super::{
-    compression::unpack,
-    message::{PACKETS, Payload},
-};
+use super::compression::unpack;
 
 /// Number of the protocol. It changes when a peer of another number could misunderstand, not when something is added.
 pub const PROTOCOL: u8 = 1;
@@ -26,11 +23,24 @@ pub const MAX_JSON: usize = 1 << 20;
 /// Bytes in front of each payload.
 pub const HEADER_LEN: usize = 8;
 
+/// The kind of the frames whose payload may be compressed: those of packets.
+pub(super) const PACKETS: u8 = 0x02;
+
 /// In the flags: the payload is one zstd frame.
 const PACKED: u8 = 1;
 
 /// Most of foreign text that an error repeats.
 const SHOWN: usize = 200;
+
+/// What a message carries.
+pub enum Payload<'a> {
+    /// A JSON object.
+    Json(Vec<u8>),
+    /// pcapng blocks.
+    Packets(&'a [u8]),
+    /// Nothing.
+    Empty,
+}
 
 /// A message that travels in frames; [`super::ToClient`] and [`super::ToNode`] are the two sets of them.
 pub trait Frame: Sized {

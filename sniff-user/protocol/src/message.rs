@@ -8,11 +8,10 @@ use std::fmt;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use super::{MAX_JSON, frame::Frame};
+use super::frame::{Frame, MAX_JSON, PACKETS, Payload};
 use crate::request::{AttachAt, Compress, Directions};
 
 const HELLO: u8 = 0x01;
-pub(super) const PACKETS: u8 = 0x02;
 const EVENT: u8 = 0x03;
 const STATS: u8 = 0x04;
 const ERROR: u8 = 0x05;
@@ -375,16 +374,6 @@ pub enum Reason {
     /// Anything else.
     #[serde(other)]
     Other,
-}
-
-/// What a message carries.
-pub enum Payload<'a> {
-    /// A JSON object.
-    Json(Vec<u8>),
-    /// pcapng blocks.
-    Packets(&'a [u8]),
-    /// Nothing.
-    Empty,
 }
 
 impl Frame for ToClient {

@@ -20,27 +20,12 @@ use super::{
     syscall,
 };
 use crate::{
-    net::{netns::Netns, tc},
+    net::{hook::Hook, netns::Netns, side::Side, tc},
     system::clock::Clock,
-    targets::Side,
 };
 
 /// Index of `lo`, which every network namespace has.
 const LOOPBACK: u32 = 1;
-
-/// Which of an interface's two hooks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Hook {
-    /// Packets that the interface receives.
-    Ingress,
-    /// Packets that the interface sends.
-    Egress,
-}
-
-impl Hook {
-    /// Both hooks.
-    pub const BOTH: [Self; 2] = [Self::Ingress, Self::Egress];
-}
 
 impl From<Hook> for TcAttachType {
     fn from(hook: Hook) -> Self {

@@ -12,16 +12,20 @@ use std::{
 use anyhow::{Context as _, Result, anyhow, ensure};
 use aya::programs::{ProgramInfo, SchedClassifier, loaded_programs};
 use aya_obj::generated::{
-    BPF_ALU64, BPF_DW, BPF_EXIT, BPF_IMM, BPF_JMP, BPF_JNE, BPF_K, BPF_LD, BPF_LDX, BPF_MEM, BPF_MOV, BPF_W,
-    bpf_insn,
+    BPF_ALU64, BPF_EXIT, BPF_JMP, BPF_JNE, BPF_K, BPF_LDX, BPF_MEM, BPF_MOV, BPF_W, bpf_insn,
 };
 use log::debug;
 use sniff_common::{Direction, SNAP_HEADERS, SNAP_RAW_IP};
 use sniff_filter::{compile::Fragment, ebpf::Encoded};
 use sniff_pcapng::LinkType;
 
-use super::{attach::Hook, home::Home, object::Body, syscall};
-use crate::system::parallel;
+use super::{
+    home::Home,
+    instructions::{encoded, instruction, load_u32, load_u64},
+    object::Body,
+    syscall,
+};
+use crate::{net::hook::Hook, system::parallel};
 
 /// Name of the programs in the kernel, as bpftool shows it.
 pub const NAME: &str = "sniff_capture";
@@ -155,28 +159,6 @@ fn snaplen(arguments: &Arguments) -> u64 {
     let headers = if arguments.headers { SNAP_HEADERS } else { 0 };
     let raw_ip = if arguments.link_type == LinkType::Raw { SNAP_RAW_IP } else { 0 };
     u64::from(arguments.snaplen) | headers | raw_ip
-}
-
-pub(super) fn encoded(instruction: Encoded) -> bpf_insn {
-    let Encoded { code, dst, src, off, imm } = instruction;
-    bpf_insn { code, _bitfield_align_1: [], _bitfield_1: bpf_insn::new_bitfield_1(dst, src), off, imm }
-}
-
-/// `register = value`; values here are below 2^31, so that the sign extension of BPF_K does nothing.
-fn load_u32(register: u8, value: u32) -> bpf_insn {
-    instruction((BPF_ALU64 | BPF_MOV | BPF_K) as u8, register, value as i32)
-}
-
-/// `register = value`, which takes the room of two instructions.
-pub(super) fn load_u64(register: u8, value: u64) -> [bpf_insn; 2] {
-    [
-        instruction((BPF_LD | BPF_IMM | BPF_DW) as u8, register, value as u32 as i32),
-        instruction(0, 0, (value >> 32) as u32 as i32),
-    ]
-}
-
-pub(super) fn instruction(code: u8, dst: u8, imm: i32) -> bpf_insn {
-    encoded(Encoded { code, dst, src: 0, off: 0, imm })
 }
 
 /// A program's id, from what the kernel shows of its descriptor (`bpf_prog_show_fdinfo`, kernel/bpf/syscall.c).

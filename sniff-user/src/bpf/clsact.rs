@@ -17,13 +17,11 @@ use aya::programs::{
 use log::{debug, warn};
 use nix::net::if_::if_nametoindex;
 
-use super::attach::Hook;
-use crate::{
-    net::{
-        netns::Netns,
-        tc::{self, Changes, Filter},
-    },
-    targets::Side,
+use crate::net::{
+    hook::Hook,
+    netns::Netns,
+    side::Side,
+    tc::{self, Changes, Filter},
 };
 
 /// Handle of our filters: one that neither the kernel's numbering nor another agent is likely to pick.

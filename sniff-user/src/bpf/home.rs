@@ -16,7 +16,7 @@ use sniff_filter::ebpf::Encoded;
 
 use super::{
     btf::Btf,
-    classifier::{encoded, instruction, load_u64},
+    instructions::{encoded, instruction, load_u64},
     syscall,
 };
 use crate::net::netns::Netns;

@@ -11,10 +11,10 @@ mod btf;
 pub mod classifier;
 mod clsact;
 pub mod home;
+mod instructions;
 mod mapping;
 pub mod object;
 pub mod ring;
-
 mod syscall;
 
 pub use syscall::{BootClock, wait_for_running_programs};

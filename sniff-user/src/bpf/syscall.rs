@@ -361,7 +361,7 @@ fn retry_when_interrupted(call: impl Fn() -> libc::c_long) -> libc::c_long {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{bpf::attach::Hook, net::netns::testing::TestNetns};
+    use crate::net::{hook::Hook, netns::testing::TestNetns};
 
     #[test]
     #[ignore = "needs root; `cargo xtask test` runs it"]

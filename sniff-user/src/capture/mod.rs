@@ -14,6 +14,7 @@ mod drain;
 mod losses;
 mod newcomers;
 mod plan;
+mod point;
 mod start;
 mod status;
 pub mod tap;

@@ -9,41 +9,20 @@ use sniff_protocol::request::AttachAt;
 
 use crate::{
     bpf::{
-        attach::{Attachment, Hook, Mechanism, mechanism},
+        attach::{Attachment, Mechanism, mechanism},
         home::Home,
     },
-    capture::view::{self, Place, View},
+    capture::{
+        point::Point,
+        view::{self, Place, View},
+    },
+    net::{hook::Hook, side::Side},
     system::System,
-    targets::{Interface, LinkLayer, Side},
+    targets::{Interface, LinkLayer},
 };
 
 /// Most addresses of a kind that a file tells of an interface. A block has its limits, and so have readers.
 const MAX_ADDRESSES: usize = 100;
-
-/// Where an interface's packets are taken.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Point {
-    /// At the host end of the pod's veth or netkit pair.
-    HostEnd,
-    /// At the interface inside the pod's network namespace.
-    InPod,
-    /// At an interface of the host, which is a target of its own.
-    HostInterface,
-}
-
-impl Point {
-    /// The hook that packets of a direction pass. What the host end of a pair receives has left the pod.
-    pub fn hook(self, direction: Direction) -> Hook {
-        match (self, direction) {
-            (Self::HostEnd, Direction::Out) | (Self::InPod | Self::HostInterface, Direction::In) => {
-                Hook::Ingress
-            }
-            (Self::HostEnd, Direction::In) | (Self::InPod | Self::HostInterface, Direction::Out) => {
-                Hook::Egress
-            }
-        }
-    }
-}
 
 /// One interface at one point. Dropping it takes its classifiers away.
 pub struct Tap {

@@ -4,13 +4,14 @@ use anyhow::Result;
 use sniff_common::Direction;
 
 use crate::{
-    bpf::attach::{self, Hook, Mechanism},
-    capture::tap::Point,
+    bpf::attach::{self, Mechanism},
+    capture::point::Point,
     net::{
+        hook::Hook,
         link::{self, Peer},
+        side::Side,
         tc,
     },
-    targets::Side,
 };
 
 /// Kinds of devices whose far end is in another network namespace.

@@ -12,10 +12,7 @@ use rtnetlink::{
     sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE},
 };
 
-use crate::{
-    bpf::attach::Hook,
-    net::{link, netns::Netns},
-};
+use crate::net::{hook::Hook, link, netns::Netns};
 
 /// The multicast group of qdiscs and filters (`RTMGRP_TC`, linux/rtnetlink.h).
 const CHANGES: u32 = 8;

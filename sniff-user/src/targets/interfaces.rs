@@ -9,10 +9,11 @@ use std::{error::Error, fmt, iter, time::SystemTime};
 use anyhow::{Context, Result, bail};
 use strsim::damerau_levenshtein;
 
-use super::{Interface, PodRef, Side};
+use super::{Interface, PodRef};
 use crate::net::{
     link::{self, Link, LinkLayer, Peer},
     netns::Netns,
+    side::Side,
 };
 
 /// Device kinds that come in pairs, so that one end can be on the host.

@@ -132,10 +132,7 @@ fn interface_cells(interface: &Interface) -> [String; 5] {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{
-        net::{link::LinkLayer, netns::Netns},
-        targets::Side,
-    };
+    use crate::net::{link::LinkLayer, netns::Netns, side::Side};
 
     fn row(pod: &str, detail: Detail) -> Row {
         Row { namespace: "web".into(), pod: pod.into(), detail }

@@ -15,13 +15,12 @@ use sniff_tests::{
 };
 use sniff_user::{
     bpf::{
-        attach::Hook,
         classifier::{self, Arguments},
         home::Home,
         object::{Kernel, Sizes},
         ring::Wanted,
     },
-    net::netns::Netns,
+    net::{hook::Hook, netns::Netns},
     system::privileges,
 };
 

@@ -10,8 +10,9 @@ use sniff_pcapng::LinkType;
 
 use super::{Taps, attaching::load, preparing::with_filters};
 use crate::{
-    bpf::{attach::Hook, classifier::Classifier},
+    bpf::classifier::Classifier,
     capture::tap::{Tap, link_type},
+    net::hook::Hook,
 };
 
 /// What a new general filter means for one tap.

@@ -7,13 +7,15 @@ use sniff_common::Counters;
 
 use super::Taps;
 use crate::{
-    bpf::attach::{self, Hook},
+    bpf::attach,
     capture::{tap::Tap, watch::Watched},
     net::{
+        hook::Hook,
         link::{self, monitor::Left},
         netns::Netns,
+        side::Side,
     },
-    targets::{Interface, Side},
+    targets::Interface,
 };
 
 impl Watched for Taps {

@@ -14,7 +14,7 @@ use serde_json::Value;
 
 use super::{
     Container, Sandbox, SandboxNetwork,
-    events::{self, Arrival},
+    arrival::{Arrival, arrival, is_sandbox},
 };
 
 /// Under this name, containerd's CRI keeps with a container what it knows of its sandbox.
@@ -175,7 +175,7 @@ impl ContainerEvent {
         let is_new = self.kind() == ContainerEventType::Created;
         let at = SystemTime::UNIX_EPOCH + Duration::from_nanos(self.created_at.try_into().ok()?);
         let sandbox = self.sandbox.filter(|sandbox| is_new && sandbox.id == self.container_id)?;
-        events::arrival(sandbox.labels, None, at, false)
+        arrival(sandbox.labels, None, at, false)
     }
 }
 
@@ -268,7 +268,7 @@ impl ContainerRecord {
     /// own, containerd drops the ones without a value (`writeMap`, metadata/boltutil/helpers.go).
     pub(super) fn into_sandbox(self) -> Option<(BTreeMap<String, String>, Value)> {
         let Self { labels, spec, extensions } = self;
-        if !events::is_sandbox(&labels) {
+        if !is_sandbox(&labels) {
             return None;
         }
         let mut noted: Value = serde_json::from_slice(&extensions.get(SANDBOX_METADATA)?.value).ok()?;

@@ -2,12 +2,11 @@
 //!
 //! containerd tells its own clients of each container, a sandbox's included, before the sandbox has its network
 //! (`containerd.services.events.v1`, beside the CRI at the same socket). Some versions (1.6 for one) make the sandbox's
-//! record first, and put its network namespace in by an update (`RunPodSandbox`, pkg/cri/server). Other runtimes tell by the CRI's own events, which
-//! come when the network is there.
+//! record first, and put its network namespace in by an update (`RunPodSandbox`, pkg/cri/server). Other runtimes tell by
+//! the CRI's own events, which come when the network is there.
 
 use std::{
-    collections::{BTreeMap, HashMap},
-    path::PathBuf,
+    collections::HashMap,
     time::{Duration, SystemTime},
 };
 
@@ -18,34 +17,17 @@ use tonic::{Code, Request, Status, client::Grpc, transport::Channel};
 use tonic_prost::ProstCodec;
 
 use super::{
-    Cri, MAX_ANSWER, POD_NAME, POD_NAMESPACE, POD_UID,
+    Cri, MAX_ANSWER,
     api::{self, netns_of_spec},
+    arrival::{Arrival, arrival},
 };
 
 /// What containerd has: the containers of the CRI, and all else.
 const CRI_CONTAINERS: &str = "k8s.io";
-/// The label by which containerd's CRI tells sandboxes from containers, and its value for sandboxes.
-const KIND: (&str, &str) = ("io.cri-containerd.kind", "sandbox");
 /// What happens to containerd's records.
 const CREATED: &str = "/containers/create";
 const UPDATED: &str = "/containers/update";
 const DELETED: &str = "/containers/delete";
-
-/// A pod whose sandbox is being made.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Arrival {
-    pub namespace: String,
-    pub name: String,
-    pub uid: String,
-    /// Its labels, with others that the runtime and the kubelet add.
-    pub labels: BTreeMap<String, String>,
-    /// Its network namespace; `None` where that is told later than this.
-    pub netns: Option<PathBuf>,
-    /// When the runtime told of it, or has made it.
-    pub at: SystemTime,
-    /// Whether it was there before it was told of.
-    pub was_there: bool,
-}
 
 /// The pods that a runtime begins to run, from now on.
 pub struct Arrivals {
@@ -179,23 +161,6 @@ async fn record(channel: &Channel, id: String) -> Result<api::ContainerRecord> {
     let codec = ProstCodec::<_, api::GetContainerResponse>::default();
     let response = client.unary(request, path, codec).await?.into_inner();
     response.container.context("no container in the answer")
-}
-
-/// A pod by what the kubelet writes onto its sandbox.
-pub(super) fn arrival(
-    labels: BTreeMap<String, String>,
-    netns: Option<PathBuf>,
-    at: SystemTime,
-    was_there: bool,
-) -> Option<Arrival> {
-    let label = |key| labels.get(key).cloned();
-    let (namespace, name, uid) = (label(POD_NAMESPACE)?, label(POD_NAME)?, label(POD_UID)?);
-    Some(Arrival { namespace, name, uid, labels, netns, at, was_there })
-}
-
-/// Whether containerd's labels are those of a sandbox.
-pub(super) fn is_sandbox(labels: &BTreeMap<String, String>) -> bool {
-    labels.get(KIND.0).is_some_and(|kind| kind == KIND.1)
 }
 
 async fn stream<Q, A>(

@@ -4,6 +4,7 @@
 //! here without the Kubernetes API. Speaks `runtime.v1` over the runtime's unix socket.
 
 mod api;
+mod arrival;
 mod events;
 
 use std::{
@@ -21,7 +22,7 @@ use tonic::{
 };
 use tonic_prost::ProstCodec;
 
-pub use self::events::Arrival;
+pub use self::arrival::Arrival;
 
 /// Where runtimes listen unless told otherwise.
 pub const SOCKETS: [&str; 6] = [

@@ -1,0 +1,26 @@
+//! Instructions as aya takes them.
+
+use aya_obj::generated::{BPF_ALU64, BPF_DW, BPF_IMM, BPF_K, BPF_LD, BPF_MOV, bpf_insn};
+use sniff_filter::ebpf::Encoded;
+
+pub(super) fn encoded(instruction: Encoded) -> bpf_insn {
+    let Encoded { code, dst, src, off, imm } = instruction;
+    bpf_insn { code, _bitfield_align_1: [], _bitfield_1: bpf_insn::new_bitfield_1(dst, src), off, imm }
+}
+
+/// `register = value`; values here are below 2^31, so that the sign extension of BPF_K does nothing.
+pub(super) fn load_u32(register: u8, value: u32) -> bpf_insn {
+    instruction((BPF_ALU64 | BPF_MOV | BPF_K) as u8, register, value as i32)
+}
+
+/// `register = value`, which takes the room of two instructions.
+pub(super) fn load_u64(register: u8, value: u64) -> [bpf_insn; 2] {
+    [
+        instruction((BPF_LD | BPF_IMM | BPF_DW) as u8, register, value as u32 as i32),
+        instruction(0, 0, (value >> 32) as u32 as i32),
+    ]
+}
+
+pub(super) fn instruction(code: u8, dst: u8, imm: i32) -> bpf_insn {
+    encoded(Encoded { code, dst, src: 0, off: 0, imm })
+}
