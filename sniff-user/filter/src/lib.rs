@@ -52,15 +52,15 @@ impl Source {
     }
 }
 
-/// What stands in front of a classifier.
+/// Which packets of one direction pass.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Filter {
-    /// Nothing: every packet passes.
-    All,
-    /// Those that it matches pass.
-    Some(Arc<Fragment>),
-    /// No packet of this direction would pass: no classifier is needed.
-    None,
+    /// All of them: nothing stands in front of the classifier.
+    Everything,
+    /// Those that this matches.
+    Matching(Arc<Fragment>),
+    /// None: no classifier is needed.
+    Nothing,
 }
 
 /// Compiles expressions, each only once. Clones share what was compiled.
@@ -90,7 +90,7 @@ impl Filters {
     ///
     /// When libpcap does not take the expression, or it cannot be translated.
     pub fn of(&self, text: Option<&str>, link_type: LinkType, direction: Direction) -> Result<Filter> {
-        let Some(text) = text else { return Ok(Filter::All) };
+        let Some(text) = text else { return Ok(Filter::Everything) };
         let key = (text.to_owned(), link_type, direction);
         if let Some(filter) = self.lock().filters.get(&key) {
             return Ok(filter.clone());
@@ -98,8 +98,8 @@ impl Filters {
         let program = self.program(text, link_type)?;
         let hook = Hook { link_type, outgoing: direction == Direction::Out };
         let filter = match compile::fragment(&program, hook) {
-            Ok(fragment) => Filter::Some(Arc::new(fragment)),
-            Err(Error::NeverMatches) => Filter::None,
+            Ok(fragment) => Filter::Matching(Arc::new(fragment)),
+            Err(Error::NeverMatches) => Filter::Nothing,
             Err(error) => return Err(error.into()),
         };
         self.lock().filters.insert(key, filter.clone());

@@ -60,7 +60,7 @@ impl Tap {
     ) -> Result<Self> {
         let captured: Vec<Direction> = directions
             .iter()
-            .filter(|(_, filter)| *filter != Filter::None)
+            .filter(|(_, filter)| *filter != Filter::Nothing)
             .map(|&(direction, _)| direction)
             .collect();
         let mechanism = mechanism(by);
@@ -156,7 +156,7 @@ impl Tap {
     pub fn may_turn_blind(&self) -> bool {
         let takes = |direction| self.point.hook(direction) == Hook::Egress;
         let takes_into =
-            self.directions.iter().any(|(direction, filter)| takes(*direction) && *filter != Filter::None);
+            self.directions.iter().any(|(direction, filter)| takes(*direction) && *filter != Filter::Nothing);
         takes_into && !self.can_be_passed && view::is_host_end(self.point, self.interface.kind.as_deref())
     }
 

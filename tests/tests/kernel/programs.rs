@@ -157,8 +157,8 @@ fn compile(
     direction: Direction,
 ) -> Option<Arc<Fragment>> {
     match filters.of(Some(entry.text), link_type, direction) {
-        Ok(Filter::Some(fragment)) => Some(fragment),
-        Ok(Filter::All | Filter::None) => None,
+        Ok(Filter::Matching(fragment)) => Some(fragment),
+        Ok(Filter::Everything | Filter::Nothing) => None,
         Err(error) => {
             let expected = entry.expected(link_type);
             assert!(

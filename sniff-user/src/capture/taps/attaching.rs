@@ -122,9 +122,9 @@ impl Taps {
         let (clock_offset, link_type, home) = (self.clock.offset(), link_type(&tap.interface), tap.home);
         directions.iter().map(move |(direction, filter)| {
             let filter = match filter {
-                Filter::All => None,
-                Filter::Some(fragment) => Some(Arc::clone(fragment)),
-                Filter::None => return None,
+                Filter::Everything => None,
+                Filter::Matching(fragment) => Some(Arc::clone(fragment)),
+                Filter::Nothing => return None,
             };
             let (direction, hook) = (*direction, tap.point.hook(*direction));
             Some(Arguments {

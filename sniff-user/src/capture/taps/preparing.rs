@@ -52,7 +52,7 @@ pub(super) fn with_filters(
     };
     let with_filters = directions.iter().map(of).collect::<Result<Vec<_>>>()?;
     ensure!(
-        with_filters.iter().any(|(_, filter)| *filter != Filter::None),
+        with_filters.iter().any(|(_, filter)| *filter != Filter::Nothing),
         "{}: no packet matches the filter",
         interface.name
     );
