@@ -101,7 +101,7 @@ impl Layout {
 }
 
 /// The maps, and what classifiers are made from.
-pub struct Kernel {
+pub struct KernelSide {
     ebpf: Ebpf,
     layout: Layout,
     body: Arc<Body>,
@@ -178,7 +178,7 @@ impl Body {
     }
 }
 
-impl Kernel {
+impl KernelSide {
     /// Creates the maps.
     ///
     /// # Errors

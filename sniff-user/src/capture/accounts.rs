@@ -9,7 +9,7 @@ use sniff_common::Counters;
 use sniff_output::{Delivery, Output};
 use sniff_pcapng::InterfaceStatistics;
 
-use crate::{bpf::object::Kernel, capture::losses::Losses, system::clock::Clock};
+use crate::{bpf::object::KernelSide, capture::losses::Losses, system::clock::Clock};
 
 /// Most bytes of what is told of an interface.
 const MAX_NOTES: usize = 2048;
@@ -46,9 +46,9 @@ impl Accounts {
     /// # Errors
     ///
     /// When the kernel does not give them.
-    pub fn read(kernel: &Kernel, output: &Output, losses: &Losses, spans: &[Span]) -> Result<Self> {
+    pub fn read(kernel_side: &KernelSide, output: &Output, losses: &Losses, spans: &[Span]) -> Result<Self> {
         let accounts = (0..).zip(spans).map(|(interface, span)| {
-            let counters = kernel.counters(interface)?;
+            let counters = kernel_side.counters(interface)?;
             let delivery = output.delivery(interface);
             let mut span = span.clone();
             span.notes.extend(untold(counters.lost().saturating_sub(losses.told(interface))));

@@ -106,7 +106,7 @@ impl Capture {
         duration: Option<Duration>,
     ) -> Result<Why> {
         let mut watch = Watch::new(&self.taps);
-        let mut logger = self.taps.kernel.take_logger(logging::Stderr)?;
+        let mut logger = self.taps.kernel_side.take_logger(logging::Stderr)?;
         let deadline = time::sleep(duration.unwrap_or(Duration::MAX));
         tokio::pin!(deadline);
         let mut reading = None;
@@ -226,13 +226,13 @@ impl Capture {
 
 /// Writes what is left, and tells how it went.
 fn finish(taps: Taps) -> Result<(End, Accounts)> {
-    let Taps { drain, kernel, clock, spans, .. } = taps;
+    let Taps { drain, kernel_side, clock, spans, .. } = taps;
     drain.stop();
     let Drained { mut output, losses, end, fullest_percent } = drain.join()?;
-    let accounts = Accounts::read(&kernel, &output, &losses, &spans)?;
+    let accounts = Accounts::read(&kernel_side, &output, &losses, &spans)?;
     let written = accounts.write(&mut output, clock);
     accounts.print();
-    info!("the buffer was at most {fullest_percent} % full ({})", kernel.describe_ring());
+    info!("the buffer was at most {fullest_percent} % full ({})", kernel_side.describe_ring());
     match end {
         End::Failed(error) => Err(error),
         End::Hurried => {

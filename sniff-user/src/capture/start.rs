@@ -11,7 +11,7 @@ use tokio::sync::oneshot;
 use crate::{
     bpf::{
         BootClock,
-        object::{Kernel, Sizes},
+        object::{KernelSide, Sizes},
     },
     capture::{
         drain::Drain,
@@ -41,7 +41,7 @@ pub fn start(mut plan: Plan, output: OpenOutput, stages: &Stages) -> Result<Star
     let (prepared, refused) = prepare(general.as_deref(), &plan, 0, interfaces)?;
     go_on_without(refused, !prepared.is_empty())?;
     let Plan { ring, ring_bytes, order, packet_buffered, count, .. } = plan;
-    let mut kernel = Kernel::load(Sizes { ring, ring_bytes, packet_buffered })?;
+    let mut kernel_side = KernelSide::load(Sizes { ring, ring_bytes, packet_buffered })?;
     // Only here, so that a capture that cannot start leaves an older file as it is.
     let mut output = Output::new(output()?);
     let mut block = Vec::new();
@@ -51,11 +51,11 @@ pub fn start(mut plan: Plan, output: OpenOutput, stages: &Stages) -> Result<Star
     output.flush()?;
     stages.capturing();
     let clock = measure_clock()?;
-    let ring = kernel.take_ring(order, clock)?;
+    let ring = kernel_side.take_ring(order, clock)?;
     let status = Status::new(ring.gauge());
     let (drain, drained) = Drain::start(ring, output, count, packet_buffered, stages.clone())?;
     let (wanted, room) = (prepared.len(), prepared.len() + plan.room as usize);
-    let mut taps = Taps::new(plan, general, room, kernel, clock, drain);
+    let mut taps = Taps::new(plan, general, room, kernel_side, clock, drain);
     let refused = taps.begin(prepared, || stages.is_to_end())?;
     let all_were_tried = taps.iter().len() + refused.len() == wanted;
     go_on_without(refused, !taps.is_empty())?;

@@ -17,7 +17,7 @@ use sniff_user::{
     bpf::{
         classifier::{self, Arguments},
         home::Home,
-        object::{Kernel, Sizes},
+        object::{KernelSide, Sizes},
         ring::Wanted,
     },
     net::{hook::Hook, netns::Netns},
@@ -33,12 +33,12 @@ const LONGEST: usize = 10;
 const LAST_INTERFACE: u32 = 299;
 
 /// The maps for which programs are loaded, with each kind of ring.
-fn kernels() -> Vec<Kernel> {
+fn kernel_sides() -> Vec<KernelSide> {
     privileges::raise_limits();
     let load = |ring: &&str| {
         let ring = Wanted::from_str(ring, false).expect("a kind of ring");
         let sizes = Sizes { ring, ring_bytes: MIN_RING_BYTES, packet_buffered: false };
-        Kernel::load(sizes).expect("the maps")
+        KernelSide::load(sizes).expect("the maps")
     };
     kernel::rings().iter().map(load).collect()
 }
@@ -48,13 +48,13 @@ const SNAPLENS: [u32; 13] = [1, 4, 16, 60, 96, 256, 1024, 1514, 4096, 16_384, 65
 
 #[test]
 fn every_variant_of_the_classifier_is_taken() {
-    for kernel in kernels() {
+    for kernel_side in kernel_sides() {
         let refused = variants().filter(|arguments| {
-            classifier::load(&kernel.body(), slice::from_ref(arguments), || false).is_err()
+            classifier::load(&kernel_side.body(), slice::from_ref(arguments), || false).is_err()
         });
         let refused = refused.collect::<Vec<_>>();
         if let [first, ..] = &refused[..] {
-            panic!("{} are not: {refused:#?}\n{}", refused.len(), refusal(&kernel, first));
+            panic!("{} are not: {refused:#?}\n{}", refused.len(), refusal(&kernel_side, first));
         }
     }
 }
@@ -93,10 +93,10 @@ fn variants() -> impl Iterator<Item = Arguments> {
 }
 
 /// What is said of a program that is not taken; the verifier's words go to the console.
-fn refusal(kernel: &Kernel, arguments: &Arguments) -> String {
+fn refusal(kernel_side: &KernelSide, arguments: &Arguments) -> String {
     // At this level sniff tells what the verifier says.
     logging::start(false, 1);
-    let error = classifier::load(&kernel.body(), slice::from_ref(arguments), || false).err();
+    let error = classifier::load(&kernel_side.body(), slice::from_ref(arguments), || false).err();
     format!("{:#}", error.expect("refused a second time, too"))
 }
 
@@ -111,7 +111,7 @@ fn the_filters_of_all_expressions_are_taken() {
     }
     // And the longest ones in front of the real thing.
     filters.sort_by_key(|(_, fragment)| fragment.instructions().len());
-    for kernel in kernels() {
+    for kernel_side in kernel_sides() {
         for (text, fragment) in filters.iter().rev().take(LONGEST) {
             let arguments = Arguments {
                 filter: Some(Arc::clone(fragment)),
@@ -124,8 +124,8 @@ fn the_filters_of_all_expressions_are_taken() {
                 clock_offset: 0,
                 home: home(),
             };
-            if classifier::load(&kernel.body(), slice::from_ref(&arguments), || false).is_err() {
-                panic!("{text}: {}\n{fragment}", refusal(&kernel, &arguments));
+            if classifier::load(&kernel_side.body(), slice::from_ref(&arguments), || false).is_err() {
+                panic!("{text}: {}\n{fragment}", refusal(&kernel_side, &arguments));
             }
         }
     }

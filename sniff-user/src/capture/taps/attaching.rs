@@ -48,7 +48,7 @@ impl Taps {
             groups.push((self.all_arguments(&group), group));
         }
         let (arguments, groups): (Vec<_>, Vec<_>) = groups.into_iter().unzip();
-        let body = self.kernel.body();
+        let body = self.kernel_side.body();
         thread::scope(|scope| {
             let (sender, receiver) = sync_channel(1);
             let load = move || {

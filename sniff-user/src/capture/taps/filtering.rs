@@ -85,7 +85,7 @@ impl Taps {
             arguments.extend(self.arguments(tap, id, &directions));
             changes.push(Change { at, id, directions });
         }
-        Ok((changes, load(&self.kernel.body(), &arguments, || false)?))
+        Ok((changes, load(&self.kernel_side.body(), &arguments, || false)?))
     }
 
     /// Carries out all `changes`, or takes back those that were.

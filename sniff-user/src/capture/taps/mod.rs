@@ -17,7 +17,7 @@ use sniff_pcapng::InterfaceDescription;
 
 pub use self::preparing::prepare;
 use crate::{
-    bpf::{object::Kernel, wait_for_running_programs},
+    bpf::{object::KernelSide, wait_for_running_programs},
     capture::{accounts::Span, drain::Drain, plan::Plan, tap::Tap},
     system::clock::Clock,
     targets::Interface,
@@ -28,7 +28,7 @@ pub struct Taps {
     plan: Plan,
     /// The filter of every interface without one of its own.
     general: Option<String>,
-    pub kernel: Kernel,
+    pub kernel_side: KernelSide,
     pub clock: Clock,
     pub drain: Drain,
     /// Most interfaces that may be attached at a time.
@@ -49,14 +49,14 @@ impl Taps {
         plan: Plan,
         general: Option<String>,
         room: usize,
-        kernel: Kernel,
+        kernel_side: KernelSide,
         clock: Clock,
         drain: Drain,
     ) -> Self {
         Self {
             plan,
             general,
-            kernel,
+            kernel_side,
             clock,
             drain,
             room,
@@ -90,7 +90,7 @@ impl Taps {
     pub fn totals(&self) -> Result<Counters> {
         let mut totals = Counters::default();
         for id in 0..self.spans.len() as u32 {
-            totals += self.kernel.counters(id)?;
+            totals += self.kernel_side.counters(id)?;
         }
         Ok(totals)
     }

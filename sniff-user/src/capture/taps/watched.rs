@@ -28,7 +28,7 @@ impl Watched for Taps {
     }
 
     fn counters(&self, id: u32) -> Result<Counters> {
-        self.kernel.counters(id)
+        self.kernel_side.counters(id)
     }
 
     fn is_alive(&self, id: u32) -> bool {
