@@ -49,7 +49,7 @@ const RINGBUF_SINCE: KernelVersion = KernelVersion::new(5, 8, 0);
 #[derive(Clone, Copy, Debug)]
 pub struct Sizes {
     /// Which ring.
-    pub ring: ring::Wanted,
+    pub ring: ring::Kind,
     /// Memory for it in bytes, over all CPUs; [`sniff_common::MIN_RING_BYTES`] at least.
     pub ring_bytes: u32,
     /// Whether each packet wakes the reader.
@@ -272,15 +272,15 @@ fn choose(sizes: &Sizes) -> Result<Layout> {
     let cpus =
         online_cpus().map_err(|(path, error)| anyhow!(error).context(format!("cannot read {path}")))?;
     let obstacle = match sizes.ring {
-        ring::Wanted::Ringbuf => None,
-        ring::Wanted::Auto | ring::Wanted::Regions => obstacle_to_regions(),
+        ring::Kind::Ringbuf => None,
+        ring::Kind::Auto | ring::Kind::Regions => obstacle_to_regions(),
     };
     match (sizes.ring, &obstacle) {
-        (ring::Wanted::Regions, Some(why)) => bail!("no --ring regions on this kernel: {why}"),
-        (ring::Wanted::Auto, Some(why)) => debug!("no regions: {why}"),
+        (ring::Kind::Regions, Some(why)) => bail!("no --ring regions on this kernel: {why}"),
+        (ring::Kind::Auto, Some(why)) => debug!("no regions: {why}"),
         _ => {}
     }
-    let regions = sizes.ring != ring::Wanted::Ringbuf && obstacle.is_none();
+    let regions = sizes.ring != ring::Kind::Ringbuf && obstacle.is_none();
     Ok(Layout::of(sizes, regions, cpus.len()))
 }
 
@@ -375,7 +375,7 @@ mod tests {
     use super::*;
 
     fn layout(ring_bytes: u32, packet_buffered: bool, regions: bool, cpus: usize) -> Layout {
-        let sizes = Sizes { ring: ring::Wanted::Auto, ring_bytes, packet_buffered };
+        let sizes = Sizes { ring: ring::Kind::Auto, ring_bytes, packet_buffered };
         Layout::of(&sizes, regions, cpus)
     }
 

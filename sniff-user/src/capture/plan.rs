@@ -40,7 +40,7 @@ pub struct Plan {
     pub snaplen: u32,
     /// Whether only headers are kept.
     pub headers: bool,
-    pub ring: ring::Wanted,
+    pub ring: ring::Kind,
     /// Bytes of the ring, over all CPUs.
     pub ring_bytes: u32,
     /// In which order packets are written.

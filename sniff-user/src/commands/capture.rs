@@ -124,7 +124,7 @@ pub struct Args {
         value_name = "KIND",
         help_heading = "Capture"
     )]
-    pub ring: ring::Wanted,
+    pub ring: ring::Kind,
 
     /// Do not sort the packets of several CPUs by time
     #[arg(long, help_heading = "Output")]

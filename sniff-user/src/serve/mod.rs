@@ -293,7 +293,7 @@ fn plan_of(asked: CapturePlan, system: System) -> Result<Plan> {
         filters: Filters::new(false),
         headers,
         snaplen,
-        ring: ring::Wanted::Auto,
+        ring: ring::Kind::Auto,
         ring_bytes: buffer,
         order: Order::Time,
         packet_buffered: false,

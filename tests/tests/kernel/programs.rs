@@ -18,7 +18,7 @@ use sniff_user::{
         classifier::{self, Arguments},
         home::Home,
         object::{KernelSide, Sizes},
-        ring::Wanted,
+        ring,
     },
     net::{hook::Hook, netns::Netns},
     system::privileges,
@@ -36,7 +36,7 @@ const LAST_INTERFACE: u32 = 299;
 fn kernel_sides() -> Vec<KernelSide> {
     privileges::raise_limits();
     let load = |ring: &&str| {
-        let ring = Wanted::from_str(ring, false).expect("a kind of ring");
+        let ring = ring::Kind::from_str(ring, false).expect("a kind of ring");
         let sizes = Sizes { ring, ring_bytes: MIN_RING_BYTES, packet_buffered: false };
         KernelSide::load(sizes).expect("the maps")
     };

@@ -33,7 +33,7 @@ use crate::system::clock::Clock;
 
 /// Which ring to use: `--ring`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-pub enum Wanted {
+pub enum Kind {
     /// Regions where the kernel can have them
     #[default]
     Auto,
