@@ -30,7 +30,7 @@ const NAMES_SHOWN: usize = 10;
 
 /// A network namespace to capture, and whose it is.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Place {
+pub(super) struct OwnedNetns {
     /// What its interfaces' names start with: `NS/POD`.
     pub(super) label: String,
     /// The pod whose it is, where that is known.
@@ -73,14 +73,14 @@ pub(super) fn node(hosts: &[Netns]) -> Option<&Netns> {
     hosts.last()
 }
 
-/// The interfaces of a place: those in `wanted`, every one for [`ANY`], or all that are up but `lo`.
+/// The interfaces of a namespace: those in `wanted`, every one for [`ANY`], or all that are up but `lo`.
 ///
 /// What is left out of the latter two is a doubt of the first.
 ///
 /// # Errors
 /// When one that is wanted is not there, or there is none at all.
-pub(super) fn of(place: &Place, wanted: &[String], hosts: &[Netns]) -> Result<Vec<Interface>> {
-    let Place { label, pod, netns, .. } = place;
+pub(super) fn of(owned: &OwnedNetns, wanted: &[String], hosts: &[Netns]) -> Result<Vec<Interface>> {
+    let OwnedNetns { label, pod, netns, .. } = owned;
     let links = link::links(netns).with_context(|| label.clone())?;
     let picked = if wanted.is_empty() {
         if node(hosts) == Some(netns) {
@@ -316,17 +316,17 @@ mod tests {
     use super::*;
     use crate::net::netns::testing::TestNetns;
 
-    fn place(netns: &Netns) -> Place {
-        Place { label: "ns/pod".into(), pod: None, netns: netns.clone(), made: None }
+    fn owned(netns: &Netns) -> OwnedNetns {
+        OwnedNetns { label: "ns/pod".into(), pod: None, netns: netns.clone(), made: None }
     }
 
     fn all(netns: &Netns, hosts: &[Netns]) -> Vec<Interface> {
-        of(&place(netns), &[], hosts).unwrap()
+        of(&owned(netns), &[], hosts).unwrap()
     }
 
     fn refusal(netns: &Netns, wanted: &[&str], hosts: &[Netns]) -> String {
         let wanted: Vec<String> = wanted.iter().map(ToString::to_string).collect();
-        of(&place(netns), &wanted, hosts).unwrap_err().to_string()
+        of(&owned(netns), &wanted, hosts).unwrap_err().to_string()
     }
 
     #[test]
@@ -424,11 +424,11 @@ mod tests {
         host.veth("veth0", &pod, "eth0");
         host.veth("veth1", &pod, "eth1");
         let hosts = [host.clone()];
-        let [eth1] = &of(&place(&pod), &["eth1".into()], &hosts).unwrap()[..] else {
+        let [eth1] = &of(&owned(&pod), &["eth1".into()], &hosts).unwrap()[..] else {
             panic!("one interface")
         };
         assert_eq!(eth1.name, "ns/pod/eth1");
-        assert_eq!(of(&place(&pod), &["lo".into()], &hosts).unwrap()[0].name, "ns/pod/lo");
+        assert_eq!(of(&owned(&pod), &["lo".into()], &hosts).unwrap()[0].name, "ns/pod/lo");
         assert_eq!(
             refusal(&pod, &["eth1", "eth9"], &hosts),
             "ns/pod has no interface \"eth9\"; it has lo (down), eth0, eth1"

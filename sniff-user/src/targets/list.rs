@@ -57,10 +57,10 @@ pub async fn list(options: &Options) -> Result<Vec<Row>> {
         }
         pods => pods?,
     };
-    for ((namespace, pod), place) in pods {
-        let details = match place {
+    for ((namespace, pod), owned) in pods {
+        let details = match owned {
             Ok(None) => vec![Detail::HostNetwork],
-            Ok(Some(place)) => match interfaces::of(&place, &[], &hosts) {
+            Ok(Some(owned)) => match interfaces::of(&owned, &[], &hosts) {
                 Ok(found) => found.into_iter().map(|i| Detail::Interface(i.into())).collect(),
                 Err(e) => vec![Detail::Unknown(format!("{e:#}"))],
             },

@@ -18,7 +18,7 @@ use std::{
 use anyhow::{Result, bail, ensure};
 use tokio::sync::OnceCell;
 
-use self::{interfaces::Place, node::Node, scope::Whose};
+use self::{interfaces::OwnedNetns, node::Node, scope::Whose};
 pub use self::{
     list::{list, table},
     scope::Scope,
@@ -247,20 +247,20 @@ pub async fn scopes(wanted: &[Wanted], options: &Options) -> Result<Vec<Scope>> 
     let hosts = interfaces::hosts()?;
     let node = OnceCell::new();
     let node = || node.get_or_try_init(|| Node::find(options, &hosts));
-    let inside = |place| (Whose::Targets(place), options.interfaces.clone());
+    let inside = |owned| (Whose::Targets(owned), options.interfaces.clone());
     let mut scopes = Vec::new();
     for Wanted { target, filter } in wanted {
         let (whose, names) = match target {
             Target::Pod { namespace, name } => inside(node().await?.pod(namespace, name).await?),
             Target::ContainerId(id) => inside(node().await?.container(id).await?),
-            Target::Pid(pid) => inside(Place {
+            Target::Pid(pid) => inside(OwnedNetns {
                 label: format!("pid:{pid}"),
                 pod: None,
                 netns: Netns::of_pid(*pid)?,
                 made: None,
             }),
             Target::Netns { name, label } => {
-                inside(Place { label: label.clone(), pod: None, netns: Netns::named(name)?, made: None })
+                inside(OwnedNetns { label: label.clone(), pod: None, netns: Netns::named(name)?, made: None })
             }
             Target::Interface(name) => (Whose::host(hosts.first())?, vec![name.clone()]),
             Target::NodeInterface(name) => (Whose::host(interfaces::node(&hosts))?, vec![name.clone()]),

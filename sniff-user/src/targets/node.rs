@@ -15,7 +15,7 @@ use tokio::sync::OnceCell;
 
 use super::{
     Options, PodRef, SHORT_ID_LEN,
-    interfaces::{self, Place},
+    interfaces::{self, OwnedNetns},
 };
 use crate::{
     net::netns::Netns,
@@ -68,7 +68,7 @@ impl Node {
     ///
     /// # Errors
     /// When it is not there, not running, on another node, or without a network of its own.
-    pub(super) async fn pod(&self, namespace: &str, name: &str) -> Result<Place> {
+    pub(super) async fn pod(&self, namespace: &str, name: &str) -> Result<OwnedNetns> {
         let mut sandboxes = Vec::new();
         for cri in &self.runtimes.answering {
             for sandbox in cri.sandboxes_of(namespace, name).await? {
@@ -102,7 +102,7 @@ impl Node {
     ///
     /// # Errors
     /// When there is no such container, there are several, or it has no network of its own.
-    pub(super) async fn container(&self, prefix: &str) -> Result<Place> {
+    pub(super) async fn container(&self, prefix: &str) -> Result<OwnedNetns> {
         let mut found = BTreeMap::new();
         for cri in &self.runtimes.answering {
             let sandboxes = cri.sandboxes().await?;
@@ -123,8 +123,8 @@ impl Node {
             let Sandbox { namespace, name, .. } = sandbox;
             bail!("container {id} is not running: the sandbox of pod {namespace}/{name} has stopped");
         }
-        let place = self.of_sandbox(cri, &sandbox).await?;
-        Ok(Place { label: short(&id), ..place })
+        let owned = self.of_sandbox(cri, &sandbox).await?;
+        Ok(OwnedNetns { label: short(&id), ..owned })
     }
 
     /// The pods that run on this node, in order, with where their interfaces are: `None` for
@@ -132,11 +132,11 @@ impl Node {
     ///
     /// # Errors
     /// When neither a runtime nor the API can be asked.
-    pub(super) async fn pods(&self) -> Result<BTreeMap<PodName, Result<Option<Place>>>> {
+    pub(super) async fn pods(&self) -> Result<BTreeMap<PodName, Result<Option<OwnedNetns>>>> {
         if self.runtimes.answering.is_empty() {
             let pods = self.ask_api(async |api| api.pods_on(&self.name).await).await;
             let pods = pods.map_err(|e| self.nobody_to_ask(&e).context("cannot list pods"))?;
-            return Ok(self.places_of_api_pods(pods));
+            return Ok(self.netns_of_api_pods(pods));
         }
         let mut sandboxes = BTreeMap::<PodName, Vec<_>>::new();
         for cri in &self.runtimes.answering {
@@ -145,37 +145,37 @@ impl Node {
                 sandboxes.entry(pod).or_default().push((cri, sandbox));
             }
         }
-        let mut places = BTreeMap::new();
+        let mut found = BTreeMap::new();
         for (pod, sandboxes) in sandboxes {
             if let Some((cri, sandbox)) = newest(sandboxes)
                 && sandbox.ready
             {
-                places.insert(pod, self.place_of_sandbox(cri, &sandbox).await);
+                found.insert(pod, self.netns_of_sandbox(cri, &sandbox).await);
             }
         }
-        Ok(places)
+        Ok(found)
     }
 
-    fn places_of_api_pods(&self, pods: Vec<pods::Pod>) -> BTreeMap<PodName, Result<Option<Place>>> {
-        let place = |pod: &pods::Pod| {
+    fn netns_of_api_pods(&self, pods: Vec<pods::Pod>) -> BTreeMap<PodName, Result<Option<OwnedNetns>>> {
+        let owned = |pod: &pods::Pod| {
             if pod.host_network { Ok(None) } else { self.of_api_pod(pod).map(Some) }
         };
         let running = pods.into_iter().filter(|pod| pod.has_sandbox);
         running
             .map(|pod| {
-                let place = place(&pod);
-                ((pod.namespace, pod.name), place)
+                let owned = owned(&pod);
+                ((pod.namespace, pod.name), owned)
             })
             .collect()
     }
 
-    async fn of_sandbox(&self, cri: &Cri, sandbox: &Sandbox) -> Result<Place> {
-        let place = self.place_of_sandbox(cri, sandbox).await?;
-        place.ok_or_else(|| self.uses_host_network(&format!("pod {}/{}", sandbox.namespace, sandbox.name)))
+    async fn of_sandbox(&self, cri: &Cri, sandbox: &Sandbox) -> Result<OwnedNetns> {
+        let owned = self.netns_of_sandbox(cri, sandbox).await?;
+        owned.ok_or_else(|| self.uses_host_network(&format!("pod {}/{}", sandbox.namespace, sandbox.name)))
     }
 
     /// `None` for a pod that uses the node's network.
-    async fn place_of_sandbox(&self, cri: &Cri, sandbox: &Sandbox) -> Result<Option<Place>> {
+    async fn netns_of_sandbox(&self, cri: &Cri, sandbox: &Sandbox) -> Result<Option<OwnedNetns>> {
         let Sandbox { id, namespace, name, uid, created_at, .. } = sandbox;
         let network = cri.network_of(id).await?;
         if network.host {
@@ -195,7 +195,7 @@ impl Node {
             netns.with_context(|| format!("pod {namespace}/{name}: finding its network namespace"))?;
         let made =
             u64::try_from(*created_at).ok().map(|ns| SystemTime::UNIX_EPOCH + Duration::from_nanos(ns));
-        Ok(Some(Place { made, ..place(namespace, name, uid, netns) }))
+        Ok(Some(OwnedNetns { made, ..owned(namespace, name, uid, netns) }))
     }
 
     fn netns_of_sandbox_process(&self, pid: u32, uid: &str, sandbox_id: &str) -> Result<Netns> {
@@ -209,7 +209,7 @@ impl Node {
     }
 
     /// Where the interfaces are of a pod that no runtime knows.
-    fn of_api_pod(&self, pod: &pods::Pod) -> Result<Place> {
+    fn of_api_pod(&self, pod: &pods::Pod) -> Result<OwnedNetns> {
         let pods::Pod { namespace, name, uid, node, host_network, container_ids, .. } = pod;
         let who = format!("pod {namespace}/{name}");
         let mut processes = self.proc.of_pod(uid)?;
@@ -235,16 +235,16 @@ impl Node {
         }
         let netns = self.netns_of(&processes);
         let netns = netns.with_context(|| format!("{who}: finding its network namespace"))?;
-        Ok(place(namespace, name, uid, netns))
+        Ok(owned(namespace, name, uid, netns))
     }
 
     /// A container that no CRI runtime knows, as those of Docker and Podman.
-    fn container_by_processes(&self, prefix: &str) -> Result<Place> {
+    fn container_by_processes(&self, prefix: &str) -> Result<OwnedNetns> {
         let found = self.proc.of_container(prefix)?;
         let found = found.with_context(|| format!("no container {prefix} runs on this node"))?;
         let netns = self.netns_of(&found.processes);
         let netns = netns.with_context(|| format!("container {}", short(&found.id)))?;
-        Ok(Place { label: short(&found.id), pod: None, netns, made: None })
+        Ok(OwnedNetns { label: short(&found.id), pod: None, netns, made: None })
     }
 
     /// The network namespace that the processes of a pod or a container are in. One that another of them has made
@@ -341,9 +341,9 @@ fn newest<C>(sandboxes: Vec<(C, Sandbox)>) -> Option<(C, Sandbox)> {
     sandboxes.into_iter().max_by_key(|(_, sandbox)| (sandbox.ready, sandbox.created_at))
 }
 
-pub(super) fn place(namespace: &str, name: &str, uid: &str, netns: Netns) -> Place {
+pub(super) fn owned(namespace: &str, name: &str, uid: &str, netns: Netns) -> OwnedNetns {
     let pod = PodRef { namespace: namespace.into(), name: name.into(), uid: uid.into() };
-    Place { label: format!("{namespace}/{name}"), pod: Some(pod), netns, made: None }
+    OwnedNetns { label: format!("{namespace}/{name}"), pod: Some(pod), netns, made: None }
 }
 
 fn short(id: &str) -> String {
@@ -471,8 +471,8 @@ mod tests {
             node(Some(&pod("here", "Running", false)), &[(std::process::id(), cgroup)]).await;
         // Where sniff runs is the pod's namespace, the node's is another.
         node.hosts.push(TestNetns::new().clone());
-        let place = node.pod("web", "front").await.unwrap();
-        assert_eq!(place.netns, Netns::current().unwrap());
+        let owned = node.pod("web", "front").await.unwrap();
+        assert_eq!(owned.netns, Netns::current().unwrap());
     }
 
     #[tokio::test]
@@ -485,12 +485,12 @@ mod tests {
         let processes = [(std::process::id(), cgroup.clone()), (process.id(), cgroup)];
         // Its name differs from the node's own: the processes are proof enough.
         let (_dir, node) = node(Some(&pod("there", "Running", false)), &processes).await;
-        let place = node.pod("web", "front").await;
+        let owned = node.pod("web", "front").await;
         process.kill().unwrap();
         process.wait().unwrap();
-        let place = place.unwrap();
-        assert_eq!((place.label.as_str(), &place.netns), ("web/front", &*netns));
-        assert_eq!(place.pod.unwrap().uid, UID);
+        let owned = owned.unwrap();
+        assert_eq!((owned.label.as_str(), &owned.netns), ("web/front", &*netns));
+        assert_eq!(owned.pod.unwrap().uid, UID);
     }
 
     #[tokio::test]
@@ -539,10 +539,10 @@ mod tests {
         for (pid, _) in &processes {
             fs::copy(format!("/proc/{pid}/stat"), dir.path().join(format!("{pid}/stat"))).unwrap();
         }
-        let place = node.pod("web", "front").await;
+        let owned = node.pod("web", "front").await;
         kill(Pid::from_raw(sandboxed.cast_signed()), Signal::SIGKILL).unwrap();
         shell.wait().unwrap();
-        assert_eq!(place.unwrap().netns, *netns);
+        assert_eq!(owned.unwrap().netns, *netns);
     }
 
     #[tokio::test]

@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result};
 
 use super::{
     Interface, PodRef, Unfit,
-    interfaces::{self, Place},
+    interfaces::{self, OwnedNetns},
     node,
 };
 use crate::net::{
@@ -35,7 +35,7 @@ pub struct Scope {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Whose {
     /// A pod's, or another target's with a network namespace.
-    Targets(Place),
+    Targets(OwnedNetns),
     /// The host's; they are named.
     Hosts(Netns),
 }
@@ -60,15 +60,15 @@ impl Scope {
     ) -> Result<Option<Self>> {
         let (hosts, netns) = (interfaces::hosts()?, Netns::at(netns)?);
         let PodRef { namespace, name, uid } = pod;
-        let place = Place { made: Some(made), ..node::place(&namespace, &name, &uid, netns) };
-        let scope = Self { whose: Whose::Targets(place), names, filter: None, left_out: None, hosts };
+        let owned = OwnedNetns { made: Some(made), ..node::owned(&namespace, &name, &uid, netns) };
+        let scope = Self { whose: Whose::Targets(owned), names, filter: None, left_out: None, hosts };
         Ok((interfaces::node(&scope.hosts) != Some(scope.netns())).then_some(scope))
     }
 
     /// How long ago the pod's sandbox was made, where that is known. Packets of that time may be missing.
     pub fn age(&self) -> Option<Duration> {
         match &self.whose {
-            Whose::Targets(place) => SystemTime::now().duration_since(place.made?).ok(),
+            Whose::Targets(owned) => SystemTime::now().duration_since(owned.made?).ok(),
             Whose::Hosts(_) => None,
         }
     }
@@ -76,7 +76,7 @@ impl Scope {
     /// The network namespace that they are in.
     pub fn netns(&self) -> &Netns {
         match &self.whose {
-            Whose::Targets(place) => &place.netns,
+            Whose::Targets(owned) => &owned.netns,
             Whose::Hosts(netns) => netns,
         }
     }
@@ -104,7 +104,7 @@ impl Scope {
         let links = link::links(self.netns())?;
         let describe = |link: &Link| Unfit {
             name: match &self.whose {
-                Whose::Targets(place) => interfaces::whole_name(&place.label, &link.name),
+                Whose::Targets(owned) => interfaces::whole_name(&owned.label, &link.name),
                 Whose::Hosts(_) => interfaces::shown(&link.name),
             },
             link_type: link.type_name(),
@@ -139,7 +139,7 @@ impl Scope {
 
     fn find(&self, names: &[String]) -> Result<Vec<Interface>> {
         let found = match &self.whose {
-            Whose::Targets(place) => interfaces::of(place, names, &self.hosts)?,
+            Whose::Targets(owned) => interfaces::of(owned, names, &self.hosts)?,
             Whose::Hosts(netns) => {
                 let each = names.iter().map(|name| interfaces::of_host(name, netns));
                 each.collect::<Result<Vec<_>>>()?.into_iter().flatten().collect()
