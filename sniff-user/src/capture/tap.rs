@@ -14,7 +14,7 @@ use crate::{
     },
     capture::{
         point::Point,
-        view::{self, Place, View},
+        view::{self, View, Viewpoint},
     },
     net::{hook::Hook, side::Side},
     system::System,
@@ -221,49 +221,49 @@ fn choose(
 ) -> Result<(Point, Side, View)> {
     let Interface { name, pod_side, host_side, host_side_missing, kind, .. } = interface;
     let why = || host_side_missing.clone().unwrap_or_else(|| "it has no host end".to_owned());
-    let place = |point, side| Place { point, side, kind: kind.as_deref(), mechanism };
-    let place = match (pod_side, host_side, wanted) {
-        (None, Some(host), AttachAt::Auto | AttachAt::Host) => place(Point::HostInterface, host),
+    let viewpoint = |point, side| Viewpoint { point, side, kind: kind.as_deref(), mechanism };
+    let viewpoint = match (pod_side, host_side, wanted) {
+        (None, Some(host), AttachAt::Auto | AttachAt::Host) => viewpoint(Point::HostInterface, host),
         (None, Some(_), AttachAt::Pod) => {
             bail!("{name} is an interface of the host: it has no pod side for --attach pod")
         }
         (None, None, _) => bail!("{name} has no interface to attach to"),
-        (Some(pod), _, AttachAt::Pod) => place(Point::InPod, pod),
-        (Some(_), Some(host), AttachAt::Host) => place(Point::HostEnd, host),
+        (Some(pod), _, AttachAt::Pod) => viewpoint(Point::InPod, pod),
+        (Some(_), Some(host), AttachAt::Host) => viewpoint(Point::HostEnd, host),
         (Some(_), None, AttachAt::Host) => {
             bail!("{name} cannot be captured from the host: {}; use --attach pod", why())
         }
         (Some(pod), None, AttachAt::Auto) => {
             info!("{name}: capturing inside the pod: {}", why());
-            place(Point::InPod, pod)
+            viewpoint(Point::InPod, pod)
         }
         (Some(pod), Some(host), AttachAt::Auto) => {
-            let host = place(Point::HostEnd, host);
+            let host = viewpoint(Point::HostEnd, host);
             match host.view(directions)?.reason_against() {
                 None => host,
                 Some(reason) => {
                     info!("{name}: capturing inside the pod: {reason}");
-                    place(Point::InPod, pod)
+                    viewpoint(Point::InPod, pod)
                 }
             }
         }
     };
-    let view = place.view(directions)?;
+    let view = viewpoint.view(directions)?;
     if let Some(obstacle) = &view.obstacle {
-        bail!("{name}: {obstacle}; {}", way_out(interface, wanted, &place, directions)?);
+        bail!("{name}: {obstacle}; {}", way_out(interface, wanted, &viewpoint, directions)?);
     }
-    Ok((place.point, place.side.clone(), view))
+    Ok((viewpoint.point, viewpoint.side.clone(), view))
 }
 
 /// What to do where classifiers cannot be attached.
 fn way_out(
     interface: &Interface,
     wanted: AttachAt,
-    place: &Place<'_>,
+    viewpoint: &Viewpoint<'_>,
     directions: &[Direction],
 ) -> Result<String> {
     let mut ways = Vec::new();
-    match (wanted, place.point) {
+    match (wanted, viewpoint.point) {
         (AttachAt::Host, Point::HostEnd) => ways.push("use --attach pod".to_owned()),
         (AttachAt::Pod, Point::InPod) if interface.host_side.is_some() => {
             ways.push("use --attach host".to_owned());
@@ -271,7 +271,7 @@ fn way_out(
         _ => {}
     }
     for (direction, option) in [(Direction::In, "in"), (Direction::Out, "out")] {
-        if directions.len() > 1 && place.view(&[direction])?.obstacle.is_none() {
+        if directions.len() > 1 && viewpoint.view(&[direction])?.obstacle.is_none() {
             ways.push(format!("-Q {option} captures one direction"));
         }
     }

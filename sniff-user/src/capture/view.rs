@@ -46,7 +46,7 @@ impl View {
 
 /// Where to look from.
 #[derive(Clone, Copy, Debug)]
-pub struct Place<'a> {
+pub struct Viewpoint<'a> {
     /// Which end.
     pub point: Point,
     /// The interface that classifiers would sit on.
@@ -57,7 +57,7 @@ pub struct Place<'a> {
     pub mechanism: Mechanism,
 }
 
-impl Place<'_> {
+impl Viewpoint<'_> {
     /// What classifiers for these directions would see there.
     ///
     /// # Errors
