@@ -17,7 +17,7 @@ use crate::{
 static SNIFF_ABI_VERSION: u32 = sniff_common::ABI_VERSION;
 
 /// Where the classifier runs and what it is to do there; constants of the program.
-pub struct Place {
+pub struct Arguments {
     /// pcapng interface id.
     pub interface: u32,
     /// [`sniff_common::Direction`] as a number.
@@ -30,8 +30,8 @@ pub struct Place {
 
 /// Captures one packet, and counts it: matched, and lost if it did not get into the ring.
 #[inline(always)]
-pub fn capture<R: Ring>(ctx: &TcContext, place: &Place) {
-    let (Some(counters), Some(lost)) = (counters::of(place.direction - 1), LostPackets::of_interface())
+pub fn capture<R: Ring>(ctx: &TcContext, arguments: &Arguments) {
+    let (Some(counters), Some(lost)) = (counters::of(arguments.direction - 1), LostPackets::of_interface())
     else {
         return;
     };
@@ -39,15 +39,16 @@ pub fn capture<R: Ring>(ctx: &TcContext, place: &Place) {
 
     let packet = Packet::new(ctx);
     let original = packet.original_len();
-    let captured = original.min(kept(&packet, place.snaplen));
+    let captured = original.min(kept(&packet, arguments.snaplen));
     // Before the packet is stamped: what it tells of was lost before.
     let lost_before = lost.count();
     let tells = lost_before != counters.told;
-    let capture = Capture { packet, place, captured, original, lost_before: tells.then_some(lost_before) };
+    let capture =
+        Capture { packet, arguments, captured, original, lost_before: tells.then_some(lost_before) };
     match R::put(&capture) {
         // Where another classifier has come in between, the worst is that the same is told once more.
         Ok(()) => counters.told = lost_before,
-        Err(why) => count::<R>(ctx, place, counters, lost, &why),
+        Err(why) => count::<R>(ctx, arguments, counters, lost, &why),
     }
 }
 
@@ -62,7 +63,13 @@ fn kept(packet: &Packet<'_>, snaplen: u64) -> u64 {
 }
 
 #[inline(always)]
-fn count<R: Ring>(ctx: &TcContext, place: &Place, counters: &mut Counters, lost: LostPackets, why: &Lost) {
+fn count<R: Ring>(
+    ctx: &TcContext,
+    arguments: &Arguments,
+    counters: &mut Counters,
+    lost: LostPackets,
+    why: &Lost,
+) {
     let is_first = counters.lost() == 0;
     note_loss::<R>();
     lost.add_one();
@@ -73,14 +80,14 @@ fn count<R: Ring>(ctx: &TcContext, place: &Place, counters: &mut Counters, lost:
     counters::add(R::EXCLUSIVE, counter, 1);
     // Last, when both kinds of loss are one to the verifier: this is the longest part of the program.
     if is_first {
-        debug!(ctx, "interface {}: first lost packet on this CPU", place.interface);
+        debug!(ctx, "interface {}: first lost packet on this CPU", arguments.interface);
     }
 }
 
 /// A packet on its way to become a block.
 struct Capture<'a> {
     packet: Packet<'a>,
-    place: &'a Place,
+    arguments: &'a Arguments,
     captured: u64,
     original: u64,
     /// Packets that the interface has lost so far, when no block of this classifier on this CPU has said so.
@@ -98,7 +105,7 @@ impl Block for Capture<'_> {
         // Only now that the block has its place: blocks in the ring are in order of time but for what other CPUs do
         // between here and there.
         // SAFETY: a helper without arguments.
-        let timestamp = unsafe { bpf_ktime_get_boot_ns() } + self.place.clock_offset;
+        let timestamp = unsafe { bpf_ktime_get_boot_ns() } + self.arguments.clock_offset;
         let captured = with_sound_bounds(self.captured);
         if captured > room::<N>() {
             return Err(Unreadable);
@@ -111,13 +118,13 @@ impl Block for Capture<'_> {
             // Zeroes the padding; the data and the options then overwrite what is theirs.
             data.add((captured & !3) as usize).cast::<u32>().write(0);
             self.packet.copy(data, at_least_one(captured), room::<BELOW>(), room::<N>())?;
-            let flags = self.place.direction | self.packet.offload_flags();
+            let flags = self.arguments.direction | self.packet.offload_flags();
             let end = write_options(data.add(padded as usize).cast(), flags, self.lost_before);
             end.write(total);
             let words = [
                 epb::BLOCK_TYPE,
                 total,
-                self.place.interface,
+                self.arguments.interface,
                 (timestamp >> 32) as u32,
                 timestamp as u32,
                 captured as u32,

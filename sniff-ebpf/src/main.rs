@@ -17,7 +17,7 @@ use aya_ebpf::{
     bindings::{__sk_buff, TC_ACT_UNSPEC},
     programs::TcContext,
 };
-use capture::Place;
+use capture::Arguments;
 
 use crate::ring::{Buffer, Regions, Ring};
 
@@ -63,8 +63,9 @@ fn capture_into<R: Ring>(
     snaplen: u64,
     clock_offset: u64,
 ) -> i32 {
-    let place = Place { interface: interface as u32, direction: direction as u32, snaplen, clock_offset };
-    capture::capture::<R>(&TcContext::new(skb), &place);
+    let arguments =
+        Arguments { interface: interface as u32, direction: direction as u32, snaplen, clock_offset };
+    capture::capture::<R>(&TcContext::new(skb), &arguments);
     TC_ACT_UNSPEC
 }
 

@@ -83,7 +83,7 @@ fn room_for(bound: u64) -> u64 {
 #[inline(always)]
 fn write<const N: usize, const BELOW: usize>(
     cpu: &mut Cpu,
-    region: Place,
+    region: RegionPointer,
     block: &impl Block,
 ) -> Result<(), Lost> {
     let offset = with_sound_bounds(cpu.offset);
@@ -106,11 +106,11 @@ struct Maps;
 
 impl Memory for Maps {
     type Word = Shared;
-    type Region = Place;
+    type Region = RegionPointer;
 
     #[inline(always)]
-    fn region(&self, index: u32) -> Option<Place> {
-        SNIFF_REGIONS.get_ptr_mut(index).map(Place)
+    fn region(&self, index: u32) -> Option<RegionPointer> {
+        SNIFF_REGIONS.get_ptr_mut(index).map(RegionPointer)
     }
 
     #[inline(always)]
@@ -121,9 +121,9 @@ impl Memory for Maps {
 
 /// A region in its map.
 #[derive(Clone, Copy)]
-struct Place(*mut Region);
+struct RegionPointer(*mut Region);
 
-impl regions::Region for Place {
+impl regions::Region for RegionPointer {
     type Word = Shared;
 
     #[inline(always)]
