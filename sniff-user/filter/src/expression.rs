@@ -32,22 +32,22 @@ pub fn compile(text: &str, link_type: LinkType, optimise: bool) -> Result<Progra
     let encoded =
         compiler.compile(text, optimise).map_err(|message| Error::locate(message, text, &compiler))?;
     Program::decode(&encoded).map_err(|invalid| {
-        let at = |at| Some(Place::new(text, at));
+        let at = |at| Some(Position::new(text, at));
         match (invalid.reason, first_word(text, &TUNNELS)) {
             (Reason::BackwardJump, _) => Error {
                 message: "'protochain' follows headers in a loop, which filters in the kernel cannot have; name the \
                           headers instead, as in 'ip6 proto 6'"
                     .into(),
-                place: only_word(text, "protochain").and_then(at),
+                position: only_word(text, "protochain").and_then(at),
             },
             (Reason::CellNotWritten(_), Some((start, tunnel))) => Error {
                 message: format!(
                     "behind '{tunnel}' a filter looks inside the tunnel, and other packets have none: write what is for \
                      them in front, as in 'tcp or {tunnel}', and the rest in brackets, as in '{tunnel} and (tcp or udp)'"
                 ),
-                place: at(start),
+                position: at(start),
             },
-            (reason, _) => Error { message: format!("libpcap makes of it what cannot run: {reason}"), place: None },
+            (reason, _) => Error { message: format!("libpcap makes of it what cannot run: {reason}"), position: None },
         }
     })
 }
@@ -67,13 +67,13 @@ pub fn without_comments(text: &str) -> String {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Error {
     message: String,
-    place: Option<Place>,
+    position: Option<Position>,
 }
 
 impl fmt::Display for Error {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         out.write_str(&self.message)?;
-        let Some(Place { line, column }) = &self.place else {
+        let Some(Position { line, column }) = &self.position else {
             return Ok(());
         };
         // Tabs stay, so that the caret stands below its character.
@@ -87,22 +87,22 @@ impl std::error::Error for Error {}
 
 impl Error {
     fn locate(message: String, text: &str, compiler: &Compiler) -> Self {
-        let place = quoted(&message)
+        let position = quoted(&message)
             .and_then(|name| only_word(text, name))
             .or_else(|| compiler.stumble(text, &message));
-        Self { message, place: place.map(|at| Place::new(text, at)) }
+        Self { message, position: position.map(|at| Position::new(text, at)) }
     }
 }
 
-/// A place in a text of several lines.
+/// A position in a text of several lines.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Place {
+struct Position {
     line: String,
     /// In characters.
     column: usize,
 }
 
-impl Place {
+impl Position {
     /// `at` is an index into `text`, at a character or the end.
     fn new(text: &str, at: usize) -> Self {
         let start = text[..at].rfind('\n').map_or(0, |newline| newline + 1);
@@ -119,7 +119,7 @@ impl Compiler {
             LinkType::Ethernet => Linktype::ETHERNET,
             LinkType::Raw => Linktype(DLT_RAW),
         };
-        Capture::dead(link_type).map(Self).map_err(|error| Error { message: words(error), place: None })
+        Capture::dead(link_type).map(Self).map_err(|error| Error { message: words(error), position: None })
     }
 
     /// The error is what libpcap says.
