@@ -50,7 +50,7 @@ impl fmt::Display for SessionId {
 
 /// A session that runs.
 #[derive(Debug)]
-struct Session {
+struct Entry {
     who: String,
     pid: i32,
     buffer_bytes: u64,
@@ -61,7 +61,7 @@ struct Session {
 #[derive(Debug)]
 pub(super) struct Ledger {
     limits: Limits,
-    sessions: BTreeMap<SessionId, Session>,
+    sessions: BTreeMap<SessionId, Entry>,
     started: u64,
     refused: u64,
     cut_short: u64,
@@ -95,8 +95,7 @@ impl Ledger {
         let Registration { who, buffer_bytes, duration, .. } = registration;
         let id = SessionId(self.started);
         self.started += 1;
-        let session =
-            Session { who: who.clone(), pid, buffer_bytes: *buffer_bytes, report: Report::default() };
+        let session = Entry { who: who.clone(), pid, buffer_bytes: *buffer_bytes, report: Report::default() };
         self.sessions.insert(id, session);
         self.count.send_replace(self.sessions.len());
         let limit = self.limits.max_duration;
@@ -129,7 +128,7 @@ impl Ledger {
 
     /// Whose sessions run.
     fn who(&self) -> String {
-        let one = |session: &Session| format!("{} (process {})", session.who, session.pid);
+        let one = |session: &Entry| format!("{} (process {})", session.who, session.pid);
         self.sessions.values().map(one).collect::<Vec<_>>().join(", ")
     }
 
