@@ -22,7 +22,7 @@ use crate::{
     bpf::{attach::Mechanism, ring},
     capture::{Plan, tap::link_type},
     system::{System, privileges, signals::Signals},
-    targets::{self, Target, Wanted},
+    targets::{self, FilteredTarget, Target},
 };
 
 /// Interfaces that may come in the course of a capture: whoever makes one after the other does not fill the memory.
@@ -54,15 +54,15 @@ Exit status: 0 when the capture ended as asked (Ctrl-C and a closed pipe include
 pub struct Args {
     /// A pod on this node, with a filter of its own if need be; without a namespace, in `default`
     #[arg(long = "pod", value_name = "NS/POD[=EXPR]", value_parser = pod, help_heading = "Targets")]
-    pub pods: Vec<Wanted>,
+    pub pods: Vec<FilteredTarget>,
 
     /// A container by id or the start of it, `docker://`, `containerd://` and the like allowed
     #[arg(long = "container-id", value_name = "ID[=EXPR]", value_parser = container, help_heading = "Targets")]
-    pub containers: Vec<Wanted>,
+    pub containers: Vec<FilteredTarget>,
 
     /// The network namespace of a process
     #[arg(long = "pid", value_name = "PID[=EXPR]", value_parser = pid, help_heading = "Targets")]
-    pub pids: Vec<Wanted>,
+    pub pids: Vec<FilteredTarget>,
 
     /// A network namespace by its name under /run/netns or by path, in the output as LABEL if need be
     #[arg(long = "netns", value_name = "NAME|[LABEL=]PATH", value_parser = Target::netns, help_heading = "Targets")]
@@ -172,10 +172,10 @@ impl Args {
     }
 
     /// The targets, in the order of their kinds; host interfaces when nothing else is named.
-    pub fn targets(&self) -> Vec<Wanted> {
+    pub fn targets(&self) -> Vec<FilteredTarget> {
         let named = [&self.pods, &self.containers, &self.pids].into_iter().flatten().cloned();
-        let netns = self.netns.iter().cloned().map(Wanted::from);
-        let mut targets: Vec<Wanted> = named.chain(netns).collect();
+        let netns = self.netns.iter().cloned().map(FilteredTarget::from);
+        let mut targets: Vec<FilteredTarget> = named.chain(netns).collect();
         if targets.is_empty() {
             targets.extend(self.interfaces.iter().cloned().map(|name| Target::Interface(name).into()));
         }
@@ -192,16 +192,16 @@ impl Args {
     }
 }
 
-fn pod(text: &str) -> Result<Wanted> {
-    Wanted::with_filter(text, Target::pod)
+fn pod(text: &str) -> Result<FilteredTarget> {
+    FilteredTarget::with_filter(text, Target::pod)
 }
 
-fn container(text: &str) -> Result<Wanted> {
-    Wanted::with_filter(text, Target::container)
+fn container(text: &str) -> Result<FilteredTarget> {
+    FilteredTarget::with_filter(text, Target::container)
 }
 
-fn pid(text: &str) -> Result<Wanted> {
-    Wanted::with_filter(text, Target::pid)
+fn pid(text: &str) -> Result<FilteredTarget> {
+    FilteredTarget::with_filter(text, Target::pid)
 }
 
 /// Does what was asked for.

@@ -7,7 +7,7 @@ use log::warn;
 use sniff_protocol::message::{Target, TargetId};
 
 use super::own_stream::OwnStream;
-use crate::targets::{self, Interface, Scope, Wanted};
+use crate::targets::{self, FilteredTarget, Interface, Scope};
 
 /// The targets that are captured.
 pub(super) struct Members {
@@ -44,7 +44,8 @@ impl Members {
     /// When it is not on this node, is not what the client takes it for, or is captured as part of another.
     pub(super) async fn find(&self, target: &Target) -> Result<Member> {
         let Target { id, interfaces, filter, .. } = target;
-        let with_filter = |target| Wanted { target, filter: filter.clone().filter(|text| !text.is_empty()) };
+        let with_filter =
+            |target| FilteredTarget { target, filter: filter.clone().filter(|text| !text.is_empty()) };
         let (wanted, options) = match id {
             TargetId::Pod { namespace, name, .. } => {
                 let pod = targets::Target::pod(&format!("{namespace}/{name}"))?;

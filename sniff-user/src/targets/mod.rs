@@ -58,13 +58,13 @@ pub enum Target {
 
 /// A target, and the filter that it has of its own.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Wanted {
+pub struct FilteredTarget {
     pub target: Target,
     /// A filter for it alone, in place of the general one.
     pub filter: Option<String>,
 }
 
-impl Wanted {
+impl FilteredTarget {
     /// Parses `TARGET` or `TARGET=EXPRESSION`, where no target can have a `=` in it.
     ///
     /// # Errors
@@ -80,7 +80,7 @@ impl Wanted {
     }
 }
 
-impl From<Target> for Wanted {
+impl From<Target> for FilteredTarget {
     fn from(target: Target) -> Self {
         Self { target, filter: None }
     }
@@ -243,13 +243,13 @@ impl Target {
 ///
 /// # Errors
 /// When a target is not there; when a capability is missing.
-pub async fn scopes(wanted: &[Wanted], options: &Options) -> Result<Vec<Scope>> {
+pub async fn scopes(wanted: &[FilteredTarget], options: &Options) -> Result<Vec<Scope>> {
     let hosts = interfaces::hosts()?;
     let node = OnceCell::new();
     let node = || node.get_or_try_init(|| Node::find(options, &hosts));
     let inside = |owned| (Whose::Targets(owned), options.interfaces.clone());
     let mut scopes = Vec::new();
-    for Wanted { target, filter } in wanted {
+    for FilteredTarget { target, filter } in wanted {
         let (whose, names) = match target {
             Target::Pod { namespace, name } => inside(node().await?.pod(namespace, name).await?),
             Target::ContainerId(id) => inside(node().await?.container(id).await?),
@@ -316,7 +316,7 @@ mod tests {
     use super::*;
     use crate::net::netns::testing::TestNetns;
 
-    async fn resolve(wanted: &[Wanted], options: &Options) -> Result<Vec<Interface>> {
+    async fn resolve(wanted: &[FilteredTarget], options: &Options) -> Result<Vec<Interface>> {
         interfaces_of(&scopes(wanted, options).await?)
     }
 
