@@ -45,7 +45,7 @@ impl UdpFlow {
         }
     }
 
-    /// Sends one datagram of up to 2 KiB, and returns when the far end has it.
+    /// Sends one datagram of up to 2 KiB, and returns when it has arrived.
     pub fn deliver(&self, payload: &[u8]) {
         self.receiver.set_read_timeout(Some(PATIENCE)).expect("a time-out");
         self.send_payload(payload);

@@ -221,7 +221,7 @@ fn packets_are_not_written_to_a_terminal_as_bytes() {
 }
 
 #[test]
-fn without_privileges_the_capability_that_lacks_is_named() {
+fn without_privileges_the_capability_that_is_missing_is_named() {
     const NOBODY: u32 = 65534;
     let machine = Machine::boot();
     machine.fake_pod("blue", 1);

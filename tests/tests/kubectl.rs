@@ -25,7 +25,7 @@ use sniff_tests::{
 use crate::echoes;
 
 const LISTENING: &str = "listening after";
-/// A far side whose client is gone ends within its lease, and then its pod goes.
+/// A session whose client is gone ends within its lease, and then its pod goes.
 const GONE: Duration = Duration::from_secs(30);
 
 /// A node with one pod, `shop/web-0`, and a cluster that knows both.

@@ -271,7 +271,7 @@ fn many_interfaces_do_not_hold_up_the_conversation() {
     assert!(described < 64, "{described} interfaces were attached for nobody");
 }
 
-/// The far side of a client that says goodbye is there until it does.
+/// The session of a client that says goodbye is there until it does.
 #[test]
 fn a_session_waits_for_the_goodbye_of_a_client_that_says_it() {
     let place = Place::new();

@@ -152,7 +152,7 @@ impl Compiler {
         let right = tokens.partition_point(|&(_, end)| self.is_right_so_far(&text[..end]));
         match tokens.get(right) {
             Some(&(start, _)) => Some(start),
-            // Right to the end, and yet not an expression: it lacks something.
+            // Right to the end, and yet not an expression: something is missing.
             None if message.ends_with("syntax error") => Some(text.trim_end().len()),
             None => None,
         }

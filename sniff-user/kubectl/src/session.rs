@@ -30,16 +30,16 @@ use tokio::{
 
 /// Between two signs of life.
 const KEEP_ALIVE: Duration = Duration::from_secs(5);
-/// The far side ends when it has heard nothing for this long, and this side likewise.
+/// The peer ends when it has heard nothing for this long, and this side likewise.
 pub const LEASE: Duration = Duration::from_secs(15);
-/// How long a far side that was told to stop may go without a packet and without an end. It detaches meanwhile, one
+/// How long a peer that was told to stop may go without a packet and without an end. It detaches meanwhile, one
 /// interface after the other.
 const LAST_WORDS: Duration = Duration::from_secs(60);
-/// Bytes that may come from a far side behind its buffer, once it was told to stop: what was on its way.
+/// Bytes that may come from a peer behind its buffer, once it was told to stop: what was on its way.
 const ON_THE_WAY: u64 = 64 << 20;
 /// How long saying goodbye may take.
 const GOODBYE: Duration = Duration::from_secs(2);
-/// How long a far side may take from its first word until it captures.
+/// How long a peer may take from its first word until it captures.
 const ATTACHING: Duration = Duration::from_secs(120);
 /// How long a short-lived pod may take to start; images are pulled meanwhile.
 const POD_START: Duration = Duration::from_secs(120);
@@ -109,7 +109,7 @@ pub enum Orders {
 /// What comes of a session.
 #[derive(Debug)]
 pub enum Update {
-    /// The far side is there.
+    /// The peer is there.
     Hello(NodeHello, PodKind),
     /// Whole pcapng blocks.
     Packets(Bytes),
@@ -155,7 +155,7 @@ impl Session {
         self.orders.send_if_modified(|before| std::mem::replace(before, orders.max(*before)) < orders);
     }
 
-    /// Asks for a [`Watermark`](sniff_pcapng::Watermark), from a far side that has them.
+    /// Asks for a [`Watermark`](sniff_pcapng::Watermark), from a peer that has them.
     pub fn ask_for_watermark(&self) {
         let _ = self.changes.send(ToNode::Watermark);
     }
@@ -227,7 +227,7 @@ impl Task {
         self.tell(Update::Ended(outcome)).await;
     }
 
-    /// From finding a pod to the far side's last word. A Job that was made for one is put into `made`.
+    /// From finding a pod to the peer's last word. A Job that was made for one is put into `made`.
     async fn capture(
         &mut self,
         made: &mut Option<SniffJob>,
@@ -291,7 +291,7 @@ impl Task {
                 outcome = &mut listening => outcome,
                 failed = &mut speaking => match failed {
                     Err(error) if error.is::<Broken>() => Err(error),
-                    // What the far side has said may still come.
+                    // What the peer has said may still come.
                     _ => listening.await,
                 },
             }
@@ -304,7 +304,7 @@ impl Task {
         outcome
     }
 
-    /// What the far side's program writes besides, line by line.
+    /// What the peer's program writes besides, line by line.
     fn report(&self, stderr: impl IntoIterator<Item = String>) {
         stderr.into_iter().for_each(|line| debug!("node {}: {line}", self.node));
     }
@@ -339,7 +339,7 @@ impl Task {
         }
     }
 
-    /// Hears the far side out, for as long as anything comes.
+    /// Hears the peer out, for as long as anything comes.
     async fn listen(
         &self,
         mut output: Output,
@@ -427,7 +427,7 @@ pub async fn installed(common: &Common, node: &str) -> Result<Option<SniffPod>> 
     }
 }
 
-/// What comes from a far side that was told to stop.
+/// What comes from a peer that was told to stop.
 struct Tail {
     bytes_left: u64,
     moved: Instant,
@@ -473,7 +473,7 @@ pub fn new_job(common: &Common, node: &str) -> Option<NewJob> {
 }
 
 /// Says what there is to say, gives signs of life, and says goodbye when it `is_over`; returns earlier only when that
-/// fails. To a far side that does not wait for a goodbye, nothing is said once it was told to stop: what is written to a
+/// fails. To a peer that does not wait for a goodbye, nothing is said once it was told to stop: what is written to a
 /// command that has ended makes the API server reset the connection, and lose what is on its way here.
 async fn speak(
     mut input: Input,

@@ -221,7 +221,7 @@ impl Merger {
     ///
     /// # Errors
     ///
-    /// When the blocks are not what the far side of sniff sends, and those of `introduce`. The stream cannot be read on
+    /// When the blocks are not what `sniff serve` sends, and those of `introduce`. The stream cannot be read on
     /// then, and should be [ended](Self::end); what came before is kept.
     pub fn push(
         &mut self,

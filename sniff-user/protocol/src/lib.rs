@@ -1,4 +1,4 @@
-//! What goes between `kubectl sniff` and `sniff serve`, the far side on a node: packets one way, control both ways,
+//! What goes between `kubectl sniff` and `sniff serve` on a node: packets one way, control both ways,
 //! over the two pipes of one process.
 //!
 //! Each direction is a preface and then frames:

@@ -24,7 +24,7 @@ const STOP: u8 = 0x85;
 const WATERMARK: u8 = 0x86;
 const GOODBYE: u8 = 0x87;
 
-/// From the far side to the client. The first is `Hello` or `Error`; the last is `End`.
+/// From the node to the client. The first is `Hello` or `Error`; the last is `End`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ToClient {
     /// Who speaks.
@@ -42,7 +42,7 @@ pub enum ToClient {
     End(End),
 }
 
-/// From the client to the far side. The first is `Hello`.
+/// From the client to the node. The first is `Hello`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ToNode {
     /// Who asks, and for what.
@@ -51,15 +51,15 @@ pub enum ToNode {
     Targets(Targets),
     /// A sign of life, every 5 seconds.
     KeepAlive,
-    /// Send a watermark (`pcapng::Watermark`) soon. Only for a far side whose hello says that it does.
+    /// Send a watermark (`pcapng::Watermark`) soon. Only for a node whose hello says that it does.
     Watermark,
     /// Detach, send what is left, and end.
     Stop,
-    /// Your `End` has come. Only for a far side whose hello says that it waits for that.
+    /// Your `End` has come. Only for a node whose hello says that it waits for that.
     Goodbye,
 }
 
-/// The far side's first message.
+/// The node's first message.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NodeHello {
     /// Version of sniff there.
@@ -92,7 +92,7 @@ pub struct ClientHello {
     /// [`Event::TargetArrived`].
     #[serde(default)]
     pub awaited: Vec<Awaited>,
-    /// The far side ends when it has heard nothing for this many seconds.
+    /// The node ends the session when it has heard nothing for this many seconds.
     pub lease_seconds: u32,
     /// Whether it says [`ToNode::Goodbye`].
     #[serde(default)]
@@ -115,7 +115,7 @@ pub struct CapturePlan {
     pub count: Option<u64>,
     /// Milliseconds after which it ends, from when it listens.
     pub duration_ms: Option<u64>,
-    /// Bytes between the kernel and sniff; `None` leaves it to the far side.
+    /// Bytes between the kernel and sniff; `None` leaves it to the node.
     pub buffer_bytes: Option<u32>,
     /// Where to attach.
     pub attach: AttachAt,
@@ -275,7 +275,7 @@ pub enum Event {
         /// One line.
         text: String,
     },
-    /// One that a newer far side sends.
+    /// One that a newer node sends.
     #[serde(other)]
     Unknown,
 }
@@ -306,7 +306,7 @@ pub struct Stats {
     pub fullest_percent: u8,
 }
 
-/// Something is wrong at the far side.
+/// Something is wrong at the node.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NodeError {
     /// What kind of thing.
@@ -367,7 +367,7 @@ pub enum Reason {
     InputClosed,
     /// The node's limit of time.
     Deadline,
-    /// A signal to the far side: its pod is going away.
+    /// A signal to `sniff serve`: its pod is going away.
     Signal,
     /// Something failed; an error said what.
     Failed,

@@ -57,7 +57,6 @@ struct Entry {
     report: Report,
 }
 
-/// The book.
 #[derive(Debug)]
 pub(super) struct Ledger {
     limits: Limits,

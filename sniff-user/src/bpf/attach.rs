@@ -97,7 +97,7 @@ impl Attachment {
     ///
     /// # Errors
     ///
-    /// When the interface is gone, when privileges lack, or when the kernel has neither mechanism.
+    /// When the interface is gone, when privileges are missing, or when the kernel has neither mechanism.
     pub fn new(
         side: &Side,
         classifiers: Vec<(Hook, Classifier)>,
@@ -199,7 +199,7 @@ impl Attachment {
         if self.qdisc.is_some() { Mechanism::Clsact } else { Mechanism::Tcx }
     }
 
-    /// Whether the interface still is there.
+    /// Whether the interface is still there.
     pub fn is_alive(&self) -> bool {
         match &self.qdisc {
             Some(qdisc) => qdisc.side().is_there(),

@@ -42,7 +42,6 @@ pub struct Arguments {
     pub interface: u32,
     /// Direction of the packets at its hook, seen from the pod.
     pub direction: Direction,
-    /// Its hook.
     pub hook: Hook,
     /// Most bytes kept of a packet: 1 to [`sniff_common::MAX_SNAPLEN`].
     pub snaplen: u32,

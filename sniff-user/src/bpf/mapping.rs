@@ -30,7 +30,7 @@ impl Mapping {
     ///
     /// # Errors
     ///
-    /// When the map is not mmapable, or is smaller, or memory lacks.
+    /// When the map is not mmapable, or is smaller, or there is no memory.
     pub fn new(map: impl AsFd, offset: usize, len: usize, writable: bool) -> io::Result<Self> {
         let size = NonZero::new(len).ok_or(io::ErrorKind::InvalidInput)?;
         let write = if writable { ProtFlags::PROT_WRITE } else { ProtFlags::empty() };

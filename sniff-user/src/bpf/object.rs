@@ -48,7 +48,6 @@ const RINGBUF_SINCE: KernelVersion = KernelVersion::new(5, 8, 0);
 /// What decides about the maps.
 #[derive(Clone, Copy, Debug)]
 pub struct Sizes {
-    /// Which ring.
     pub ring: ring::Kind,
     /// Memory for it in bytes, over all CPUs; [`sniff_common::MIN_RING_BYTES`] at least.
     pub ring_bytes: u32,

@@ -9,9 +9,7 @@ use crate::targets::{Interface, Scope};
 /// Somebody who tells a running capture what to do. It goes on without interfaces, and ends when the orders do.
 #[derive(Debug)]
 pub struct Remote {
-    /// What to do.
     pub orders: mpsc::Receiver<Order>,
-    /// What happens.
     pub events: mpsc::UnboundedSender<Event>,
 }
 

@@ -302,7 +302,7 @@ struct Delivery {
     losses: Losses,
     /// Whether packets may have something to tell of losses. They are not looked at until then.
     any_lost: bool,
-    /// Packets that still may be delivered.
+    /// Packets that may still be delivered.
     left: u64,
     /// Whether the thread was told to stop. Whoever says so has detached before: what is in the ring then is all.
     stopping: bool,
@@ -340,7 +340,7 @@ impl Delivery {
         if wanted.is_empty() { Ok(()) } else { self.output.packets(wanted) }
     }
 
-    /// How much of a run still may be delivered. Nothing is counted without a limit.
+    /// How much of a run may still be delivered. Nothing is counted without a limit.
     fn wanted(&mut self, run: &[u8]) -> usize {
         if self.left == u64::MAX {
             return run.len();

@@ -20,17 +20,14 @@ pub type OpenOutput = Box<dyn FnOnce() -> Result<Box<dyn Sink>> + Send>;
 /// What is to be captured, and how; everything is found, nothing is touched.
 #[derive(Debug)]
 pub struct Plan {
-    /// What to capture.
     pub interfaces: Vec<Interface>,
     /// Where they are, and others may come.
     pub scopes: Vec<Scope>,
     /// How many interfaces may be there besides at a time.
     pub room: u32,
-    /// Where to attach.
     pub attach: AttachAt,
     /// How to attach; `None` leaves it to the kernel's abilities.
     pub mechanism: Option<Mechanism>,
-    /// Which directions.
     pub directions: &'static [Direction],
     /// Where the filter comes from that holds for every interface without one of its own.
     pub filter: Source,

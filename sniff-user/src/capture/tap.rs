@@ -147,7 +147,7 @@ impl Tap {
         }
     }
 
-    /// Whether the interface still is there.
+    /// Whether the interface is still there.
     pub fn is_alive(&self) -> bool {
         self.attachment.as_ref().is_some_and(Attachment::is_alive)
     }
@@ -187,7 +187,7 @@ impl Tap {
     }
 
     /// Whether what is captured is in another network namespace by now, when it was heard that it has left its own and
-    /// [`Self::is_alive`] says that it still is there. Of a namespace that has ended meanwhile, nothing else could tell.
+    /// [`Self::is_alive`] says that it is still there. Of a namespace that has ended meanwhile, nothing else could tell.
     pub fn has_left(&self) -> bool {
         self.captured().is_in_place() != Some(true)
     }

@@ -14,7 +14,7 @@ use crate::{
     },
 };
 
-/// Kinds of devices whose far end is in another network namespace.
+/// Kinds of devices whose peer is in another network namespace.
 const PAIRED: [&str; 2] = ["veth", "netkit"];
 
 /// Whether a place at a device of this kind is the host's end of a pair, which packets can be handed past.
@@ -47,7 +47,6 @@ impl View {
 /// Where to look from.
 #[derive(Clone, Copy, Debug)]
 pub struct Viewpoint<'a> {
-    /// Which end.
     pub point: Point,
     /// The interface that classifiers would sit on.
     pub side: &'a Side,

@@ -134,7 +134,6 @@ enum Due {
 }
 
 impl Watch {
-    /// Starts watching.
     pub fn new(taps: &impl Watched) -> Self {
         let next = Instant::now() + FIRST_PAUSE;
         let mut watch = Self {

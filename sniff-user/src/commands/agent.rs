@@ -8,7 +8,6 @@ use sniff_cli::logging;
 
 use crate::agent::{self, AGENT_SOCKET, Limits, Options};
 
-/// Its options.
 #[derive(Debug, clap::Args)]
 pub struct AgentArgs {
     /// Where to listen for sessions

@@ -37,7 +37,7 @@ Examples:
   sniff -i eth0 --duration 30s -- host 10.0.0.7       an interface of this node
 
 Commands, each with a --help of its own:
-  sniff serve        the far side of kubectl sniff
+  sniff serve        the node's side of kubectl sniff
   sniff agent        the main process of sniff's pod on a node
   sniff completions  print the completions of sniff's options for a shell
   sniff manual       write sniff's manual pages into a folder

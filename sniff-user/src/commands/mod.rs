@@ -19,7 +19,7 @@ use crate::system::privileges;
 #[derive(Debug, Parser)]
 #[command(name = "sniff", version, max_term_width = 100, disable_help_subcommand = true)]
 pub(crate) enum Command {
-    /// The far side of kubectl sniff: one session on this node, over stdin and stdout
+    /// The node's side of kubectl sniff: one session on this node, over stdin and stdout
     ///
     /// kubectl sniff runs this in sniff's pod on the node. What goes over stdin and stdout is frames, not pcapng.
     #[command(after_help = "Example: kubectl exec -i -n sniff sniff-x7k2p -- sniff serve")]

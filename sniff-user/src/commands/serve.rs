@@ -8,7 +8,6 @@ use sniff_cli::logging;
 
 use crate::serve::{self, Options};
 
-/// Its options.
 #[derive(Debug, clap::Args)]
 pub struct ServeArgs {
     /// Socket of the container runtime (default: the usual places in turn)

@@ -10,6 +10,5 @@ pub enum Hook {
 }
 
 impl Hook {
-    /// Both hooks.
     pub const BOTH: [Self; 2] = [Self::Ingress, Self::Egress];
 }

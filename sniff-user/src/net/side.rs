@@ -19,7 +19,7 @@ pub struct Side {
 }
 
 impl Side {
-    /// Makes sure that the index still is that of the interface that was found. To be called inside the network
+    /// Makes sure that the index is still that of the interface that was found. To be called inside the network
     /// namespace.
     ///
     /// # Errors
@@ -32,12 +32,12 @@ impl Side {
         Ok(())
     }
 
-    /// Whether the interface still is there; to be called from anywhere.
+    /// Whether the interface is still there; to be called from anywhere.
     pub fn is_there(&self) -> bool {
         matches!(self.netns.look(|| self.ensure_there()), Ok(Some(())))
     }
 
-    /// Whether the namespace still has an interface of this index, by whatever name; none when that cannot be told, since
+    /// Whether the namespace has an interface of this index, by whatever name; none when that cannot be told, since
     /// no path leads there any more.
     pub fn is_in_place(&self) -> Option<bool> {
         self.netns.look(|| Ok(name_of(self.ifindex).is_some())).ok().flatten()

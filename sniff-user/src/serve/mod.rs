@@ -1,4 +1,4 @@
-//! `sniff serve`: the far side of `kubectl sniff`. One session on one node: the client at the other end of stdin and
+//! `sniff serve`: the node's side of `kubectl sniff`. One session on one node: the client at the other end of stdin and
 //! stdout says whom to capture and gets the packets, in the frames of [`sniff_protocol`].
 //!
 //! The session outlives nobody: it ends when the client says so, closes its pipe or is silent for its lease, when

@@ -119,7 +119,7 @@ impl Output {
         let stdout = io::stdout();
         ensure!(
             !stdout.is_terminal(),
-            "sniff serve is the far side of kubectl sniff and speaks to it through pipes: run that, or sniff --help"
+            "sniff serve is the node's side of kubectl sniff and speaks to it through pipes: run that, or sniff --help"
         );
         let file = File::from(stdout.as_fd().try_clone_to_owned()?);
         let reader = Arc::new(stdout.as_fd().try_clone_to_owned()?);

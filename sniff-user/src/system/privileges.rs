@@ -24,7 +24,7 @@ const NEEDED: [(u32, &str); 5] = [
 ///
 /// # Errors
 ///
-/// When a capability lacks; the error names it.
+/// When a capability is missing; the error names it.
 pub fn check() -> Result<()> {
     let status = proc::own_status()?;
     let missing = missing(&status).context("cannot tell this process's capabilities")?;
@@ -79,7 +79,7 @@ fn raise(limit: Resource) {
     }
 }
 
-/// What lacks, according to `/proc/PID/status`. Kernels before 5.8 have no bits 38 and 39; CAP_SYS_ADMIN stands
+/// What is missing, according to `/proc/PID/status`. Kernels before 5.8 have no bits 38 and 39; CAP_SYS_ADMIN stands
 /// for both there, and everywhere.
 fn missing(status: &str) -> Option<Vec<&'static str>> {
     let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:"))?;
@@ -94,7 +94,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_the_capabilities_that_lack() {
+    fn names_the_capabilities_that_are_missing() {
         assert_eq!(missing("Name:\tx\nCapEff:\t000001ffffffffff\n"), Some(vec![]));
         assert_eq!(missing("CapEff:\t0000000000000000\n").map(|names| names.len()), Some(5));
         let without_the_newer_ones = format!("CapEff:\t{:016x}\n", 1u64 << 12 | 1 << 19 | 1 << 21);

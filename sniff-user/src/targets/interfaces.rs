@@ -35,13 +35,12 @@ pub(super) struct OwnedNetns {
     pub(super) label: String,
     /// The pod whose it is, where that is known.
     pub(super) pod: Option<PodRef>,
-    /// The namespace.
     pub(super) netns: Netns,
     /// When the pod's sandbox was made, where that is known.
     pub(super) made: Option<SystemTime>,
 }
 
-/// The far end of a pair is neither in the pod's namespace nor in the host's.
+/// The peer of an interface is neither in the pod's namespace nor in the host's.
 #[derive(Debug)]
 struct Elsewhere {
     name: String,

@@ -168,7 +168,7 @@ impl Interface {
         self.ends().iter().any(|end| others.contains(end))
     }
 
-    /// Whether it still is there.
+    /// Whether it is still there.
     pub fn is_there(&self) -> bool {
         self.pod_side.as_ref().or(self.host_side.as_ref()).is_some_and(Side::is_there)
     }

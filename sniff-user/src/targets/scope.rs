@@ -86,7 +86,7 @@ impl Scope {
         self.left_out = Some(expression);
     }
 
-    /// Whether that still is there.
+    /// Whether that is still there.
     pub fn is_there(&self) -> bool {
         matches!(self.netns().open(), Ok(Some(_)))
     }

@@ -1,4 +1,4 @@
-//! Network interfaces, by netlink: what a namespace has, and where the far end of a pair is.
+//! Network interfaces, by netlink: what a namespace has, and where peers are.
 //!
 //! Each question opens a netlink socket inside the namespace, on a short-lived thread, asks
 //! and closes it again. Nothing here changes an interface.
@@ -90,7 +90,7 @@ pub struct Link {
     pub tx_packets: u64,
 }
 
-/// Where the far end of an interface is.
+/// Where the peer of an interface is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Peer {
     /// Its ifindex in its own namespace.
