@@ -30,7 +30,7 @@ use sniff_tests::{
 const METRICS: &str = "127.0.0.1:9469";
 
 /// A machine with one fake pod and an agent; killed on drop.
-struct Place {
+struct AgentNode {
     node: Netns,
     pod: FakePod,
     agent: Child,
@@ -38,14 +38,14 @@ struct Place {
     _machine: Machine,
 }
 
-impl Drop for Place {
+impl Drop for AgentNode {
     fn drop(&mut self) {
         // It may have ended already.
         let _ = self.agent.kill().and_then(|()| self.agent.wait());
     }
 }
 
-impl Place {
+impl AgentNode {
     fn with(args: &[&str]) -> Self {
         let machine = Machine::boot();
         let (node, pod) = (machine.netns(), machine.fake_pod("blue", 1));
@@ -130,7 +130,7 @@ fn agent() -> Command {
 
 #[test]
 fn an_idle_agent_is_not_woken_up_and_is_small() {
-    let place = Place::with(&[]);
+    let place = AgentNode::with(&[]);
     let status = |key: &str| -> u64 {
         let status = fs::read_to_string(format!("/proc/{}/status", place.agent.id())).expect("a live agent");
         let value = status.lines().find_map(|line| line.strip_prefix(key)?.split_whitespace().next());
@@ -150,7 +150,7 @@ fn an_idle_agent_is_not_woken_up_and_is_small() {
 
 #[test]
 fn a_session_too_many_is_refused_with_the_names_of_the_others() {
-    let place = Place::with(&["--max-sessions", "1"]);
+    let place = AgentNode::with(&["--max-sessions", "1"]);
     let first = place.begin();
     let outcome = place.refused(CapturePlan::default());
     let [error] = outcome.errors()[..] else { panic!("{outcome:#?}") };
@@ -164,7 +164,7 @@ fn a_session_too_many_is_refused_with_the_names_of_the_others() {
 
 #[test]
 fn sniff_itself_asks_the_agent_that_it_is_beside() {
-    let place = Place::with(&["--max-sessions", "1"]);
+    let place = AgentNode::with(&["--max-sessions", "1"]);
     let session = place.begin();
     for refused in [place.sniff(), Sniff::in_netns(&place.node).args(["--list"])] {
         let outcome = refused.run();
@@ -184,7 +184,7 @@ fn sniff_itself_asks_the_agent_that_it_is_beside() {
     place.wait_for_log(&["begins", "the list of this node's pods"]);
     drop(place);
 
-    let place = Place::with(&["--max-duration", "1s"]);
+    let place = AgentNode::with(&["--max-duration", "1s"]);
     let outcome = place.sniff().start().wait();
     assert_eq!(outcome.status.code(), Some(1), "{outcome:#?}");
     assert!(outcome.stderr.iter().any(|line| line.contains("1s (--max-duration)")), "{outcome:#?}");
@@ -193,7 +193,7 @@ fn sniff_itself_asks_the_agent_that_it_is_beside() {
 
 #[test]
 fn the_agent_logs_who_was_captured_how_and_why_that_ended() {
-    let place = Place::with(&[]);
+    let place = AgentNode::with(&[]);
     let serving = place.begin();
     place.wait_for_log(&["session 0 of ada@laptop (process ", "begins: the node itself", "filter: icmp"]);
     place.wait_for_log(&["session 0 captures the node itself"]);
@@ -211,7 +211,7 @@ fn the_agent_logs_who_was_captured_how_and_why_that_ended() {
 
 #[test]
 fn those_who_connect_and_are_silent_hold_nobody_up() {
-    let place = Place::with(&[]);
+    let place = AgentNode::with(&[]);
     let connect = || place.node.enter(|| TcpStream::connect(METRICS)).expect("a connection");
     let silent: Vec<TcpStream> = (0..40).map(|_| connect()).collect();
     assert!(place.get("GET /healthz HTTP/1.1\r\n\r\n").ends_with("\r\n\r\nok\n"));
@@ -220,7 +220,7 @@ fn those_who_connect_and_are_silent_hold_nobody_up() {
 
 #[test]
 fn memory_is_limited_over_all_sessions() {
-    let place = Place::with(&["--max-memory", "100MiB"]);
+    let place = AgentNode::with(&["--max-memory", "100MiB"]);
     let first = place.begin();
     assert_eq!(place.metric("sniff_buffer_bytes"), 64 << 20);
     let outcome = place.refused(CapturePlan::default());
@@ -234,13 +234,13 @@ fn memory_is_limited_over_all_sessions() {
 
 #[test]
 fn a_session_ends_when_it_has_lasted_or_sent_too_much() {
-    let place = Place::with(&["--max-duration", "1s", "--max-bytes", "100KiB"]);
+    let place = AgentNode::with(&["--max-duration", "1s", "--max-bytes", "100KiB"]);
     let outcome = place.begin().wait();
     assert_eq!(outcome.end().reason, Reason::Deadline);
     assert!(outcome.errors()[0].message.contains("1s (--max-duration)"), "{outcome:#?}");
     drop(place);
 
-    let place = Place::with(&["--max-bytes", "100KiB"]);
+    let place = AgentNode::with(&["--max-bytes", "100KiB"]);
     let serving = place.begin();
     traffic::ping(&place.node, place.pod.ipv4.into(), 200, 1000);
     let outcome = serving.wait();
@@ -253,7 +253,7 @@ fn a_session_ends_when_it_has_lasted_or_sent_too_much() {
 
 #[test]
 fn a_session_that_does_not_end_is_killed() {
-    let place = Place::with(&["--max-duration", "1s"]);
+    let place = AgentNode::with(&["--max-duration", "1s"]);
     let mut serving = place.begin();
     serving.signal(Signal::SIGSTOP);
     assert!(serving.ends_within(Duration::from_secs(20)), "it still runs");
@@ -262,7 +262,7 @@ fn a_session_that_does_not_end_is_killed() {
 
 #[test]
 fn metrics_count_what_sessions_captured() {
-    let place = Place::with(&[]);
+    let place = AgentNode::with(&[]);
     let serving = place.begin();
     assert_eq!(place.metric("sniff_sessions"), 1);
     place.ping(5);
@@ -282,7 +282,7 @@ fn metrics_count_what_sessions_captured() {
 
 #[test]
 fn kill_9_of_a_session_is_noticed() {
-    let place = Place::with(&[]);
+    let place = AgentNode::with(&[]);
     let serving = place.begin();
     serving.signal(Signal::SIGKILL);
     place.wait_for_metric("sniff_sessions", 0);
@@ -290,7 +290,7 @@ fn kill_9_of_a_session_is_noticed() {
 
 #[test]
 fn sigterm_ends_the_sessions_and_then_the_agent() {
-    let mut place = Place::with(&[]);
+    let mut place = AgentNode::with(&[]);
     let serving = place.begin();
     let objects = BpfObjects::held_by(serving.pid());
     place.ping(3);
@@ -312,7 +312,7 @@ fn sigterm_ends_the_sessions_and_then_the_agent() {
 
 #[test]
 fn an_agent_that_dies_takes_its_sessions_along() {
-    let mut place = Place::with(&[]);
+    let mut place = AgentNode::with(&[]);
     let serving = place.begin();
     place.agent.kill().and_then(|()| place.agent.wait()).expect("the agent's end");
     assert_eq!(serving.wait().end().reason, Reason::Signal);
@@ -326,7 +326,7 @@ fn an_agent_that_dies_takes_its_sessions_along() {
 
 #[test]
 fn once_ends_with_the_last_session() {
-    let mut place = Place::with(&["--once"]);
+    let mut place = AgentNode::with(&["--once"]);
     let (first, second) = (place.begin(), place.begin());
     first.stop();
     assert!(wait::exit_within(&mut place.agent, Duration::from_millis(300)).is_none(), "one is left");

@@ -29,13 +29,13 @@ const LISTENING: &str = "listening after";
 const GONE: Duration = Duration::from_secs(30);
 
 /// A node with one pod, `shop/web-0`, and a cluster that knows both.
-struct Place {
+struct Shop {
     web: Pod<'static>,
     node: &'static Node,
     cluster: Cluster,
 }
 
-impl Place {
+impl Shop {
     /// With the DaemonSet's pod on the node.
     fn new() -> Self {
         let place = Self::without_daemonset();
@@ -141,6 +141,6 @@ fn comments(file: &PcapNg, name: &str) -> Vec<String> {
 }
 
 /// Three MB of pings, which a slow connection has still to bring when the capture is told to end.
-fn ping_much(place: &Place) {
+fn ping_much(place: &Shop) {
     place.ping_of(50, 30_000);
 }

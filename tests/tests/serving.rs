@@ -31,13 +31,13 @@ use sniff_tests::{
 use crate::{Capture, echoes};
 
 /// A machine with one fake pod, whose host end is the target.
-struct Place {
+struct OnePod {
     machine: Machine,
     node: Netns,
     pod: FakePod,
 }
 
-impl Place {
+impl OnePod {
     fn new() -> Self {
         let machine = Machine::boot();
         let (node, pod) = (machine.netns(), machine.fake_pod("blue", 1));
@@ -188,7 +188,7 @@ fn a_pod_that_was_made_anew_is_not_taken_for_the_old_one() {
 
 #[test]
 fn hostile_names_are_names_and_nothing_else() {
-    let place = Place::new();
+    let place = OnePod::new();
     let mut serving = Serving::start(&place.node);
     let names = ["$(reboot)", "../../etc", "a b", "\u{1b}[2J", "-w", ""];
     let targets: Vec<Target> = names.iter().map(|name| pod("shop", name, "x")).collect();
@@ -209,7 +209,7 @@ fn hostile_names_are_names_and_nothing_else() {
 
 #[test]
 fn what_makes_no_sense_is_refused_with_a_code() {
-    let place = Place::new();
+    let place = OnePod::new();
     let refused = |plan: CapturePlan| {
         let mut serving = Serving::start(&place.node);
         serving.send(&ToNode::Hello(Box::new(place.hello(plan))));
@@ -235,7 +235,7 @@ fn what_makes_no_sense_is_refused_with_a_code() {
 
 #[test]
 fn names_that_nobody_has_are_not_repeated() {
-    let place = Place::new();
+    let place = OnePod::new();
     let mut serving = place.begin(pings());
     let add = vec![pod("shop", &"x".repeat(200_000), "")];
     serving.send(&ToNode::Targets(Targets { add, remove: Vec::new() }));
@@ -253,7 +253,7 @@ fn names_that_nobody_has_are_not_repeated() {
 /// Each takes some 40 ms to attach; a client that has gone is not kept waiting for all of them.
 #[test]
 fn many_interfaces_do_not_hold_up_the_conversation() {
-    let place = Place::new();
+    let place = OnePod::new();
     let mut names = Vec::new();
     for pair in 0..32 {
         place.node.run(&format!("ip link add many{pair}a type veth peer name many{pair}b"));
@@ -274,7 +274,7 @@ fn many_interfaces_do_not_hold_up_the_conversation() {
 /// The session of a client that says goodbye is there until it does.
 #[test]
 fn a_session_waits_for_the_goodbye_of_a_client_that_says_it() {
-    let place = Place::new();
+    let place = OnePod::new();
     let mut serving = Serving::start(&place.node);
     serving.begin(ClientHello { says_goodbye: true, ..place.hello(pings()) });
     place.ping(2);
@@ -288,7 +288,7 @@ fn a_session_waits_for_the_goodbye_of_a_client_that_says_it() {
 
 #[test]
 fn whoever_is_no_client_is_told_so() {
-    let place = Place::new();
+    let place = OnePod::new();
     let talk = |bytes: &[u8]| {
         let mut child = place.node.spawn(
             tool(sniff::binary())
@@ -317,7 +317,7 @@ fn whoever_is_no_client_is_told_so() {
 
 #[test]
 fn count_and_duration_end_a_session_by_themselves() {
-    let place = Place::new();
+    let place = OnePod::new();
     let serving = place.begin(CapturePlan { count: Some(4), ..pings() });
     place.ping(4);
     let outcome = serving.wait();
@@ -332,7 +332,7 @@ fn count_and_duration_end_a_session_by_themselves() {
 
 /// Captures until `end` has ended it, in at most `limit`, and checks that nothing is left.
 fn ends(limit: u64, end: impl FnOnce(&mut Serving)) -> Outcome {
-    let place = Place::new();
+    let place = OnePod::new();
     let binary = sniff::binary();
     let before = Snapshot::take(&place.machine, &[&place.node, &place.pod.netns], &binary);
     let mut serving = Serving::start(&place.node);
@@ -349,7 +349,7 @@ fn ends(limit: u64, end: impl FnOnce(&mut Serving)) -> Outcome {
 /// Who is asked has no younger packet to show, and says how far it is, behind all that is older.
 #[test]
 fn a_client_hears_how_far_the_packets_are_complete() {
-    let place = Place::new();
+    let place = OnePod::new();
     let mut serving = place.begin(pings());
     place.ping(2);
     let first = serving.ask_for_watermark();
@@ -403,7 +403,7 @@ fn kill_9_leaves_nothing() {
 }
 
 /// A session whose client reads nothing, with more packets on the way than fit into any pipe.
-fn stuck(place: &Place, lease_seconds: u32) -> (Serving, std::process::ChildStdout) {
+fn stuck(place: &OnePod, lease_seconds: u32) -> (Serving, std::process::ChildStdout) {
     let (mut serving, stdout) = Serving::launch_unread(&place.node, tool(sniff::binary()).arg("serve"));
     let plan = CapturePlan { buffer_bytes: Some(512 << 10), ..CapturePlan::default() };
     let hello = ClientHello { lease_seconds, ..place.hello(plan) };
@@ -418,7 +418,7 @@ fn stuck(place: &Place, lease_seconds: u32) -> (Serving, std::process::ChildStdo
 
 #[test]
 fn a_client_that_reads_no_more_and_goes_ends_the_session() {
-    let place = Place::new();
+    let place = OnePod::new();
     for way in ["closes stdout", "closes stdin", "says stop", "is silent"] {
         let (mut serving, stdout) = stuck(&place, 2);
         let objects = BpfObjects::held_by(serving.pid());
@@ -437,7 +437,7 @@ fn a_client_that_reads_no_more_and_goes_ends_the_session() {
 
 #[test]
 fn a_slow_client_costs_packets_and_they_are_counted() {
-    let place = Place::new();
+    let place = OnePod::new();
     let (mut serving, stdout) = stuck(&place, 15);
     serving.read(stdout);
     // Not all that is sent is matched: the kernel's own queue in front of the interface may overflow, too.
@@ -453,7 +453,7 @@ fn a_slow_client_costs_packets_and_they_are_counted() {
 
 #[test]
 fn packed_packets_are_the_same_packets() {
-    let place = Place::new();
+    let place = OnePod::new();
     let mut sizes = Vec::new();
     for compress in [Compress::Never, Compress::Always, Compress::Auto] {
         let serving = place.begin(CapturePlan { compress, ..CapturePlan::default() });
@@ -468,7 +468,7 @@ fn packed_packets_are_the_same_packets() {
 
 #[test]
 fn the_first_words_say_who_serves() {
-    let place = Place::new();
+    let place = OnePod::new();
     let serving = place.begin(CapturePlan::default());
     let outcome = serving.stop();
     let ToClient::Hello(hello) = &outcome.said[0] else { panic!("{outcome:#?}") };
@@ -534,7 +534,7 @@ fn a_pod_that_is_awaited_is_captured_from_its_first_containers_first_packet() {
 #[test]
 fn interfaces_that_come_in_a_crowd_do_not_hold_up_their_session() {
     const PAIRS: usize = 500;
-    let place = Place::new();
+    let place = OnePod::new();
     let mut serving = Serving::start(&place.node);
     serving.begin(hello(vec![node_interface("any")]));
     let batch = tempfile::NamedTempFile::new().expect("a file");

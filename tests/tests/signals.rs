@@ -33,13 +33,13 @@ const FAILURE: i32 = 1;
 const PINGS: usize = 3;
 
 /// A machine with one pod.
-struct Place {
+struct OnePod {
     machine: Machine,
     node: Netns,
     pod: FakePod,
 }
 
-impl Place {
+impl OnePod {
     fn new() -> Self {
         let machine = Machine::boot();
         let (node, pod) = (machine.netns(), machine.fake_pod("blue", 1));
@@ -83,7 +83,7 @@ fn send(sniff: &Running, signal: &str) {
 
 #[test]
 fn a_signal_that_is_sent_twice_is_one_wish() {
-    let place = Place::new();
+    let place = OnePod::new();
     let capture = Capture::new();
     let sniff = place.sniff(&["-w", capture.arg()]).start();
     place.ping();
@@ -99,7 +99,7 @@ fn a_signal_that_is_sent_twice_is_one_wish() {
 
 #[test]
 fn timeout_ends_a_capture_well() {
-    let place = Place::new();
+    let place = OnePod::new();
     let capture = Capture::new();
     let args = ["2".into(), sniff::binary().into_os_string()];
     let sniff = Sniff::in_netns(&place.node).program("timeout").args(args);
@@ -114,7 +114,7 @@ fn timeout_ends_a_capture_well() {
 
 #[test]
 fn every_signal_that_would_end_a_process_ends_a_capture_well() {
-    let place = Place::new();
+    let place = OnePod::new();
     let before = place.snapshot();
     for signal in
         ["QUIT", "ABRT", "TRAP", "SYS", "ALRM", "VTALRM", "PROF", "XCPU", "IO", "PWR", "STKFLT", "40", "64"]
@@ -134,7 +134,7 @@ fn every_signal_that_would_end_a_process_ends_a_capture_well() {
 
 #[test]
 fn some_signals_do_not_end_a_capture() {
-    let place = Place::new();
+    let place = OnePod::new();
     let capture = Capture::new();
     let mut sniff = place.sniff(&["-w", capture.arg()]).start();
     for signal in ["USR1", "USR2", "XFSZ", "PIPE", "WINCH", "CHLD", "URG", "CONT"] {
@@ -148,7 +148,7 @@ fn some_signals_do_not_end_a_capture() {
 
 #[test]
 fn sigusr1_tells_the_counts_so_far() {
-    let place = Place::new();
+    let place = OnePod::new();
     let capture = Capture::new();
     for quiet in [&[][..], &["-q"]] {
         let args = [&["-w", capture.arg(), "icmp"], quiet].concat();
@@ -177,7 +177,7 @@ fn sigusr1_tells_the_counts_so_far() {
 
 #[test]
 fn a_limit_on_file_sizes_is_a_full_disk() {
-    let place = Place::new();
+    let place = OnePod::new();
     let capture = Capture::new();
     let before = place.snapshot();
     let script = "ulimit -f 40 && exec \"$0\" \"$@\"";
@@ -200,7 +200,7 @@ fn a_limit_on_file_sizes_is_a_full_disk() {
 
 #[test]
 fn a_file_goes_on_when_nobody_reads_the_lines_any_more() {
-    let place = Place::new();
+    let place = OnePod::new();
     let capture = Capture::new();
     let (sniff, mut stdout) = place.sniff(&["--print", "-w", capture.arg(), "icmp"]).start_unread();
     place.ping();
@@ -215,7 +215,7 @@ fn a_file_goes_on_when_nobody_reads_the_lines_any_more() {
 
 #[test]
 fn a_person_who_insists_leaves_a_whole_file_that_says_what_is_missing() {
-    let place = Place::new();
+    let place = OnePod::new();
     // A pipe that takes very little at a time, as a slow disk does.
     let (sniff, mut stdout) = place.sniff(&["-w", "-"]).start_unread();
     place.flow().send(4000, 1000);
@@ -237,7 +237,7 @@ fn a_person_who_insists_leaves_a_whole_file_that_says_what_is_missing() {
 
 #[test]
 fn a_fifo_that_nobody_reads_does_not_keep_sniff_from_ending() {
-    let place = Place::new();
+    let place = OnePod::new();
     let before = place.snapshot();
     for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
         let path = place.machine.path("/run/fifo");
@@ -255,7 +255,7 @@ fn a_fifo_that_nobody_reads_does_not_keep_sniff_from_ending() {
 
 #[test]
 fn a_filter_that_takes_long_to_compile_does_not_keep_sniff_from_ending() {
-    let place = Place::new();
+    let place = OnePod::new();
     fs::write(place.machine.path("/run/filter"), endless_filter()).expect("a file");
     let capture = Capture::new();
     let sniff = place.sniff(&["-F", "/run/filter", "-w", capture.arg()]).launch();
@@ -268,7 +268,7 @@ fn a_filter_that_takes_long_to_compile_does_not_keep_sniff_from_ending() {
 
 #[test]
 fn a_new_filter_that_takes_long_to_compile_holds_up_neither_the_capture_nor_its_end() {
-    let place = Place::new();
+    let place = OnePod::new();
     let filter = place.machine.path("/run/filter");
     fs::write(&filter, "icmp").expect("a file");
     let capture = Capture::new();
@@ -287,7 +287,7 @@ fn a_new_filter_that_takes_long_to_compile_holds_up_neither_the_capture_nor_its_
 #[test]
 fn many_interfaces_do_not_keep_sniff_from_ending() {
     const INTERFACES: usize = 60;
-    let place = Place::new();
+    let place = OnePod::new();
     let pod = &place.pod.netns;
     for number in 0..INTERFACES / 2 {
         pod.run(&format!("ip link add a{number} type veth peer name b{number}"));
@@ -310,7 +310,7 @@ fn many_interfaces_do_not_keep_sniff_from_ending() {
 
 #[test]
 fn a_runtime_that_does_not_answer_does_not_keep_sniff_from_ending() {
-    let place = Place::new();
+    let place = OnePod::new();
     let socket = UnixListener::bind(place.machine.path("/run/slow.sock")).expect("a socket");
     let args = ["--pod", "shop/web", "--cri-socket", "/run/slow.sock"];
     let sniff = Sniff::in_netns(&place.node).args(args).launch();
@@ -323,7 +323,7 @@ fn a_runtime_that_does_not_answer_does_not_keep_sniff_from_ending() {
 
 #[test]
 fn a_client_that_goes_ends_a_session_whose_filter_still_compiles() {
-    let place = Place::new();
+    let place = OnePod::new();
     let plan = CapturePlan { filter: Some(endless_filter()), ..CapturePlan::default() };
     let mut serving = Serving::start(&place.node);
     let hello = ClientHello { plan, ..hello(vec![]) };

@@ -3,11 +3,11 @@
 use serde_json::json;
 use sniff_tests::client::Client;
 
-use super::Place;
+use super::Shop;
 
 #[test]
 fn doctor_says_what_works_and_what_to_do() {
-    let place = Place::new();
+    let place = Shop::new();
     let fine = Client::start(&place.cluster, &["doctor"]).outcome();
     fine.assert_success();
     let said = String::from_utf8(fine.stdout).expect("text");
@@ -25,7 +25,7 @@ fn doctor_says_what_works_and_what_to_do() {
 
 #[test]
 fn doctor_knows_the_daemonsets_pods_without_the_nodes_and_names_those_that_do_not_run() {
-    let place = Place::new();
+    let place = Shop::new();
     let doctor = |code| {
         let outcome = Client::start(&place.cluster, &["doctor"]).outcome();
         assert_eq!(outcome.code, Some(code), "{outcome:#?}");

@@ -11,7 +11,7 @@ use sniff_tests::{
     pcap,
 };
 
-use super::{GONE, LISTENING, Place, assert_pings, ping_much};
+use super::{GONE, LISTENING, Shop, assert_pings, ping_much};
 
 /// The counts in the file and on stderr are those of its packets, and nothing is missing.
 #[track_caller]
@@ -25,7 +25,7 @@ fn assert_complete(outcome: &Outcome) {
 
 #[test]
 fn what_is_on_its_way_at_the_end_comes_over_a_slow_connection() {
-    let place = Place::new();
+    let place = Shop::new();
     place.cluster.slow_execs(400_000, 8 << 20);
     let client = place.listen(&["shop/web-0", "-w", "FILE", "--compress", "never", "-f", "icmp"]);
     ping_much(&place);
@@ -39,7 +39,7 @@ fn what_is_on_its_way_at_the_end_comes_over_a_slow_connection() {
 /// More than waits for an output here, so that the node is held up, too.
 #[test]
 fn a_slow_reader_gets_all_of_a_capture_that_is_told_to_end() {
-    let place = Place::new();
+    let place = Shop::new();
     let args = ["shop/web-0", "-w", "-", "--compress", "never", "-f", "icmp"];
     let mut client = Client::start_read_slowly(&place.cluster, &args, 900_000);
     client.wait_for(LISTENING);
@@ -55,7 +55,7 @@ fn a_slow_reader_gets_all_of_a_capture_that_is_told_to_end() {
 
 #[test]
 fn a_person_who_insists_gets_a_whole_file_and_hears_what_is_missing() {
-    let place = Place::new();
+    let place = Shop::new();
     place.cluster.slow_execs(50_000, 8 << 20);
     let mut client = place.listen(&["shop/web-0", "-w", "FILE", "--compress", "never", "-f", "icmp"]);
     ping_much(&place);
@@ -75,7 +75,7 @@ fn a_person_who_insists_gets_a_whole_file_and_hears_what_is_missing() {
 /// As GNU `timeout` does: to the process and to its group.
 #[test]
 fn a_signal_that_comes_twice_at_once_is_one() {
-    let place = Place::new();
+    let place = Shop::new();
     let client = place.listen_to_pings(&["shop/web-0"]);
     client.signal(Signal::SIGTERM);
     client.signal(Signal::SIGTERM);
@@ -86,7 +86,7 @@ fn a_signal_that_comes_twice_at_once_is_one() {
 
 #[test]
 fn what_nohup_ignores_is_ignored() {
-    let place = Place::new();
+    let place = Shop::new();
     let mut client = Client::start_under_nohup(&place.cluster, &["shop/web-0", "-w", "FILE", "-f", "icmp"]);
     client.wait_for(LISTENING);
     client.signal(Signal::SIGHUP);
@@ -100,7 +100,7 @@ fn what_nohup_ignores_is_ignored() {
 /// One of two nodes says hello and then nothing of use.
 #[test]
 fn a_duration_ends_whatever_nodes_do() {
-    let place = Place::new();
+    let place = Shop::new();
     let machine = Machine::boot();
     let elsewhere = machine.netns();
     let cluster = Cluster::start([("n1", &place.node.netns), ("n2", &elsewhere)]);

@@ -8,12 +8,12 @@ use sniff_tests::{
     traffic,
 };
 
-use super::{LISTENING, Place, assert_pings, comments, names};
+use super::{LISTENING, Shop, assert_pings, comments, names};
 
 /// The node sees it come long before the API says so, which then changes nothing.
 #[test]
 fn a_pod_that_its_node_sees_coming_joins_once() {
-    let place = Place::new();
+    let place = Shop::new();
     let labels = json!({"app": "web"});
     let mut client = place.listen(&["-l", "app=web", "-n", "shop", "-w", "FILE", "-f", "icmp"]);
     let more = place.node.pod("shop", "web-1").label("app", "web").start();
@@ -101,7 +101,7 @@ fn a_pod_that_was_made_before_its_nodes_session_joins() {
 
 #[test]
 fn it_is_said_that_all_listen_once_somebody_is_captured() {
-    let place = Place::new();
+    let place = Shop::new();
     place.cluster.remove_pod("shop", "web-0");
     let mut client = Client::start(&place.cluster, &["-l", "app=web", "-n", "shop", "-w", "FILE"]);
     client.wait_for("no pod matches that runs; waiting for one");

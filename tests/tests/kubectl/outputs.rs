@@ -9,11 +9,11 @@ use std::{
 
 use sniff_tests::{client::Client, wait};
 
-use super::{GONE, LISTENING, Place, assert_pings, ping_much};
+use super::{GONE, LISTENING, Shop, assert_pings, ping_much};
 
 #[test]
 fn the_first_packet_is_told_of_when_it_comes() {
-    let place = Place::new();
+    let place = Shop::new();
     let began = Instant::now();
     let mut client = Client::start(&place.cluster, &["shop/web-0", "-w", "FILE", "--", "icmp"]);
     // Packets all the time.
@@ -36,7 +36,7 @@ fn the_first_packet_is_told_of_when_it_comes() {
 
 #[test]
 fn lines_are_printed_where_there_is_no_wireshark() {
-    let place = Place::new();
+    let place = Shop::new();
     let client = place.listen(&["shop/web-0", "--print", "--count", "2", "--", "icmp"]);
     place.ping(3);
     let outcome = client.outcome();
@@ -51,7 +51,7 @@ fn lines_are_printed_where_there_is_no_wireshark() {
 
 #[test]
 fn wireshark_gets_the_packets_and_ends_the_capture_when_it_is_closed() {
-    let place = Place::new();
+    let place = Shop::new();
     let mut client =
         Client::start_with_wireshark(&place.cluster, &["shop/web-0", "--", "icmp"], "head -c 1500");
     client.wait_for(LISTENING);
@@ -68,7 +68,7 @@ fn wireshark_gets_the_packets_and_ends_the_capture_when_it_is_closed() {
 
 #[test]
 fn the_clients_file_is_not_written_through_a_link() {
-    let place = Place::new();
+    let place = Shop::new();
     let folder = tempfile::tempdir().expect("a folder");
     let [secret, laid] = ["secret", "laid"].map(|name| folder.path().join(name));
     fs::write(&secret, "secret").expect("a file");
@@ -81,7 +81,7 @@ fn the_clients_file_is_not_written_through_a_link() {
 
 #[test]
 fn a_full_disk_leaves_whole_blocks_and_what_is_in_them_is_counted() {
-    let place = Place::new();
+    let place = Shop::new();
     let client = place.listen(&["shop/web-0", "-w", "FILE", "-f", "icmp"]);
     client.limit_file_size(100_001);
     ping_much(&place);
@@ -95,7 +95,7 @@ fn a_full_disk_leaves_whole_blocks_and_what_is_in_them_is_counted() {
 
 #[test]
 fn a_file_goes_on_when_nobody_reads_the_lines() {
-    let place = Place::new();
+    let place = Shop::new();
     let args = ["shop/web-0", "-w", "FILE", "--print", "-f", "icmp"];
     let mut client = Client::start_unread(&place.cluster, &args);
     client.wait_for(LISTENING);
@@ -110,7 +110,7 @@ fn a_file_goes_on_when_nobody_reads_the_lines() {
 
 #[test]
 fn losses_are_told_when_they_happen() {
-    let place = Place::new();
+    let place = Shop::new();
     place.cluster.slow_execs(400_000, 256 << 10);
     let mut client =
         place.listen(&["shop/web-0", "-w", "FILE", "--compress", "never", "-B", "512KiB", "-f", "icmp"]);

@@ -10,13 +10,13 @@ use std::{
 use serde_json::json;
 use sniff_tests::{netns::tool, pcap::PcapNg};
 
-use super::{Place, assert_pings, comments};
+use super::{Shop, assert_pings, comments};
 
 /// The test plays the kubelet, and whoever connects to it.
 #[test]
 fn the_stream_of_a_nodes_capture_is_left_out_of_it_and_nothing_else() {
     const PORT: u16 = 10443;
-    let place = Place::new();
+    let place = Shop::new();
     let info = json!({"kernelVersion": "6.18.0-test", "operatingSystem": "linux"});
     let status = json!({"nodeInfo": info, "daemonEndpoints": {"kubeletEndpoint": {"Port": PORT}}});
     place.cluster.put("nodes", "", "n1", json!({"metadata": {"name": "n1"}, "status": status}));
@@ -79,7 +79,7 @@ fn the_stream_of_a_nodes_capture_is_left_out_of_it_and_nothing_else() {
 #[test]
 fn what_goes_on_to_the_runtime_is_left_out_of_any() {
     const PORT: u16 = 10443;
-    let place = Place::new();
+    let place = Shop::new();
     let info = json!({"kernelVersion": "6.18.0-test", "operatingSystem": "linux"});
     let status = json!({"nodeInfo": info, "daemonEndpoints": {"kubeletEndpoint": {"Port": PORT}}});
     place.cluster.put("nodes", "", "n1", json!({"metadata": {"name": "n1"}, "status": status}));

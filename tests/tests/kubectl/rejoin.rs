@@ -9,11 +9,11 @@ use nix::sys::signal::Signal;
 use serde_json::json;
 use sniff_tests::{client::Client, cluster::Cluster, node::Node, traffic, wait};
 
-use super::{GONE, LISTENING, Place, assert_pings, comments, names};
+use super::{GONE, LISTENING, Shop, assert_pings, comments, names};
 
 #[test]
 fn a_node_is_joined_again_after_its_connection_was_cut() {
-    let place = Place::new();
+    let place = Shop::new();
     let client = place.listen_to_pings(&["shop/web-0"]);
     place.cluster.cut_execs();
     let outcome = place.assert_joined_again(client, "cut");
@@ -22,7 +22,7 @@ fn a_node_is_joined_again_after_its_connection_was_cut() {
 
 #[test]
 fn a_connection_that_carries_nothing_any_more_is_noticed_at_both_ends() {
-    let place = Place::new();
+    let place = Shop::new();
     let client = place.listen_to_pings(&["shop/web-0"]);
     place.cluster.freeze_execs();
     place.assert_joined_again(client, "nothing was heard");
@@ -30,7 +30,7 @@ fn a_connection_that_carries_nothing_any_more_is_noticed_at_both_ends() {
 
 #[test]
 fn a_session_that_is_told_to_end_by_its_daemonset_is_followed_by_another() {
-    let place = Place::new();
+    let place = Shop::new();
     let client = place.listen_to_pings(&["shop/web-0"]);
     let running = place.node.netns.run("ps -e -o pid=,args=");
     let serving = running.lines().find(|line| line.ends_with(" serve")).expect("a session");
@@ -43,7 +43,7 @@ fn a_session_that_is_told_to_end_by_its_daemonset_is_followed_by_another() {
 /// While there is none on the node, a pod comes.
 #[test]
 fn a_node_is_joined_again_in_the_pod_that_a_rollout_makes() {
-    let place = Place::new();
+    let place = Shop::new();
     let mut client = place.listen_to_pings(&["-l", "app=web", "-n", "shop", "--image", "sniff:test"]);
     place.cluster.remove_pod("sniff", "sniff-n1");
     place.cluster.cut_execs();
@@ -63,7 +63,7 @@ fn a_node_is_joined_again_in_the_pod_that_a_rollout_makes() {
 
 #[test]
 fn pods_that_are_not_followed_are_joined_again_as_far_as_they_live() {
-    let place = Place::new();
+    let place = Shop::new();
     let other = place.node.pod("shop", "web-1").start();
     place.cluster.add_pod("shop", "web-1", &other.sandbox.uid, "n1", &json!({"app": "web"}));
     let mut client = place.listen_to_pings(&["-l", "app=web", "-n", "shop", "--no-follow"]);
@@ -78,7 +78,7 @@ fn pods_that_are_not_followed_are_joined_again_as_far_as_they_live() {
 
 #[test]
 fn a_count_holds_for_a_node_before_and_after_it_was_lost() {
-    let place = Place::new();
+    let place = Shop::new();
     let mut client = place.listen_to_pings(&["shop/web-0", "--count", "6"]);
     place.cluster.cut_execs();
     client.wait_for("node n1: joined again");
@@ -92,7 +92,7 @@ fn a_count_holds_for_a_node_before_and_after_it_was_lost() {
 
 #[test]
 fn a_node_that_refuses_is_not_joined_again() {
-    let place = Place::new();
+    let place = Shop::new();
     let mut client = place.listen_to_pings(&["shop/web-0"]);
     place.cluster.deny("create", "pods/exec");
     place.cluster.cut_execs();
@@ -105,7 +105,7 @@ fn a_node_that_refuses_is_not_joined_again() {
 
 #[test]
 fn ctrl_c_ends_a_capture_that_waits_for_its_node() {
-    let place = Place::new();
+    let place = Shop::new();
     let mut client = place.listen_to_pings(&["shop/web-0"]);
     place.cluster.remove_pod("sniff", "sniff-n1");
     place.cluster.cut_execs();
@@ -117,7 +117,7 @@ fn ctrl_c_ends_a_capture_that_waits_for_its_node() {
 
 #[test]
 fn a_short_lived_pod_that_is_lost_is_made_anew() {
-    let place = Place::without_daemonset();
+    let place = Shop::without_daemonset();
     let client = place.listen_to_pings(&["shop/web-0", "--image", "sniff:test"]);
     let [pod] = &place.cluster.pods("sniff")[..] else { panic!("not one pod") };
     // As an operator does who takes no pod's word for it.
@@ -165,7 +165,7 @@ fn a_node_that_fails_at_the_start_is_tried_again_with_all_who_were_announced() {
 
 #[test]
 fn an_outage_of_the_api_is_told_of_and_whoever_came_meanwhile_joins_behind_it() {
-    let place = Place::new();
+    let place = Shop::new();
     let mut client = place.listen_to_pings(&["-l", "app=web", "-n", "shop"]);
     place.cluster.go_down();
     let told = client.wait_for("the watch of shop/app=web is interrupted");
@@ -187,7 +187,7 @@ fn an_outage_of_the_api_is_told_of_and_whoever_came_meanwhile_joins_behind_it() 
 /// It has sent nothing for a while, and was heard all the same.
 #[test]
 fn the_loss_of_a_quiet_node_is_dated_from_what_it_said_last() {
-    let place = Place::new();
+    let place = Shop::new();
     let mut client = place.listen_to_pings(&["shop/web-0"]);
     // Longer than a quiet node is left alone.
     thread::sleep(Duration::from_secs(5));

@@ -3,11 +3,11 @@
 use serde_json::json;
 use sniff_tests::{client::Client, cluster::Cluster, netns::tool, sniff, wait};
 
-use super::{GONE, Place};
+use super::{GONE, Shop};
 
 #[test]
 fn nodes_are_not_exposed_to_whoever_may_exec_into_a_namespace() {
-    let place = Place::without_daemonset();
+    let place = Shop::without_daemonset();
     let args = ["shop/web-0", "--image", "sniff:test", "-w", "FILE", "--agent-namespace", "tools"];
     for more in [&[][..], &["--dry-run"]] {
         let outcome = Client::start(&place.cluster, &[&args, more].concat()).outcome();
@@ -33,7 +33,7 @@ fn nodes_are_not_exposed_to_whoever_may_exec_into_a_namespace() {
 /// Each step is forbidden in turn; the message names what is missing.
 #[test]
 fn what_rbac_forbids_is_named() {
-    let place = Place::without_daemonset();
+    let place = Shop::without_daemonset();
     let deployment = json!({"metadata": {"name": "web"}, "spec": {"selector": {"matchLabels": {"app": "web"}},
         "template": {"metadata": {}, "spec": {"containers": []}}}});
     place.cluster.put("deployments", "shop", "web", deployment);
@@ -76,7 +76,7 @@ fn what_rbac_forbids_is_named() {
 
 #[test]
 fn a_pod_that_may_not_be_removed_is_named() {
-    let place = Place::without_daemonset();
+    let place = Shop::without_daemonset();
     place.cluster.deny("delete", "jobs");
     let client = place.listen(&["shop/web-0", "--image", "sniff:test", "-w", "FILE"]);
     let cleanup = Client::start(&place.cluster, &["cleanup"]).outcome();
@@ -89,7 +89,7 @@ fn a_pod_that_may_not_be_removed_is_named() {
 
 #[test]
 fn a_pod_that_may_not_be_watched_is_captured_all_the_same() {
-    let place = Place::new();
+    let place = Shop::new();
     place.cluster.deny("watch", "pods");
     let mut client = place.listen(&["shop/web-0", "-w", "FILE"]);
     client.wait_for("you may not watch pods web-0 in namespace shop");

@@ -6,11 +6,11 @@ use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 use sniff_tests::{client::Client, wait};
 
-use super::{GONE, LISTENING, Place, assert_pings};
+use super::{GONE, LISTENING, Shop, assert_pings};
 
 #[test]
 fn without_a_daemonset_a_pod_is_made_and_removed() {
-    let place = Place::without_daemonset();
+    let place = Shop::without_daemonset();
     place.cluster.set_pod_start(Duration::from_millis(300));
     let mut client = place.listen(&["shop/web-0", "--image", "sniff:test", "-w", "FILE", "-f", "icmp"]);
     let [pod] = &place.cluster.pods("sniff")[..] else { panic!("not one pod") };
@@ -33,7 +33,7 @@ fn without_a_daemonset_a_pod_is_made_and_removed() {
 /// Who follows the advice about one keeps the other.
 #[test]
 fn the_daemonset_is_used_wherever_short_lived_pods_would_be_made() {
-    let place = Place::new();
+    let place = Shop::new();
     let args = ["shop/web-0", "--image", "sniff:test", "--job-namespace", "tools", "-w", "FILE"];
     place.listen(&args).stop().assert_success();
     assert_eq!(place.execs(), ["sniff/sniff-n1"]);
@@ -42,7 +42,7 @@ fn the_daemonset_is_used_wherever_short_lived_pods_would_be_made() {
 
 #[test]
 fn a_short_lived_pod_takes_the_buffer_that_is_asked_for() {
-    let place = Place::without_daemonset();
+    let place = Shop::without_daemonset();
     let client =
         place.listen(&["shop/web-0", "--image", "sniff:test", "-B", "600MiB", "-w", "FILE", "-f", "icmp"]);
     let [pod] = &place.cluster.pods("sniff")[..] else { panic!("not one pod") };
@@ -57,7 +57,7 @@ fn a_short_lived_pod_takes_the_buffer_that_is_asked_for() {
 
 #[test]
 fn a_killed_client_leaves_neither_capture_nor_pod() {
-    let place = Place::without_daemonset();
+    let place = Shop::without_daemonset();
     let client = place.listen(&["shop/web-0", "--agentless", "--image", "sniff:test", "-w", "FILE"]);
     place.ping(1);
     assert_eq!(place.cluster.pods("sniff").len(), 1);
@@ -69,7 +69,7 @@ fn a_killed_client_leaves_neither_capture_nor_pod() {
 
 #[test]
 fn a_client_that_is_killed_while_its_pod_starts_leaves_nothing() {
-    let place = Place::without_daemonset();
+    let place = Shop::without_daemonset();
     place.cluster.set_pod_start(Duration::from_secs(1));
     let mut client = Client::start(&place.cluster, &["shop/web-0", "--image", "sniff:test", "-w", "FILE"]);
     client.wait_for("waiting for");
@@ -82,7 +82,7 @@ fn a_client_that_is_killed_while_its_pod_starts_leaves_nothing() {
 
 #[test]
 fn a_job_whose_client_is_killed_before_its_pod_runs_goes_within_a_minute() {
-    let place = Place::without_daemonset();
+    let place = Shop::without_daemonset();
     place.cluster.set_pod_start(Duration::from_secs(3600));
     place.cluster.set_job_second(Duration::from_millis(100));
     let mut client = Client::start(&place.cluster, &["shop/web-0", "--image", "sniff:test", "-w", "FILE"]);
@@ -97,7 +97,7 @@ fn a_job_whose_client_is_killed_before_its_pod_runs_goes_within_a_minute() {
 
 #[test]
 fn a_pod_that_takes_long_to_start_is_waited_for_and_then_lives_as_long_as_its_capture() {
-    let place = Place::without_daemonset();
+    let place = Shop::without_daemonset();
     place.cluster.set_pod_start(Duration::from_secs(17));
     let mut client = Client::start(&place.cluster, &["shop/web-0", "--image", "sniff:test", "-w", "FILE"]);
     let deadline = || match &place.cluster.jobs("sniff")[..] {
@@ -115,7 +115,7 @@ fn a_pod_that_takes_long_to_start_is_waited_for_and_then_lives_as_long_as_its_ca
 
 #[test]
 fn pods_that_cannot_start_say_why_and_go() {
-    let place = Place::without_daemonset();
+    let place = Shop::without_daemonset();
     let run = |args: &[&str]| {
         Client::start(&place.cluster, &[&["shop/web-0", "-w", "FILE"], args].concat()).outcome()
     };
@@ -128,7 +128,7 @@ fn pods_that_cannot_start_say_why_and_go() {
 
 #[test]
 fn an_interrupt_while_a_pod_starts_removes_it() {
-    let place = Place::without_daemonset();
+    let place = Shop::without_daemonset();
     place.cluster.set_pod_start(Duration::from_secs(3));
     let mut client = Client::start(&place.cluster, &["shop/web-0", "--image", "sniff:test", "-w", "FILE"]);
     client.wait_for("waiting for");
@@ -138,7 +138,7 @@ fn an_interrupt_while_a_pod_starts_removes_it() {
 
 #[test]
 fn a_dry_run_makes_nothing() {
-    let place = Place::without_daemonset();
+    let place = Shop::without_daemonset();
     let args = ["shop/web-0", "--image", "sniff:test", "--dry-run", "-B", "1GiB"];
     let outcome = Client::start(&place.cluster, &args).outcome();
     outcome.assert_success();
@@ -152,7 +152,7 @@ fn a_dry_run_makes_nothing() {
 
 #[test]
 fn an_image_that_is_not_used_is_said_not_to_be() {
-    let place = Place::new();
+    let place = Shop::new();
     let mut client = place.listen(&["shop/web-0", "--image", "sniff:test", "-w", "FILE"]);
     client.wait_for("node n1: --image is for short-lived pods");
     client.stop().assert_success();
@@ -161,7 +161,7 @@ fn an_image_that_is_not_used_is_said_not_to_be() {
 
 #[test]
 fn cleanup_lists_and_ends_what_somebody_else_has_left() {
-    let place = Place::without_daemonset();
+    let place = Shop::without_daemonset();
     let client = place.listen(&["shop/web-0", "--image", "sniff:test", "-w", "FILE"]);
     let run = |args: &[&str]| {
         let outcome = Client::start(&place.cluster, args).outcome();

@@ -11,11 +11,11 @@ use sniff_tests::{
     pcap, traffic, wireshark,
 };
 
-use super::{LISTENING, Place, assert_pings, comments, names};
+use super::{LISTENING, Shop, assert_pings, comments, names};
 
 #[test]
 fn a_pod_is_captured_by_name_through_the_daemonset() {
-    let place = Place::new();
+    let place = Shop::new();
     let client =
         place.listen(&["web-0", "-n", "shop", "-c", "app", "-i", "eth0", "-f", "icmp", "-o", "FILE"]);
     place.ping(3);
@@ -38,7 +38,7 @@ fn a_pod_is_captured_by_name_through_the_daemonset() {
 
 #[test]
 fn what_may_be_wrong_with_a_pods_interfaces_reaches_the_client_and_the_file() {
-    let place = Place::new();
+    let place = Shop::new();
     let (pod, inner) = (&place.web.netns, place.node.machine.add_netns("inner"));
     pod.run("ip link set eth0 netns inner");
     pod.run("ip link add eth0 type veth peer name forged netns inner");
@@ -129,7 +129,7 @@ fn pods_of_two_nodes_are_followed_into_one_file() {
 /// A pod whose init container hangs has a network all the same, as soon as it has a sandbox.
 #[test]
 fn a_pod_is_captured_in_its_init_containers() {
-    let place = Place::new();
+    let place = Shop::new();
     let init = place.web.sandbox.container("wait-for-db");
     let status_of_init = |state: &Value| {
         json!([{"name": "wait-for-db", "image": "", "imageID": "", "ready": false, "restartCount": 0,
@@ -179,7 +179,7 @@ fn a_pod_is_captured_in_its_init_containers() {
 
 #[test]
 fn no_follow_keeps_to_the_pods_of_the_start() {
-    let place = Place::new();
+    let place = Shop::new();
     let mut client = place.listen(&["-l", "app=web", "-A", "--no-follow", "-w", "FILE"]);
     place.web.sandbox.stop();
     client.wait_for("nothing is left to capture");
@@ -191,7 +191,7 @@ fn no_follow_keeps_to_the_pods_of_the_start() {
 
 #[test]
 fn a_node_is_captured_at_its_interface() {
-    let place = Place::new();
+    let place = Shop::new();
     let client = place.listen(&["node/n1", "-i", &place.web.veth.name, "-w", "FILE", "--", "icmp"]);
     place.ping(2);
     client.wait_for_packets(4);
@@ -202,7 +202,7 @@ fn a_node_is_captured_at_its_interface() {
 
 #[test]
 fn what_cannot_be_captured_ends_and_is_not_waited_for() {
-    let place = Place::new();
+    let place = Shop::new();
     let run = |args: &[&str]| Client::start(&place.cluster, &[args, &["-w", "FILE"]].concat()).outcome();
     run(&["--node", "n7"]).assert_failure(&["there is no node n7", "n1"]);
     run(&["shop/web-0", "-i", "eth7"]).assert_failure(&["shop/web-0", "eth7"]);
@@ -229,7 +229,7 @@ fn what_cannot_be_captured_ends_and_is_not_waited_for() {
 
 #[test]
 fn it_is_said_why_what_is_named_is_not_captured() {
-    let place = Place::new();
+    let place = Shop::new();
     let deployment = json!({"metadata": {"name": "web", "namespace": "shop"}, "spec": {"selector": {"matchLabels":
         {"app": "web"}}, "template": {"metadata": {}, "spec": {"containers": []}}}});
     place.cluster.put("deployments", "shop", "web", deployment);

@@ -10,11 +10,11 @@ use sniff_protocol::{
 };
 use sniff_tests::{client::Client, cluster::Cluster, machine::Machine};
 
-use super::{Place, assert_pings, names};
+use super::{Shop, assert_pings, names};
 
 #[test]
 fn a_pod_that_only_has_the_labels_of_the_daemonsets_is_told_nothing() {
-    let place = Place::without_daemonset();
+    let place = Shop::without_daemonset();
     let of_another = json!([{"apiVersion": "apps/v1", "kind": "DaemonSet", "name": "sniff", "uid": "0-0",
         "controller": true}]);
     // Listed before the real one.
@@ -39,7 +39,7 @@ fn a_pod_that_only_has_the_labels_of_the_daemonsets_is_told_nothing() {
 
 #[test]
 fn a_pod_that_only_has_the_labels_of_a_jobs_is_told_nothing() {
-    let place = Place::without_daemonset();
+    let place = Shop::without_daemonset();
     place.cluster.add_impostors();
     place.listen(&["shop/web-0", "--image", "sniff:test", "-w", "FILE"]).stop().assert_success();
     let [pod] = &place.execs()[..] else { panic!("{:?}", place.execs()) };
@@ -89,7 +89,7 @@ fn described(name: &str) -> Vec<u8> {
 /// One of two nodes speaks of what is not its own.
 #[test]
 fn a_node_has_no_say_in_what_is_anothers() {
-    let place = Place::new();
+    let place = Shop::new();
     let machine = Machine::boot();
     let elsewhere = machine.netns();
     let web = || TargetId::Pod {
@@ -150,7 +150,7 @@ fn a_node_has_no_say_in_what_is_anothers() {
 /// Whoever runs a registry, a node or an admission controller has words on a person's terminal.
 #[test]
 fn words_from_afar_cannot_pass_for_sniffs_own() {
-    let place = Place::without_daemonset();
+    let place = Shop::without_daemonset();
     place.cluster.set_kubelet_words("no\u{1b}[1A\u{1b}[2K\nsniff: all is well\n0 packets dropped by kernel");
     let outcome =
         Client::start(&place.cluster, &["shop/web-0", "--image", "missing", "-w", "FILE"]).outcome();
@@ -169,7 +169,7 @@ fn words_from_afar_cannot_pass_for_sniffs_own() {
 
 #[test]
 fn hostile_words_stay_words() {
-    let place = Place::new();
+    let place = Shop::new();
     let run = |args: &[&str]| Client::start(&place.cluster, args).outcome();
     for name in ["$(reboot)", "../secrets/x", "a?watch=1", "a b", "web-0\n"] {
         let outcome = run(&[name, "-w", "FILE"]);
