@@ -15,7 +15,7 @@ use bytes::Bytes;
 use log::{debug, info, warn};
 use sniff_cli::sanitize::Lines;
 use sniff_kubernetes::{
-    Cluster, Forbidden, Input, Output, Piece,
+    Cluster, CommandOutput, Forbidden, Input, Piece,
     jobs::{NewJob, Resources, SniffJob},
     own::{CONTAINER, SniffPod},
 };
@@ -191,14 +191,14 @@ fn no_pod(error: anyhow::Error) -> anyhow::Error {
 }
 
 /// Where to capture.
-enum Place<'made> {
+enum CapturePod<'made> {
     /// In the DaemonSet's pod.
     Installed(SniffPod),
     /// In the pod of this Job, once it runs.
     Made(&'made SniffJob),
 }
 
-impl Place<'_> {
+impl CapturePod<'_> {
     fn kind(&self) -> PodKind {
         match self {
             Self::Installed(_) => PodKind::Installed,
@@ -239,7 +239,7 @@ impl Task {
             installed = installed(&self.common, &self.node) => installed?,
             _ = orders.wait_for(|orders| *orders != Orders::Run) => return Ok(None),
         };
-        let place = match (installed, again) {
+        let capturing = match (installed, again) {
             (Some(pod), _) => {
                 if self.common.names_image {
                     warn!(
@@ -248,18 +248,18 @@ impl Task {
                         self.node
                     );
                 }
-                Place::Installed(pod)
+                CapturePod::Installed(pod)
             }
             (None, Some(PodKind::Installed)) => bail!("sniff's DaemonSet has no running pod here"),
             (None, Some(PodKind::Made) | None) => {
-                Place::Made(made.insert(self.make().await.map_err(no_pod)?))
+                CapturePod::Made(made.insert(self.make().await.map_err(no_pod)?))
             }
         };
-        let kind = place.kind();
+        let kind = capturing.kind();
         let process = async {
-            let pod = match place {
-                Place::Installed(pod) => pod,
-                Place::Made(job) => {
+            let pod = match capturing {
+                CapturePod::Installed(pod) => pod,
+                CapturePod::Made(job) => {
                     let tell = |what: &str| info!("node {}: waiting for {what}", self.node);
                     self.common.cluster.wait_for_job_pod(job, POD_START, tell).await.map_err(no_pod)?
                 }
@@ -342,7 +342,7 @@ impl Task {
     /// Hears the peer out, for as long as anything comes.
     async fn listen(
         &self,
-        mut output: Output,
+        mut output: CommandOutput,
         kind: PodKind,
         stderr: &mut Lines,
         waits_for_goodbye: &AtomicBool,

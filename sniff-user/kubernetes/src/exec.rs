@@ -33,14 +33,14 @@ pub struct Process {
     /// Towards the command.
     pub input: Input,
     /// From the command.
-    pub output: Output,
+    pub output: CommandOutput,
 }
 
 /// The stdin of a command.
 pub struct Input(Sending);
 
 /// What a command writes, and how it ends.
-pub struct Output(Receiving);
+pub struct CommandOutput(Receiving);
 
 /// A piece of what a command writes.
 #[derive(Debug, PartialEq, Eq)]
@@ -77,7 +77,7 @@ impl Cluster {
             .await?
             .with_context(|| format!("pod {namespace}/{pod} is gone"))?;
         let (sink, stream) = connection.into_stream().split();
-        Ok(Process { input: Input(Box::pin(sink)), output: Output(Box::pin(stream)) })
+        Ok(Process { input: Input(Box::pin(sink)), output: CommandOutput(Box::pin(stream)) })
     }
 }
 
@@ -95,7 +95,7 @@ impl Input {
     }
 }
 
-impl Output {
+impl CommandOutput {
     /// The next piece; `None` when the connection is closed.
     ///
     /// # Errors
