@@ -8,6 +8,7 @@ mod agent;
 mod bad_input;
 mod file;
 mod filter;
+mod habits;
 mod kernel;
 mod kubectl;
 mod kubernetes_api;

@@ -2,6 +2,7 @@
 
 pub mod alarm;
 pub mod exit;
+pub mod habits;
 pub mod interrupt;
 pub mod logging;
 pub mod manual;

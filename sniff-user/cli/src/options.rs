@@ -46,11 +46,11 @@ pub struct CaptureArgs {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub count: Option<u64>,
 
-    /// Stop after this time, as in 30s or 5m
+    /// Stop after this time, as in 30s or 5m; a number alone is seconds
     #[arg(long, value_name = "TIME", value_parser = duration)]
     pub duration: Option<Duration>,
 
-    /// Memory between the kernel and sniff, over all CPUs, as in 512KiB or 1GiB
+    /// Memory between the kernel and sniff, over all CPUs, as in 512KiB or 1GiB; a number alone is KiB
     #[arg(short = 'B', long = "buffer-size", value_name = "SIZE", default_value = "64MiB", value_parser = ring_bytes)]
     pub ring_bytes: u32,
 }
@@ -78,26 +78,31 @@ fn expression(text: &str) -> Result<String, String> {
     Ok(text.to_owned())
 }
 
-/// A time as in `30s`, which is longer than none.
+/// A time as in `30s`, which is longer than none; a number alone is seconds.
 ///
 /// # Errors
 ///
 /// When it is no time, or none.
 pub fn duration(text: &str) -> Result<Duration, String> {
-    match humantime::parse_duration(text) {
+    let is_number = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    let seconds = if is_number { "s" } else { "" };
+    match humantime::parse_duration(&format!("{text}{seconds}")) {
         Ok(Duration::ZERO) => Err("a time is longer than 0s".to_owned()),
         Ok(duration) => Ok(duration),
         Err(error) => Err(error.to_string()),
     }
 }
 
+/// A size with its unit, `M` being `MiB`; a number alone is KiB, as tcpdump has it.
 fn ring_bytes(text: &str) -> Result<u32, String> {
-    if text.bytes().all(|byte| byte.is_ascii_digit()) {
-        return Err("give the size with its unit, as in 64MiB".to_owned());
-    }
-    let ByteSize(bytes) = text.parse()?;
+    let spelt = match text.strip_suffix(['k', 'K', 'm', 'M', 'g', 'G']) {
+        Some(_) => format!("{text}iB"),
+        None if text.bytes().all(|byte| byte.is_ascii_digit()) => format!("{text}KiB"),
+        None => text.to_owned(),
+    };
+    let ByteSize(bytes) = spelt.parse()?;
     if bytes < u64::from(MIN_RING_BYTES) || bytes > 1 << 31 {
-        return Err("a buffer has 512KiB to 2GiB".to_owned());
+        return Err("a buffer has 512KiB to 2GiB, as in 64MiB; a number alone is KiB".to_owned());
     }
     Ok(bytes as u32)
 }
@@ -129,13 +134,17 @@ mod tests {
     #[test]
     fn no_time_is_not_enough() {
         assert_eq!(duration("1500ms"), Ok(Duration::from_millis(1500)));
+        assert_eq!(duration("90"), Ok(Duration::from_secs(90)));
         for bad in ["0s", "0", "0ms", "soon", "-1s", ""] {
             assert!(duration(bad).is_err(), "{bad}");
         }
     }
 
     #[test]
-    fn ring_size_needs_a_unit() {
+    fn ring_size_is_in_kib_as_tcpdump_has_it_or_in_its_unit() {
+        assert_eq!(ring_bytes("4096"), Ok(4 << 20));
+        assert_eq!(ring_bytes("4M"), Ok(4 << 20));
+        assert_eq!(ring_bytes("1g"), Ok(1 << 30));
         assert_eq!(ring_bytes("64MiB"), Ok(64 << 20));
         assert_eq!(ring_bytes("100MiB"), Ok(100 << 20));
         assert_eq!(ring_bytes("512KiB"), Ok(512 << 10));

@@ -28,10 +28,7 @@ const DLT_RAW: i32 = 12;
 /// that does not resolve, for something that the link type has not, and for the loops of `protochain`, which the
 /// kernel would not run.
 pub fn compile(text: &str, link_type: LinkType, optimise: bool) -> Result<Program, Error> {
-    let compiler = Compiler::new(link_type)?;
-    let encoded =
-        compiler.compile(text, optimise).map_err(|message| Error::locate(message, text, &compiler))?;
-    Program::decode(&encoded).map_err(|invalid| {
+    Program::decode(&encode(text, link_type, optimise)?).map_err(|invalid| {
         let at = |at| Some(Position::new(text, at));
         match (invalid.reason, first_word(text, &TUNNELS)) {
             (Reason::BackwardJump, _) => Error {
@@ -50,6 +47,16 @@ pub fn compile(text: &str, link_type: LinkType, optimise: bool) -> Result<Progra
             (reason, _) => Error { message: format!("libpcap makes of it what cannot run: {reason}"), position: None },
         }
     })
+}
+
+/// Compiles `text` to numbers, as tcpdump prints them. Not all that they may be can run: [`compile`] tells.
+///
+/// # Errors
+///
+/// As [`compile`] does, but for what could not run.
+pub fn encode(text: &str, link_type: LinkType, optimise: bool) -> Result<Vec<Encoded>, Error> {
+    let compiler = Compiler::new(link_type)?;
+    compiler.compile(text, optimise).map_err(|message| Error::locate(message, text, &compiler))
 }
 
 /// A file's text with its comments made blank, as tcpdump reads it: from `#` to the end of the line.

@@ -2,7 +2,9 @@
 
 use std::{
     io::{self, Write as _},
+    iter,
     path::PathBuf,
+    time::Duration,
 };
 
 use anyhow::{Result, ensure};
@@ -10,18 +12,19 @@ use clap::{ArgAction, CommandFactory as _, Parser};
 use sniff_cli::options::CaptureArgs;
 use sniff_filter::{
     Filters, Source,
+    cbpf::Encoded,
     compile::{self, Hook},
     expression,
 };
 use sniff_output::{To, Wanted as Output};
 use sniff_pcapng::LinkType;
 
-use super::Command;
+use super::{Command, conditions::Condition};
 use crate::{
     agent,
     bpf::{attach::Mechanism, ring},
     capture::{Plan, tap::link_type},
-    system::{System, privileges, signals::Signals},
+    system::{System, owner::Owner, privileges, signals::Signals},
     targets::{self, FilteredTarget, Target},
 };
 
@@ -83,7 +86,7 @@ pub struct Args {
     /// List the pods of this node with their interfaces, and its own interfaces
     #[arg(short = 'D', long = "list", alias = "list-interfaces", help_heading = "Targets",
         conflicts_with_all = ["pods", "containers", "pids", "netns", "interfaces", "expression", "filter", "filter_file",
-        "dump", "write"])]
+        "dump", "dump_ebpf", "write"])]
     pub list: bool,
 
     /// Which packets to capture, in tcpdump's language; the words are joined
@@ -95,9 +98,13 @@ pub struct Args {
         help_heading = "Filter")]
     pub filter_file: Option<PathBuf>,
 
-    /// Print the compiled filter and end: once as classic BPF, twice as the eBPF that runs
+    /// Print the compiled filter and end: as a listing; -dd: for a C program; -ddd: as numbers
     #[arg(short, action = ArgAction::Count, help_heading = "Filter")]
     pub dump: u8,
+
+    /// Print the filter as the eBPF that runs, and end
+    #[arg(long, help_heading = "Filter", conflicts_with = "dump")]
+    pub dump_ebpf: bool,
 
     /// Do not run libpcap's optimiser
     #[arg(short = 'O', long, help_heading = "Filter")]
@@ -142,6 +149,10 @@ pub struct Args {
     #[arg(short = 'U', long, help_heading = "Output")]
     pub packet_buffered: bool,
 
+    /// tcpdump's options
+    #[command(flatten)]
+    pub tcpdump: TcpdumpArgs,
+
     /// Say more; twice: still more
     #[arg(short, long, action = ArgAction::Count, help_heading = "Output")]
     pub verbose: u8,
@@ -149,6 +160,47 @@ pub struct Args {
     /// Say only what is wrong, and the counts at the end
     #[arg(short, long, conflicts_with = "verbose", help_heading = "Output")]
     pub quiet: bool,
+}
+
+/// Options that are tcpdump's or dumpcap's words for others, or for what sniff does anyway.
+#[derive(Clone, Debug, clap::Args)]
+#[command(next_help_heading = "As in tcpdump and dumpcap")]
+pub struct TcpdumpArgs {
+    /// Stop after this many packets, as --count
+    #[arg(short = 'c', value_name = "N", value_parser = clap::value_parser!(u64).range(1..), conflicts_with = "count")]
+    pub packets: Option<u64>,
+
+    /// Print addresses and ports as numbers, as sniff always does
+    #[arg(short = 'n', action = ArgAction::Count)]
+    pub numeric: u8,
+
+    /// Hand on each line at once
+    #[arg(short = 'l')]
+    pub line_buffered: bool,
+
+    /// Hand on each packet at once, as -U
+    #[arg(long)]
+    pub immediate_mode: bool,
+
+    /// Leave interfaces in the mode that they are in, as sniff always does
+    #[arg(short = 'p', long)]
+    pub no_promiscuous_mode: bool,
+
+    /// Verify no checksums, as sniff never does
+    #[arg(short = 'K', long)]
+    pub dont_verify_checksums: bool,
+
+    /// Make and write files with this user's rights to files, and no others
+    #[arg(short = 'Z', long = "relinquish-privileges", value_name = "USER")]
+    pub owner: Option<String>,
+
+    /// Stop when: duration:SECONDS or packets:N
+    #[arg(short = 'a', long = "autostop", value_name = "KIND:N")]
+    pub stop_when: Vec<Condition>,
+
+    /// Begin another file when: dumpcap does that, behind -w - |
+    #[arg(short = 'b', long = "ring-buffer", value_name = "KIND:N", hide = true)]
+    pub rotate_when: Vec<Condition>,
 }
 
 impl Args {
@@ -159,13 +211,19 @@ impl Args {
     }
 
     /// What clap cannot tell from a single option.
-    pub(super) fn check(&self) -> Result<(), &'static str> {
-        if self.targets().is_empty() && !self.list && self.dump == 0 {
-            Err(
-                "name a target: --pod NS/POD, --container-id, --pid, --netns or --interface; --list shows the pods of this node",
-            )
+    pub(super) fn check(&self) -> Result<(), String> {
+        let TcpdumpArgs { stop_when, rotate_when, .. } = &self.tcpdump;
+        let is_of_files =
+            |condition: &Condition| matches!(condition, Condition::FileBytes(_) | Condition::Files(_));
+        if self.targets().is_empty() && !self.list && self.dump == 0 && !self.dump_ebpf {
+            Err(match target_meant(&self.expression) {
+                Some(meant) => format!("name a target: did you mean {meant}?"),
+                None => "name a target: --pod NS/POD, --container-id, --pid, --netns or --interface; --list shows the pods of this node".to_owned(),
+            })
+        } else if !rotate_when.is_empty() || stop_when.iter().any(is_of_files) {
+            Err("sniff writes one file: type -w - | dumpcap -i - with your -a, -b and -w".to_owned())
         } else if self.print && self.write == Some(To::StandardOutput) {
-            Err("--print and --write - would mix lines into the packets: write to a file")
+            Err("--print and --write - would mix lines into the packets: write to a file".to_owned())
         } else {
             Ok(())
         }
@@ -182,6 +240,30 @@ impl Args {
         targets
     }
 
+    /// After how many packets to stop.
+    fn count(&self) -> Option<u64> {
+        let conditions = self.tcpdump.stop_when.iter().filter_map(|condition| match condition {
+            Condition::Packets(count) => Some(*count),
+            _ => None,
+        });
+        conditions.chain(self.capture.count).chain(self.tcpdump.packets).min()
+    }
+
+    /// After which time to stop.
+    fn duration(&self) -> Option<Duration> {
+        let conditions = self.tcpdump.stop_when.iter().filter_map(|condition| match condition {
+            Condition::Duration(time) => Some(*time),
+            _ => None,
+        });
+        conditions.chain(self.capture.duration).min()
+    }
+
+    /// Whether each packet goes on at once.
+    fn is_packet_buffered(&self) -> bool {
+        let prints = self.print || self.write.is_none();
+        self.packet_buffered || self.tcpdump.immediate_mode || self.tcpdump.line_buffered && prints
+    }
+
     /// Where the general filter comes from.
     pub fn filter_source(&self) -> Source {
         match (&self.filter_file, &self.capture.filter) {
@@ -190,6 +272,27 @@ impl Args {
             (None, None) => Source::Text(self.expression.join(" ")),
         }
     }
+}
+
+/// The option that was left out, if words in the place of a filter are a target.
+fn target_meant(words: &[String]) -> Option<String> {
+    let [word] = words else { return None };
+    let is_name = |char: char| char.is_ascii_alphanumeric() || "-_.".contains(char);
+    if word.contains('/') && Target::pod(word).is_ok() {
+        Some(format!("--pod {word}"))
+    } else if !word.is_empty() && word.chars().all(is_name) && !is_a_filter(word) {
+        Some(format!("-i {word}, or --pod {word}"))
+    } else {
+        None
+    }
+}
+
+/// Whether a word is a filter without others (pcap-filter(7)); libpcap would take any other for a host, and ask DNS.
+fn is_a_filter(word: &str) -> bool {
+    const FILTERS: &str = "aarp ah arp atalk broadcast clnp decnet esis esp geneve icmp icmp6 igmp igrp inbound ip ip6 ipx \
+                           isis iso lat mopdl moprc mpls multicast netbeui outbound pim pppoed pppoes rarp sctp stp tcp udp \
+                           vlan vrrp";
+    FILTERS.split(' ').any(|filter| filter == word)
 }
 
 fn pod(text: &str) -> Result<FilteredTarget> {
@@ -210,7 +313,7 @@ fn pid(text: &str) -> Result<FilteredTarget> {
 ///
 /// When it fails.
 pub(super) async fn run(args: Args) -> Result<()> {
-    if args.dump > 0 {
+    if args.dump > 0 || args.dump_ebpf {
         return dump(&args).await;
     }
     privileges::check()?;
@@ -226,8 +329,13 @@ pub(super) async fn run(args: Args) -> Result<()> {
     ensure!(!interfaces.is_empty(), "there is nothing to capture");
     let agent_socket = args.agent_socket.clone();
     let output = Output::of(args.write.clone(), args.print);
+    let owner = args.tcpdump.owner.as_deref().map(Owner::find).transpose()?;
+    let open = move || match owner {
+        Some(owner) => owner.open(|| output.open()),
+        None => output.open(),
+    };
     let plan = plan(args, scopes, interfaces)?;
-    agent::guest::capture(plan, Box::new(move || output.open()), agent_socket, signals).await
+    agent::guest::capture(plan, Box::new(open), agent_socket, signals).await
 }
 
 /// Prints the filter as it is compiled for the interfaces, or for Ethernet without any; a remark goes before each
@@ -243,10 +351,14 @@ async fn dump(args: &Args) -> Result<()> {
     }
     for link_type in &link_types {
         let program = expression::compile(&text, *link_type, !args.no_optimize)?;
-        let shown = if args.dump == 1 {
-            program.to_string()
-        } else {
-            compile::fragment(&program, Hook { link_type: *link_type, outgoing: false })?.to_string()
+        let encoded = || expression::encode(&text, *link_type, !args.no_optimize);
+        let shown = match args.dump {
+            _ if args.dump_ebpf => {
+                compile::fragment(&program, Hook { link_type: *link_type, outgoing: false })?.to_string()
+            }
+            1 => program.to_string(),
+            2 => for_c(&encoded()?),
+            _ => numbers(&encoded()?),
         };
         if link_types.len() > 1 {
             writeln!(io::stdout(), "; {link_type:?}")?;
@@ -254,6 +366,18 @@ async fn dump(args: &Args) -> Result<()> {
         writeln!(io::stdout(), "{shown}")?;
     }
     Ok(())
+}
+
+/// Instructions as `tcpdump -dd` prints them.
+fn for_c(program: &[Encoded]) -> String {
+    let line = |Encoded { code, jt, jf, k }: &Encoded| format!("{{ {code:#x}, {jt}, {jf}, {k:#010x} }},");
+    program.iter().map(line).collect::<Vec<_>>().join("\n")
+}
+
+/// Instructions as `tcpdump -ddd` prints them, behind their number.
+fn numbers(program: &[Encoded]) -> String {
+    let line = |Encoded { code, jt, jf, k }: &Encoded| format!("{code} {jt} {jf} {k}");
+    iter::once(program.len().to_string()).chain(program.iter().map(line)).collect::<Vec<_>>().join("\n")
 }
 
 fn options(args: &Args) -> targets::Options {
@@ -265,8 +389,9 @@ fn options(args: &Args) -> targets::Options {
 }
 
 fn plan(args: Args, scopes: Vec<targets::Scope>, interfaces: Vec<targets::Interface>) -> Result<Plan> {
-    let filter = args.filter_source();
-    let CaptureArgs { attach, direction, snaplen, headers, count, duration, ring_bytes, .. } = args.capture;
+    let (filter, packet_buffered) = (args.filter_source(), args.is_packet_buffered());
+    let (count, duration) = (args.count(), args.duration());
+    let CaptureArgs { attach, direction, snaplen, headers, ring_bytes, .. } = args.capture;
     Ok(Plan {
         interfaces,
         scopes,
@@ -281,7 +406,7 @@ fn plan(args: Args, scopes: Vec<targets::Scope>, interfaces: Vec<targets::Interf
         ring: args.ring,
         ring_bytes,
         order: if args.unsorted { ring::Order::Unsorted } else { ring::Order::Time },
-        packet_buffered: args.packet_buffered,
+        packet_buffered,
         count,
         duration,
         system: System::this(args.node_name.as_deref())?,
@@ -290,7 +415,7 @@ fn plan(args: Args, scopes: Vec<targets::Scope>, interfaces: Vec<targets::Interf
 
 #[cfg(test)]
 mod tests {
-    use sniff_cli::exit;
+    use sniff_cli::{exit, habits};
 
     use super::*;
 
@@ -336,6 +461,94 @@ mod tests {
     }
 
     #[test]
+    fn a_word_that_is_a_target_is_asked_back() {
+        let wrong = |line: &[&str]| {
+            Args::try_parse_from([&["sniff"], line].concat()).unwrap().check().expect_err("no target")
+        };
+        assert_eq!(wrong(&["shop/web-0"]), "name a target: did you mean --pod shop/web-0?");
+        assert_eq!(wrong(&["eth0"]), "name a target: did you mean -i eth0, or --pod eth0?");
+        for filter in
+            [&["tcp"][..], &["vlan"], &["port", "80"], &["port 80"], &["ip[8] > 1"], &["shop/Web"], &[]]
+        {
+            assert!(wrong(filter).starts_with("name a target: --pod NS/POD, "), "{filter:?}");
+        }
+    }
+
+    #[test]
+    fn the_first_condition_that_is_met_ends_a_capture() {
+        let of = |line: &[&str]| {
+            let args = Args::try_parse_from([&["sniff", "-i", "lo"], line].concat()).unwrap();
+            args.check().map(|()| (args.count(), args.duration()))
+        };
+        let seconds = |seconds| Some(Duration::from_secs(seconds));
+        assert_eq!(of(&[]), Ok((None, None)));
+        assert_eq!(of(&["-c", "5"]), Ok((Some(5), None)));
+        assert_eq!(of(&["-c5", "-a", "packets:3", "--duration", "9"]), Ok((Some(3), seconds(9))));
+        assert_eq!(of(&["-a", "duration:7", "--count", "2", "--duration", "9s"]), Ok((Some(2), seconds(7))));
+        for line in
+            [&["-a", "files:2"][..], &["-b", "duration:3600"], &["-a", "duration:1", "-a", "filesize:9"]]
+        {
+            assert!(of(line).unwrap_err().contains("dumpcap -i -"), "{line:?}");
+        }
+        assert!(Args::try_parse_from(["sniff", "-i", "lo", "-c", "1", "--count", "2"]).is_err());
+    }
+
+    #[test]
+    fn lines_go_out_at_once_where_they_are_printed() {
+        let of = |line: &[&str]| {
+            Args::try_parse_from([&["sniff", "-i", "lo"], line].concat()).unwrap().is_packet_buffered()
+        };
+        assert!(
+            of(&["-l"])
+                && of(&["-U"])
+                && of(&["--immediate-mode", "-w", "f"])
+                && of(&["-l", "--print", "-w", "f"])
+        );
+        assert!(!of(&[]) && !of(&["-l", "-w", "f"]));
+    }
+
+    /// What `tcpdump --help` (4.99) and `dumpcap --help` (4.4) have, and tcpdump's manual.
+    #[test]
+    fn each_option_of_tcpdump_and_dumpcap_is_there_or_answered() {
+        const LETTERS: &str = "#AbBcCdDeEfFgGhHiIjJkKlLmMnNOpPqQrsStTuUvVwWxXyzZa";
+        const LONG: &str = "buffer-size count direction dont-verify-checksums immediate-mode interface lengths linktype \
+                            list-data-link-types list-interfaces list-remote-interfaces list-time-stamp-types micro \
+                            monitor-mode nano no-optimize no-promiscuous-mode number packet-buffered print \
+                            relinquish-privileges skip snapshot-length time-stamp-precision time-stamp-type version help \
+                            absolute-tcp-sequence-numbers autostop ring-buffer capture-comment temp-dir log-level log-fatal \
+                            log-domains log-debug log-noisy log-file compress-type ifname ifdescr";
+        let mut command = Args::command();
+        command.build();
+        let offered: Vec<String> = command
+            .get_arguments()
+            .flat_map(|arg| {
+                let short = arg.get_short_and_visible_aliases().into_iter().flatten();
+                let long = arg.get_long_and_visible_aliases().into_iter().flatten();
+                let hidden = arg.get_all_aliases().into_iter().flatten();
+                let long = long.chain(hidden).map(|name| format!("--{name}"));
+                short.map(|letter| format!("-{letter}")).chain(long).collect::<Vec<_>>()
+            })
+            .collect();
+        let letters = LETTERS.chars().map(|letter| format!("-{letter}"));
+        for option in letters.chain(LONG.split_whitespace().map(|name| format!("--{name}"))) {
+            let (is_offered, instead) = (offered.contains(&option), habits::instead(&option));
+            assert!(is_offered != instead.is_some(), "{option}: offered: {is_offered}, instead: {instead:?}");
+        }
+        for (line, part) in [
+            (&["-r", "f"][..], "tcpdump -r FILE"),
+            (&["-zgzip"], "inotifywait"),
+            (&["-W", "5"], "dumpcap -i -"),
+        ] {
+            let error = Args::try_parse_from([&["sniff", "-i", "lo"], line].concat()).unwrap_err();
+            let words = exit::words(&error, habits::instead);
+            assert!(
+                words.starts_with(&format!("{} is not offered: ", &line[0][..2])) && words.contains(part),
+                "{words}"
+            );
+        }
+    }
+
+    #[test]
     fn an_interface_is_a_target_only_by_itself() {
         let of = |args: &[&str]| Args::try_parse_from(args).unwrap().targets();
         assert_eq!(of(&["sniff", "-i", "eth0"]), [Target::Interface("eth0".to_owned()).into()]);
@@ -344,7 +557,7 @@ mod tests {
 
     #[test]
     fn a_tip_that_does_not_work_is_not_given() {
-        for wrong in ["-z", "--xyzzy", "-z5"] {
+        for wrong in ["-?", "--xyzzy", "-?5"] {
             let error =
                 exit::words(&Args::try_parse_from(["sniff", "-i", "lo", wrong]).unwrap_err(), |_| None);
             assert!(error.starts_with("unexpected argument '-") && !error.contains("tip"), "{error}");

@@ -2,6 +2,7 @@
 
 mod agent;
 mod capture;
+mod conditions;
 mod serve;
 
 use std::{env, ffi::OsStr, path::PathBuf, process::ExitCode};
@@ -9,7 +10,7 @@ use std::{env, ffi::OsStr, path::PathBuf, process::ExitCode};
 use anyhow::Result;
 use clap::{CommandFactory as _, Parser};
 use clap_complete::Shell;
-use sniff_cli::{exit, logging, manual};
+use sniff_cli::{exit, habits, logging, manual};
 use tokio::runtime;
 
 use self::{agent::AgentArgs, capture::Args, serve::ServeArgs};
@@ -70,10 +71,10 @@ pub fn main() -> ExitCode {
     }
     let args = match Args::try_parse() {
         Ok(args) => args,
-        Err(error) => return exit::usage("sniff", &error, |_| None),
+        Err(error) => return exit::usage("sniff", &error, habits::instead),
     };
     if let Err(wrong) = args.check() {
-        return exit::misuse("sniff", wrong);
+        return exit::misuse("sniff", &wrong);
     }
     logging::start(args.quiet, args.verbose);
     status(block_on(capture::run(args)))

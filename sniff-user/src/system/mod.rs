@@ -1,6 +1,7 @@
 //! What the file says of the machine that the capture ran on.
 
 pub mod clock;
+pub mod owner;
 pub mod parallel;
 pub mod privileges;
 pub mod signals;
