@@ -3,12 +3,12 @@
 //! The options are those of kubectl and of `sniff`. Where the two disagree kubectl has its way: `-c` names a container
 //! and `-n` a namespace.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Duration};
 
 use clap::{ArgAction, Parser, Subcommand};
 use clap_complete::Shell;
-use sniff_cli::options::CaptureArgs;
-use sniff_kubernetes::own;
+use sniff_cli::options::{self, CaptureArgs};
+use sniff_kubernetes::{Login, own};
 use sniff_output::To;
 use sniff_protocol::request::Compress;
 
@@ -167,6 +167,58 @@ pub struct ClusterArgs {
     #[arg(long, value_name = "PATH", global = true)]
     pub kubeconfig: Option<PathBuf>,
 
+    /// Cluster of the kubeconfig, in place of the context's
+    #[arg(long, value_name = "NAME", global = true)]
+    pub cluster: Option<String>,
+
+    /// User of the kubeconfig, in place of the context's
+    #[arg(long, value_name = "NAME", global = true)]
+    pub user: Option<String>,
+
+    /// URL of the API server
+    #[arg(long, value_name = "URL", global = true)]
+    pub server: Option<String>,
+
+    /// File with the certificates that the API server's is signed by
+    #[arg(long, value_name = "PATH", global = true, conflicts_with = "insecure_skip_tls_verify")]
+    pub certificate_authority: Option<PathBuf>,
+
+    /// Trust whatever certificate the API server has: anybody may then be in between
+    #[arg(long, global = true)]
+    pub insecure_skip_tls_verify: bool,
+
+    /// The name that the API server's certificate is to have
+    #[arg(long, value_name = "NAME", global = true)]
+    pub tls_server_name: Option<String>,
+
+    /// Bearer token for the API server; other users of this machine see it in the list of processes
+    #[arg(long, value_name = "TOKEN", global = true)]
+    pub token: Option<String>,
+
+    /// File with your certificate
+    #[arg(long, value_name = "PATH", global = true)]
+    pub client_certificate: Option<PathBuf>,
+
+    /// File with the key to it
+    #[arg(long, value_name = "PATH", global = true)]
+    pub client_key: Option<PathBuf>,
+
+    /// Whose rights to use in place of your own
+    #[arg(long = "as", value_name = "USER", global = true)]
+    pub impersonate: Option<String>,
+
+    /// Which groups' rights to use; may be repeated
+    #[arg(long = "as-group", value_name = "GROUP", global = true)]
+    pub impersonate_groups: Vec<String>,
+
+    /// Whose rights to use, by UID
+    #[arg(long = "as-uid", value_name = "UID", global = true)]
+    pub impersonate_uid: Option<String>,
+
+    /// How long the API server may take for one answer, as in 30s; 0 is for ever (default: 10s)
+    #[arg(long, value_name = "TIME", value_parser = request_timeout, global = true)]
+    pub request_timeout: Option<Duration>,
+
     /// Namespace of sniff's DaemonSet (default: sniff)
     #[arg(long, value_name = "NS", value_parser = dns_name, global = true)]
     pub daemonset_namespace: Option<String>,
@@ -178,6 +230,13 @@ pub struct ClusterArgs {
     /// Both of these namespaces, as far as they are not named
     #[arg(long, value_name = "NS", value_parser = dns_name, global = true)]
     pub agent_namespace: Option<String>,
+}
+
+/// As kubectl reads it: 0 is for ever.
+fn request_timeout(text: &str) -> Result<Duration, String> {
+    const FOR_EVER: Duration = Duration::from_secs(365 * 24 * 3600);
+    let is_none = matches!(text, "0" | "0s");
+    if is_none { Ok(FOR_EVER) } else { options::duration(text) }
 }
 
 fn quantity(text: &str) -> Result<(String, String), String> {
@@ -219,6 +278,48 @@ pub enum Command {
 }
 
 impl ClusterArgs {
+    /// Which cluster, and as whom.
+    pub fn login(&self) -> Login {
+        let Self {
+            namespace: _,
+            context,
+            kubeconfig,
+            cluster,
+            user,
+            server,
+            certificate_authority,
+            insecure_skip_tls_verify,
+            tls_server_name,
+            token,
+            client_certificate,
+            client_key,
+            impersonate,
+            impersonate_groups,
+            impersonate_uid,
+            request_timeout,
+            daemonset_namespace: _,
+            job_namespace: _,
+            agent_namespace: _,
+        } = self.clone();
+        Login {
+            kubeconfig,
+            context,
+            cluster,
+            user,
+            server,
+            certificate_authority,
+            insecure_skip_tls_verify,
+            tls_server_name,
+            token,
+            client_certificate,
+            client_key,
+            impersonate,
+            impersonate_groups,
+            impersonate_uid,
+            request_timeout,
+        }
+    }
+
     /// The namespace that sniff's DaemonSet is looked for in.
     pub fn daemonset_namespace(&self) -> &str {
         self.own_namespace(self.daemonset_namespace.as_deref())
@@ -246,6 +347,10 @@ impl Args {
 
     /// What clap cannot tell from a single option; says what is wrong.
     pub fn check(&self) -> Result<(), &'static str> {
+        let ClusterArgs { impersonate, impersonate_groups, impersonate_uid, .. } = &self.cluster;
+        if impersonate.is_none() && !(impersonate_groups.is_empty() && impersonate_uid.is_none()) {
+            return Err("--as-group and --as-uid take --as USER, too");
+        }
         if self.command.is_some() {
             return Ok(());
         }
@@ -323,6 +428,25 @@ mod tests {
         );
         assert_eq!(args.filter(), Some("tcp port 443".into()));
         assert_eq!(parse(&["web-0"]).filter(), None);
+    }
+
+    #[test]
+    fn kubectls_global_options_say_which_cluster_and_as_whom() {
+        let line = "web-0 --cluster c --user u --server https://s --token t --as eve --as-group a --as-group b \
+                    --request-timeout 30 --tls-server-name n";
+        let args = parse(&line.split_whitespace().collect::<Vec<_>>());
+        assert_eq!(args.check(), Ok(()));
+        let login = args.cluster.login();
+        assert_eq!((login.cluster.as_deref(), login.user.as_deref()), (Some("c"), Some("u")));
+        assert_eq!((login.server.as_deref(), login.token.as_deref()), (Some("https://s"), Some("t")));
+        assert_eq!(
+            (login.impersonate.as_deref(), login.impersonate_groups),
+            (Some("eve"), vec!["a".into(), "b".into()])
+        );
+        assert_eq!(login.request_timeout, Some(Duration::from_secs(30)));
+        assert!(parse(&["web-0", "--as-group", "a"]).check().is_err());
+        let of = |time: &str| parse(&["doctor", "--request-timeout", time]).cluster.request_timeout;
+        assert!(of("0") > of("1000s"));
     }
 
     #[test]

@@ -19,7 +19,7 @@ use clap::CommandFactory as _;
 use sniff_cli::{exit, manual};
 use sniff_kubernetes::Cluster;
 
-use self::args::{Args, ClusterArgs, Command};
+use self::args::{Args, Command};
 
 /// Does what was asked for; the answer is the exit status.
 ///
@@ -27,9 +27,9 @@ use self::args::{Args, ClusterArgs, Command};
 ///
 /// When something failed; the error says what, and what to do.
 pub async fn run(args: Args) -> Result<u8> {
-    let ClusterArgs { kubeconfig, context, .. } = args.cluster.clone();
+    let login = args.cluster.login();
     let cluster = async || {
-        let cluster = Cluster::configured(kubeconfig.as_deref(), context.as_deref()).await?;
+        let cluster = Cluster::configured(&login).await?;
         cluster.context(
             "there is no kubeconfig: name one with --kubeconfig or KUBECONFIG, or let the pod have a service account",
         )

@@ -4,13 +4,13 @@ use std::process::ExitCode;
 
 use clap::Parser as _;
 use kubectl_sniff::args::Args;
-use sniff_cli::{exit, logging};
+use sniff_cli::{exit, habits, logging};
 
 #[tokio::main]
 async fn main() -> ExitCode {
     let args = match Args::try_parse() {
         Ok(args) => args,
-        Err(error) => return exit::usage("kubectl sniff", &error, |_| None),
+        Err(error) => return exit::usage("kubectl sniff", &error, habits::instead),
     };
     if let Err(wrong) = args.check() {
         return exit::misuse("kubectl sniff", wrong);

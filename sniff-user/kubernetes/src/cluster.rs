@@ -1,14 +1,17 @@
 //! The connection to a cluster's API server, and how each request goes over it.
 
-use std::{fmt, path::Path, time::Duration};
+use std::{fmt, time::Duration};
 
 use anyhow::{Context as _, Result, anyhow};
 use kube::{Client, Config};
 
-use crate::{config, refusal};
+use crate::{
+    config::{self, Login},
+    refusal,
+};
 
-/// How long the API server may take to be reached, and then for one answer.
-const TIMEOUT: Duration = Duration::from_secs(10);
+/// How long the API server may take to be reached, and then for one answer, unless told otherwise.
+pub(crate) const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A connection to a cluster's API server, with the rights of whoever the configuration names.
 #[derive(Clone)]
@@ -16,6 +19,7 @@ pub struct Cluster {
     pub(crate) client: Client,
     server: String,
     namespace: String,
+    timeout: Duration,
 }
 
 /// What is asked of the API server, as RBAC rules name it.
@@ -33,23 +37,26 @@ pub struct Request<'a> {
 
 impl Cluster {
     /// The cluster that kubectl would speak to: that of the kubeconfig named, of those of `KUBECONFIG`, of
-    /// `~/.kube/config`, or of the service account of the pod that this runs in. `None` when there is none of them.
+    /// `~/.kube/config`, or of the service account of the pod that this runs in, with what is said instead. `None` when
+    /// there is none of them.
     ///
     /// Contacts nobody yet.
     ///
     /// # Errors
     ///
     /// When there is a configuration that cannot be used.
-    pub async fn configured(kubeconfig: Option<&Path>, context: Option<&str>) -> Result<Option<Self>> {
-        config::find(kubeconfig, context).await?.map(Self::new).transpose()
+    pub async fn configured(login: &Login) -> Result<Option<Self>> {
+        let timeout = login.request_timeout.unwrap_or(TIMEOUT);
+        config::find(login).await?.map(|config| Self::new(config, timeout)).transpose()
     }
 
-    pub(crate) fn new(mut config: Config) -> Result<Self> {
-        config.connect_timeout = Some(TIMEOUT);
+    /// With the longest that an answer may take.
+    pub(crate) fn new(mut config: Config, timeout: Duration) -> Result<Self> {
+        config.connect_timeout = Some(timeout);
         config.default_retry = false;
         let (server, namespace) = (config.cluster_url.to_string(), config.default_namespace.clone());
         let client = Client::try_from(config).context("setting up the Kubernetes client")?;
-        Ok(Self { client, server, namespace })
+        Ok(Self { client, server, namespace, timeout })
     }
 
     /// The namespace of the kubeconfig's context.
@@ -68,7 +75,7 @@ impl Cluster {
         request: Request<'_>,
         answer: impl Future<Output = kube::Result<T>>,
     ) -> Result<Option<T>> {
-        match tokio::time::timeout(TIMEOUT, answer).await {
+        match tokio::time::timeout(self.timeout, answer).await {
             Ok(Ok(answer)) => Ok(Some(answer)),
             Ok(Err(kube::Error::Api(status)))
                 if status.is_not_found() && (request.name.is_some() || request.verb == "create") =>
@@ -79,7 +86,7 @@ impl Cluster {
             Err(_) => Err(anyhow!(
                 "Kubernetes API at {}: no answer within {} s to {request}",
                 self.server,
-                TIMEOUT.as_secs()
+                self.timeout.as_secs_f64()
             )),
         }
     }

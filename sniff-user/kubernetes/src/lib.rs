@@ -19,6 +19,7 @@ mod workloads;
 
 pub use access::{Permission, ServerVersion};
 pub use cluster::{Cluster, Request};
+pub use config::Login;
 pub use exec::{CommandOutput, Input, Piece, Process};
 /// Pauses between tries: longer each time up to half a minute, never two clients in step, and short again after two
 /// minutes without a try.

@@ -6,7 +6,7 @@ use tokio::{
     net::{TcpListener, TcpStream},
 };
 
-use crate::Cluster;
+use crate::{Cluster, cluster::TIMEOUT};
 
 /// What to answer: `(start of the path with its query, status, body)`.
 pub type Answer = (&'static str, u16, String);
@@ -25,7 +25,7 @@ pub async fn serving(answers: Vec<Answer>) -> Cluster {
 }
 
 pub(crate) fn client_of(url: &str) -> Cluster {
-    Cluster::new(Config::new(url.parse().expect("a server for tests"))).expect("a server for tests")
+    Cluster::new(Config::new(url.parse().expect("a server for tests")), TIMEOUT).expect("a server for tests")
 }
 
 async fn answer(mut stream: TcpStream, answers: &[Answer]) {

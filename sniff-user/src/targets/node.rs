@@ -10,7 +10,7 @@ use std::{
 
 use anyhow::{Context, Result, anyhow, bail};
 use sniff_cli::similar::did_you_mean;
-use sniff_kubernetes::{Cluster, pods};
+use sniff_kubernetes::{Cluster, Login, pods};
 use tokio::sync::OnceCell;
 
 use super::{
@@ -299,7 +299,8 @@ impl Node {
     }
 
     async fn ask_api<T>(&self, question: impl AsyncFnOnce(&Cluster) -> Result<T>) -> Result<T> {
-        match self.cluster.get_or_try_init(|| Cluster::configured(None, None)).await? {
+        let login = Login::default();
+        match self.cluster.get_or_try_init(|| Cluster::configured(&login)).await? {
             Some(cluster) => question(cluster).await,
             None => bail!("no Kubernetes API is configured"),
         }
