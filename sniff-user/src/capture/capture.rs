@@ -66,10 +66,10 @@ async fn drive(
     let Started { taps, status, drained } =
         task::spawn_blocking(move || start(plan, output, &starting)).await??;
     let (orders, events) = remote.map(|Remote { orders, events }| (orders, events)).unzip();
-    let mut capture = Capture { taps, status, newcomers: Newcomers::start(), events };
-    capture.newcomers.add(scopes);
-    let outcome = capture.wait(&mut signals, drained, orders, duration).await;
-    let Capture { taps, status, events, .. } = capture;
+    let mut running = Running { taps, status, newcomers: Newcomers::start(), events };
+    running.newcomers.add(scopes);
+    let outcome = running.wait(&mut signals, drained, orders, duration).await;
+    let Running { taps, status, events, .. } = running;
     let taps = task::spawn_blocking(move || taps.detach()).await?;
     // How much there is in all, before what is left of it goes out.
     events.map(|events| status.counted(&taps).map(|counted| events.send(counted))).transpose()?;
@@ -87,7 +87,7 @@ async fn drive(
 }
 
 /// A capture that runs.
-struct Capture {
+struct Running {
     taps: Taps,
     status: Status,
     /// Who else may come.
@@ -96,7 +96,7 @@ struct Capture {
     events: Option<mpsc::UnboundedSender<Event>>,
 }
 
-impl Capture {
+impl Running {
     /// Returns when something ends the capture.
     async fn wait(
         &mut self,
