@@ -46,7 +46,7 @@ pub struct Outcome {
     pub status: ExitStatus,
     /// All messages but packets.
     pub said: Vec<ToClient>,
-    /// All packets' frames, unpacked.
+    /// All packets' frames, decompressed.
     pub packets: Vec<u8>,
     /// Lines on stderr.
     pub stderr: Vec<String>,

@@ -452,7 +452,7 @@ fn a_slow_client_costs_packets_and_they_are_counted() {
 }
 
 #[test]
-fn packed_packets_are_the_same_packets() {
+fn compressed_packets_are_the_same_packets() {
     let place = OnePod::new();
     let mut sizes = Vec::new();
     for compress in [Compress::Never, Compress::Always, Compress::Auto] {

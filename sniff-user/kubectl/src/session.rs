@@ -28,7 +28,7 @@ use tokio::{
     time::{Instant, MissedTickBehavior, interval, timeout},
 };
 
-/// Between two signs of life.
+/// Between two keep-alives.
 const KEEP_ALIVE: Duration = Duration::from_secs(5);
 /// The peer ends when it has heard nothing for this long, and this side likewise.
 pub const LEASE: Duration = Duration::from_secs(15);
@@ -472,7 +472,7 @@ pub fn new_job(common: &Common, node: &str) -> Option<NewJob> {
     })
 }
 
-/// Says what there is to say, gives signs of life, and says goodbye when it `is_over`; returns earlier only when that
+/// Says what there is to say, keeps the lease alive, and says goodbye when it `is_over`; returns earlier only when that
 /// fails. To a peer that does not wait for a goodbye, nothing is said once it was told to stop: what is written to a
 /// command that has ended makes the API server reset the connection, and lose what is on its way here.
 async fn speak(

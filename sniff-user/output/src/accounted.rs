@@ -42,10 +42,11 @@ pub struct Output {
 }
 
 impl Output {
-    /// An output to `sink`, of which nothing was written yet.
-    pub fn new(sink: Box<dyn Sink>) -> Self {
+    /// An output to `sink`, of which nothing was written yet; `delivered` counts, of all interfaces, the packets that
+    /// are.
+    pub fn new(sink: Box<dyn Sink>, delivered: Arc<AtomicU64>) -> Self {
         let batch = BytesMut::with_capacity(BATCH_BYTES);
-        Self { sink, deliveries: Vec::new(), delivered: Arc::default(), batch }
+        Self { sink, deliveries: Vec::new(), delivered, batch }
     }
 
     /// Writes a block that is not a packet: section header, statistics.

@@ -20,10 +20,13 @@ pub fn blocks(mut bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
     })
 }
 
-/// Parts of `bytes` that are whole blocks, in order and of at most `most` bytes, but for a longer block, which is one by
-/// itself. What is cut off or no block is the last part.
+/// Parts of whole blocks, `bytes`, in order and of at most `most` bytes, but for a longer block, which is one by itself.
+/// What is cut off or no block is in the last part. Blocks are looked at only where there is more than one part.
 pub fn parts(mut bytes: &[u8], most: usize) -> impl Iterator<Item = &[u8]> {
     std::iter::from_fn(move || {
+        if bytes.len() <= most {
+            return Some(std::mem::take(&mut bytes)).filter(|part| !part.is_empty());
+        }
         let ends = blocks(bytes).scan(0, |end, block| {
             *end += block.len();
             Some(*end)

@@ -1,7 +1,7 @@
-//! zstd: the far side packs, the client unpacks.
+//! zstd: the far side compresses, the client decompresses.
 //!
-//! Packing runs on nodes, where speed counts, by the reference library. Unpacking must build wherever kubectl runs and
-//! reads what a node sends, which the client does not trust: that is done in Rust.
+//! Compressing runs on nodes, where speed counts, by the reference library. Decompressing must build wherever kubectl
+//! runs and reads what a node sends, which the client does not trust: that is done in Rust.
 
 use std::io::Read as _;
 
@@ -10,29 +10,29 @@ use ruzstd::decoding::{FrameDecoder, StreamingDecoder};
 
 use super::MAX_PAYLOAD;
 
-/// The packed payload, unpacked; says what is wrong with it otherwise.
-pub(super) fn unpack(packed: &[u8]) -> Result<Bytes, String> {
+/// What a compressed payload was; says what is wrong with it otherwise.
+pub(super) fn decompress(compressed: &[u8]) -> Result<Bytes, String> {
     let mut decoder = FrameDecoder::new();
     decoder.set_max_window_size(MAX_PAYLOAD as u64);
-    let mut rest = packed;
+    let mut rest = compressed;
     let decoder = StreamingDecoder::new_with_decoder(&mut rest, decoder).map_err(|e| e.to_string())?;
-    let mut unpacked = Vec::new();
+    let mut payload = Vec::new();
     let limit = MAX_PAYLOAD as u64 + 1;
-    decoder.take(limit).read_to_end(&mut unpacked).map_err(|e| e.to_string())?;
-    if unpacked.len() > MAX_PAYLOAD {
-        return Err(format!("{} bytes unpack to more than {MAX_PAYLOAD}", packed.len()));
+    decoder.take(limit).read_to_end(&mut payload).map_err(|e| e.to_string())?;
+    if payload.len() > MAX_PAYLOAD {
+        return Err(format!("{} bytes decompress to more than {MAX_PAYLOAD}", compressed.len()));
     }
     if !rest.is_empty() {
         return Err(format!("{} bytes follow a zstd frame", rest.len()));
     }
-    Ok(unpacked.into())
+    Ok(payload.into())
 }
 
 #[cfg(target_os = "linux")]
-pub use packing::Compressor;
+pub use compressor::Compressor;
 
 #[cfg(target_os = "linux")]
-mod packing {
+mod compressor {
     use zstd::bulk;
 
     use crate::{MAX_PAYLOAD, request::Compress};
@@ -41,57 +41,56 @@ mod packing {
     const LEVEL: i32 = 1;
     /// Payloads below this many bytes are not worth the call.
     const MIN_LEN: usize = 512;
-    /// A packed payload must be at most this many eighths of the original to be sent in its place.
+    /// A compressed payload must be at most this many eighths of the original to be sent in its place.
     const WORTHWHILE_EIGHTHS: usize = 7;
-    /// Payloads to send as they are after one did not pack well: encrypted traffic stays so for a while.
-    const PAUSE: u32 = 32;
+    /// Behind a payload that did not compress, this many times its bytes are sent as they are before another is tried:
+    /// encrypted traffic stays so for a while, and costs this part of what compressing it would.
+    const PAUSE: usize = 32;
 
-    /// Packs payloads.
+    /// Compresses payloads.
     pub struct Compressor {
         policy: Compress,
         zstd: bulk::Compressor<'static>,
-        packed: Vec<u8>,
-        paused: u32,
+        compressed: Vec<u8>,
+        /// Bytes that are not tried.
+        pause: usize,
     }
 
     impl Compressor {
-        /// A compressor that packs what `policy` says.
+        /// A compressor of what `policy` says; [`Compress::Auto`] is what gets smaller by it.
         ///
         /// # Errors
         ///
         /// When there is no memory for it.
         pub fn new(policy: Compress) -> std::io::Result<Self> {
             let zstd = bulk::Compressor::new(LEVEL)?;
-            Ok(Self { policy, zstd, packed: Vec::new(), paused: 0 })
+            Ok(Self { policy, zstd, compressed: Vec::new(), pause: 0 })
         }
 
-        /// The payload packed; `None` when it had better be sent as it is.
-        pub(crate) fn pack(&mut self, payload: &[u8]) -> Option<&[u8]> {
-            let is_tried = match self.policy {
-                Compress::Never => false,
-                Compress::Always => true,
-                Compress::Auto if self.paused > 0 => {
-                    self.paused -= 1;
-                    false
+        /// The payload compressed; `None` when it had better be sent as it is.
+        pub(crate) fn compress(&mut self, payload: &[u8]) -> Option<&[u8]> {
+            match self.policy {
+                Compress::Never => return None,
+                Compress::Always => {}
+                Compress::Auto if self.pause > 0 || payload.len() < MIN_LEN => {
+                    self.pause = self.pause.saturating_sub(payload.len());
+                    return None;
                 }
-                Compress::Auto => payload.len() >= MIN_LEN,
-            };
-            if !is_tried {
-                return None;
+                Compress::Auto => {}
             }
-            self.packed.clear();
-            self.packed.reserve(zstd::zstd_safe::compress_bound(payload.len()));
-            // What cannot be packed goes as it is.
-            self.zstd.compress_to_buffer(payload, &mut self.packed).ok()?;
+            self.compressed.clear();
+            self.compressed.reserve(zstd::zstd_safe::compress_bound(payload.len()));
+            // What cannot be compressed goes as it is.
+            self.zstd.compress_to_buffer(payload, &mut self.compressed).ok()?;
             let limit = match self.policy {
                 Compress::Auto => payload.len() / 8 * WORTHWHILE_EIGHTHS,
                 Compress::Always | Compress::Never => MAX_PAYLOAD,
             };
-            if self.packed.len() > limit {
-                self.paused = PAUSE;
+            if self.compressed.len() > limit {
+                self.pause = PAUSE * payload.len();
                 return None;
             }
-            Some(&self.packed)
+            Some(&self.compressed)
         }
     }
 }

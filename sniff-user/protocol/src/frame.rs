@@ -6,7 +6,7 @@ use bytes::{Buf as _, Bytes, BytesMut};
 
 #[cfg(target_os = "linux")]
 use super::compression::Compressor;
-use super::compression::unpack;
+use super::compression::decompress;
 
 /// Number of the protocol. It changes when a peer of another number could misunderstand, not when something is added.
 pub const PROTOCOL: u8 = 1;
@@ -14,7 +14,7 @@ pub const PROTOCOL: u8 = 1;
 /// What each direction begins with.
 pub const PREFACE: [u8; 8] = [b'S', b'N', b'I', b'F', b'F', 0, 0, PROTOCOL];
 
-/// Most bytes of a payload, packed as well as unpacked.
+/// Most bytes of a payload, compressed as well as not.
 pub const MAX_PAYLOAD: usize = 4 << 20;
 
 /// Most bytes of a payload of JSON.
@@ -27,7 +27,7 @@ pub const HEADER_LEN: usize = 8;
 pub(super) const PACKETS: u8 = 0x02;
 
 /// In the flags: the payload is one zstd frame.
-const PACKED: u8 = 1;
+const COMPRESSED: u8 = 1;
 
 /// Most of foreign text that an error repeats.
 const SHOWN: usize = 200;
@@ -101,7 +101,7 @@ pub fn encode(message: &impl Frame, out: &mut Vec<u8>) -> Result<(), Broken> {
     }
 }
 
-/// The frame of whole pcapng blocks, its header and its payload, which is packed by `compressor` where that is worth it.
+/// The frame of whole pcapng blocks, its header and its payload, which is compressed where `compressor` finds it worth that.
 ///
 /// # Errors
 ///
@@ -109,11 +109,11 @@ pub fn encode(message: &impl Frame, out: &mut Vec<u8>) -> Result<(), Broken> {
 #[cfg(target_os = "linux")]
 pub fn frame_packets<'a>(
     blocks: &'a [u8],
-    compressor: &'a mut Compressor,
+    compressor: Option<&'a mut Compressor>,
 ) -> Result<([u8; HEADER_LEN], &'a [u8]), Broken> {
     check(blocks.len() <= MAX_PAYLOAD, || format!("{} bytes of packets are too many", blocks.len()))?;
-    let (flags, payload) = match compressor.pack(blocks) {
-        Some(packed) => (PACKED, packed),
+    let (flags, payload) = match compressor.and_then(|it| it.compress(blocks)) {
+        Some(compressed) => (COMPRESSED, compressed),
         None => (0, blocks),
     };
     Ok((header(PACKETS, flags, payload)?, payload))
@@ -170,10 +170,12 @@ impl<M: Frame> Decoder<M> {
         };
         let &[kind, flags, reserved0, reserved1, len @ ..] = header;
         let len = u32::from_le_bytes(len) as usize;
-        check(flags & !PACKED == 0 && reserved0 == 0 && reserved1 == 0, || {
+        check(flags & !COMPRESSED == 0 && reserved0 == 0 && reserved1 == 0, || {
             format!("frame of kind {kind:#04x} with unknown flags")
         })?;
-        check(flags & PACKED == 0 || kind == PACKETS, || format!("frame of kind {kind:#04x} is packed"))?;
+        check(flags & COMPRESSED == 0 || kind == PACKETS, || {
+            format!("frame of kind {kind:#04x} is compressed")
+        })?;
         check(len <= MAX_PAYLOAD, || format!("frame of kind {kind:#04x} claims {len} bytes"))?;
         if rest.len() < len {
             return Ok(None);
@@ -181,7 +183,7 @@ impl<M: Frame> Decoder<M> {
         self.buffered.advance(HEADER_LEN);
         let payload = self.buffered.split_to(len).freeze();
         let payload =
-            if flags & PACKED != 0 { unpack(&payload).map_err(Broken::Malformed)? } else { payload };
+            if flags & COMPRESSED != 0 { decompress(&payload).map_err(Broken::Malformed)? } else { payload };
         M::from_payload(kind, payload).map(Some).map_err(Broken::Malformed)
     }
 

@@ -13,7 +13,7 @@
 //! JSON, or empty. [`ToClient`] and [`ToNode`] list the kinds, [`message`] what they carry.
 //!
 //! Nothing that comes in is trusted: lengths are checked before memory is taken, unknown kinds are errors, and packets
-//! are unpacked no further than a frame may be large. Unknown members of JSON objects are passed over, so that
+//! are decompressed no further than a frame may be large. Unknown members of JSON objects are passed over, so that
 //! neighbouring versions with the same [`PROTOCOL`] understand each other.
 //!
 //! Nothing here does I/O: [`Decoder`] is fed bytes, and writing appends to a `Vec<u8>`.

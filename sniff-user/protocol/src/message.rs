@@ -34,7 +34,7 @@ pub enum ToClient {
     Packets(Bytes),
     /// Something happened.
     Event(Event),
-    /// Counts so far: when they changed, at most once a second; and every 5 seconds at least, as a sign of life.
+    /// Counts so far: when they changed, at most once a second; and every 5 seconds at least, as a keep-alive.
     Stats(Stats),
     /// Something is wrong; without an `End` behind it the session goes on.
     Error(NodeError),
@@ -49,7 +49,7 @@ pub enum ToNode {
     Hello(Box<ClientHello>),
     /// Targets that join and leave the running capture.
     Targets(Targets),
-    /// A sign of life, every 5 seconds.
+    /// Keeps the session's lease alive; every 5 seconds.
     KeepAlive,
     /// Send a watermark (`pcapng::Watermark`) soon. Only for a node whose hello says that it does.
     Watermark,
@@ -119,7 +119,7 @@ pub struct CapturePlan {
     pub buffer_bytes: Option<u32>,
     /// Where to attach.
     pub attach: AttachAt,
-    /// What packets to pack.
+    /// What packets to compress.
     pub compress: Compress,
 }
 
@@ -304,6 +304,12 @@ pub struct Stats {
     /// The largest part of the buffer that was ever in use, in per cent.
     #[serde(default)]
     pub fullest_percent: u8,
+    /// Of those that were lost, those whose bytes the kernel did not give. For the others there was no room in the buffer.
+    #[serde(default)]
+    pub unreadable: u64,
+    /// Of those that were lost, those that were while others were held up on their way to the client.
+    #[serde(default)]
+    pub held_up: u64,
 }
 
 /// Something is wrong at the node.

@@ -21,7 +21,7 @@ pub enum AttachAt {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Compress {
-    /// Where that saves bytes
+    /// While the connection takes hardly more than is captured, and what gets smaller by it
     #[default]
     Auto,
     /// All packets

@@ -26,7 +26,14 @@ fn to_client() -> Vec<ToClient> {
         ToClient::Event(Event::Note { level: Level::Warn, text: "\u{1b}[31m$(reboot)\n".into() }),
         ToClient::Packets(Bytes::from(vec![7; 100_000])),
         ToClient::Packets(Bytes::new()),
-        ToClient::Stats(Stats { matched: u64::MAX, delivered: 1, dropped: 2, fullest_percent: 100 }),
+        ToClient::Stats(Stats {
+            matched: u64::MAX,
+            delivered: 1,
+            dropped: 2,
+            fullest_percent: 100,
+            unreadable: 3,
+            held_up: 4,
+        }),
         ToClient::Error(NodeError { code: Code::RefusedLimit, message: "8 sessions run".into() }),
         ToClient::End(End { reason: Reason::Stopped, captured: 1, matched: 3, dropped: 2 }),
     ]
@@ -180,13 +187,13 @@ fn what_a_newer_version_adds_is_passed_over() {
 }
 
 #[cfg(target_os = "linux")]
-mod packed {
+mod compressed {
     use super::{super::*, *};
     use crate::request::Compress;
 
-    fn packed(blocks: &[u8], policy: Compress) -> Vec<u8> {
+    fn compressed(blocks: &[u8], policy: Compress) -> Vec<u8> {
         let mut compressor = Compressor::new(policy).unwrap();
-        let (header, payload) = frame_packets(blocks, &mut compressor).unwrap();
+        let (header, payload) = frame_packets(blocks, Some(&mut compressor)).unwrap();
         [&PREFACE[..], &header, payload].concat()
     }
 
@@ -203,10 +210,10 @@ mod packed {
     }
 
     #[test]
-    fn packets_are_the_same_packed_and_unpacked() {
+    fn packets_are_the_same_whether_compressed_or_not() {
         for blocks in [vec![3; 200_000], noise(200_000), vec![9; MAX_PAYLOAD], b"short".to_vec(), vec![]] {
             for policy in [Compress::Auto, Compress::Always, Compress::Never] {
-                let stream = packed(&blocks, policy);
+                let stream = compressed(&blocks, policy);
                 let read = read::<ToClient>(&stream, 8192).unwrap();
                 assert_eq!(read, [ToClient::Packets(blocks.clone().into())], "{policy:?} {}", blocks.len());
             }
@@ -214,22 +221,26 @@ mod packed {
     }
 
     #[test]
-    fn packing_is_done_where_it_saves() {
+    fn compression_is_done_where_it_saves() {
         let zeros = vec![0; 100_000];
-        assert!(packed(&zeros, Compress::Auto).len() < 1000);
-        assert!(packed(&zeros, Compress::Never).len() > zeros.len());
-        assert_eq!(packed(&noise(100_000), Compress::Auto).len(), 16 + 100_000, "sent as it is");
+        assert!(compressed(&zeros, Compress::Auto).len() < 1000);
+        assert!(compressed(&zeros, Compress::Never).len() > zeros.len());
+        assert_eq!(compressed(&noise(100_000), Compress::Auto).len(), 16 + 100_000, "sent as it is");
         let mut compressor = Compressor::new(Compress::Auto).unwrap();
         let mut sizes = |blocks: &[u8], times: usize| {
             let mut frame_len = || {
-                let (header, payload) = frame_packets(blocks, &mut compressor).unwrap();
+                let (header, payload) = frame_packets(blocks, Some(&mut compressor)).unwrap();
                 header.len() + payload.len()
             };
             (0..times).map(|_| frame_len()).sum::<usize>()
         };
         assert_eq!(sizes(&noise(1000), 1), 1008);
-        assert_eq!(sizes(&zeros, 32), 32 * (8 + zeros.len()), "not tried for a while");
-        assert!(sizes(&zeros, 1) < 1000, "then tried again");
+        let thousand = &zeros[..1000];
+        assert_eq!(sizes(thousand, 32), 32 * 1008, "not tried for a while");
+        assert!(sizes(thousand, 1) < 100, "then tried again");
+        assert_eq!(sizes(&noise(100_000), 1), 100_008);
+        assert_eq!(sizes(thousand, 3200), 3200 * 1008, "for as long a while as it took to try");
+        assert!(sizes(thousand, 1) < 100);
     }
 
     #[test]
@@ -254,9 +265,9 @@ mod packed {
     }
 
     #[test]
-    fn control_messages_are_not_packed() {
+    fn control_messages_are_not_compressed() {
         let json = zstd::bulk::compress(br#"{"event":"target_arrived"}"#, 1).unwrap();
         let stream = frame([3, 1, 0, 0], json.len() as u32, &json);
-        assert_malformed(&stream, "packed");
+        assert_malformed(&stream, "compressed");
     }
 }

@@ -1,6 +1,9 @@
 //! What `sniff` does by itself in an agent's pod, where the node's limits hold for it as for every session.
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use anyhow::{Result, bail};
 use log::{info, warn};
@@ -52,7 +55,8 @@ pub async fn capture(
     let (orders, ordered) = mpsc::channel(1);
     let (events, happens) = mpsc::unbounded_channel();
     let (interfaces, scopes) = (plan.interfaces.len(), plan.scopes.clone());
-    let capture = capture::serve(plan, output, Remote { orders: ordered, events }, signals);
+    let remote = Remote { orders: ordered, events, progress: Arc::default() };
+    let capture = capture::serve(plan, output, remote, signals);
     let watch = async {
         let watched = watch(grant, happens, interfaces, &scopes).await;
         // With the orders ends the capture.

@@ -3,7 +3,7 @@
 //! It is what makes the accounts exact. Start: describe the interfaces in the output, then attach. End: detach, then
 //! empty the ring, then read the counters, then write the statistics.
 
-use std::{future, mem, time::Duration};
+use std::{future, mem, sync::Arc, time::Duration};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use log::info;
@@ -63,9 +63,10 @@ async fn drive(
     let stages = signals.stages();
     let starting = stages.clone();
     let (scopes, duration) = (mem::take(&mut plan.scopes), plan.duration);
+    let progress = remote.as_ref().map(|remote| Arc::clone(&remote.progress)).unwrap_or_default();
     let Started { taps, status, drained } =
-        task::spawn_blocking(move || start(plan, output, &starting)).await??;
-    let (orders, events) = remote.map(|Remote { orders, events }| (orders, events)).unzip();
+        task::spawn_blocking(move || start(plan, output, &progress, &starting)).await??;
+    let (orders, events) = remote.map(|Remote { orders, events, .. }| (orders, events)).unzip();
     let mut running = Running { taps, status, newcomers: Newcomers::start(), events };
     running.newcomers.add(scopes);
     let outcome = running.wait(&mut signals, drained, orders, duration).await;

@@ -1,16 +1,43 @@
 //! What a running capture is told, and what it tells.
 
+use std::sync::{
+    Arc, OnceLock,
+    atomic::{AtomicU64, Ordering},
+};
+
 use anyhow::Result;
 use sniff_common::Counters;
 use tokio::sync::{mpsc, oneshot};
 
-use crate::targets::{Interface, Scope};
+use crate::{
+    bpf::ring::Gauge,
+    targets::{Interface, Scope},
+};
 
 /// Somebody who tells a running capture what to do. It goes on without interfaces, and ends when the orders do.
-#[derive(Debug)]
 pub struct Remote {
     pub orders: mpsc::Receiver<Order>,
     pub events: mpsc::UnboundedSender<Event>,
+    pub progress: Arc<Progress>,
+}
+
+/// What can be seen of a capture at any time and from any thread.
+#[derive(Default)]
+pub struct Progress {
+    pub(super) delivered: Arc<AtomicU64>,
+    pub(super) gauge: OnceLock<Arc<Gauge>>,
+}
+
+impl Progress {
+    /// Packets that were written or printed so far, of all interfaces.
+    pub fn delivered(&self) -> u64 {
+        self.delivered.load(Ordering::Relaxed)
+    }
+
+    /// Packets that were lost so far.
+    pub fn lost(&self) -> u64 {
+        self.gauge.get().map_or(0, |gauge| gauge.lost())
+    }
 }
 
 /// What a running capture can be told. Each order is answered.

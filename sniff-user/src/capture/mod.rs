@@ -24,6 +24,6 @@ mod watch;
 
 pub use self::{
     capture::{run, serve},
-    control::{Event, Order, Remote, Why},
+    control::{Event, Order, Progress, Remote, Why},
     plan::{OpenOutput, Plan},
 };

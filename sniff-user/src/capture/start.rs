@@ -1,6 +1,6 @@
 //! The start of a capture.
 
-use std::mem;
+use std::{mem, sync::Arc};
 
 use anyhow::{Context as _, Result};
 use log::{info, warn};
@@ -14,6 +14,7 @@ use crate::{
         object::{KernelSide, Sizes},
     },
     capture::{
+        control::Progress,
         drain::Drain,
         plan::{OpenOutput, Plan},
         status::Status,
@@ -35,7 +36,7 @@ pub struct Started {
 /// # Errors
 ///
 /// When none can be attached to, the output cannot be opened, or the kernel refuses.
-pub fn start(mut plan: Plan, output: OpenOutput, stages: &Stages) -> Result<Started> {
+pub fn start(mut plan: Plan, output: OpenOutput, progress: &Progress, stages: &Stages) -> Result<Started> {
     let general = plan.filter.read()?;
     let interfaces = mem::take(&mut plan.interfaces);
     let (prepared, refused) = prepare(general.as_deref(), &plan, 0, interfaces)?;
@@ -43,7 +44,7 @@ pub fn start(mut plan: Plan, output: OpenOutput, stages: &Stages) -> Result<Star
     let Plan { ring, ring_bytes, order, packet_buffered, count, .. } = plan;
     let mut kernel_side = KernelSide::load(Sizes { ring, ring_bytes, packet_buffered })?;
     // Only here, so that a capture that cannot start leaves an older file as it is.
-    let mut output = Output::new(output()?);
+    let mut output = Output::new(output()?, Arc::clone(&progress.delivered));
     let mut block = Vec::new();
     section_header(&plan.system).write(&mut block);
     output.block(&block)?;
@@ -52,7 +53,10 @@ pub fn start(mut plan: Plan, output: OpenOutput, stages: &Stages) -> Result<Star
     stages.capturing();
     let clock = measure_clock()?;
     let ring = kernel_side.take_ring(order, clock)?;
-    let status = Status::new(ring.gauge());
+    let gauge = ring.gauge();
+    // It is the only one.
+    let _ = progress.gauge.set(Arc::clone(&gauge));
+    let status = Status::new(gauge);
     let (drain, drained) = Drain::start(ring, output, count, packet_buffered, stages.clone())?;
     let (wanted, room) = (prepared.len(), prepared.len() + plan.room as usize);
     let mut taps = Taps::new(plan, general, room, kernel_side, clock, drain);

@@ -1,4 +1,4 @@
-//! The session's talk with its client, while the capture runs: who joins and leaves, signs of life both ways, counts,
+//! The session's talk with its client, while the capture runs: who joins and leaves, keep-alives both ways, counts,
 //! and the reasons to end.
 
 use std::{collections::HashSet, future, process, sync::Arc, time::Duration};
@@ -24,17 +24,16 @@ use super::{
     input::Input,
     members::{Member, Members},
     output::Output,
-    packets::Sent,
 };
 use crate::{
     agent::wire::{Cause, Grant, Report},
-    capture::{Event, Order, tap::link_type},
+    capture::{Event, Order, Progress, tap::link_type},
     system::privileges,
     targets::{Interface, PodRef, Scope, runtime::Arrival},
 };
 
 /// Longest silence towards the client.
-const SIGN_OF_LIFE: Duration = Duration::from_secs(5);
+const KEEP_ALIVE: Duration = Duration::from_secs(5);
 /// Counts come about once a second; those of a capture that has just begun, faster.
 const BETWEEN_STATS: Duration = Duration::from_millis(900);
 /// Once the client seems to be gone, nothing may move for so long before what is left is given up.
@@ -62,7 +61,7 @@ pub(super) struct Conversation<'a> {
     /// Everybody who was ever to be captured: those who are not any more left for a reason.
     known: HashSet<TargetId>,
     grant: Grant,
-    sent: Arc<Sent>,
+    progress: Arc<Progress>,
     counters: Counters,
     fullest_percent: u8,
     told: Stats,
@@ -90,7 +89,7 @@ impl<'a> Conversation<'a> {
         arrivals: Arrivals,
         members: Members,
         grant: Grant,
-        sent: Arc<Sent>,
+        progress: Arc<Progress>,
     ) -> Self {
         let (counters, told, told_at) = (Counters::default(), Stats::default(), Instant::now());
         Self {
@@ -101,7 +100,7 @@ impl<'a> Conversation<'a> {
             members,
             known: HashSet::new(),
             grant,
-            sent,
+            progress,
             counters,
             fullest_percent: 0,
             told,
@@ -172,13 +171,13 @@ impl<'a> Conversation<'a> {
                 () = self.output.broken() => return Some(Reason::Failed),
                 () = sleep_until(heard + lease) => return Some(Reason::Lease),
                 () = at(over) => return Some(Reason::Duration),
-                () = sleep_until(self.told_at + SIGN_OF_LIFE) => self.tell_stats(),
+                () = sleep_until(self.told_at + KEEP_ALIVE) => self.tell_stats(),
             }
         }
     }
 
     /// Tells the client how much is left until all has gone out: when `is_over` says so. Ends the process when nobody
-    /// takes it: a client that gives signs of life may take its time, but without one, the pipe may stay full for ever.
+    /// takes it: a client that keeps its lease alive may take its time, but without one, the pipe may stay full for ever.
     /// The orders end here, and with them the capture, which detaches first of all.
     pub(super) async fn wind_up(
         mut self,
@@ -205,7 +204,7 @@ impl<'a> Conversation<'a> {
             }
             if self.told_at.elapsed() >= BETWEEN_STATS {
                 self.tell_stats();
-                self.report(stdout.moved()).await;
+                self.report().await;
             }
             lease_ends = lease_ends.filter(|ends| Instant::now() < *ends);
             if stdout.moved() != moved.0 || lease_ends.is_some() {
@@ -339,7 +338,7 @@ impl<'a> Conversation<'a> {
         scopes: Vec<Scope>,
         comment: Option<&str>,
     ) -> Result<()> {
-        if self.told_at.elapsed() >= SIGN_OF_LIFE {
+        if self.told_at.elapsed() >= KEEP_ALIVE {
             self.tell_stats();
         }
         let comment = comment.map(str::to_owned);
@@ -403,21 +402,29 @@ impl<'a> Conversation<'a> {
         self.counters = counters;
         if self.stats() != self.told && self.told_at.elapsed() >= BETWEEN_STATS {
             self.tell_stats();
-            self.report(self.sent.bytes()).await;
+            self.report().await;
         }
     }
 
     /// Tells the agent what the client was told, and how many bytes have gone there.
-    async fn report(&mut self, bytes: u64) {
+    async fn report(&mut self) {
         let Stats { matched, delivered, dropped, .. } = self.told;
+        let bytes = self.output.stdout().moved();
         self.grant.report(&Report { matched, delivered, dropped, bytes }).await;
     }
 
     fn stats(&self) -> Stats {
-        let (delivered, dropped) = (self.sent.packets(), self.counters.lost());
+        let (delivered, dropped) = (self.progress.delivered(), self.counters.lost());
         // Those were counted a while ago; what has been sent meanwhile was matched.
         let matched = self.counters.matched.max(delivered + dropped);
-        Stats { matched, delivered, dropped, fullest_percent: self.fullest_percent }
+        Stats {
+            matched,
+            delivered,
+            dropped,
+            fullest_percent: self.fullest_percent,
+            unreadable: self.counters.unreadable,
+            held_up: self.output.stdout().lost_meanwhile(self.progress.lost()).min(dropped),
+        }
     }
 
     fn tell_stats(&mut self) {

@@ -8,6 +8,7 @@
 mod arrivals;
 mod conversation;
 mod input;
+mod link;
 mod members;
 mod output;
 mod own_stream;
@@ -21,6 +22,7 @@ use log::{info, warn};
 use sniff_cli::logging;
 use sniff_common::{MAX_SNAPLEN, MIN_RING_BYTES};
 use sniff_filter::{Filters, Source};
+use sniff_output::Delivery;
 use sniff_pcapng::LinkType;
 use sniff_protocol::{
     Broken, PROTOCOL, ToClient, ToNode,
@@ -46,7 +48,7 @@ use self::{
 use crate::{
     agent::wire::{Grant, Registration, Report},
     bpf::ring::{self, Order},
-    capture::{self, Plan, Remote, Why},
+    capture::{self, Plan, Progress, Remote, Why},
     system::{
         System, privileges,
         signals::{Attended, Signals},
@@ -137,8 +139,9 @@ async fn session(
         opened => opened?,
     };
     let Opening { plan, targets, awaited, compress, lease, duration, grant } = opened;
-    let frames = Frames::new(output.stdout(), compress).map_err(failed(Code::Output))?;
-    let sent = frames.sent();
+    let (stdout, progress) = (output.stdout(), Arc::<Progress>::default());
+    let frames = Frames::new(stdout.clone(), Arc::clone(&progress), compress)
+        .map_err(|error| failed(Code::Output)(error.into()))?;
     let (orders, ordered) = mpsc::channel(1);
     let (events, happens) = mpsc::unbounded_channel();
     let arrivals = Arrivals::listen(awaited, args.cri_socket.clone());
@@ -146,9 +149,9 @@ async fn session(
     let general = plan.filter.read().map_err(failed(Code::Filter))?;
     let capture = Capture { orders, happens, filters: plan.filters.clone(), general };
     let mut conversation =
-        Conversation::new(input, output, capture, arrivals, members, grant, Arc::clone(&sent));
-    let capture =
-        capture::serve(plan, Box::new(|| Ok(Box::new(frames))), Remote { orders: ordered, events }, signals);
+        Conversation::new(input, output, capture, arrivals, members, grant, Arc::clone(&progress));
+    let remote = Remote { orders: ordered, events, progress };
+    let capture = capture::serve(plan, Box::new(|| Ok(Box::new(frames))), remote, signals);
     let (over, is_over) = oneshot::channel();
     let conversation = async {
         let reason = conversation.hold(targets, lease, duration).await;
@@ -164,10 +167,10 @@ async fn session(
     let ((reason, mut grant), captured) = tokio::join!(conversation, capture);
     let ended = async {
         let (why, accounts) = captured.map_err(failed(Code::Kernel))?;
-        let (counters, _) = accounts.totals();
-        let (captured, matched, dropped) = (sent.packets(), counters.matched, counters.lost());
-        grant.report(&Report { matched, delivered: captured, dropped, bytes: sent.bytes() }).await;
-        Ok(End { reason: reason.unwrap_or(by_itself(why)), captured, matched, dropped })
+        let (counters, Delivery { delivered, .. }) = accounts.totals();
+        let (matched, dropped) = (counters.matched, counters.lost());
+        grant.report(&Report { matched, delivered, dropped, bytes: stdout.moved() }).await;
+        Ok(End { reason: reason.unwrap_or(by_itself(why)), captured: delivered, matched, dropped })
     };
     let ended: Result<End, Failure> = ended.await;
     grant

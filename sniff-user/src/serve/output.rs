@@ -6,12 +6,12 @@ use std::{
     io::{self, IsTerminal as _, Write as _},
     os::fd::{AsFd as _, BorrowedFd, OwnedFd},
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, AtomicUsize, Ordering},
         mpsc::{self, Receiver, Sender},
     },
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Result, ensure};
@@ -30,6 +30,7 @@ pub(super) struct Stdout {
     /// Held while waiting for the file: whoever has just had it is behind whoever waits.
     turn: Arc<Mutex<()>>,
     moved: Arc<AtomicU64>,
+    packets: Arc<Mutex<HeldUp>>,
     /// The same pipe, for whoever does not write.
     reader: Arc<OwnedFd>,
 }
@@ -47,6 +48,29 @@ impl Stdout {
         })
     }
 
+    /// As [`Self::write`], for packets; returns for how long they were held up. `lost` is how many were lost so far.
+    pub(super) fn write_packets(
+        &self,
+        header: &[u8],
+        payload: &[u8],
+        lost: impl Fn() -> u64,
+    ) -> io::Result<Duration> {
+        let start = Instant::now();
+        self.packets().begin(lost());
+        let result = self.write(header, payload);
+        self.packets().end(lost());
+        result.map(|()| start.elapsed())
+    }
+
+    /// Of `lost` packets, how many were lost while others were held up here.
+    pub(super) fn lost_meanwhile(&self, lost: u64) -> u64 {
+        self.packets().lost_meanwhile(lost)
+    }
+
+    fn packets(&self) -> MutexGuard<'_, HeldUp> {
+        self.packets.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// The descriptor that tells when nobody reads any more.
     pub(super) fn reader(&self) -> BorrowedFd<'_> {
         self.reader.as_fd()
@@ -55,6 +79,29 @@ impl Stdout {
     /// Bytes that have gone out.
     pub(super) fn moved(&self) -> u64 {
         self.moved.load(Ordering::Relaxed)
+    }
+}
+
+/// What was lost while packets were held up: the buffer fills then.
+#[derive(Debug, Default)]
+struct HeldUp {
+    lost: u64,
+    /// What had been lost before those were held up that are still to go out.
+    lost_before: Option<u64>,
+}
+
+impl HeldUp {
+    fn begin(&mut self, lost: u64) {
+        self.lost_before = Some(lost);
+    }
+
+    fn end(&mut self, lost: u64) {
+        self.lost = self.lost_meanwhile(lost);
+        self.lost_before = None;
+    }
+
+    fn lost_meanwhile(&self, lost: u64) -> u64 {
+        self.lost + self.lost_before.map_or(0, |before| lost.saturating_sub(before))
     }
 }
 
@@ -124,7 +171,8 @@ impl Output {
         let file = File::from(stdout.as_fd().try_clone_to_owned()?);
         let reader = Arc::new(stdout.as_fd().try_clone_to_owned()?);
         let file = Arc::new(Mutex::new(file));
-        let stdout = Stdout { file, turn: Arc::default(), moved: Arc::default(), reader };
+        let stdout =
+            Stdout { file, turn: Arc::default(), moved: Arc::default(), packets: Arc::default(), reader };
         let (messages, receiver) = mpsc::channel();
         let queued = Arc::new(AtomicUsize::new(0));
         let (broken, is_broken) = oneshot::channel();
@@ -207,6 +255,19 @@ fn write(messages: &Receiver<Message>, queued: &AtomicUsize, stdout: &Stdout) ->
 mod tests {
     use super::*;
     use sniff_protocol::message::{Event, Level};
+
+    #[test]
+    fn what_is_lost_while_packets_are_held_up_is_told_from_the_rest() {
+        let mut held_up = HeldUp::default();
+        assert_eq!(held_up.lost_meanwhile(7), 0);
+        held_up.begin(7);
+        assert_eq!(held_up.lost_meanwhile(10), 3, "while they still are");
+        held_up.end(11);
+        assert_eq!(held_up.lost_meanwhile(20), 4);
+        held_up.begin(20);
+        held_up.end(21);
+        assert_eq!(held_up.lost_meanwhile(30), 5);
+    }
 
     #[test]
     fn what_waits_for_a_client_that_does_not_read_is_bounded_in_bytes() {

@@ -117,4 +117,5 @@ fn losses_are_told_when_they_happen() {
     place.ping_of(200, 60_000);
     let line = client.wait_for("packets are being lost");
     assert!(line.contains("node n1"), "{line}");
+    assert!(line.contains("the connection from there") && line.contains("--headers"), "{line}");
 }

@@ -57,7 +57,7 @@ fn lie(messages: &[ToClient]) -> Vec<u8> {
     bytes
 }
 
-/// A frame of a few hundred bytes that is larger than any payload once it is unpacked: one byte, again and again.
+/// A frame of a few hundred bytes that is larger than any payload once it is decompressed: one byte, again and again.
 fn bomb() -> Vec<u8> {
     const BLOCK: usize = 128 << 10;
     const BLOCKS: usize = (MAX_PAYLOAD / BLOCK) + 1;
@@ -70,7 +70,7 @@ fn bomb() -> Vec<u8> {
         packed.push(0);
     }
     let mut frame = lie(&[]);
-    // Kind and flags: packets, packed.
+    // Kind and flags: packets, compressed.
     frame.extend([2, 1, 0, 0]);
     frame.extend((packed.len() as u32).to_le_bytes());
     frame.extend(packed);
@@ -112,7 +112,7 @@ fn a_node_has_no_say_in_what_is_anothers() {
     let mut section = Vec::new();
     SectionHeader::default().write(&mut section);
     let lies = [
-        (bomb(), "unpack to more than 4194304"),
+        (bomb(), "decompress to more than 4194304"),
         (lie(&[ToClient::Packets([section, unasked].concat().into())]), "a watermark that was not asked for"),
         (lie(&[ToClient::Event(of_another)]), "it speaks of shop/web-0"),
         (lie(&[ToClient::Event(failed)]), "it speaks of shop/web-0"),

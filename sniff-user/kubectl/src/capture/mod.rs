@@ -4,9 +4,11 @@
 //! - `members`: who is captured.
 //! - `sessions`: what the nodes are told, and what they say.
 //! - `remit`: what a node may speak of.
+//! - `losses`: why a node loses packets, and what helps.
 //! - `counts`: what is said at the end.
 
 mod counts;
+mod losses;
 mod members;
 mod remit;
 mod sessions;
@@ -113,6 +115,8 @@ struct Capture {
     listening_since: Option<Instant>,
     /// When it is said what is left, while it ends.
     words_due: Instant,
+    /// When the output last had so little room that the sessions were not heard.
+    held_up_at: Option<Instant>,
     failed: bool,
 }
 
@@ -140,6 +144,9 @@ impl Capture {
             let wake = ask.into_iter().fold(self.next_wake(), Instant::min);
             // What is pending after the output is gone goes nowhere.
             let has_room = self.pending.len() < MAX_PENDING || self.orders == Orders::Quit;
+            if !has_room {
+                self.held_up_at = Some(Instant::now());
+            }
             tokio::select! {
                 () = interrupts.next() => match self.orders {
                     Orders::Run => self.order(Orders::Stop),

@@ -20,6 +20,7 @@ use sniff_protocol::message::{
 
 use super::{
     Capture,
+    losses::Cause,
     members::{Member, name},
     remit::Remit,
 };
@@ -37,6 +38,8 @@ const ROUGHLY: Duration = Duration::from_millis(500);
 const BETWEEN_ASKS: Duration = Duration::from_millis(10);
 /// A node that has sent no packet for so long is asked how far it is: should it be lost, all before was quiet.
 const QUIET: Duration = Duration::from_secs(2);
+/// An output that has had no room for so long past is what holds up the nodes: their counts come about once a second.
+const LATELY: Duration = Duration::from_secs(3);
 
 /// A session with what it said last.
 pub(super) struct Running {
@@ -107,18 +110,24 @@ impl Running {
     }
 
     /// Warns when packets begin to be lost, and of a buffer that fills.
-    fn heed(&mut self, stats: Stats) {
+    fn heed(&mut self, stats: Stats, is_output_slow: bool) {
         let node = &self.session.node;
+        let cause = Cause::of(&self.stats, &stats, is_output_slow);
         for alert in self.alarm.look(stats.fullest_percent, stats.dropped, Instant::now()) {
             match alert {
                 Alert::Filling(percent) => {
-                    warn!("node {node}: its buffer was {percent} % full; -B takes a larger one");
+                    warn!(
+                        "node {node}: its buffer was {percent} % full: where the connection from there is too slow, \
+                         --headers, a smaller -s or a narrower filter helps, and for short bursts a larger -B"
+                    );
                 }
-                Alert::Losing => warn!(
-                    "node {node}: packets are being lost, {} so far: choose fewer with a filter, or take a larger \
-                     buffer with -B",
-                    stats.dropped
-                ),
+                Alert::Losing => {
+                    warn!(
+                        "node {node}: packets are being lost, {} so far: {}",
+                        stats.dropped,
+                        cause.advice()
+                    );
+                }
                 Alert::Over(lost) => {
                     info!("node {node}: {lost} packets were lost; none has been for a while");
                 }
@@ -257,7 +266,8 @@ impl Capture {
             Update::Packets(blocks) => self.packets(number, &node, blocks),
             Update::Event(event) => self.event(number, &node, event),
             Update::Stats(stats) => {
-                self.sessions[number].heed(stats);
+                let is_output_slow = self.held_up_at.is_some_and(|at| at.elapsed() < LATELY);
+                self.sessions[number].heed(stats, is_output_slow);
                 Ok(())
             }
             Update::Error(error) => {

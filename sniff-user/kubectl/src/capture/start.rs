@@ -99,6 +99,7 @@ impl Capture {
             is_listening_told: false,
             listening_since: None,
             words_due: began,
+            held_up_at: None,
             failed: false,
         };
         capture.find_nodes().await?;
