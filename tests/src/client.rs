@@ -16,9 +16,10 @@ use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
+use sniff_apiserver::ApiServer;
 use tempfile::TempDir;
 
-use crate::{cluster::Cluster, netns::tool, pcap, sniff, wait};
+use crate::{netns::tool, pcap, sniff, wait};
 
 /// The program under test.
 fn binary() -> PathBuf {
@@ -53,12 +54,12 @@ pub struct Outcome {
 
 impl Client {
     /// Starts it with a kubeconfig of the cluster. `FILE` among the arguments is a file of its own.
-    pub fn start(cluster: &Cluster, args: &[&str]) -> Self {
+    pub fn start(cluster: &ApiServer, args: &[&str]) -> Self {
         Self::start_with(cluster, args, |_| {})
     }
 
     /// Starts it with a Wireshark on its PATH that writes what it gets to the file, and its arguments beside.
-    pub fn start_with_wireshark(cluster: &Cluster, args: &[&str], reads: &str) -> Self {
+    pub fn start_with_wireshark(cluster: &ApiServer, args: &[&str], reads: &str) -> Self {
         Self::start_with(cluster, args, |folder| {
             let (script, file) = (folder.join("wireshark"), folder.join("file"));
             let text =
@@ -69,7 +70,7 @@ impl Client {
     }
 
     /// Starts it as `nohup` does.
-    pub fn start_under_nohup(cluster: &Cluster, args: &[&str]) -> Self {
+    pub fn start_under_nohup(cluster: &ApiServer, args: &[&str]) -> Self {
         let mut command = tool("nohup");
         command.arg(binary());
         let (client, stdout) = Self::launch(command, cluster, args, |_| {});
@@ -77,7 +78,7 @@ impl Client {
     }
 
     /// Starts it with a stdout that is read at so many bytes a second.
-    pub fn start_read_slowly(cluster: &Cluster, args: &[&str], bytes_per_second: u32) -> Self {
+    pub fn start_read_slowly(cluster: &ApiServer, args: &[&str], bytes_per_second: u32) -> Self {
         const PIECE: usize = 64 << 10;
         let (mut client, mut stdout) = Self::launch(tool(binary()), cluster, args, |_| {});
         client.stdout = Some(thread::spawn(move || {
@@ -92,21 +93,21 @@ impl Client {
     }
 
     /// Starts it with a stdout that nobody reads, and that is closed.
-    pub fn start_unread(cluster: &Cluster, args: &[&str]) -> Self {
+    pub fn start_unread(cluster: &ApiServer, args: &[&str]) -> Self {
         let (mut client, stdout) = Self::launch(tool(binary()), cluster, args, |_| {});
         drop(stdout);
         client.stdout = Some(thread::spawn(Vec::new));
         client
     }
 
-    fn start_with(cluster: &Cluster, args: &[&str], prepare: impl FnOnce(&Path)) -> Self {
+    fn start_with(cluster: &ApiServer, args: &[&str], prepare: impl FnOnce(&Path)) -> Self {
         let (client, stdout) = Self::launch(tool(binary()), cluster, args, prepare);
         client.read(stdout)
     }
 
     fn launch(
         mut command: Command,
-        cluster: &Cluster,
+        cluster: &ApiServer,
         args: &[&str],
         prepare: impl FnOnce(&Path),
     ) -> (Self, ChildStdout) {

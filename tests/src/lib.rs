@@ -16,7 +16,6 @@ pub mod cri;
 pub mod filter;
 pub mod frame;
 pub mod kernel;
-pub mod kubernetes;
 pub mod leftovers;
 pub mod machine;
 pub mod netns;

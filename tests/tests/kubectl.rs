@@ -14,9 +14,9 @@ mod trust;
 use std::time::{Duration, UNIX_EPOCH};
 
 use serde_json::json;
+use sniff_apiserver::ApiServer;
 use sniff_tests::{
     client::{Client, Outcome},
-    cluster::Cluster,
     node::{Node, Pod},
     pcap::{Direction, PcapNg},
     sniff, traffic, wait, wireshark,
@@ -32,7 +32,7 @@ const GONE: Duration = Duration::from_secs(30);
 struct Shop {
     web: Pod<'static>,
     node: &'static Node,
-    cluster: Cluster,
+    cluster: ApiServer,
 }
 
 impl Shop {
@@ -47,7 +47,7 @@ impl Shop {
         // It lives as long as the test process: pods borrow it.
         let node: &'static Node = Box::leak(Box::new(Node::start()));
         let web = node.pod("shop", "web-0").start();
-        let cluster = Cluster::start([("n1", &node.netns)]);
+        let cluster = ApiServer::start([("n1", &node.netns)]);
         cluster.add_pod("shop", "web-0", &web.sandbox.uid, "n1", &json!({"app": "web"}));
         Self { web, node, cluster }
     }

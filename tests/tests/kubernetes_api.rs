@@ -2,12 +2,14 @@
 
 use std::{
     fs,
+    net::TcpListener,
     process::{Child, Stdio},
 };
 
+use serde_json::json;
+use sniff_apiserver::ApiServer;
 use sniff_tests::{
     cgroup::{Cgroup, random_uuid},
-    kubernetes::{ApiServer, Pod},
     machine::{FakePod, HOSTNAME, Machine},
     netns::{Netns, tool},
     pcap::Direction,
@@ -23,7 +25,7 @@ const KUBECONFIG: &str = "/run/kubeconfig";
 /// fields are dropped in this order: the cgroup can go when the process has.
 struct Cluster {
     netns: Netns,
-    _api: ApiServer,
+    api: ApiServer,
     pod: FakePod,
     uid: String,
     process: Process,
@@ -50,11 +52,18 @@ impl Cluster {
         let process = Process(pod.netns.spawn(tool("sleep").arg("1000").stdout(Stdio::null())));
         let uid = random_uuid();
         cgroup.add_to_pod(&uid, process.0.id());
-        let here = Pod { namespace: "shop", name: "web", uid: uid.clone(), node: HOSTNAME };
-        let there = Pod { namespace: "shop", name: "db", uid: random_uuid(), node: "node-2" };
-        let api = ApiServer::start(&netns, vec![here, there]);
+        let api = ApiServer::on(netns.enter(|| TcpListener::bind("127.0.0.1:0")).expect("a listener"));
+        api.add_pod("shop", "web", &uid, HOSTNAME, &json!({}));
+        api.add_pod("shop", "db", &random_uuid(), "node-2", &json!({}));
         fs::write(machine.path(KUBECONFIG), api.kubeconfig()).expect("a kubeconfig");
-        Self { netns, _api: api, pod, uid, process, _machine: machine, _cgroup: cgroup }
+        Self { netns, api, pod, uid, process, _machine: machine, _cgroup: cgroup }
+    }
+
+    /// What sniff's service account may read on a node, and nothing else.
+    fn assert_asked_for_pods_alone(&self) {
+        let log = self.api.log();
+        let is_allowed = |line: &String| ["get pods ", "list pods "].iter().any(|it| line.starts_with(it));
+        assert!(!log.is_empty() && log.iter().all(is_allowed), "{log:#?}");
     }
 
     fn sniff(&self, pod: &str) -> Sniff<'_> {
@@ -88,9 +97,11 @@ fn a_pod_on_another_node_is_refused_with_the_name_of_that_node() {
 
 #[test]
 fn a_pod_that_the_api_does_not_know_is_refused_with_one_like_it() {
-    let outcome = Cluster::start().sniff("shop/wbe").run();
+    let cluster = Cluster::start();
+    let outcome = cluster.sniff("shop/wbe").run();
     let line = outcome.refusal(1);
     assert!(line.contains("shop/wbe") && line.contains("shop/web"), "{line}");
+    cluster.assert_asked_for_pods_alone();
 }
 
 #[test]

@@ -51,7 +51,7 @@ impl Cluster {
     }
 
     /// With the longest that an answer may take.
-    pub(crate) fn new(mut config: Config, timeout: Duration) -> Result<Self> {
+    fn new(mut config: Config, timeout: Duration) -> Result<Self> {
         config.connect_timeout = Some(timeout);
         config.default_retry = false;
         let (server, namespace) = (config.cluster_url.to_string(), config.default_namespace.clone());
@@ -118,7 +118,11 @@ impl fmt::Debug for Cluster {
 mod tests {
     use tokio::{io::AsyncReadExt as _, net::TcpListener};
 
-    use crate::testing::client_of;
+    use super::*;
+
+    fn client_of(url: &str) -> Cluster {
+        Cluster::new(Config::new(url.parse().unwrap()), TIMEOUT).unwrap()
+    }
 
     #[tokio::test]
     async fn a_server_that_is_away_is_named() {

@@ -27,6 +27,3 @@ pub use kube::runtime::watcher::DefaultBackoff as Backoff;
 pub use nodes::Node;
 pub use refusal::Forbidden;
 pub use workloads::Workload;
-
-#[cfg(any(test, feature = "testing"))]
-pub mod testing;

@@ -364,46 +364,49 @@ mod tests {
         unistd::Pid,
     };
 
-    use super::*;
-    use sniff_kubernetes::testing::serving;
+    use serde_json::{Value, json};
+    use sniff_apiserver::ApiServer;
+    use tempfile::TempDir;
 
+    use super::*;
     use crate::net::netns::testing::TestNetns;
 
     const UID: &str = "0a1b2c3d-1111-2222-3333-444455556666";
 
+    /// What a node is asked about lives here.
+    struct Around {
+        proc: TempDir,
+        _api: ApiServer,
+    }
+
     /// A node without a runtime, where the API knows one pod, and `/proc` these processes.
-    async fn node(pod: Option<&str>, processes: &[(u32, String)]) -> (tempfile::TempDir, Node) {
+    async fn node(pod: Value, processes: &[(u32, String)]) -> (Around, Node) {
         let dir = tempfile::tempdir().unwrap();
         for (pid, cgroup) in processes {
             let process = dir.path().join(pid.to_string());
             fs::create_dir(&process).unwrap();
             fs::write(process.join("cgroup"), cgroup).unwrap();
         }
-        let names = r#"{"kind":"PartialObjectMetadataList","apiVersion":"meta.k8s.io/v1",
-            "metadata":{},"items":[{"metadata":{"name":"front"}}]}"#;
-        let mut answers = vec![("/api/v1/namespaces/web/pods?", 200, names.to_owned())];
-        if let Some(pod) = pod {
-            answers.push(("/api/v1/namespaces/web/pods/front ", 200, pod.to_owned()));
-            let list = format!(r#"{{"kind":"PodList","apiVersion":"v1","metadata":{{}},"items":[{pod}]}}"#);
-            answers.push(("/api/v1/pods?", 200, list));
-        }
+        let api = ApiServer::without_nodes();
+        api.put("pods", "web", "front", pod);
+        let login = Login { kubeconfig: Some(api.kubeconfig_file().to_owned()), ..Login::default() };
+        let cluster = Cluster::configured(&login).await.unwrap();
         let node = Node {
             name: "here".into(),
             runtimes: Runtimes::default(),
             proc: ProcFs::at(dir.path()),
             hosts: vec![Netns::current().unwrap()],
-            cluster: OnceCell::new_with(Some(Some(serving(answers).await))),
+            cluster: OnceCell::new_with(Some(cluster)),
         };
-        (dir, node)
+        (Around { proc: dir, _api: api }, node)
     }
 
-    fn pod(node: &str, phase: &str, host_network: bool) -> String {
-        format!(
-            r#"{{"kind":"Pod","apiVersion":"v1",
-            "metadata":{{"namespace":"web","name":"front","uid":"{UID}"}},
-            "spec":{{"nodeName":"{node}","hostNetwork":{host_network},"containers":[]}},
-            "status":{{"phase":"{phase}"}}}}"#
-        )
+    fn pod(node: &str, phase: &str, host_network: bool) -> Value {
+        json!({
+            "metadata": {"namespace": "web", "name": "front", "uid": UID},
+            "spec": {"nodeName": node, "hostNetwork": host_network, "containers": []},
+            "status": {"phase": phase},
+        })
     }
 
     async fn refusal(node: &Node, name: &str) -> String {
@@ -412,7 +415,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_pod_on_another_node_is_an_error_that_names_the_node() {
-        let (_dir, node) = node(Some(&pod("there", "Running", false)), &[]).await;
+        let (_around, node) = node(pod("there", "Running", false), &[]).await;
         assert_eq!(
             refusal(&node, "front").await,
             "pod web/front runs on node there, and this is node here: run sniff there"
@@ -421,16 +424,16 @@ mod tests {
 
     #[tokio::test]
     async fn a_pod_that_does_not_run_is_an_error_with_its_phase() {
-        let (_dir, node) = node(Some(&pod("here", "Pending", false)), &[]).await;
+        let (_around, node) = node(pod("here", "Pending", false), &[]).await;
         let error = refusal(&node, "front").await;
         assert_eq!(error, "pod web/front is not running: its phase is Pending");
     }
 
     #[tokio::test]
     async fn a_pod_in_its_init_containers_has_a_network() {
-        let pod = pod("here", "Pending", false)
-            .replace(r#""phase":"Pending""#, r#""phase":"Pending","podIP":"10.0.0.5""#);
-        let (_dir, node) = node(Some(&pod), &[]).await;
+        let mut pod = pod("here", "Pending", false);
+        pod["status"]["podIP"] = json!("10.0.0.5");
+        let (_around, node) = node(pod, &[]).await;
         assert!(refusal(&node, "front").await.contains("hostPID"));
         let listed = node.pods().await.unwrap();
         assert!(listed.contains_key(&("web".into(), "front".into())), "{:?}", listed.keys());
@@ -438,7 +441,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_pod_on_the_nodes_network_leads_to_the_nodes_interfaces() {
-        let (_dir, node) = node(Some(&pod("here", "Running", true)), &[]).await;
+        let (_around, node) = node(pod("here", "Running", true), &[]).await;
         let error = refusal(&node, "front").await;
         assert!(error.starts_with("pod web/front uses the node's network"), "{error}");
         assert!(error.contains("with -i (lo"), "{error}");
@@ -446,13 +449,13 @@ mod tests {
 
     #[tokio::test]
     async fn a_pod_without_visible_processes_asks_for_the_nodes_pid_namespace() {
-        let (_dir, node) = node(Some(&pod("here", "Running", false)), &[]).await;
+        let (_around, node) = node(pod("here", "Running", false), &[]).await;
         assert!(refusal(&node, "front").await.contains("hostPID"));
     }
 
     #[tokio::test]
     async fn no_such_pod_suggests_others() {
-        let (_dir, node) = node(None, &[]).await;
+        let (_around, node) = node(pod("here", "Running", false), &[]).await;
         assert_eq!(refusal(&node, "frnot").await, "no pod web/frnot; did you mean web/front?");
     }
 
@@ -460,7 +463,7 @@ mod tests {
     async fn processes_on_the_nodes_network_are_not_the_pods() {
         let own = std::process::id();
         let cgroup = format!("0::/kubepods/pod{UID}/crio-conmon");
-        let (_dir, node) = node(Some(&pod("here", "Running", false)), &[(own, cgroup)]).await;
+        let (_around, node) = node(pod("here", "Running", false), &[(own, cgroup)]).await;
         assert!(refusal(&node, "front").await.contains("uses the node's network"));
     }
 
@@ -468,8 +471,7 @@ mod tests {
     #[ignore = "needs root; `cargo xtask test` runs it"]
     async fn the_pod_that_sniff_runs_in_has_a_network_of_its_own() {
         let cgroup = format!("0::/kubepods/pod{UID}/x");
-        let (_dir, mut node) =
-            node(Some(&pod("here", "Running", false)), &[(std::process::id(), cgroup)]).await;
+        let (_around, mut node) = node(pod("here", "Running", false), &[(std::process::id(), cgroup)]).await;
         // Where sniff runs is the pod's namespace, the node's is another.
         node.hosts.push(TestNetns::new().clone());
         let owned = node.pod("web", "front").await.unwrap();
@@ -485,7 +487,7 @@ mod tests {
         let cgroup = format!("0::/kubepods/pod{UID}/x");
         let processes = [(std::process::id(), cgroup.clone()), (process.id(), cgroup)];
         // Its name differs from the node's own: the processes are proof enough.
-        let (_dir, node) = node(Some(&pod("there", "Running", false)), &processes).await;
+        let (_around, node) = node(pod("there", "Running", false), &processes).await;
         let owned = node.pod("web", "front").await;
         process.kill().unwrap();
         process.wait().unwrap();
@@ -502,9 +504,9 @@ mod tests {
         let [mut first, mut second] = [&one, &other].map(|netns| netns.run(|| Ok(sleep()?)).unwrap());
         let pids = [first.id(), second.id()];
         let of_pod = pids.map(|pid| (pid, format!("0::/kubepods/pod{UID}/x")));
-        let (_dir, of_pod) = node(Some(&pod("here", "Running", false)), &of_pod).await;
+        let (_around, of_pod) = node(pod("here", "Running", false), &of_pod).await;
         let of_container = pids.map(|pid| (pid, format!("0::/docker/{}", "a".repeat(64))));
-        let (_dir, of_container) = node(None, &of_container).await;
+        let (_around, of_container) = node(pod("here", "Running", false), &of_container).await;
         let errors = [
             refusal(&of_pod, "front").await,
             format!("{:#}", of_container.container("aaaaaa").await.unwrap_err()),
@@ -536,9 +538,9 @@ mod tests {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
         let processes = [sandboxed, shell.id()].map(|pid| (pid, format!("0::/kubepods/pod{UID}/x")));
-        let (dir, node) = node(Some(&pod("here", "Running", false)), &processes).await;
+        let (around, node) = node(pod("here", "Running", false), &processes).await;
         for (pid, _) in &processes {
-            fs::copy(format!("/proc/{pid}/stat"), dir.path().join(format!("{pid}/stat"))).unwrap();
+            fs::copy(format!("/proc/{pid}/stat"), around.proc.path().join(format!("{pid}/stat"))).unwrap();
         }
         let owned = node.pod("web", "front").await;
         kill(Pid::from_raw(sandboxed.cast_signed()), Signal::SIGKILL).unwrap();
@@ -548,7 +550,7 @@ mod tests {
 
     #[tokio::test]
     async fn with_nobody_to_ask_the_way_out_is_named() {
-        let (_dir, mut node) = node(None, &[]).await;
+        let (_around, mut node) = node(pod("here", "Running", false), &[]).await;
         node.cluster = OnceCell::new_with(Some(None));
         node.runtimes.failures = vec!["CRI socket /x: no".into()];
         let error = refusal(&node, "front").await;

@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use serde_json::json;
+use sniff_apiserver::ApiServer;
 use sniff_tests::{
     client::{Client, Outcome},
-    cluster::Cluster,
     machine::Machine,
     pcap,
 };
@@ -103,7 +103,7 @@ fn a_duration_ends_whatever_nodes_do() {
     let place = Shop::new();
     let machine = Machine::boot();
     let elsewhere = machine.netns();
-    let cluster = Cluster::start([("n1", &place.node.netns), ("n2", &elsewhere)]);
+    let cluster = ApiServer::start([("n1", &place.node.netns), ("n2", &elsewhere)]);
     cluster.add_agent("n1");
     cluster.add_pod("shop", "web-0", &place.web.sandbox.uid, "n1", &json!({}));
     cluster.add_pod("shop", "db-0", "u-2", "n2", &json!({}));

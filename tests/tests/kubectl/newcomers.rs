@@ -1,9 +1,9 @@
 //! Pods that come while a capture runs.
 
 use serde_json::json;
+use sniff_apiserver::ApiServer;
 use sniff_tests::{
     client::Client,
-    cluster::Cluster,
     node::{Node, Pod},
     traffic,
 };
@@ -39,8 +39,8 @@ fn a_pod_that_its_node_sees_coming_joins_once() {
 }
 
 /// Follows `app=web` over two nodes; the first has `shop/web-0`, the second none yet.
-fn follow_web(nodes: &[Node; 2]) -> (Cluster, Pod<'_>, Client) {
-    let cluster = Cluster::start([("n1", &nodes[0].netns), ("n2", &nodes[1].netns)]);
+fn follow_web(nodes: &[Node; 2]) -> (ApiServer, Pod<'_>, Client) {
+    let cluster = ApiServer::start([("n1", &nodes[0].netns), ("n2", &nodes[1].netns)]);
     let first = nodes[0].pod("shop", "web-0").start();
     cluster.add_pod("shop", "web-0", &first.sandbox.uid, "n1", &json!({"app": "web"}));
     cluster.add_agent("n1");
@@ -51,7 +51,7 @@ fn follow_web(nodes: &[Node; 2]) -> (Cluster, Pod<'_>, Client) {
 }
 
 /// Has the API tell that `shop/web-1` is to run on a node, and does not yet.
-fn assign_web_1(cluster: &Cluster, uid: &str, node: &str) {
+fn assign_web_1(cluster: &ApiServer, uid: &str, node: &str) {
     let pending = json!({
         "metadata": {"name": "web-1", "namespace": "shop", "uid": uid, "labels": {"app": "web"}},
         "spec": {"nodeName": node, "containers": []},

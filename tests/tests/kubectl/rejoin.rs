@@ -7,7 +7,8 @@ use std::{
 
 use nix::sys::signal::Signal;
 use serde_json::json;
-use sniff_tests::{client::Client, cluster::Cluster, node::Node, traffic, wait};
+use sniff_apiserver::ApiServer;
+use sniff_tests::{client::Client, node::Node, traffic, wait};
 
 use super::{GONE, LISTENING, Shop, assert_pings, comments, names};
 
@@ -132,7 +133,7 @@ fn a_short_lived_pod_that_is_lost_is_made_anew() {
 #[test]
 fn a_node_that_fails_at_the_start_is_tried_again_with_all_who_were_announced() {
     let nodes = [Node::start(), Node::start()];
-    let cluster = Cluster::start([("n1", &nodes[0].netns), ("n2", &nodes[1].netns)]);
+    let cluster = ApiServer::start([("n1", &nodes[0].netns), ("n2", &nodes[1].netns)]);
     cluster.add_agent("n1");
     let add = |name: &str, at: usize| {
         let pod = nodes[at].pod("shop", name).start();
@@ -212,7 +213,7 @@ fn the_loss_of_a_quiet_node_is_dated_from_what_it_said_last() {
 #[test]
 fn two_nodes_that_are_targets_are_joined_again_both() {
     let nodes = [Node::start(), Node::start()];
-    let cluster = Cluster::start([("n1", &nodes[0].netns), ("n2", &nodes[1].netns)]);
+    let cluster = ApiServer::start([("n1", &nodes[0].netns), ("n2", &nodes[1].netns)]);
     cluster.add_agent("n1");
     cluster.add_agent("n2");
     for node in &nodes {

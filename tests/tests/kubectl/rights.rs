@@ -1,7 +1,8 @@
 //! What a user may do, and as whom the API server is asked.
 
 use serde_json::json;
-use sniff_tests::{client::Client, cluster::Cluster, netns::tool, sniff, wait};
+use sniff_apiserver::ApiServer;
+use sniff_tests::{client::Client, netns::tool, sniff, wait};
 
 use super::{GONE, Shop};
 
@@ -38,7 +39,7 @@ fn what_rbac_forbids_is_named() {
         "template": {"metadata": {}, "spec": {"containers": []}}}});
     place.cluster.put("deployments", "shop", "web", deployment);
     let refused = |verb, resource, args: &[&str], parts: &[&str]| {
-        let cluster = Cluster::start([("n1", &place.node.netns)]);
+        let cluster = ApiServer::start([("n1", &place.node.netns)]);
         cluster.add_pod("shop", "web-0", &place.web.sandbox.uid, "n1", &json!({"app": "web"}));
         cluster.deny(verb, resource);
         let outcome = Client::start(&cluster, &[args, &["-w", "FILE"]].concat()).outcome();

@@ -3,9 +3,9 @@
 use std::{fs, os::unix::fs::PermissionsExt as _, time::Duration};
 
 use serde_json::{Value, json};
+use sniff_apiserver::ApiServer;
 use sniff_tests::{
     client::Client,
-    cluster::Cluster,
     frame,
     node::{Node, Pod},
     pcap, traffic, wireshark,
@@ -66,7 +66,7 @@ fn what_may_be_wrong_with_a_pods_interfaces_reaches_the_client_and_the_file() {
 #[test]
 fn pods_of_two_nodes_are_followed_into_one_file() {
     let nodes = [Node::start(), Node::start()];
-    let cluster = Cluster::start([("n1", &nodes[0].netns), ("n2", &nodes[1].netns)]);
+    let cluster = ApiServer::start([("n1", &nodes[0].netns), ("n2", &nodes[1].netns)]);
     cluster.add_agent("n1");
     cluster.add_agent("n2");
     let labels = json!({"app": "web"});

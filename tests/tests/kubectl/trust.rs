@@ -3,12 +3,13 @@
 use std::fs;
 
 use serde_json::json;
+use sniff_apiserver::ApiServer;
 use sniff_pcapng::{InterfaceDescription, LinkType, SectionHeader, Watermark};
 use sniff_protocol::{
     MAX_PAYLOAD, PREFACE, ToClient, encode,
     message::{End, Event, NodeHello, Reason, TargetId},
 };
-use sniff_tests::{client::Client, cluster::Cluster, machine::Machine};
+use sniff_tests::{client::Client, cluster::Impostor, machine::Machine};
 
 use super::{Shop, assert_pings, names};
 
@@ -125,14 +126,14 @@ fn a_node_has_no_say_in_what_is_anothers() {
         (other_node, "it calls itself n1"),
     ];
     for (lie, why) in lies {
-        let cluster = Cluster::start([("n1", &place.node.netns), ("n2", &elsewhere)]);
+        let file = tempfile::NamedTempFile::new().expect("a file");
+        fs::write(file.path(), lie).expect("a file");
+        let cluster = ApiServer::start([("n1", &place.node.netns)]);
+        cluster.add_node("n2", Impostor { netns: elsewhere.clone(), says: file.path().to_owned() });
         cluster.add_agent("n1");
         cluster.add_agent("n2");
         cluster.add_pod("shop", "web-0", &place.web.sandbox.uid, "n1", &json!({}));
         cluster.add_pod("shop", "db-0", "u-2", "n2", &json!({}));
-        let file = tempfile::NamedTempFile::new().expect("a file");
-        fs::write(file.path(), lie).expect("a file");
-        cluster.let_impostor_speak("n2", file.path().to_owned());
         let mut client = Client::start(&cluster, &["-n", "shop", "-l", "", "-w", "FILE", "-f", "icmp"]);
         client.wait_for("node n1: listening");
         let said = client.wait_for(why);

@@ -203,19 +203,28 @@ impl From<v1::Pod> for Pod {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-    use crate::testing::*;
+    use serde_json::{Value, json};
+    use sniff_apiserver::ApiServer;
 
-    const POD: &str = r#"{
-        "kind": "Pod", "apiVersion": "v1",
-        "metadata": {"namespace": "web", "name": "front", "uid": "u-1"},
-        "spec": {"nodeName": "node-2", "containers": [{"name": "a"}, {"name": "b"}]},
-        "status": {"phase": "Running", "containerStatuses": [
-            {"name": "a", "image": "i", "imageID": "", "ready": true, "restartCount": 0,
-             "containerID": "containerd://abc"},
-            {"name": "b", "image": "i", "imageID": "", "ready": false, "restartCount": 0}
-        ]}
-    }"#;
+    use super::*;
+    use crate::Login;
+
+    async fn cluster_of(api: &ApiServer) -> Cluster {
+        let login = Login { kubeconfig: Some(api.kubeconfig_file().to_owned()), ..Login::default() };
+        Cluster::configured(&login).await.unwrap().unwrap()
+    }
+
+    fn front_in_api() -> Value {
+        json!({
+            "metadata": {"namespace": "web", "name": "front", "uid": "u-1"},
+            "spec": {"nodeName": "node-2", "containers": [{"name": "a"}, {"name": "b"}]},
+            "status": {"phase": "Running", "containerStatuses": [
+                {"name": "a", "image": "i", "imageID": "", "ready": true, "restartCount": 0,
+                 "containerID": "containerd://abc"},
+                {"name": "b", "image": "i", "imageID": "", "ready": false, "restartCount": 0}
+            ]},
+        })
+    }
 
     fn front() -> Pod {
         Pod {
@@ -233,42 +242,41 @@ mod tests {
 
     #[tokio::test]
     async fn a_pod_is_described() {
-        let api = serving(vec![("/api/v1/namespaces/web/pods/front ", 200, POD.into())]).await;
-        assert_eq!(api.pod("web", "front").await.unwrap(), Some(front()));
-        assert_eq!(api.pod("web", "back").await.unwrap(), None);
+        let api = ApiServer::without_nodes();
+        api.put("pods", "web", "front", front_in_api());
+        let cluster = cluster_of(&api).await;
+        assert_eq!(cluster.pod("web", "front").await.unwrap(), Some(front()));
+        assert_eq!(cluster.pod("web", "back").await.unwrap(), None);
     }
 
     #[tokio::test]
     async fn a_static_pod_has_the_uid_that_the_kubelet_gave_it() {
-        let pod = POD.replace(
-            r#""uid": "u-1""#,
-            r#""uid": "u-1", "annotations": {"kubernetes.io/config.mirror": "0123"}"#,
-        );
-        let api = serving(vec![("/api/v1/namespaces/web/pods/front ", 200, pod)]).await;
-        assert_eq!(api.pod("web", "front").await.unwrap().unwrap().uid, "0123");
+        let api = ApiServer::without_nodes();
+        let mut pod = front_in_api();
+        pod["metadata"]["annotations"] = json!({"kubernetes.io/config.mirror": "0123"});
+        api.put("pods", "web", "front", pod);
+        let pod = cluster_of(&api).await.pod("web", "front").await.unwrap().unwrap();
+        assert_eq!(pod.uid, "0123");
     }
 
     #[tokio::test]
     async fn pods_are_listed_by_namespace_and_by_node() {
-        let names = r#"{"kind":"PartialObjectMetadataList","apiVersion":"meta.k8s.io/v1","metadata":{},
-            "items":[{"metadata":{"name":"front"}},{"metadata":{"name":"back"}}]}"#;
-        let pods = format!(r#"{{"kind":"PodList","apiVersion":"v1","metadata":{{}},"items":[{POD}]}}"#);
-        let api = serving(vec![
-            ("/api/v1/namespaces/web/pods?", 200, names.into()),
-            ("/api/v1/pods?&fieldSelector=spec.nodeName%3Dnode-2&limit=500", 200, pods),
-        ])
-        .await;
-        assert_eq!(api.pod_names("web").await.unwrap(), ["front", "back"]);
-        assert_eq!(api.pods_on("node-2").await.unwrap(), [front()]);
+        let api = ApiServer::without_nodes();
+        api.put("pods", "web", "front", front_in_api());
+        api.add_pod("web", "back", "u-2", "node-1", &json!({}));
+        api.add_pod("shop", "other", "u-3", "node-1", &json!({}));
+        let cluster = cluster_of(&api).await;
+        assert_eq!(cluster.pod_names("web").await.unwrap(), ["back", "front"]);
+        assert_eq!(cluster.pods_on("node-2").await.unwrap(), [front()]);
     }
 
     #[tokio::test]
     async fn a_refusal_is_one_line() {
-        let status = r#"{"kind":"Status","status":"Failure","code":403,"reason":"Forbidden",
-            "message":"pods is forbidden"}"#;
-        let api = serving(vec![("/", 403, status.into())]).await;
-        let error = format!("{:#}", api.pod("web", "front").await.unwrap_err());
-        assert!(error.ends_with("/: get pods front in namespace web: pods is forbidden (403)"), "{error}");
+        let api = ApiServer::without_nodes();
+        api.deny("get", "pods");
+        let error = format!("{:#}", cluster_of(&api).await.pod("web", "front").await.unwrap_err());
+        assert!(error.starts_with("you may not get pods front in namespace web: "), "{error}");
+        assert!(error.contains("pods \"front\" is forbidden") && !error.contains('\n'), "{error}");
     }
 
     #[test]
