@@ -20,13 +20,18 @@ fn without_a_file_each_packet_is_a_line_on_stdout_and_all_else_is_on_stderr() {
     traffic::ping(&node, pod.ipv4.into(), 3, 56);
     let outcome = sniff.stop();
     let counts = outcome.success();
+    // What all lines have in common is said once.
+    let of_whom = outcome.stderr.iter().filter(|line| line.contains("the packets of netns:blue/eth0"));
+    assert_eq!(of_whom.count(), 1, "{:#?}", outcome.stderr);
     let lines = String::from_utf8(outcome.stdout).expect("UTF-8");
+    assert!(!lines.contains("netns:blue/eth0"), "{lines}");
     assert_eq!(lines.lines().count() as u64, counts.captured, "{lines}");
     for (direction, from, to) in [("In", pod.gateway4, pod.ipv4), ("Out", pod.ipv4, pod.gateway4)] {
         let route = format!("{from} > {to}");
         let is_echo = |line: &&str| {
-            let whom = line.contains("netns:blue/eth0") && line.contains(&route);
-            whom && line.split_whitespace().any(|word| word == direction) && line.contains("echo")
+            line.contains(&route)
+                && line.split_whitespace().any(|word| word == direction)
+                && line.contains("echo")
         };
         assert_eq!(lines.lines().filter(is_echo).count(), 3, "{direction}:\n{lines}");
     }

@@ -16,21 +16,19 @@ const INSTEAD: &[(&[&str], &str)] = &[
         "sniff writes one file: type -w - | dumpcap -i - -b filesize:KB -b duration:SECONDS -b files:COUNT -w FILE",
     ),
     (&["-P"], "sniff writes pcapng: type -w FILE, and editcap -F nsecpcap FILE COPY"),
-    (&["-A", "-x", "-X"], "lines show no bytes: type -w FILE, and tcpdump with this option and -r FILE"),
-    (
-        &["-e", "-S", "-t", "--absolute-tcp-sequence-numbers"],
-        "type -w FILE, and tcpdump with this option and -r FILE",
-    ),
     (
         &["-E", "-m", "-M", "-T", "-u", "-#", "--number", "--lengths"],
         "type -w FILE, and tcpdump with this option and -r FILE",
     ),
-    (&["-N"], "addresses are printed as numbers: leave it out"),
+    (&["-N"], "names are those of pods: leave it out, or type -n for addresses"),
     (
         &["-j", "-J", "--time-stamp-type", "--list-time-stamp-types"],
         "packets have the kernel's time: leave it out",
     ),
-    (&["--time-stamp-precision", "--micro", "--nano"], "times in files are in nanoseconds: leave it out"),
+    (
+        &["--time-stamp-precision", "--micro"],
+        "times in files are in nanoseconds, and in lines with --nano: leave it out",
+    ),
     (
         &["-L", "-y", "--list-data-link-types", "--linktype"],
         "each interface has one link type, which the file says: leave it out",

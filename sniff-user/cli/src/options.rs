@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use bytesize::ByteSize;
-use clap::Args;
+use clap::{ArgAction, Args};
 use sniff_common::{MAX_SNAPLEN, MIN_RING_BYTES};
+use sniff_output::lines::{Color, Dump, Form, Style, Time};
 use sniff_protocol::request::{AttachAt, Directions};
 
 /// Options that say what is captured, and how much.
@@ -53,6 +54,84 @@ pub struct CaptureArgs {
     /// Memory between the kernel and sniff, over all CPUs, as in 512KiB or 1GiB; a number alone is KiB
     #[arg(short = 'B', long = "buffer-size", value_name = "SIZE", default_value = "64MiB", value_parser = ring_bytes)]
     pub ring_bytes: u32,
+}
+
+/// Options that say how packets are printed.
+#[derive(Clone, Debug, Default, Args)]
+#[command(next_help_heading = "Lines")]
+pub struct LinesArgs {
+    /// Print packets as lines, also when writing a file
+    #[arg(long)]
+    pub print: bool,
+
+    /// What a packet is printed as, also when writing a file: a line of text, or a JSON object
+    #[arg(long, value_enum, value_name = "FORM")]
+    pub lines: Option<Form>,
+
+    /// Show MAC addresses and what else is in the link-level header
+    #[arg(short = 'e', long)]
+    pub link_header: bool,
+
+    /// Show TCP's sequence numbers as they are, not from where the connection began
+    #[arg(short = 'S', long = "absolute-tcp-sequence-numbers")]
+    pub absolute_numbers: bool,
+
+    /// No time; -tt: in seconds since 1970; -ttt: since the packet before; -tttt: with the date; -ttttt: since the first
+    #[arg(short = 't', action = ArgAction::Count)]
+    pub time: u8,
+
+    /// Show times to the nanosecond
+    #[arg(long)]
+    pub nano: bool,
+
+    /// Print the bytes of each packet in hexadecimal and as text; twice: with the link-level header
+    #[arg(short = 'X', long, action = ArgAction::Count)]
+    pub hex_and_ascii: u8,
+
+    /// Tell interfaces apart by colours
+    #[arg(long, value_enum, default_value_t, value_name = "WHEN")]
+    pub color: Color,
+}
+
+/// What other options say about lines.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Printing {
+    /// How often the bytes in hexadecimal are asked for.
+    pub hex: u8,
+    /// How often they are asked for as text.
+    pub ascii: u8,
+    /// Whether all is to be told.
+    pub verbose: bool,
+    /// Whether little is to be told.
+    pub brief: bool,
+    /// Whether checksums are not to be verified.
+    pub unverified: bool,
+    /// Whether no address is to show as its name.
+    pub numeric: bool,
+}
+
+impl LinesArgs {
+    /// Whether lines are asked for where there would be none.
+    pub fn is_printing(&self) -> bool {
+        self.print || self.lines.is_some()
+    }
+
+    /// What lines are to look like.
+    pub fn style(&self, also: Printing) -> Style {
+        Style {
+            form: self.lines.unwrap_or_default(),
+            verbose: also.verbose,
+            brief: also.brief,
+            link_header: self.link_header,
+            absolute_numbers: self.absolute_numbers,
+            unverified: also.unverified,
+            numeric: also.numeric,
+            time: Time::of_option(self.time),
+            nanoseconds: self.nano,
+            dump: Dump::of_options(also.hex, self.hex_and_ascii, also.ascii),
+            color: self.color,
+        }
+    }
 }
 
 fn snaplen(text: &str) -> Result<u32, String> {

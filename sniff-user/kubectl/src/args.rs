@@ -7,9 +7,9 @@ use std::{path::PathBuf, time::Duration};
 
 use clap::{ArgAction, Parser, Subcommand};
 use clap_complete::Shell;
-use sniff_cli::options::{self, CaptureArgs};
+use sniff_cli::options::{self, CaptureArgs, LinesArgs, Printing};
 use sniff_kubernetes::{Login, own};
-use sniff_output::To;
+use sniff_output::{To, lines::Style};
 use sniff_protocol::request::Compress;
 
 use crate::reference::{Reference, dns_name};
@@ -97,12 +97,20 @@ pub struct Args {
     )]
     pub write: Option<To>,
 
-    /// Print packets as lines, also when writing a file
-    #[arg(long, help_heading = "Output")]
-    pub print: bool,
+    /// How packets are printed
+    #[command(flatten)]
+    pub lines: LinesArgs,
+
+    /// Print the bytes of each packet in hexadecimal; twice: with the link-level header
+    #[arg(long, action = ArgAction::Count, help_heading = "Lines")]
+    pub hex: u8,
+
+    /// Print the bytes of each packet as text; twice: with the link-level header
+    #[arg(long, action = ArgAction::Count, help_heading = "Lines")]
+    pub ascii: u8,
 
     /// The Wireshark to open
-    #[arg(long, value_name = "PATH", conflicts_with_all = ["write", "print"], help_heading = "Output")]
+    #[arg(long, value_name = "PATH", conflicts_with_all = ["write", "print", "lines"], help_heading = "Output")]
     pub wireshark_path: Option<PathBuf>,
 
     /// What packets to compress on their way here
@@ -142,11 +150,11 @@ pub struct Args {
     #[arg(long, help_heading = "Nodes")]
     pub dry_run: bool,
 
-    /// Say more; twice: still more
+    /// Say more, of packets too; twice: still more
     #[arg(short, long, action = ArgAction::Count, help_heading = "Output", global = true)]
     pub verbose: u8,
 
-    /// Say only what is wrong, and the counts at the end
+    /// Say only what is wrong, and the counts at the end; of packets only who sends how much to whom
     #[arg(short, long, conflicts_with = "verbose", help_heading = "Output")]
     pub quiet: bool,
 }
@@ -345,6 +353,18 @@ impl Args {
             .filter(|filter| !filter.trim().is_empty())
     }
 
+    /// What lines are to look like.
+    pub fn style(&self) -> Style {
+        self.lines.style(Printing {
+            hex: self.hex,
+            ascii: self.ascii,
+            verbose: self.verbose > 0,
+            brief: self.quiet,
+            unverified: false,
+            numeric: false,
+        })
+    }
+
     /// What clap cannot tell from a single option; says what is wrong.
     pub fn check(&self) -> Result<(), &'static str> {
         let ClusterArgs { impersonate, impersonate_groups, impersonate_uid, .. } = &self.cluster;
@@ -372,7 +392,7 @@ impl Args {
             )
         } else if nodes && self.interfaces.is_empty() {
             Err("name the interfaces of the node with -i")
-        } else if self.print && self.write == Some(To::StandardOutput) {
+        } else if self.lines.is_printing() && self.write == Some(To::StandardOutput) {
             Err("--print and --write - would mix lines into the packets: write to a file")
         } else {
             Ok(())
@@ -384,6 +404,7 @@ impl Args {
 mod tests {
     use clap::CommandFactory as _;
     use sniff_cli::exit;
+    use sniff_output::lines::{Dump, DumpForm, Form, Time};
 
     use super::*;
 
@@ -419,6 +440,19 @@ mod tests {
         assert_eq!(args.filter(), Some("port 80".into()));
         assert_eq!(args.cluster.context, Some("prod".into()));
         assert_eq!(args.write, Some(To::File("f".into())));
+    }
+
+    #[test]
+    fn lines_look_as_tcpdumps_letters_say_but_for_those_of_kubectl() {
+        let args = parse(&["web-0", "-n", "shop", "-x", "prod", "-eSttt", "-X", "--nano", "--lines", "json"]);
+        let style = args.style();
+        assert!(style.link_header && style.absolute_numbers && style.nanoseconds && !style.numeric);
+        assert_eq!((style.time, style.form), (Time::SincePrevious, Form::Json));
+        let dump = |as_what, link_header| Some(Dump { as_what, link_header });
+        assert_eq!(style.dump, dump(DumpForm::HexAndAscii, false));
+        assert_eq!(parse(&["a", "--hex", "--hex"]).style().dump, dump(DumpForm::Hex, true));
+        assert_eq!(parse(&["a", "--ascii"]).style().dump, dump(DumpForm::Ascii, false));
+        assert!(args.lines.is_printing() && !parse(&["a", "-e"]).lines.is_printing());
     }
 
     #[test]

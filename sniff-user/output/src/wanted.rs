@@ -4,20 +4,24 @@ use std::{ffi::OsString, path::PathBuf};
 
 use anyhow::Result;
 
-use crate::{Both, Sink, file::Pcapng, lines::Lines};
+use crate::{
+    Both, Sink,
+    file::Pcapng,
+    lines::{Lines, Style},
+};
 
 /// What was asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Wanted {
-    /// pcapng; and lines on standard output if `print`.
+    /// pcapng; and lines on standard output if `print` says how.
     Pcapng {
         /// Where to.
         to: To,
-        /// Whether lines are printed too.
-        print: bool,
+        /// How lines are printed too.
+        print: Option<Style>,
     },
     /// Lines on standard output.
-    Lines,
+    Lines(Style),
 }
 
 /// Where pcapng is to go.
@@ -36,9 +40,12 @@ impl From<OsString> for To {
 }
 
 impl Wanted {
-    /// As `--write` and `--print` say; lines without either.
-    pub fn of(write: Option<To>, print: bool) -> Self {
-        write.map_or(Self::Lines, |to| Self::Pcapng { to, print })
+    /// As `--write` and `--print` say; lines of a style without either.
+    pub fn of(write: Option<To>, print: bool, style: Style) -> Self {
+        match write {
+            None => Self::Lines(style),
+            Some(to) => Self::Pcapng { to, print: print.then_some(style) },
+        }
     }
 
     /// Opens it. A file that is there is emptied.
@@ -48,13 +55,16 @@ impl Wanted {
     /// When a file cannot be made, or pcapng would go to a terminal.
     pub fn open(&self) -> Result<Box<dyn Sink>> {
         let (to, print) = match self {
-            Self::Lines => return Ok(Box::new(Lines::new())),
+            Self::Lines(style) => return Ok(Box::new(Lines::new(style.clone()))),
             Self::Pcapng { to, print } => (to, print),
         };
         let pcapng = match to {
             To::StandardOutput => Pcapng::standard_output()?,
             To::File(path) => Pcapng::create(path)?,
         };
-        Ok(if *print { Box::new(Both::new(pcapng, Lines::new())) } else { Box::new(pcapng) })
+        Ok(match print {
+            Some(style) => Box::new(Both::new(pcapng, Lines::new(style.clone()))),
+            None => Box::new(pcapng),
+        })
     }
 }

@@ -9,14 +9,14 @@ use std::{
 
 use anyhow::{Result, ensure};
 use clap::{ArgAction, CommandFactory as _, Parser};
-use sniff_cli::options::CaptureArgs;
+use sniff_cli::options::{CaptureArgs, LinesArgs, Printing};
 use sniff_filter::{
     Filters, Source,
     cbpf::Encoded,
     compile::{self, Hook},
     expression,
 };
-use sniff_output::{To, Wanted as Output};
+use sniff_output::{To, Wanted as Output, lines::Style};
 use sniff_pcapng::LinkType;
 
 use super::{Command, conditions::Condition};
@@ -141,9 +141,17 @@ pub struct Args {
     #[arg(short, long = "write", visible_short_alias = 'o', value_name = "FILE|-", help_heading = "Output")]
     pub write: Option<To>,
 
-    /// Print packets as lines, also when writing a file
-    #[arg(long, help_heading = "Output")]
-    pub print: bool,
+    /// How packets are printed
+    #[command(flatten)]
+    pub lines: LinesArgs,
+
+    /// Print the bytes of each packet in hexadecimal; twice: with the link-level header
+    #[arg(short = 'x', long, action = ArgAction::Count, help_heading = "Lines")]
+    pub hex: u8,
+
+    /// Print the bytes of each packet as text; twice: with the link-level header
+    #[arg(short = 'A', long, action = ArgAction::Count, help_heading = "Lines")]
+    pub ascii: u8,
 
     /// Hand on each packet at once instead of in batches; costs CPU
     #[arg(short = 'U', long, help_heading = "Output")]
@@ -153,11 +161,11 @@ pub struct Args {
     #[command(flatten)]
     pub tcpdump: TcpdumpArgs,
 
-    /// Say more; twice: still more
+    /// Say more, of packets too; twice: still more
     #[arg(short, long, action = ArgAction::Count, help_heading = "Output")]
     pub verbose: u8,
 
-    /// Say only what is wrong, and the counts at the end
+    /// Say only what is wrong, and the counts at the end; of packets only who sends how much to whom
     #[arg(short, long, conflicts_with = "verbose", help_heading = "Output")]
     pub quiet: bool,
 }
@@ -170,7 +178,7 @@ pub struct TcpdumpArgs {
     #[arg(short = 'c', value_name = "N", value_parser = clap::value_parser!(u64).range(1..), conflicts_with = "count")]
     pub packets: Option<u64>,
 
-    /// Print addresses and ports as numbers, as sniff always does
+    /// Print addresses as numbers, even where the name of a pod is known; ports always are
     #[arg(short = 'n', action = ArgAction::Count)]
     pub numeric: u8,
 
@@ -186,7 +194,7 @@ pub struct TcpdumpArgs {
     #[arg(short = 'p', long)]
     pub no_promiscuous_mode: bool,
 
-    /// Verify no checksums, as sniff never does
+    /// Verify no checksums
     #[arg(short = 'K', long)]
     pub dont_verify_checksums: bool,
 
@@ -222,7 +230,7 @@ impl Args {
             })
         } else if !rotate_when.is_empty() || stop_when.iter().any(is_of_files) {
             Err("sniff writes one file: type -w - | dumpcap -i - with your -a, -b and -w".to_owned())
-        } else if self.print && self.write == Some(To::StandardOutput) {
+        } else if self.lines.is_printing() && self.write == Some(To::StandardOutput) {
             Err("--print and --write - would mix lines into the packets: write to a file".to_owned())
         } else {
             Ok(())
@@ -260,8 +268,20 @@ impl Args {
 
     /// Whether each packet goes on at once.
     fn is_packet_buffered(&self) -> bool {
-        let prints = self.print || self.write.is_none();
+        let prints = self.lines.is_printing() || self.write.is_none();
         self.packet_buffered || self.tcpdump.immediate_mode || self.tcpdump.line_buffered && prints
+    }
+
+    /// What lines are to look like.
+    fn style(&self) -> Style {
+        self.lines.style(Printing {
+            hex: self.hex,
+            ascii: self.ascii,
+            verbose: self.verbose > 0,
+            brief: self.quiet,
+            unverified: self.tcpdump.dont_verify_checksums,
+            numeric: self.tcpdump.numeric > 0,
+        })
     }
 
     /// Where the general filter comes from.
@@ -328,7 +348,7 @@ pub(super) async fn run(args: Args) -> Result<()> {
     let interfaces = targets::interfaces_of(&scopes)?;
     ensure!(!interfaces.is_empty(), "there is nothing to capture");
     let agent_socket = args.agent_socket.clone();
-    let output = Output::of(args.write.clone(), args.print);
+    let output = Output::of(args.write.clone(), args.lines.is_printing(), args.style());
     let owner = args.tcpdump.owner.as_deref().map(Owner::find).transpose()?;
     let open = move || match owner {
         Some(owner) => owner.open(|| output.open()),
@@ -416,6 +436,7 @@ fn plan(args: Args, scopes: Vec<targets::Scope>, interfaces: Vec<targets::Interf
 #[cfg(test)]
 mod tests {
     use sniff_cli::{exit, habits};
+    use sniff_output::lines::{Dump, DumpForm, Form, Time};
 
     use super::*;
 
@@ -545,6 +566,30 @@ mod tests {
                 words.starts_with(&format!("{} is not offered: ", &line[0][..2])) && words.contains(part),
                 "{words}"
             );
+        }
+    }
+
+    #[test]
+    fn lines_look_as_tcpdumps_letters_say() {
+        let of = |letters: &str| Args::try_parse_from(["sniff", "-i", "lo", letters]).unwrap().style();
+        let style = of("-nnvveSttttXX");
+        assert!(
+            style.numeric && style.verbose && style.link_header && style.absolute_numbers && !style.brief
+        );
+        assert_eq!(style.time, Time::Date);
+        let dump = |as_what, link_header| Some(Dump { as_what, link_header });
+        assert_eq!(style.dump, dump(DumpForm::HexAndAscii, true));
+        assert_eq!(of("-x").dump, dump(DumpForm::Hex, false));
+        assert_eq!(of("-AA").dump, dump(DumpForm::Ascii, true));
+        assert_eq!(of("-xA").dump, dump(DumpForm::HexAndAscii, false));
+        assert!(of("-q").brief);
+        assert_eq!(of("-U"), Style::default());
+        let args = Args::try_parse_from(["sniff", "-i", "lo", "-w", "f", "--lines", "json"]).unwrap();
+        assert!(args.lines.is_printing() && args.style().form == Form::Json);
+        assert!(!Args::try_parse_from(["sniff", "-i", "lo", "-e"]).unwrap().lines.is_printing());
+        for mixed in ["--print", "--lines=text"] {
+            let args = Args::try_parse_from(["sniff", "-i", "lo", "-w", "-", mixed]).unwrap();
+            assert!(args.check().is_err(), "{mixed}");
         }
     }
 

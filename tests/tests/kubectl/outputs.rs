@@ -41,12 +41,10 @@ fn lines_are_printed_where_there_is_no_wireshark() {
     place.ping(3);
     let outcome = client.outcome();
     outcome.assert_success();
+    assert!(outcome.said("the packets of shop/web-0/eth0"), "{:#?}", outcome.stderr);
     let lines = String::from_utf8(outcome.stdout).expect("text");
     assert_eq!(lines.lines().count(), 2, "{lines}");
-    assert!(
-        lines.lines().all(|line| line.contains("shop/web-0/eth0") && line.contains("ICMP echo")),
-        "{lines}"
-    );
+    assert!(lines.lines().all(|line| line.contains("ICMP echo")), "{lines}");
 }
 
 #[test]

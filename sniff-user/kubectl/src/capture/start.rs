@@ -256,8 +256,9 @@ async fn selections(cluster: &Cluster, args: &Args) -> Result<Vec<Selection>> {
 }
 
 fn wanted_output(args: &Args, what: &str) -> Result<Wanted> {
-    let plain = Wanted::Plain(sniff_output::Wanted::of(args.write.clone(), args.print));
-    if args.write.is_some() || args.print || args.dry_run {
+    let plain =
+        Wanted::Plain(sniff_output::Wanted::of(args.write.clone(), args.lines.is_printing(), args.style()));
+    if args.write.is_some() || args.lines.is_printing() || args.dry_run {
         return Ok(plain);
     }
     Ok(match wireshark::find(args.wireshark_path.as_deref())? {

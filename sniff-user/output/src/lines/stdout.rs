@@ -1,49 +1,71 @@
 //! Lines on standard output.
 
-use std::io::{self, BufWriter, Stdout, Write as _};
+use std::io::{self, Stdout, Write as _};
 #[cfg(unix)]
 use std::os::fd::{AsFd as _, BorrowedFd};
 
 use jiff::tz::TimeZone;
-use sniff_pcapng::{EnhancedPacket, InterfaceDescription, LinkType, blocks};
+use log::info;
+use sniff_pcapng::{AnyBlock, BlockType, EnhancedPacket, InterfaceDescription, Names, blocks};
 
-use super::write_line;
+use super::{Printer, Style};
 use crate::{Sink, cannot_write};
+
+/// Bytes of lines that are written at once.
+const WRITTEN_AT_ONCE: usize = 64 << 10;
 
 /// Prints the packets among blocks; nothing else is printed.
 pub struct Lines {
-    stdout: BufWriter<Stdout>,
-    /// Of the times.
-    zone: TimeZone,
-    /// Each interface's name and link type, by pcapng interface id.
-    interfaces: Vec<(String, LinkType)>,
-}
-
-impl Default for Lines {
-    fn default() -> Self {
-        Self::new()
-    }
+    stdout: Stdout,
+    printer: Printer,
+    /// Lines that are not written yet.
+    lines: Vec<u8>,
 }
 
 impl Lines {
-    /// Lines with times of the system's time zone.
-    pub fn new() -> Self {
-        Self { stdout: BufWriter::new(io::stdout()), zone: TimeZone::system(), interfaces: Vec::new() }
+    /// Lines of a style, with times of the system's time zone.
+    pub fn new(style: Style) -> Self {
+        let is_colored = style.color.is_on();
+        let printer = Printer::new(style, TimeZone::system(), is_colored);
+        Self { stdout: io::stdout(), printer, lines: Vec::new() }
     }
 
     fn print(&mut self, bytes: &[u8]) -> io::Result<()> {
-        for packet in blocks(bytes).filter_map(|block| EnhancedPacket::parse(block).ok()) {
-            if let Some((name, link_type)) = self.interfaces.get(packet.interface as usize) {
-                write_line(&mut self.stdout, &self.zone, name, *link_type, &packet)?;
+        for block in blocks(bytes) {
+            let Ok(packet) = EnhancedPacket::parse(block) else {
+                self.learn(block);
+                continue;
+            };
+            if let Some(news) = self.printer.news() {
+                info!("{news}");
+            }
+            self.printer.print(&mut self.lines, &packet);
+            if self.lines.len() >= WRITTEN_AT_ONCE {
+                self.flush()?;
             }
         }
-        self.stdout.flush()
+        self.flush()
+    }
+
+    /// Takes over the names in a block, if it has some.
+    fn learn(&mut self, block: &[u8]) {
+        if AnyBlock::first(block).is_ok_and(|block| block.block_type == BlockType::Names)
+            && let Ok(names) = Names::parse(block)
+        {
+            self.printer.names(&names);
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        let written = self.stdout.write_all(&self.lines).and_then(|()| self.stdout.flush());
+        self.lines.clear();
+        written
     }
 }
 
 impl Sink for Lines {
     fn interface(&mut self, description: &InterfaceDescription) {
-        self.interfaces.push((description.name.clone(), description.link_type));
+        self.printer.interface(description);
     }
 
     fn write(&mut self, bytes: &[u8]) -> (usize, io::Result<()>) {
@@ -55,6 +77,6 @@ impl Sink for Lines {
 
     #[cfg(unix)]
     fn reader(&self) -> Option<BorrowedFd<'_>> {
-        Some(self.stdout.get_ref().as_fd())
+        Some(self.stdout.as_fd())
     }
 }

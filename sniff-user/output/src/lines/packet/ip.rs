@@ -1,20 +1,19 @@
 //! IPv4 and IPv6: addresses, lengths and fragments.
 
-use std::{
-    fmt,
-    io::{self, Write},
-    net::IpAddr,
-};
+use std::{fmt, net::IpAddr};
 
 use etherparse::{
     IpNumber, Ipv4HeaderSlice, Ipv6FragmentHeaderSlice, Ipv6HeaderSlice, Ipv6RawExtHeaderSlice, err,
     ip_number,
 };
 
-use super::{icmp, transport};
+use super::{Context, checksum, control, icmp, sctp, tcp, tunnel, udp};
+use crate::lines::out::{Hex, Out, Shown, Value};
 
 /// Length of an IPv6 header, in bytes.
 const IPV6_HEADER: usize = 40;
+/// Where an IPv4 header has its checksum.
+const CHECKSUM: usize = 10;
 /// Least payload of an Ethernet frame, in bytes. A shorter packet is followed by padding.
 const LEAST_PAYLOAD: usize = 46;
 /// Most bytes that a length field of IP can tell of.
@@ -22,16 +21,21 @@ const MAX_CLAIM: usize = 65_535;
 
 /// A packet of either version.
 pub(super) struct Packet<'a> {
-    version: &'static str,
-    source: IpAddr,
+    pub(super) source: IpAddr,
     pub(super) destination: IpAddr,
     /// What the payload begins with.
     pub(super) protocol: IpNumber,
     /// What was captured behind all headers of IP.
-    payload: &'a [u8],
+    pub(super) payload: &'a [u8],
     /// Length of that in the kernel, in bytes.
-    payload_len: usize,
+    pub(super) payload_len: usize,
+    header: Header<'a>,
     fragment: Option<Fragment>,
+}
+
+enum Header<'a> {
+    V4(Ipv4HeaderSlice<'a>),
+    V6(Ipv6HeaderSlice<'a>),
 }
 
 /// Where a fragment belongs.
@@ -94,16 +98,17 @@ impl<'a> Packet<'a> {
             offset: usize::from(header.fragments_offset().value()) * 8,
             more: header.more_fragments(),
         });
+        let header_len = header.slice().len();
         let packet = Self {
-            version: "IP",
             source: header.source_addr().into(),
             destination: header.destination_addr().into(),
             protocol: header.protocol(),
             payload: bytes,
             payload_len: len,
+            header: Header::V4(header),
             fragment,
         };
-        Ok(packet.behind(header.slice().len()))
+        Ok(packet.behind(header_len))
     }
 
     /// Likewise, for IPv6.
@@ -118,12 +123,12 @@ impl<'a> Packet<'a> {
             payload => IPV6_HEADER + payload,
         };
         let packet = Self {
-            version: "IP6",
             source: header.source_addr().into(),
             destination: header.destination_addr().into(),
             protocol: header.next_header(),
             payload: bytes,
             payload_len: packet_len(claimed, IPV6_HEADER, on_wire),
+            header: Header::V6(header),
             fragment: None,
         };
         Ok(packet.behind(IPV6_HEADER).behind_extensions())
@@ -178,53 +183,174 @@ impl<'a> Packet<'a> {
         }
     }
 
-    fn write(&self, out: &mut impl Write) -> io::Result<()> {
-        let Self { version, source, destination, .. } = self;
-        match self.ports() {
-            Some((from, to)) => write!(out, "{version} {source}.{from} > {destination}.{to}: ")?,
-            None => write!(out, "{version} {source} > {destination}: ")?,
+    fn describe(&self, out: &mut impl Out, context: &mut Context<'_>) {
+        let ports = self.ports();
+        out.open("ip");
+        let version = match self.header {
+            Header::V4(_) => "IP",
+            Header::V6(_) => "IP6",
+        };
+        // tcpdump leaves it out behind the type of the frame.
+        let is_named = !context.style.link_header || context.depth > 0;
+        if is_named {
+            out.words(version);
+            out.words(" ");
         }
+        if out.is_verbose() {
+            match &self.header {
+                Header::V4(header) => describe_v4(out, header),
+                Header::V6(header) => describe_v6(out, header),
+            }
+        }
+        context.address(out, "src", "src_name", self.source);
+        if let Some((from, _)) = ports {
+            out.words(".");
+            out.aside(from);
+        }
+        out.words(" > ");
+        context.address(out, "dst", "dst_name", self.destination);
+        if let Some((_, to)) = ports {
+            out.words(".");
+            out.aside(to);
+        }
+        out.words(": ");
+        out.detail("protocol", Protocol(self.protocol));
         if let Some(Fragment { id, offset, more }) = &self.fragment {
-            let more = if *more { "+" } else { "" };
-            write_protocol(out, self.protocol)?;
-            return write!(out, ", frag {id}:{}@{offset}{more}", self.payload_len);
+            out.open("fragment");
+            out.field("protocol", Protocol(self.protocol));
+            out.say(", frag ", "id", *id);
+            out.say(":", "length", self.payload_len);
+            out.say("@", "offset", *offset);
+            out.words(if *more { "+" } else { "" });
+            out.detail("more", *more);
+            out.close();
+            return out.close();
         }
-        self.write_payload(out)
+        out.close();
+        self.describe_payload(out, context);
     }
 
-    fn write_payload(&self, out: &mut impl Write) -> io::Result<()> {
+    fn describe_payload(&self, out: &mut impl Out, context: &mut Context<'_>) {
         let (payload, len) = (self.payload, self.payload_len);
         match self.protocol {
-            ip_number::TCP => transport::write_tcp(out, payload, len),
-            ip_number::UDP => transport::write_udp(out, payload, len),
-            ip_number::ICMP => icmp::write_v4(out, payload, len),
-            ip_number::IPV6_ICMP => icmp::write_v6(out, payload, len),
+            ip_number::TCP => tcp::describe(out, context, self),
+            ip_number::UDP => udp::describe(out, context, self),
+            ip_number::ICMP => icmp::describe_v4(out, payload, len),
+            ip_number::IPV6_ICMP => icmp::describe_v6(out, self),
+            ip_number::IGMP => control::igmp(out, payload, len),
+            ip_number::SCTP => sctp::describe(out, payload, len),
+            ip_number::GRE => tunnel::gre(out, context, payload, len),
+            ip_number::IPV4 | ip_number::IPV6 => tunnel::ip(out, context, self.protocol, payload, len),
+            ip_number::ENCAP_SEC => control::esp(out, payload, len),
+            ip_number::AUTH => control::ah(out, payload, len),
+            ip_number::VRRP => control::vrrp(out, self),
             other => {
-                write_protocol(out, other)?;
-                write!(out, ", length {len}")
+                out.open("payload");
+                out.field("protocol", Protocol(other));
+                out.say(", length ", "length", len);
+                out.close();
             }
         }
     }
-}
 
-/// Writes a packet, or why it cannot be read.
-pub(super) fn write(
-    out: &mut impl Write,
-    packet: Result<Packet<'_>, Unreadable>,
-    on_wire: usize,
-) -> io::Result<()> {
-    match packet {
-        Ok(packet) => packet.write(out),
-        Err(why) => write!(out, "{why}, length {on_wire}"),
+    /// The addresses, as checksums cover them.
+    pub(super) fn ends(&self) -> (IpAddr, IpAddr) {
+        (self.source, self.destination)
+    }
+
+    /// How many more hops it may take.
+    pub(super) fn hops(&self) -> u8 {
+        match &self.header {
+            Header::V4(header) => header.ttl(),
+            Header::V6(header) => header.hop_limit(),
+        }
     }
 }
 
-fn write_protocol(out: &mut impl Write, protocol: IpNumber) -> io::Result<()> {
-    match protocol.keyword_str() {
-        // As tcpdump calls it, and as it is called where it is parsed.
-        _ if protocol == ip_number::IPV6_ICMP => write!(out, "ICMP6"),
-        Some(keyword) => write!(out, "{keyword}"),
-        None => write!(out, "ip-proto-{}", protocol.0),
+/// Tells all that an IPv4 header says but addresses.
+fn describe_v4(out: &mut impl Out, header: &Ipv4HeaderSlice<'_>) {
+    out.detail("version", 4_u8);
+    let tos = header.dcp().value() << 2 | header.ecn().value();
+    out.say("(tos ", "tos", Hex::<1>(tos.into()));
+    out.say(", ttl ", "ttl", header.ttl());
+    out.say(", id ", "id", header.identification());
+    out.say(", offset ", "offset", usize::from(header.fragments_offset().value()) * 8);
+    let flags = match (header.dont_fragment(), header.more_fragments()) {
+        (true, true) => "+, DF",
+        (true, false) => "DF",
+        (false, true) => "+",
+        (false, false) => "none",
+    };
+    out.say(", flags [", "flags", flags);
+    out.say("], proto ", "protocol", Protocol(header.protocol()));
+    out.say(" (", "proto", header.protocol().0);
+    out.say("), length ", "length", header.total_len());
+    let bytes = header.slice();
+    if out.verifies()
+        && let checksum::Verdict::Incorrect(expected) = checksum::judge_plain(bytes, bytes.len(), CHECKSUM)
+    {
+        out.say(", bad cksum ", "checksum", Hex::<4>(header.header_checksum().into()));
+        out.say(" (-> ", "checksum_expected", Hex::<4>(expected.into()));
+        out.words(")");
+    }
+    out.words(")\n    ");
+}
+
+/// Likewise, for IPv6.
+fn describe_v6(out: &mut impl Out, header: &Ipv6HeaderSlice<'_>) {
+    out.detail("version", 6_u8);
+    out.words("(");
+    if header.traffic_class() != 0 {
+        out.say("class ", "class", Hex::<2>(header.traffic_class().into()));
+        out.words(", ");
+    }
+    if header.flow_label().value() != 0 {
+        out.say("flowlabel ", "flowlabel", Hex::<5>(header.flow_label().value().into()));
+        out.words(", ");
+    }
+    out.say("hlim ", "hlim", header.hop_limit());
+    out.say(", next-header ", "next_protocol", Protocol(header.next_header()));
+    out.say(" (", "next_header", header.next_header().0);
+    out.say(") payload length: ", "payload_length", header.payload_length());
+    out.words(") ");
+}
+
+/// Describes a packet, or why it cannot be read.
+pub(super) fn describe(
+    out: &mut impl Out,
+    context: &mut Context<'_>,
+    packet: Result<Packet<'_>, Unreadable>,
+    on_wire: usize,
+) {
+    match packet {
+        Ok(packet) => packet.describe(out, context),
+        Err(why) => {
+            out.field("unreadable", Shown(why));
+            out.say(", length ", "length", on_wire);
+        }
+    }
+}
+
+/// The name of a protocol.
+struct Protocol(IpNumber);
+
+impl Protocol {
+    /// As tcpdump calls it, and as it is called where it is looked into; of those without a name, what stands in front
+    /// of the number.
+    fn keyword(&self) -> &'static str {
+        match self.0 {
+            ip_number::IPV6_ICMP => "ICMP6",
+            other => other.keyword_str().unwrap_or("ip-proto-"),
+        }
+    }
+}
+
+impl Value for Protocol {
+    fn text(&self, to: &mut Vec<u8>) {
+        self.keyword().text(to);
+        if self.0.keyword_str().is_none() {
+            self.0.0.text(to);
+        }
     }
 }
 

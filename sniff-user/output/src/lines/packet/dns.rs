@@ -6,9 +6,11 @@
 //! no message can make the parser loop.
 
 use std::{
-    fmt::{self, Write as _},
+    fmt::Write as _,
     net::{Ipv4Addr, Ipv6Addr},
 };
+
+use crate::lines::out::{Foreign, MAX_SHOWN, Out, Shown, Value};
 
 /// Most bytes of a name, and of a label in it (RFC 1035, section 2.3.4).
 const MAX_NAME: usize = 255;
@@ -20,8 +22,6 @@ const MAX_ANSWERS: u16 = 8;
 const MAX_LINE: usize = 600;
 /// Most errors that are printed of those that a server adds.
 const MAX_ERRORS: usize = 2;
-/// Most bytes that are printed of a name or a text, with its escapes.
-const MAX_SHOWN: usize = 255;
 
 const TYPE_A: u16 = 1;
 const TYPE_NS: u16 = 2;
@@ -45,25 +45,20 @@ const RECURSION_DESIRED: u16 = 1 << 8;
 const RECURSION_AVAILABLE: u16 = 1 << 7;
 
 /// Describes a message like tcpdump: `ID+ A? NAME.` for a query, `ID q: A? NAME. 1/0/0 A 10.0.0.1` for a response,
-/// where the numbers count answers, authorities and additional records. `None` when there is no whole header.
-pub(super) fn describe(message: &[u8]) -> Option<String> {
+/// where the numbers count answers, authorities and additional records. `words` come before. Returns whether there is a
+/// whole header, without which nothing is told.
+pub(super) fn describe(out: &mut impl Out, words: &str, message: &[u8]) -> bool {
     let mut reader = Reader { message, at: 0, end: message.len() };
-    let header = Header {
-        id: reader.short()?,
-        flags: reader.short()?,
-        questions: reader.short()?,
-        answers: reader.short()?,
-        authorities: reader.short()?,
-        additional: reader.short()?,
-    };
-    let mut text = String::new();
-    let written = if header.flags & RESPONSE == 0 {
-        header.describe_query(&mut text, &mut reader)
+    let Some(header) = Header::read(&mut reader) else { return false };
+    out.open("dns");
+    out.words(words);
+    if header.flags & RESPONSE == 0 {
+        header.describe_query(out, &mut reader);
     } else {
-        header.describe_response(&mut text, reader)
-    };
-    written.expect("writing to a String does not fail");
-    Some(text)
+        header.describe_response(out, reader);
+    }
+    out.close();
+    true
 }
 
 struct Header {
@@ -76,44 +71,75 @@ struct Header {
 }
 
 impl Header {
+    fn read(reader: &mut Reader<'_>) -> Option<Self> {
+        Some(Self {
+            id: reader.short()?,
+            flags: reader.short()?,
+            questions: reader.short()?,
+            answers: reader.short()?,
+            authorities: reader.short()?,
+            additional: reader.short()?,
+        })
+    }
+
     fn is(&self, flag: u16) -> bool {
         self.flags & flag != 0
     }
 
-    fn describe_query(&self, text: &mut String, reader: &mut Reader<'_>) -> fmt::Result {
-        let recursion = if self.is(RECURSION_DESIRED) { "+" } else { "" };
-        write!(text, "{}{}{recursion}", self.id, Opcode(self.flags))?;
-        let counts = [(self.answers, 'a'), (self.authorities, 'n')];
-        for (count, letter) in counts.into_iter().filter(|(count, _)| *count > 0) {
-            write!(text, " [{count}{letter}]")?;
+    fn describe_query(&self, out: &mut impl Out, reader: &mut Reader<'_>) {
+        out.field("id", self.id);
+        out.detail("kind", "query");
+        out.field("opcode", Opcode(self.flags));
+        if self.is(RECURSION_DESIRED) {
+            out.words("+");
+            out.detail("recursion_desired", true);
         }
-        if self.additional > 0 {
-            write!(text, " [{}au]", self.additional)?;
+        let counts = [
+            (self.answers, "answer_count", "a]"),
+            (self.authorities, "authority_count", "n]"),
+            (self.additional, "additional_count", "au]"),
+        ];
+        for (count, name, letter) in counts.into_iter().filter(|(count, ..)| *count > 0) {
+            out.say(" [", name, count);
+            out.words(letter);
         }
-        self.describe_question(text, reader)
+        self.describe_question(out, reader);
     }
 
-    fn describe_response(&self, text: &mut String, mut reader: Reader<'_>) -> fmt::Result {
-        let Self { id, flags, answers, authorities, additional, .. } = self;
+    fn describe_response(&self, out: &mut impl Out, mut reader: Reader<'_>) {
+        let Self { id, flags, answers, authorities, additional, .. } = *self;
         let edns = self.edns(reader).unwrap_or_default();
-        write!(text, "{id}{}{}", Opcode(*flags), ResponseCode(edns.upper_code << 4 | flags & 0xf))?;
-        let marks =
-            [(self.is(AUTHORITATIVE), '*'), (!self.is(RECURSION_AVAILABLE), '-'), (self.is(TRUNCATED), '|')];
-        for (_, mark) in marks.into_iter().filter(|(set, _)| *set) {
-            write!(text, "{mark}")?;
+        out.field("id", id);
+        out.detail("kind", "response");
+        out.field("opcode", Opcode(flags));
+        out.field("rcode", ResponseCode(edns.upper_code << 4 | flags & 0xf));
+        let marks = [
+            (AUTHORITATIVE, true, "*", "authoritative"),
+            (RECURSION_AVAILABLE, false, "-", "recursion_unavailable"),
+            (TRUNCATED, true, "|", "truncated"),
+        ];
+        for (_, _, mark, name) in marks.into_iter().filter(|(flag, set, ..)| self.is(*flag) == *set) {
+            out.words(mark);
+            out.detail(name, true);
         }
         if self.questions > 0 {
-            write!(text, " q:")?;
+            out.words(" q:");
         }
-        self.describe_question(text, &mut reader)?;
-        write!(text, " {answers}/{authorities}/{additional}")?;
+        self.describe_question(out, &mut reader);
+        out.say(" ", "answer_count", answers);
+        out.say("/", "authority_count", authorities);
+        out.say("/", "additional_count", additional);
         if self.has_one_question_at_most() {
-            self.describe_answers(text, &mut reader)?;
+            out.open_list("answers");
+            self.describe_answers(out, &mut reader);
+            out.close();
         }
+        out.open_list("errors");
         for error in edns.errors {
-            write!(text, " {error}")?;
+            out.words(" ");
+            error.describe(out);
         }
-        Ok(())
+        out.close();
     }
 
     /// Where the answers begin is known behind one question only, as in all messages in use (RFC 9619).
@@ -121,20 +147,29 @@ impl Header {
         self.questions <= 1
     }
 
-    fn describe_answers(&self, text: &mut String, reader: &mut Reader<'_>) -> fmt::Result {
+    fn describe_answers(&self, out: &mut impl Out, reader: &mut Reader<'_>) {
+        let mut len = 0;
         for number in 0..self.answers {
             if number > 0 {
-                write!(text, ",")?;
+                out.words(",");
             }
-            if number == MAX_ANSWERS || text.len() > MAX_LINE {
-                return write!(text, " ...");
+            out.words(" ");
+            if number == MAX_ANSWERS || len > MAX_LINE {
+                return out.words("...");
             }
-            match reader.record().and_then(Record::describe) {
-                Some(answer) => write!(text, " {answer}")?,
-                None => return write!(text, " [|domain]"),
+            let answer = reader.record().and_then(|record| Some((record.kind, record.describe()?)));
+            out.open("");
+            let Some((kind, data)) = &answer else {
+                out.cut_off("domain");
+                return out.close();
+            };
+            out.field("type", Type(*kind));
+            if !data.is_empty() {
+                out.say(" ", "data", Ascii(data));
             }
+            len += data.len();
+            out.close();
         }
-        Ok(())
     }
 
     /// What the OPT record says, which is among the additional ones; `reader` is behind the header.
@@ -157,15 +192,45 @@ impl Header {
         None
     }
 
-    /// Writes the first question, if there is any.
-    fn describe_question(&self, text: &mut String, reader: &mut Reader<'_>) -> fmt::Result {
+    /// Tells the first question, if there is any.
+    fn describe_question(&self, out: &mut impl Out, reader: &mut Reader<'_>) {
+        /// The top bit of a class: in Multicast DNS, that the answer may come to the asker alone (RFC 6762, section 5.4).
+        const UNICAST: u16 = 1 << 15;
         if self.questions == 0 {
-            return Ok(());
+            return;
         }
+        out.words(" ");
         match reader.question() {
-            Some((name, kind)) => write!(text, " {}? {name}", Type(kind)),
-            None => write!(text, " [|domain]"),
+            Some(Question { name, kind, class }) => {
+                out.field("type", Type(kind));
+                if class & UNICAST != 0 {
+                    out.words(" (QU)");
+                    out.detail("unicast", true);
+                }
+                out.say("? ", "name", Ascii(&name));
+            }
+            None => out.cut_off("domain"),
         }
+    }
+}
+
+/// The first question.
+struct Question {
+    name: String,
+    kind: u16,
+    class: u16,
+}
+
+/// What was escaped as it was read.
+struct Ascii<'a>(&'a str);
+
+impl Value for Ascii<'_> {
+    fn text(&self, to: &mut Vec<u8>) {
+        to.extend_from_slice(self.0.as_bytes());
+    }
+
+    fn json(&self, to: &mut Vec<u8>) {
+        Foreign(self.0.as_bytes()).json(to);
     }
 }
 
@@ -206,12 +271,8 @@ impl<'a> Reader<'a> {
         self.take(len).map(|_| part)
     }
 
-    /// A question's name and type.
-    fn question(&mut self) -> Option<(String, u16)> {
-        let name = self.name()?;
-        let kind = self.short()?;
-        self.short()?; // Class.
-        Some((name, kind))
+    fn question(&mut self) -> Option<Question> {
+        Some(Question { name: self.name()?, kind: self.short()?, class: self.short()? })
     }
 
     /// A resource record.
@@ -305,40 +366,41 @@ struct Record<'a> {
 }
 
 impl Record<'_> {
-    /// Its type and what it says; `None` when it says nothing that makes sense.
+    /// What it says, which for some types is not told; `None` when that makes no sense.
     fn describe(self) -> Option<String> {
         let Self { kind, mut data, .. } = self;
-        let name = Type(kind);
         Some(match kind {
-            TYPE_A if data.len() == 4 => format!("{name} {}", data.ipv4()?),
-            TYPE_AAAA if data.len() == 16 => format!("{name} {}", data.ipv6()?),
+            TYPE_A if data.len() == 4 => data.ipv4()?.to_string(),
+            TYPE_AAAA if data.len() == 16 => data.ipv6()?.to_string(),
             TYPE_A | TYPE_AAAA => return None,
-            TYPE_CNAME | TYPE_NS | TYPE_PTR | TYPE_DNAME => format!("{name} {}", data.name()?),
+            TYPE_CNAME | TYPE_NS | TYPE_PTR | TYPE_DNAME => data.name()?,
             TYPE_MX => {
                 let preference = data.short()?;
-                format!("{name} {} {preference}", data.name()?)
+                format!("{} {preference}", data.name()?)
             }
             TYPE_SRV => {
                 let (priority, weight, port) = (data.short()?, data.short()?, data.short()?);
-                format!("{name} {}:{port} {priority} {weight}", data.name()?)
+                format!("{}:{port} {priority} {weight}", data.name()?)
             }
             TYPE_TXT => {
-                let mut text = name.to_string();
-                while !data.is_empty() && text.len() <= MAX_SHOWN {
-                    let len = data.byte()?;
-                    write!(text, " {}", quoted(data.take(len.into())?)).ok()?;
+                let mut texts = Vec::new();
+                let mut len = 0;
+                while !data.is_empty() && len <= MAX_SHOWN {
+                    let text_len = data.byte()?;
+                    texts.push(quoted(data.take(text_len.into())?));
+                    len += texts.last().map_or(0, String::len);
                 }
-                text
+                texts.join(" ")
             }
             TYPE_SVCB | TYPE_HTTPS => {
                 let priority = data.short()?;
-                let mut text = format!("{name} {priority} {}", data.name()?);
+                let mut text = format!("{priority} {}", data.name()?);
                 while !data.is_empty() && text.len() <= MAX_SHOWN {
                     write!(text, " {}", data.parameter()?).ok()?;
                 }
                 text
             }
-            _ => name.to_string(),
+            _ => String::new(),
         })
     }
 }
@@ -429,16 +491,18 @@ impl ExtendedError {
     }
 }
 
-impl fmt::Display for ExtendedError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "EDE {}", self.code)?;
+impl ExtendedError {
+    fn describe(&self, out: &mut impl Out) {
+        out.open("");
+        out.say("EDE ", "code", self.code);
         if let Some(name) = EXTENDED_ERRORS.get(usize::from(self.code)) {
-            write!(f, " ({name})")?;
+            out.say(" (", "name", *name);
+            out.words(")");
         }
         if !self.text.is_empty() {
-            write!(f, " {}", self.text)?;
+            out.say(" ", "text", Ascii(&self.text));
         }
-        Ok(())
+        out.close();
     }
 }
 
@@ -477,9 +541,9 @@ const EXTENDED_ERRORS: [&str; 28] = [
 /// A record's type, by its mnemonic in IANA's registry, or as RFC 3597 has it.
 struct Type(u16);
 
-impl fmt::Display for Type {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self.0 {
+impl Value for Type {
+    fn text(&self, to: &mut Vec<u8>) {
+        let name = match self.0 {
             TYPE_A => "A",
             TYPE_NS => "NS",
             TYPE_CNAME => "CNAME",
@@ -494,51 +558,73 @@ impl fmt::Display for Type {
             TYPE_OPT => "OPT",
             43 => "DS",
             46 => "RRSIG",
+            47 => "NSEC",
             48 => "DNSKEY",
             TYPE_SVCB => "SVCB",
             TYPE_HTTPS => "HTTPS",
             251 => "IXFR",
             252 => "AXFR",
             255 => "ANY",
-            other => return write!(f, "TYPE{other}"),
-        })
+            other => return Shown(format_args!("TYPE{other}")).text(to),
+        };
+        name.text(to);
     }
 }
 
-/// The operation in a header's flags; nothing for an ordinary query.
+/// The operation in a header's flags; in text nothing for an ordinary query.
 struct Opcode(u16);
 
-impl fmt::Display for Opcode {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+impl Value for Opcode {
+    fn text(&self, to: &mut Vec<u8>) {
         match self.0 >> 11 & 0xf {
-            0 => Ok(()),
-            4 => f.write_str(" notify"),
-            5 => f.write_str(" update"),
-            other => write!(f, " op{other}"),
+            0 => {}
+            4 => " notify".text(to),
+            5 => " update".text(to),
+            other => Shown(format_args!(" op{other}")).text(to),
         }
+    }
+
+    fn json(&self, to: &mut Vec<u8>) {
+        (self.0 >> 11 & 0xf).json(to);
     }
 }
 
-/// The outcome, with what an OPT record adds to it; nothing when there was no error.
+/// The outcome, with what an OPT record adds to it; in text nothing when there was no error.
 struct ResponseCode(u16);
 
-impl fmt::Display for ResponseCode {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self.0 {
-            0 => "",
-            1 => " FormErr",
-            2 => " ServFail",
-            3 => " NXDomain",
-            4 => " NotImp",
-            5 => " Refused",
-            6 => " YXDomain",
-            7 => " YXRRSet",
-            8 => " NXRRSet",
-            9 => " NotAuth",
-            10 => " NotZone",
-            16 => " BadVers",
-            23 => " BadCookie",
-            other => return write!(f, " Resp{other}"),
-        })
+impl Value for ResponseCode {
+    fn text(&self, to: &mut Vec<u8>) {
+        if self.0 > 0 {
+            to.push(b' ');
+            self.name(to);
+        }
+    }
+
+    fn json(&self, to: &mut Vec<u8>) {
+        to.push(b'"');
+        self.name(to);
+        to.push(b'"');
+    }
+}
+
+impl ResponseCode {
+    fn name(&self, to: &mut Vec<u8>) {
+        let name = match self.0 {
+            0 => "NoError",
+            1 => "FormErr",
+            2 => "ServFail",
+            3 => "NXDomain",
+            4 => "NotImp",
+            5 => "Refused",
+            6 => "YXDomain",
+            7 => "YXRRSet",
+            8 => "NXRRSet",
+            9 => "NotAuth",
+            10 => "NotZone",
+            16 => "BadVers",
+            23 => "BadCookie",
+            other => return Shown(format_args!("Resp{other}")).text(to),
+        };
+        name.text(to);
     }
 }
