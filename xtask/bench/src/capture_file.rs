@@ -1,6 +1,10 @@
-//! Counts the packets of a capture file with a parser that no tool here uses.
+//! Counts the packets of a capture file with a parser that no tool here uses; and those that were printed, a line each.
 
-use std::{fs::File, path::Path};
+use std::{
+    fs::File,
+    io::{BufRead as _, BufReader},
+    path::Path,
+};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use pcap_parser::{Block, PcapBlockOwned, PcapError, create_reader};
@@ -14,6 +18,16 @@ const BUFFER: usize = 4 << 20;
 /// The file cannot be read, is neither, or ends within a block.
 pub fn count_packets(path: &Path) -> Result<u64> {
     count(path).with_context(|| format!("cannot count the packets of {}", path.display()))
+}
+
+/// How many lines a file has.
+///
+/// # Errors
+/// The file cannot be read.
+pub fn count_lines(path: &Path) -> Result<u64> {
+    let lines =
+        || BufReader::new(File::open(path)?).split(b'\n').try_fold(0, |lines, line| line.map(|_| lines + 1));
+    lines().with_context(|| format!("cannot count the lines of {}", path.display()))
 }
 
 fn count(path: &Path) -> Result<u64> {
@@ -55,13 +69,23 @@ mod tests {
 
     use tempfile::TempDir;
 
-    use super::count_packets;
+    use super::{count_lines, count_packets};
 
     fn file(folder: &TempDir, words: &[u32]) -> PathBuf {
         let path = folder.path().join("file");
         let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
         fs::write(&path, bytes).unwrap();
         path
+    }
+
+    #[test]
+    fn each_line_counts() {
+        let folder = TempDir::new().unwrap();
+        let path = folder.path().join("file");
+        for (text, lines) in [("", 0), ("a\n", 1), ("a\n\nb\n", 3)] {
+            fs::write(&path, text).unwrap();
+            assert_eq!(count_lines(&path).unwrap(), lines);
+        }
     }
 
     // draft-ietf-opsawg-pcapng: section header, interface description, enhanced packet, statistics.

@@ -152,6 +152,10 @@ impl Goals<'_> {
         let [full, tcpdump, dumpcap] = [self.sniff, TCPDUMP, DUMPCAP].map(|tool| kept("tcp", tool));
         self.add("tcp-snap96: part of the bare rate", Bound::AtLeast(0.95), None, snap96);
         self.add("tcp: part of the bare rate", Bound::AtLeast(0.85), None, full);
+        let printed = |tool| Some(self.of("tcp-lines", tool)?.tcp?.process_s);
+        let value = quotient(printed(self.sniff), printed(TCPDUMP));
+        let measure = format!("tcp-lines: CPU of the process, of {TCPDUMP}'s");
+        self.add(measure, Bound::AtMost(1.0 / 3.0), None, value);
         for (name, other) in [(TCPDUMP, tcpdump), (DUMPCAP, dumpcap)] {
             let value = quotient(full, other);
             self.add(format!("tcp: rate, of that with {name}"), Bound::AtLeast(1.0), None, value);

@@ -13,7 +13,7 @@ use nix::sys::statvfs::statvfs;
 use serde::Serialize;
 
 use crate::{
-    capture_file::count_packets,
+    capture_file::{count_lines, count_packets},
     load,
     net::Net,
     scenario::{Filter, Load, Scenario},
@@ -209,7 +209,7 @@ impl Bench<'_> {
         let reported = capture.interrupt()?;
         if let Some(account) = &mut figures.account {
             account.reported = reported;
-            account.kept = count_packets(file)?;
+            account.kept = if scenario.prints { count_lines(file)? } else { count_packets(file)? };
             account.file_bytes = fs::metadata(file)?.len();
         }
         Ok(figures)

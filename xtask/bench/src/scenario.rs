@@ -17,6 +17,8 @@ pub struct Scenario {
     pub filter: Filter,
     /// How many pods are captured together; only the first has traffic.
     pub pods: usize,
+    /// Whether packets are printed as lines of text, in place of being written to a capture file.
+    pub prints: bool,
 }
 
 /// What a pod sends.
@@ -105,6 +107,7 @@ const fn frames(name: &'static str, title: &'static str, len: usize, count: u64)
         snaplen: None,
         filter: Filter::Everything,
         pods: 1,
+        prints: false,
     }
 }
 
@@ -150,6 +153,7 @@ pub const ALL: &[Scenario] = &[
     pods("pods-250", "64 B, 250 pods of 250", 250),
     tcp("tcp-snap96", "TCP, snaplen 96", Some(96)),
     tcp("tcp", "TCP", None),
+    Scenario { prints: true, ..tcp("tcp-lines", "TCP, as lines", Some(96)) },
     Scenario { load: Load::Silence { time: Duration::from_secs(10) }, ..frames("idle", "no traffic", 0, 0) },
 ];
 

@@ -183,7 +183,9 @@ impl Tool {
         let only_sniff = scenario.is_about_pods() || matches!(scenario.load, Load::Silence { .. });
         match self.kind {
             Kind::Sniff => true,
-            Kind::Tcpdump | Kind::Dumpcap | Kind::Ptcpdump => !only_sniff,
+            Kind::Tcpdump => !only_sniff,
+            _ if scenario.prints => false,
+            Kind::Dumpcap | Kind::Ptcpdump => !only_sniff,
             Kind::NetsniffNg => !only_sniff && scenario.snaplen.is_none(),
             // It sees what XDP sees: no packets that are still to be segmented.
             Kind::Xdpdump => !only_sniff && frames && scenario.filter == Filter::Everything,
@@ -216,14 +218,19 @@ impl Tool {
                 for pod in pods {
                     command.arg("--netns").arg(pod);
                 }
+                if scenario.prints {
+                    return command;
+                }
                 command.arg("-w");
             }
             Kind::Tcpdump => {
                 option("-i", Some(HOST_INTERFACE));
                 option("-s", snaplen.as_deref());
                 // It would give root up, and could not write the file then.
-                command.args(["-n", "-Z", "root", "-w"]);
-                command.arg(file);
+                command.args(["-nn", "-Z", "root"]);
+                if !scenario.prints {
+                    command.arg("-w").arg(file);
+                }
                 command.args(filter);
                 return command;
             }
@@ -272,7 +279,8 @@ impl Tool {
     ) -> Result<Capture> {
         let messages = File::create(log).with_context(|| format!("cannot write {}", log.display()))?;
         let mut command = self.command(scenario, &net.pods(scenario.pods), file);
-        command.stdin(Stdio::null()).stdout(messages.try_clone()?).stderr(messages);
+        let stdout = if scenario.prints { File::create(file)? } else { messages.try_clone()? };
+        command.stdin(Stdio::null()).stdout(stdout).stderr(messages);
         let start = Instant::now();
         let child = net.node.run(|| {
             if pinned {
