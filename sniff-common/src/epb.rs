@@ -53,6 +53,12 @@ pub const fn dropcount_at(total_len: usize, captured: u32) -> Option<usize> {
     if total_len == block_len(captured, true) as usize { Some(total_len - DROPCOUNT_FROM_END) } else { None }
 }
 
+/// Where the value of `epb_flags` is in a block with so many bytes captured. As the kernel side writes blocks.
+#[inline]
+pub const fn flags_at(captured: u32) -> usize {
+    DATA_OFFSET + ((captured as usize + 3) & !3) + 4
+}
+
 /// An option's header, code and length, as one host-endian word.
 pub const fn option_header(code: u16, len: u16) -> u32 {
     let (code, len) = (code.to_ne_bytes(), len.to_ne_bytes());

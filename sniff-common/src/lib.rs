@@ -11,12 +11,16 @@ pub mod regions;
 /// Version of this contract. The loader refuses an object that carries another one.
 ///
 /// Raise it with every change of a record, of [`Counters`], or of the classifier's arguments.
-pub const ABI_VERSION: u32 = 6;
+pub const ABI_VERSION: u32 = 7;
 
 /// Largest part of a packet that a record holds, in bytes; also pcapng's usual largest snaplen.
 ///
 /// Above what BIG TCP is set to anywhere (192 KiB); a larger super-packet is cut, and its original length told.
 pub const MAX_SNAPLEN: u32 = 256 * 1024;
+
+/// How far above the pcapng interface id, in the classifier's interface argument, begin the bits of `epb_flags` that a
+/// packet has besides its direction.
+pub const INTERFACE_FLAGS_SHIFT: u32 = 32;
 
 /// In the classifier's snaplen argument: keep only what belongs to headers.
 pub const SNAP_HEADERS: u64 = 1 << 32;

@@ -16,10 +16,12 @@ use crate::{
 #[used]
 static SNIFF_ABI_VERSION: u32 = sniff_common::ABI_VERSION;
 
-/// Where the classifier runs and what it is to do there; constants of the program.
+/// Where the classifier runs and what it is to do there; constants of the program, but for `flags`.
 pub struct Arguments {
     /// pcapng interface id.
     pub interface: u32,
+    /// Bits of the packet's `epb_flags` that the prologue knows.
+    pub flags: u32,
     /// [`sniff_common::Direction`] as a number.
     pub direction: u32,
     /// Most bytes kept of a packet, and the flags above.
@@ -118,7 +120,7 @@ impl Block for Capture<'_> {
             // Zeroes the padding; the data and the options then overwrite what is theirs.
             data.add((captured & !3) as usize).cast::<u32>().write(0);
             self.packet.copy(data, at_least_one(captured), room::<BELOW>(), room::<N>())?;
-            let flags = self.arguments.direction | self.packet.offload_flags();
+            let flags = self.arguments.direction | self.arguments.flags | self.packet.offload_flags();
             let end = write_options(data.add(padded as usize).cast(), flags, self.lost_before);
             end.write(total);
             let words = [

@@ -18,6 +18,7 @@ use aya_ebpf::{
     programs::TcContext,
 };
 use capture::Arguments;
+use sniff_common::INTERFACE_FLAGS_SHIFT;
 
 use crate::ring::{Buffer, Regions, Ring};
 
@@ -50,7 +51,8 @@ extern "C" fn sniff_buffer(
 /// Whatever happens to the capture, the packet goes on to the next program: [`TC_ACT_UNSPEC`], which is also
 /// `TCX_NEXT`.
 ///
-/// - `interface`: pcapng interface id.
+/// - `interface`: pcapng interface id, and from bit [`sniff_common::INTERFACE_FLAGS_SHIFT`] on what the prologue adds to the
+///   packet's `epb_flags`. Of all arguments the only one that is no constant.
 /// - `direction`: [`sniff_common::Direction`] as a number.
 /// - `snaplen`: 1 to [`sniff_common::MAX_SNAPLEN`] bytes, and above them [`sniff_common::SNAP_HEADERS`] and
 ///   [`sniff_common::SNAP_RAW_IP`].
@@ -63,8 +65,9 @@ fn capture_into<R: Ring>(
     snaplen: u64,
     clock_offset: u64,
 ) -> i32 {
+    let flags = (interface >> INTERFACE_FLAGS_SHIFT) as u32;
     let arguments =
-        Arguments { interface: interface as u32, direction: direction as u32, snaplen, clock_offset };
+        Arguments { interface: interface as u32, flags, direction: direction as u32, snaplen, clock_offset };
     capture::capture::<R>(&TcContext::new(skb), &arguments);
     TC_ACT_UNSPEC
 }

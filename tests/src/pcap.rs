@@ -38,6 +38,8 @@ pub struct Packet {
     pub data: Vec<u8>,
     /// From `epb_flags`.
     pub direction: Option<Direction>,
+    /// Of `epb_flags`: the checksum is still to be filled in.
+    pub checksum_not_ready: bool,
     /// `epb_dropcount`: packets lost since the one before.
     pub dropcount: Option<u64>,
 }
@@ -149,6 +151,7 @@ pub fn read_pcap(file: &Path) -> Vec<Packet> {
         original_len: block.origlen,
         data: block.data.to_vec(),
         direction: None,
+        checksum_not_ready: false,
         dropcount: None,
     };
     capture.blocks.iter().map(packet).collect()
@@ -215,7 +218,8 @@ impl Packet {
 
 impl fmt::Debug for Packet {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { interface, timestamp_ns, original_len, data, direction, dropcount } = self;
+        let Self { interface, timestamp_ns, original_len, data, direction, checksum_not_ready: _, dropcount } =
+            self;
         write!(f, "{timestamp_ns} if{interface} {direction:?} {}/{original_len}", data.len())?;
         if let Some(count) = dropcount {
             write!(f, " dropcount {count}")?;
@@ -321,6 +325,7 @@ fn read_packet(block: &EnhancedPacketBlock<'_>, interfaces: usize) -> Packet {
             2 => Some(Direction::Out),
             _ => None,
         },
+        checksum_not_ready: flags.unwrap_or_default() >> 9 & 1 == 1,
         dropcount: option(4).map(|count| count.as_u64_le().expect("64 bits of drops")),
     }
 }
@@ -353,7 +358,15 @@ mod tests {
     fn packet(timestamp_ns: u64, data: &[u8]) -> Packet {
         let original_len = data.len().try_into().expect("short");
         let data = data.to_vec();
-        Packet { interface: 0, timestamp_ns, original_len, data, direction: None, dropcount: None }
+        Packet {
+            interface: 0,
+            timestamp_ns,
+            original_len,
+            data,
+            direction: None,
+            checksum_not_ready: false,
+            dropcount: None,
+        }
     }
 
     #[test]

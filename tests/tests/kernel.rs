@@ -3,6 +3,7 @@
 
 mod accounts;
 mod attach;
+mod checksums;
 mod clock;
 mod detach;
 mod filtering;

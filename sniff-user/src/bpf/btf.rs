@@ -53,8 +53,13 @@ impl<'a> Btf<'a> {
 
     /// Where a structure has a field, in bytes; also one of a structure or union without a name in it.
     pub fn offset_of(&self, structure: &str, field: &str) -> Option<u32> {
-        let bits = self.bits_of(self.named(STRUCT, structure)?, field)?;
+        let bits = self.bit_offset_of(structure, field)?;
         bits.is_multiple_of(8).then_some(bits / 8)
+    }
+
+    /// Where a structure has a field of bits, in bits from its start. As [`Self::offset_of`].
+    pub fn bit_offset_of(&self, structure: &str, field: &str) -> Option<u32> {
+        self.bits_of(self.named(STRUCT, structure)?, field)
     }
 
     fn named(&self, kind: u32, name: &str) -> Option<u32> {
@@ -154,6 +159,7 @@ mod tests {
         assert_eq!(btf.offset_of("outer", "first"), Some(0));
         assert_eq!(btf.offset_of("outer", "inner"), Some(4));
         assert_eq!(btf.offset_of("outer", "last"), Some(8));
+        assert_eq!(btf.bit_offset_of("outer", "last"), Some(64));
         assert_eq!(btf.function("call"), Some(4));
         for (structure, field) in [("outer", "las"), ("outer", "lastx"), ("int", "last"), ("oute", "last")] {
             assert_eq!(btf.offset_of(structure, field), None);

@@ -12,7 +12,7 @@ use std::{
 use anyhow::{Context as _, Result, anyhow, ensure};
 use aya::programs::{ProgramInfo, SchedClassifier, loaded_programs};
 use aya_obj::generated::{
-    BPF_ALU64, BPF_EXIT, BPF_JMP, BPF_JNE, BPF_K, BPF_LDX, BPF_MEM, BPF_MOV, BPF_W, bpf_insn,
+    BPF_ALU64, BPF_EXIT, BPF_JMP, BPF_JNE, BPF_K, BPF_LDX, BPF_MEM, BPF_MOV, BPF_OR, BPF_W, bpf_insn,
 };
 use log::debug;
 use sniff_common::{Direction, SNAP_HEADERS, SNAP_RAW_IP};
@@ -20,6 +20,7 @@ use sniff_filter::{compile::Fragment, ebpf::Encoded};
 use sniff_pcapng::LinkType;
 
 use super::{
+    checksum::Summed,
     home::Home,
     instructions::{encoded, instruction, load_u32, load_u64},
     object::Body,
@@ -53,6 +54,8 @@ pub struct Arguments {
     pub clock_offset: u64,
     /// The network namespace whose packets alone are taken, where the interface may be moved to another.
     pub home: Option<Home>,
+    /// Where the kernel says whether a packet's checksum is ready, if it does.
+    pub summed: Option<Summed>,
 }
 
 /// A classifier in the kernel, not yet attached. Dropping it unloads it.
@@ -120,14 +123,20 @@ const PASS_ON: i32 = -1;
 /// The filter, behind it what keeps to the namespace, and then what sets r2 to r5; r1 is the packet already, and still is
 /// behind the filter.
 fn prologue(arguments: &Arguments) -> Vec<bpf_insn> {
-    let Arguments { filter, interface, direction, hook, clock_offset, home, .. } = arguments;
+    let Arguments { filter, interface, direction, hook, clock_offset, home, summed, .. } = arguments;
     let filter = filter.iter().flat_map(|fragment| fragment.instructions());
     let mut instructions: Vec<bpf_insn> = filter.map(|instruction| encoded(instruction.encode())).collect();
     if *hook == Hook::Ingress {
         instructions.extend(pass_over_returned());
     }
     instructions.extend(home.iter().flat_map(|home| home.check()));
-    instructions.push(load_u32(2, *interface));
+    match summed {
+        Some(summed) => {
+            instructions.extend(summed.instructions());
+            instructions.push(instruction((BPF_ALU64 | BPF_OR | BPF_K) as u8, 2, *interface as i32));
+        }
+        None => instructions.push(load_u32(2, *interface)),
+    }
     instructions.push(load_u32(3, *direction as u32));
     instructions.extend(load_u64(4, snaplen(arguments)));
     instructions.extend(load_u64(5, *clock_offset));
@@ -192,6 +201,7 @@ mod tests {
             link_type: LinkType::Raw,
             clock_offset: 0x0102_0304_f5f6_f7f8,
             home: None,
+            summed: None,
         };
         let set: Vec<(u8, i32)> =
             prologue(&arguments).iter().map(|insn| (insn.dst_reg(), insn.imm)).collect();

@@ -1,6 +1,8 @@
 //! Instructions as aya takes them.
 
-use aya_obj::generated::{BPF_ALU64, BPF_DW, BPF_IMM, BPF_K, BPF_LD, BPF_MOV, bpf_insn};
+use aya_obj::generated::{
+    BPF_ALU64, BPF_DW, BPF_IMM, BPF_K, BPF_LD, BPF_LDX, BPF_MEM, BPF_MOV, BPF_X, bpf_insn,
+};
 use sniff_filter::ebpf::Encoded;
 
 pub(super) fn encoded(instruction: Encoded) -> bpf_insn {
@@ -23,4 +25,18 @@ pub(super) fn load_u64(register: u8, value: u64) -> [bpf_insn; 2] {
 
 pub(super) fn instruction(code: u8, dst: u8, imm: i32) -> bpf_insn {
     encoded(Encoded { code, dst, src: 0, off: 0, imm })
+}
+
+/// `to = *(size *)(from + offset)`
+pub(super) fn load(size: u32, to: u8, from: u8, offset: i16) -> bpf_insn {
+    insn(BPF_LDX | BPF_MEM | size, to, from, offset, 0)
+}
+
+/// `to = from`
+pub(super) fn mov(to: u8, from: u8) -> bpf_insn {
+    insn(BPF_ALU64 | BPF_MOV | BPF_X, to, from, 0, 0)
+}
+
+pub(super) fn insn(code: u32, dst: u8, src: u8, off: i16, imm: i32) -> bpf_insn {
+    encoded(Encoded { code: code as u8, dst, src, off, imm })
 }

@@ -22,8 +22,11 @@ use sniff_pcapng::{InterfaceDescription, Watermark, blocks};
 use tokio::sync::oneshot;
 
 use crate::{
-    bpf::ring::{Ring, Until},
-    capture::losses::Losses,
+    bpf::{
+        checksum::Summed,
+        ring::{Ring, Until},
+    },
+    capture::{losses::Losses, unsummed::Unsummed},
     system::signals::Stages,
 };
 
@@ -98,6 +101,7 @@ impl Drain {
         let delivery = Delivery {
             output,
             losses: Losses::default(),
+            unsummed: Summed::known().is_none().then(Unsummed::default),
             any_lost: false,
             left,
             stopping: false,
@@ -300,6 +304,8 @@ impl Worker {
 struct Delivery {
     output: Output,
     losses: Losses,
+    /// Where the kernel does not say which packets' checksums are not ready.
+    unsummed: Option<Unsummed>,
     /// Whether packets may have something to tell of losses. They are not looked at until then.
     any_lost: bool,
     /// Packets that may still be delivered.
@@ -320,7 +326,12 @@ impl Delivery {
             match message {
                 Message::Stop => self.stopping = true,
                 Message::Watermark => self.watermark = true,
-                Message::Interface(description) => self.output.interface(&description)?,
+                Message::Interface(description) => {
+                    if let Some(unsummed) = &mut self.unsummed {
+                        unsummed.interface(&description);
+                    }
+                    self.output.interface(&description)?;
+                }
             }
         }
         Ok(())
@@ -336,6 +347,9 @@ impl Delivery {
         self.output.discard(beyond);
         if self.any_lost {
             self.losses.tell(wanted);
+        }
+        if let Some(unsummed) = &self.unsummed {
+            unsummed.mark(wanted);
         }
         if wanted.is_empty() { Ok(()) } else { self.output.packets(wanted) }
     }

@@ -3,7 +3,8 @@
 //! - [`plan`]: what is asked; [`control`]: what a running capture is told, and what it tells.
 //! - [`taps`]: the interfaces that are captured, and changes of them; [`tap`]: one of them, at which end ([`view`]).
 //! - [`watch`] and [`newcomers`]: who goes and who comes.
-//! - [`drain`]: from the ring to the output; [`losses`]: packets of which only the count is there.
+//! - [`drain`]: from the ring to the output; [`losses`]: packets of which only the count is there; [`unsummed`]: packets whose
+//!   checksum is still to be filled in, where the kernel does not tell.
 //! - [`status`]: counts while it runs; [`accounts`]: those at the end.
 
 pub mod accounts;
@@ -19,6 +20,7 @@ mod start;
 mod status;
 pub mod tap;
 mod taps;
+mod unsummed;
 mod view;
 mod watch;
 

@@ -15,6 +15,7 @@ use sniff_tests::{
 };
 use sniff_user::{
     bpf::{
+        checksum::Summed,
         classifier::{self, Arguments},
         home::Home,
         object::{KernelSide, Sizes},
@@ -74,8 +75,10 @@ fn variants() -> impl Iterator<Item = Arguments> {
         lengths.flat_map(|(snaplen, headers)| LINK_TYPES.map(|link_type| (snaplen, headers, link_type)));
     let places = [(Direction::In, Hook::Ingress, 0), (Direction::Out, Hook::Egress, LAST_INTERFACE)];
     let places = places.into_iter().cycle();
-    let homes = [None, None, home()].into_iter().cycle();
-    packets.zip(places).zip(homes).map(|((packet, place), home)| {
+    // As many as have no common divisor with the places.
+    let (home, summed) = (home(), Summed::known());
+    let kernels_words = [(None, None), (None, summed), (home, None), (home, summed), (None, summed)];
+    packets.zip(places).zip(kernels_words.into_iter().cycle()).map(|((packet, place), (home, summed))| {
         let ((snaplen, headers, link_type), (direction, hook, interface)) = (packet, place);
         let clock_offset = 1_700_000_000_000_000_000;
         Arguments {
@@ -88,6 +91,7 @@ fn variants() -> impl Iterator<Item = Arguments> {
             link_type,
             clock_offset,
             home,
+            summed,
         }
     })
 }
@@ -123,6 +127,7 @@ fn the_filters_of_all_expressions_are_taken() {
                 link_type: LinkType::Ethernet,
                 clock_offset: 0,
                 home: home(),
+                summed: Summed::known(),
             };
             if classifier::load(&kernel_side.body(), slice::from_ref(&arguments), || false).is_err() {
                 panic!("{text}: {}\n{fragment}", refusal(&kernel_side, &arguments));

@@ -13,6 +13,7 @@ use super::Taps;
 use crate::{
     bpf::{
         attach::Attachment,
+        checksum::Summed,
         classifier::{self, Arguments, Classifier},
         object::Body,
     },
@@ -137,6 +138,7 @@ impl Taps {
                 link_type,
                 clock_offset,
                 home,
+                summed: Summed::known(),
             })
         })
     }
