@@ -11,7 +11,7 @@ use crate::{
 };
 
 /// How long the API server may take to be reached, and then for one answer, unless told otherwise.
-pub(crate) const TIMEOUT: Duration = Duration::from_secs(10);
+const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A connection to a cluster's API server, with the rights of whoever the configuration names.
 #[derive(Clone)]
