@@ -142,6 +142,10 @@ fn snaplen(text: &str) -> Result<u32, String> {
             Err("this is how many bytes are kept of each packet; no runtime's socket need be named for that"
                 .to_owned())
         }
+        Err(_) if text.contains("://") => {
+            Err("this is how many bytes are kept of each packet; an API server is named with --server"
+                .to_owned())
+        }
         _ => Err(format!("a snapshot length is a number from 0 to {MAX_SNAPLEN}")),
     }
 }

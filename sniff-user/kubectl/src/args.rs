@@ -403,7 +403,7 @@ impl Args {
 #[cfg(test)]
 mod tests {
     use clap::CommandFactory as _;
-    use sniff_cli::exit;
+    use sniff_cli::{exit, habits};
     use sniff_output::lines::{Dump, DumpForm, Form, Time};
 
     use super::*;
@@ -462,6 +462,23 @@ mod tests {
         );
         assert_eq!(args.filter(), Some("tcp port 443".into()));
         assert_eq!(parse(&["web-0"]).filter(), None);
+    }
+
+    #[test]
+    fn each_option_of_tcpdump_and_dumpcap_is_there_or_answered() {
+        let offered = habits::testing::offered_by(Args::command());
+        for option in habits::testing::of_tcpdump_and_dumpcap() {
+            let is_answered = habits::instead_in_a_cluster(&option).is_some();
+            assert!(offered.contains(&option) || is_answered, "{option}");
+        }
+        for (line, part) in [("-D", "kubectl get pods"), ("-z", "inotifywait"), ("-C", "dumpcap -i -")] {
+            let error = Args::try_parse_from(["kubectl-sniff", "web-0", line]).unwrap_err();
+            let words = exit::words(&error, habits::instead_in_a_cluster);
+            assert!(
+                words.starts_with(&format!("{line} is not offered: ")) && words.contains(part),
+                "{words}"
+            );
+        }
     }
 
     #[test]

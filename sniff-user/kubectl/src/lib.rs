@@ -1,18 +1,18 @@
 //! `kubectl sniff`: captures pods anywhere in a cluster, from wherever kubectl runs.
 //!
-//! [`args`] is what is typed and [`mod@reference`] what it names. [`capture`] is the whole of a capture: it follows the
-//! pods that are meant, keeps one [`session`] for each node that has any ([`rejoin`] when it is lost), merges what they
-//! send, and hands that to [`output`]. [`cleanup`] and [`doctor`] are the subcommands.
+//! [`args`] is what is typed and `reference` what it names. `capture` is the whole of a capture: it follows the
+//! pods that are meant, keeps one `session` for each node that has any (`rejoin` when it is lost), merges what they
+//! send, and hands that to `output`. `cleanup` and `doctor` are the subcommands.
 
 pub mod args;
-pub mod capture;
-pub mod cleanup;
-pub mod doctor;
-pub mod output;
-pub mod reference;
-pub mod rejoin;
-pub mod session;
-pub mod wireshark;
+mod capture;
+mod cleanup;
+mod doctor;
+mod output;
+mod reference;
+mod rejoin;
+mod session;
+mod wireshark;
 
 use anyhow::{Context as _, Result};
 use clap::CommandFactory as _;

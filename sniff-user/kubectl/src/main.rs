@@ -10,7 +10,7 @@ use sniff_cli::{exit, habits, logging};
 async fn main() -> ExitCode {
     let args = match Args::try_parse() {
         Ok(args) => args,
-        Err(error) => return exit::usage("kubectl sniff", &error, habits::instead),
+        Err(error) => return exit::usage("kubectl sniff", &error, habits::instead_in_a_cluster),
     };
     if let Err(wrong) = args.check() {
         return exit::misuse("kubectl sniff", wrong);

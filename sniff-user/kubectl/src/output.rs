@@ -61,7 +61,6 @@ pub struct Output {
     pub blocks: mpsc::Sender<Vec<u8>>,
     /// Resolves when nothing more can be written: by an error, or because the reader went away.
     pub broken: oneshot::Receiver<Result<()>>,
-    progress: Arc<Progress>,
     thread: JoinHandle<()>,
 }
 
@@ -94,28 +93,20 @@ impl Output {
         let mut sink = wanted.open()?;
         let (blocks, mut pieces) = mpsc::channel::<Vec<u8>>(QUEUED);
         let (done, broken) = oneshot::channel();
-        let write = {
-            let progress = Arc::clone(&progress);
-            move || {
-                let mut outcome = Ok(());
-                while let Some(piece) = pieces.blocking_recv() {
-                    outcome = write(sink.as_mut(), &piece, &progress);
-                    if outcome.is_err() {
-                        break;
-                    }
+        let write = move || {
+            let mut outcome = Ok(());
+            while let Some(piece) = pieces.blocking_recv() {
+                outcome = write(sink.as_mut(), &piece, &progress);
+                if outcome.is_err() {
+                    break;
                 }
-                drop(sink);
-                // Nobody waits for it once the capture has ended.
-                let _ = done.send(outcome);
             }
+            drop(sink);
+            // Nobody waits for it once the capture has ended.
+            let _ = done.send(outcome);
         };
         let thread = thread::Builder::new().name("output".into()).spawn(write)?;
-        Ok(Self { blocks, broken, progress, thread })
-    }
-
-    /// How far it is.
-    pub fn progress(&self) -> &Progress {
-        &self.progress
+        Ok(Self { blocks, broken, thread })
     }
 
     /// Writes what is queued, and closes.

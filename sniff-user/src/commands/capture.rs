@@ -528,30 +528,10 @@ mod tests {
         assert!(!of(&[]) && !of(&["-l", "-w", "f"]));
     }
 
-    /// What `tcpdump --help` (4.99) and `dumpcap --help` (4.4) have, and tcpdump's manual.
     #[test]
     fn each_option_of_tcpdump_and_dumpcap_is_there_or_answered() {
-        const LETTERS: &str = "#AbBcCdDeEfFgGhHiIjJkKlLmMnNOpPqQrsStTuUvVwWxXyzZa";
-        const LONG: &str = "buffer-size count direction dont-verify-checksums immediate-mode interface lengths linktype \
-                            list-data-link-types list-interfaces list-remote-interfaces list-time-stamp-types micro \
-                            monitor-mode nano no-optimize no-promiscuous-mode number packet-buffered print \
-                            relinquish-privileges skip snapshot-length time-stamp-precision time-stamp-type version help \
-                            absolute-tcp-sequence-numbers autostop ring-buffer capture-comment temp-dir log-level log-fatal \
-                            log-domains log-debug log-noisy log-file compress-type ifname ifdescr";
-        let mut command = Args::command();
-        command.build();
-        let offered: Vec<String> = command
-            .get_arguments()
-            .flat_map(|arg| {
-                let short = arg.get_short_and_visible_aliases().into_iter().flatten();
-                let long = arg.get_long_and_visible_aliases().into_iter().flatten();
-                let hidden = arg.get_all_aliases().into_iter().flatten();
-                let long = long.chain(hidden).map(|name| format!("--{name}"));
-                short.map(|letter| format!("-{letter}")).chain(long).collect::<Vec<_>>()
-            })
-            .collect();
-        let letters = LETTERS.chars().map(|letter| format!("-{letter}"));
-        for option in letters.chain(LONG.split_whitespace().map(|name| format!("--{name}"))) {
+        let offered = habits::testing::offered_by(Args::command());
+        for option in habits::testing::of_tcpdump_and_dumpcap() {
             let (is_offered, instead) = (offered.contains(&option), habits::instead(&option));
             assert!(is_offered != instead.is_some(), "{option}: offered: {is_offered}, instead: {instead:?}");
         }
