@@ -7,6 +7,7 @@ mod against_tcpdump;
 mod agent;
 mod bad_input;
 mod file;
+mod files;
 mod filter;
 mod habits;
 mod kernel;

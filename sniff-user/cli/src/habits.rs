@@ -11,11 +11,7 @@ const INSTEAD: &[(&[&str], &str)] = &[
         &["-z"],
         "no command is run when a file is full: let another program wait for files, as in inotifywait -m -e close_write FOLDER",
     ),
-    (
-        &["-C", "-G", "-W"],
-        "sniff writes one file: type -w - | dumpcap -i - -b filesize:KB -b duration:SECONDS -b files:COUNT -w FILE",
-    ),
-    (&["-P"], "sniff writes pcapng: type -w FILE, and editcap -F nsecpcap FILE COPY"),
+    (&["-P"], "type -w FILE.pcap, or --format pcap"),
     (
         &["-E", "-m", "-M", "-T", "-u", "-#", "--number", "--lengths"],
         "type -w FILE, and tcpdump with this option and -r FILE",
@@ -47,7 +43,7 @@ const INSTEAD: &[(&[&str], &str)] = &[
         &["--log-level", "--log-fatal", "--log-domains", "--log-debug", "--log-noisy", "--log-file"],
         "type -v or -q, and 2>FILE",
     ),
-    (&["--compress-type"], "type -w - | gzip > FILE.pcapng.gz"),
+    (&["--compress-type"], "type --compress gzip, or -w FILE.pcapng.gz"),
 ];
 
 /// What `sniff` has and `kubectl sniff` has not.

@@ -2,6 +2,7 @@
 
 pub mod alarm;
 pub mod exit;
+pub mod files;
 pub mod habits;
 pub mod interrupt;
 pub mod logging;

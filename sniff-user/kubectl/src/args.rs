@@ -5,11 +5,21 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use clap::{ArgAction, Parser, Subcommand};
+use clap::{
+    ArgAction, Parser, Subcommand, ValueEnum as _,
+    builder::{PossibleValue, PossibleValuesParser, TypedValueParser},
+};
 use clap_complete::Shell;
-use sniff_cli::options::{self, CaptureArgs, LinesArgs, Printing};
+use sniff_cli::{
+    files::FileArgs,
+    options::{self, CaptureArgs, LinesArgs, Printing},
+};
 use sniff_kubernetes::{Login, own};
-use sniff_output::{To, lines::Style};
+use sniff_output::{
+    To,
+    file::{Manner, Packing},
+    lines::Style,
+};
 use sniff_protocol::request::Compress;
 
 use crate::reference::{Reference, dns_name};
@@ -86,7 +96,7 @@ pub struct Args {
     #[command(flatten)]
     pub capture: CaptureArgs,
 
-    /// Write pcapng to a file, or to standard output with `-`
+    /// Write packets to a file, or to standard output with `-`: pcapng, or what the name ends with of .pcap, .zst and .gz
     #[arg(
         short,
         long = "write",
@@ -113,9 +123,14 @@ pub struct Args {
     #[arg(long, value_name = "PATH", conflicts_with_all = ["write", "print", "lines"], help_heading = "Output")]
     pub wireshark_path: Option<PathBuf>,
 
-    /// What packets to compress on their way here
-    #[arg(long, value_enum, default_value_t, value_name = "WHEN", help_heading = "Output")]
-    pub compress: Compress,
+    /// What the files are, and when another is begun
+    #[command(flatten)]
+    pub files: FileArgs,
+
+    /// Compress the file with zstd or gzip (default: as its name says); or say whether packets are compressed on their way
+    /// here: auto, always or never
+    #[arg(long, value_name = "HOW", value_parser = compression(), help_heading = "Files")]
+    pub compress: Vec<Compression>,
 
     /// Make a short-lived pod on each node, even where sniff's DaemonSet is
     #[arg(long, help_heading = "Nodes")]
@@ -247,6 +262,25 @@ fn request_timeout(text: &str) -> Result<Duration, String> {
     if is_none { Ok(FOR_EVER) } else { options::duration(text) }
 }
 
+/// What is to be compressed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Compression {
+    /// The file.
+    File(Packing),
+    /// Packets on their way here.
+    Way(Compress),
+}
+
+fn compression() -> impl TypedValueParser<Value = Compression> {
+    let way = Compress::value_variants().iter().filter_map(clap::ValueEnum::to_possible_value);
+    let words = ["zstd", "gzip"].into_iter().map(PossibleValue::new).chain(way);
+    PossibleValuesParser::new(words).map(|word| match word.as_str() {
+        "zstd" => Compression::File(Packing::Zstd),
+        "gzip" => Compression::File(Packing::Gzip),
+        way => Compression::Way(Compress::from_str(way, false).unwrap_or_default()),
+    })
+}
+
 fn quantity(text: &str) -> Result<(String, String), String> {
     let is_quantity = |value: &str| {
         value.starts_with(|char: char| char.is_ascii_digit())
@@ -365,6 +399,20 @@ impl Args {
         })
     }
 
+    /// How packets are to be written.
+    pub fn manner(&self) -> Manner {
+        let of_file =
+            |it: &Compression| if let Compression::File(packing) = it { Some(*packing) } else { None };
+        self.files.manner(self.compress.iter().rev().find_map(of_file))
+    }
+
+    /// What packets are compressed on their way here.
+    pub fn compress_on_the_way(&self) -> Compress {
+        let of_way =
+            |it: &Compression| if let Compression::Way(compress) = it { Some(*compress) } else { None };
+        self.compress.iter().rev().find_map(of_way).unwrap_or_default()
+    }
+
     /// What clap cannot tell from a single option; says what is wrong.
     pub fn check(&self) -> Result<(), &'static str> {
         let ClusterArgs { impersonate, impersonate_groups, impersonate_uid, .. } = &self.cluster;
@@ -394,8 +442,10 @@ impl Args {
             Err("name the interfaces of the node with -i")
         } else if self.lines.is_printing() && self.write == Some(To::StandardOutput) {
             Err("--print and --write - would mix lines into the packets: write to a file")
+        } else if self.write.is_none() && self.manner().packing.is_some() {
+            Err("--compress zstd and gzip are of a file: name one with -w")
         } else {
-            Ok(())
+            self.files.check()
         }
     }
 }

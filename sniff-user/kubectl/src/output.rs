@@ -13,8 +13,8 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 use sniff_cli::exit;
-use sniff_output::{Sink, file::Pcapng};
-use sniff_pcapng::{AnyBlock, BlockType, InterfaceDescription, blocks, heads, parts};
+use sniff_output::{Full, Sink, file::CaptureFile};
+use sniff_pcapng::{AnyBlock, BlockType, InterfaceDescription, PacketHead, blocks, heads, parts};
 use tokio::sync::{mpsc, oneshot};
 
 use super::wireshark;
@@ -39,9 +39,9 @@ pub enum Wanted {
 }
 
 impl Wanted {
-    /// Whether pcapng goes to where it was asked for by name.
-    pub fn is_pcapng(&self) -> bool {
-        matches!(self, Self::Plain(sniff_output::Wanted::Pcapng { .. }))
+    /// Whether packets go to where it was asked for by name.
+    pub fn is_file(&self) -> bool {
+        matches!(self, Self::Plain(sniff_output::Wanted::File { .. }))
     }
 
     fn open(&self) -> Result<Box<dyn Sink>> {
@@ -49,7 +49,7 @@ impl Wanted {
             Self::Plain(wanted) => wanted.open(),
             Self::Wireshark { program, title } => {
                 let pipe = wireshark::open(program, title)?;
-                Ok(Box::new(Pcapng::pipe(pipe, "into Wireshark's pipe".to_owned())))
+                Ok(Box::new(CaptureFile::pipe(pipe, "into Wireshark's pipe".to_owned())))
             }
         }
     }
@@ -69,12 +69,18 @@ pub struct Output {
 pub struct Progress {
     written: AtomicU64,
     is_hurried: AtomicBool,
+    is_full: AtomicBool,
 }
 
 impl Progress {
     /// Packets that are in the output.
     pub fn written(&self) -> u64 {
         self.written.load(Ordering::Relaxed)
+    }
+
+    /// Whether the output has as much as was asked for, and takes no more packets.
+    pub fn is_full(&self) -> bool {
+        self.is_full.load(Ordering::Relaxed)
     }
 
     /// Has the thread end behind the block that it writes.
@@ -138,7 +144,19 @@ fn write(sink: &mut dyn Sink, piece: &[u8], progress: &Progress) -> Result<()> {
         }
         let (written, result) = sink.write(step);
         progress.written.fetch_add(heads(&step[..written]).count() as u64, Ordering::Relaxed);
-        result?;
+        match result {
+            Err(error) if Full::is(&error) => {
+                progress.is_full.store(true, Ordering::Relaxed);
+                sink.write(&without_packets(&step[written..])).1?;
+            }
+            result => result?,
+        }
     }
     Ok(())
+}
+
+/// The blocks that are not packets.
+fn without_packets(bytes: &[u8]) -> Vec<u8> {
+    let others = blocks(bytes).filter(|block| PacketHead::parse(block).is_err());
+    others.flatten().copied().collect()
 }

@@ -7,18 +7,18 @@ use std::os::fd::BorrowedFd;
 use log::info;
 use sniff_pcapng::InterfaceDescription;
 
-use crate::{Sink, file::Pcapng, lines::Lines};
+use crate::{Sink, file::CaptureFile, lines::Lines};
 
 /// Writes blocks, and prints the packets that are written. When nobody reads the lines any more, the file goes on alone.
 pub struct Both {
-    pcapng: Pcapng,
+    file: CaptureFile,
     lines: Option<Lines>,
 }
 
 impl Both {
     /// One and the other.
-    pub fn new(pcapng: Pcapng, lines: Lines) -> Self {
-        Self { pcapng, lines: Some(lines) }
+    pub fn new(file: CaptureFile, lines: Lines) -> Self {
+        Self { file, lines: Some(lines) }
     }
 
     fn print(&mut self, blocks: &[u8]) -> io::Result<()> {
@@ -36,20 +36,20 @@ impl Both {
 
 impl Sink for Both {
     fn interface(&mut self, description: &InterfaceDescription) {
-        self.pcapng.interface(description);
+        self.file.interface(description);
         if let Some(lines) = &mut self.lines {
             lines.interface(description);
         }
     }
 
     fn write(&mut self, blocks: &[u8]) -> (usize, io::Result<()>) {
-        let (written, result) = self.pcapng.write(blocks);
+        let (written, result) = self.file.write(blocks);
         let printed = self.print(&blocks[..written]);
         (written, result.and(printed))
     }
 
     #[cfg(unix)]
     fn reader(&self) -> Option<BorrowedFd<'_>> {
-        self.pcapng.reader()
+        self.file.reader()
     }
 }

@@ -1,4 +1,4 @@
-//! Where captured packets go. [`Sink`] is the one way out; behind it are a pcapng file or pipe ([`mod@file`]), lines of text
+//! Where captured packets go. [`Sink`] is the one way out; behind it are capture files and pipes ([`mod@file`]), lines of text
 //! ([`lines`]), or both ([`Both`]), and what others put there, as frames for a client.
 
 #[cfg(unix)]
@@ -6,11 +6,12 @@ mod accounted;
 mod both;
 pub mod file;
 pub mod lines;
+pub mod rotate;
 mod wanted;
 
-use std::io;
 #[cfg(unix)]
 use std::os::fd::BorrowedFd;
+use std::{error::Error, fmt, io};
 
 use sniff_pcapng::InterfaceDescription;
 
@@ -36,4 +37,24 @@ pub trait Sink: Send {
 /// Names what could not be written, and keeps the kind of the error.
 fn cannot_write(name: &str, error: &io::Error) -> io::Error {
     io::Error::new(error.kind(), format!("cannot write {name}: {error}"))
+}
+
+/// What [`Sink::write`] says when there is as much as was asked for: no more packets are taken, but what else belongs to the
+/// end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Full;
+
+impl fmt::Display for Full {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("there are as many files or bytes as were asked for")
+    }
+}
+
+impl Error for Full {}
+
+impl Full {
+    /// Whether that is what an error says.
+    pub fn is(error: &io::Error) -> bool {
+        error.get_ref().and_then(|error| error.downcast_ref::<Self>()).is_some()
+    }
 }

@@ -6,17 +6,19 @@ use anyhow::Result;
 
 use crate::{
     Both, Sink,
-    file::Pcapng,
+    file::{CaptureFile, Format, Manner},
     lines::{Lines, Style},
 };
 
 /// What was asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Wanted {
-    /// pcapng; and lines on standard output if `print` says how.
-    Pcapng {
+    /// A capture file, or several; and lines on standard output if `print` says how.
+    File {
         /// Where to.
         to: To,
+        /// How.
+        manner: Manner,
         /// How lines are printed too.
         print: Option<Style>,
     },
@@ -24,7 +26,7 @@ pub enum Wanted {
     Lines(Style),
 }
 
-/// Where pcapng is to go.
+/// Where packets are to go.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum To {
     /// Standard output, called `-`.
@@ -41,30 +43,32 @@ impl From<OsString> for To {
 
 impl Wanted {
     /// As `--write` and `--print` say; lines of a style without either.
-    pub fn of(write: Option<To>, print: bool, style: Style) -> Self {
+    pub fn of(write: Option<To>, manner: Manner, print: bool, style: Style) -> Self {
         match write {
             None => Self::Lines(style),
-            Some(to) => Self::Pcapng { to, print: print.then_some(style) },
+            Some(to) => Self::File { to, manner, print: print.then_some(style) },
         }
+    }
+
+    /// Whether it has packets of one link type only.
+    pub fn has_one_link_type(&self) -> bool {
+        matches!(self, Self::File { to, manner, .. } if manner.of(to).0 == Format::Pcap)
     }
 
     /// Opens it. A file that is there is emptied.
     ///
     /// # Errors
     ///
-    /// When a file cannot be made, or pcapng would go to a terminal.
+    /// When a file cannot be made, or packets would go to a terminal.
     pub fn open(&self) -> Result<Box<dyn Sink>> {
-        let (to, print) = match self {
+        let (to, manner, print) = match self {
             Self::Lines(style) => return Ok(Box::new(Lines::new(style.clone()))),
-            Self::Pcapng { to, print } => (to, print),
+            Self::File { to, manner, print } => (to, manner, print),
         };
-        let pcapng = match to {
-            To::StandardOutput => Pcapng::standard_output()?,
-            To::File(path) => Pcapng::create(path)?,
-        };
+        let file = CaptureFile::open(to, manner)?;
         Ok(match print {
-            Some(style) => Box::new(Both::new(pcapng, Lines::new(style.clone()))),
-            None => Box::new(pcapng),
+            Some(style) => Box::new(Both::new(file, Lines::new(style.clone()))),
+            None => Box::new(file),
         })
     }
 }

@@ -17,7 +17,7 @@ use nix::{
     poll::{PollFd, PollFlags, PollTimeout, poll},
     sys::eventfd::{EfdFlags, EventFd},
 };
-use sniff_output::Output;
+use sniff_output::{Full, Output};
 use sniff_pcapng::{InterfaceDescription, Watermark, blocks};
 use tokio::sync::oneshot;
 
@@ -44,7 +44,7 @@ pub enum End {
     Asked,
     /// It was told to, and in a hurry: packets were left.
     Hurried,
-    /// `--count` packets were delivered.
+    /// As many packets or bytes were delivered as were asked for.
     Count,
     /// Nobody reads the output any more.
     Closed,
@@ -371,10 +371,11 @@ impl Delivery {
     }
 }
 
-/// A closed pipe is the reader's way to say enough.
+/// A closed pipe is the reader's way to say enough, and an output may have been told how much that is.
 fn failed(error: anyhow::Error) -> End {
     match error.downcast_ref::<io::Error>() {
         Some(error) if error.kind() == io::ErrorKind::BrokenPipe => End::Closed,
+        Some(error) if Full::is(error) => End::Count,
         _ => End::Failed(error),
     }
 }

@@ -6,6 +6,7 @@ use anyhow::Result;
 use sniff_common::Direction;
 use sniff_filter::{Filters, Source};
 use sniff_output::Sink;
+use sniff_pcapng::LinkType;
 use sniff_protocol::request::AttachAt;
 
 use crate::{
@@ -44,6 +45,8 @@ pub struct Plan {
     pub order: ring::Order,
     /// Whether each packet wakes the reader.
     pub packet_buffered: bool,
+    /// The link type of all packets, where the output takes no others.
+    pub only: Option<LinkType>,
     /// Packets after which to stop.
     pub count: Option<u64>,
     /// Time after which to stop.

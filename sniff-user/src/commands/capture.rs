@@ -9,14 +9,21 @@ use std::{
 
 use anyhow::{Result, ensure};
 use clap::{ArgAction, CommandFactory as _, Parser};
-use sniff_cli::options::{CaptureArgs, LinesArgs, Printing};
+use sniff_cli::{
+    files::{FileArgs, packing},
+    options::{CaptureArgs, LinesArgs, Printing},
+};
 use sniff_filter::{
     Filters, Source,
     cbpf::Encoded,
     compile::{self, Hook},
     expression,
 };
-use sniff_output::{To, Wanted as Output, lines::Style};
+use sniff_output::{
+    To, Wanted as Output,
+    file::{Manner, Packing},
+    lines::Style,
+};
 use sniff_pcapng::LinkType;
 
 use super::{Command, conditions::Condition};
@@ -137,7 +144,7 @@ pub struct Args {
     #[arg(long, help_heading = "Output")]
     pub unsorted: bool,
 
-    /// Write pcapng to a file, or to standard output with `-`
+    /// Write packets to a file, or to standard output with `-`: pcapng, or what the name ends with of .pcap, .zst and .gz
     #[arg(short, long = "write", visible_short_alias = 'o', value_name = "FILE|-", help_heading = "Output")]
     pub write: Option<To>,
 
@@ -152,6 +159,14 @@ pub struct Args {
     /// Print the bytes of each packet as text; twice: with the link-level header
     #[arg(short = 'A', long, action = ArgAction::Count, help_heading = "Lines")]
     pub ascii: u8,
+
+    /// What the files are, and when another is begun
+    #[command(flatten)]
+    pub files: FileArgs,
+
+    /// Compress the file (default: as its name says)
+    #[arg(long, value_name = "HOW", value_parser = packing(), requires = "write", help_heading = "Files")]
+    pub compress: Option<Packing>,
 
     /// Hand on each packet at once instead of in batches; costs CPU
     #[arg(short = 'U', long, help_heading = "Output")]
@@ -202,12 +217,12 @@ pub struct TcpdumpArgs {
     #[arg(short = 'Z', long = "relinquish-privileges", value_name = "USER")]
     pub owner: Option<String>,
 
-    /// Stop when: duration:SECONDS or packets:N
+    /// Stop when: duration:SECONDS, packets:N, filesize:KB or files:COUNT
     #[arg(short = 'a', long = "autostop", value_name = "KIND:N")]
     pub stop_when: Vec<Condition>,
 
-    /// Begin another file when: dumpcap does that, behind -w - |
-    #[arg(short = 'b', long = "ring-buffer", value_name = "KIND:N", hide = true)]
+    /// Begin another file when: duration:SECONDS, packets:N or filesize:KB; files:COUNT are kept
+    #[arg(short = 'b', long = "ring-buffer", value_name = "KIND:N")]
     pub rotate_when: Vec<Condition>,
 }
 
@@ -228,13 +243,42 @@ impl Args {
                 Some(meant) => format!("name a target: did you mean {meant}?"),
                 None => "name a target: --pod NS/POD, --container-id, --pid, --netns or --interface; --list shows the pods of this node".to_owned(),
             })
-        } else if !rotate_when.is_empty() || stop_when.iter().any(is_of_files) {
-            Err("sniff writes one file: type -w - | dumpcap -i - with your -a, -b and -w".to_owned())
+        } else if self.write.is_none() && (!rotate_when.is_empty() || stop_when.iter().any(is_of_files)) {
+            Err("-b, -a filesize and -a files are about files: name one with -w".to_owned())
         } else if self.lines.is_printing() && self.write == Some(To::StandardOutput) {
             Err("--print and --write - would mix lines into the packets: write to a file".to_owned())
         } else {
-            Ok(())
+            self.manner().rotation.check().map_err(str::to_owned)
         }
+    }
+
+    /// How packets are to be written. Of two words for one thing the smaller number holds.
+    fn manner(&self) -> Manner {
+        let TcpdumpArgs { stop_when, rotate_when, .. } = &self.tcpdump;
+        let mut manner = self.files.manner(self.compress);
+        let Manner { rotation, max_bytes, .. } = &mut manner;
+        for condition in rotate_when {
+            match *condition {
+                Condition::Duration(time) => rotation.time = least(rotation.time, time),
+                Condition::FileBytes(bytes) => rotation.bytes = least(rotation.bytes, bytes),
+                Condition::Packets(packets) => rotation.packets = least(rotation.packets, packets),
+                Condition::Files(files) => {
+                    rotation.keep = least(rotation.keep, usize::try_from(files).unwrap_or(usize::MAX));
+                }
+            }
+        }
+        for condition in stop_when {
+            match *condition {
+                Condition::Files(files) => rotation.files = least(rotation.files, files),
+                // As in dumpcap, whose files follow each other by it.
+                Condition::FileBytes(bytes) if rotation.is_asked_for() => {
+                    rotation.bytes = least(rotation.bytes, bytes);
+                }
+                Condition::FileBytes(bytes) => *max_bytes = least(*max_bytes, bytes),
+                Condition::Duration(_) | Condition::Packets(_) => {}
+            }
+        }
+        manner
     }
 
     /// The targets, in the order of their kinds; host interfaces when nothing else is named.
@@ -348,14 +392,19 @@ pub(super) async fn run(args: Args) -> Result<()> {
     let interfaces = targets::interfaces_of(&scopes)?;
     ensure!(!interfaces.is_empty(), "there is nothing to capture");
     let agent_socket = args.agent_socket.clone();
-    let output = Output::of(args.write.clone(), args.lines.is_printing(), args.style());
+    let output = Output::of(args.write.clone(), args.manner(), args.lines.is_printing(), args.style());
+    let only = interfaces.first().map(link_type).filter(|_| output.has_one_link_type());
     let owner = args.tcpdump.owner.as_deref().map(Owner::find).transpose()?;
     let open = move || match owner {
         Some(owner) => owner.open(|| output.open()),
         None => output.open(),
     };
-    let plan = plan(args, scopes, interfaces)?;
+    let plan = Plan { only, ..plan(args, scopes, interfaces)? };
     agent::guest::capture(plan, Box::new(open), agent_socket, signals).await
+}
+
+fn least<T: Ord>(given: Option<T>, other: T) -> Option<T> {
+    given.into_iter().chain([other]).min()
 }
 
 /// Prints the filter as it is compiled for the interfaces, or for Ethernet without any; a remark goes before each
@@ -427,6 +476,7 @@ fn plan(args: Args, scopes: Vec<targets::Scope>, interfaces: Vec<targets::Interf
         ring_bytes,
         order: if args.unsorted { ring::Order::Unsorted } else { ring::Order::Time },
         packet_buffered,
+        only: None,
         count,
         duration,
         system: System::this(args.node_name.as_deref())?,
@@ -509,9 +559,26 @@ mod tests {
         for line in
             [&["-a", "files:2"][..], &["-b", "duration:3600"], &["-a", "duration:1", "-a", "filesize:9"]]
         {
-            assert!(of(line).unwrap_err().contains("dumpcap -i -"), "{line:?}");
+            assert!(of(line).unwrap_err().contains("name one with -w"), "{line:?}");
         }
         assert!(Args::try_parse_from(["sniff", "-i", "lo", "-c", "1", "--count", "2"]).is_err());
+    }
+
+    #[test]
+    fn files_follow_each_other_as_dumpcap_has_it() {
+        let of = |line: &[&str]| {
+            let args = Args::try_parse_from([&["sniff", "-i", "lo", "-w", "f"], line].concat()).unwrap();
+            args.check().map(|()| args.manner())
+        };
+        let manner = of(&["-b", "filesize:100", "-b", "files:3", "-C", "1", "-a", "files:9"]).unwrap();
+        let rotation = &manner.rotation;
+        assert_eq!((rotation.bytes, rotation.keep, rotation.files), (Some(100_000), Some(3), Some(9)));
+        let manner = of(&["-b", "duration:5", "-a", "filesize:7", "-b", "packets:4"]).unwrap();
+        let rotation = &manner.rotation;
+        assert_eq!((rotation.time, rotation.packets), (Some(Duration::from_secs(5)), Some(4)));
+        assert_eq!((rotation.bytes, manner.max_bytes), (Some(7000), None));
+        assert_eq!(of(&["-a", "filesize:7"]).unwrap().max_bytes, Some(7000));
+        assert!(of(&["-b", "files:3"]).is_err() && of(&["-W", "3"]).is_err());
     }
 
     #[test]
@@ -535,11 +602,7 @@ mod tests {
             let (is_offered, instead) = (offered.contains(&option), habits::instead(&option));
             assert!(is_offered != instead.is_some(), "{option}: offered: {is_offered}, instead: {instead:?}");
         }
-        for (line, part) in [
-            (&["-r", "f"][..], "tcpdump -r FILE"),
-            (&["-zgzip"], "inotifywait"),
-            (&["-W", "5"], "dumpcap -i -"),
-        ] {
+        for (line, part) in [(&["-r", "f"][..], "tcpdump -r FILE"), (&["-zgzip"], "inotifywait")] {
             let error = Args::try_parse_from([&["sniff", "-i", "lo"], line].concat()).unwrap_err();
             let words = exit::words(&error, habits::instead);
             assert!(

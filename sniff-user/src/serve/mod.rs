@@ -300,6 +300,7 @@ fn plan_of(asked: CapturePlan, system: System) -> Result<Plan> {
         ring_bytes: buffer,
         order: Order::Time,
         packet_buffered: false,
+        only: None,
         count,
         duration: None,
         system,

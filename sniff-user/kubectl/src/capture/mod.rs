@@ -204,6 +204,9 @@ impl Capture {
     /// Packets that were captured and are not in the output: the least that it can be while nodes are
     /// [yet to tell](Self::yet_to_tell), for their counts come behind their packets.
     fn left(&self) -> u64 {
+        if self.progress.is_full() {
+            return 0;
+        }
         let to_write = self.merger.written().saturating_sub(self.progress.written());
         if self.merger.is_full() {
             return to_write;
@@ -215,7 +218,7 @@ impl Capture {
 
     /// The nodes that may have more packets for the output than they have told.
     fn yet_to_tell(&self) -> Vec<&str> {
-        let live = self.sessions.iter().filter(|running| !running.ended && !self.merger.is_full());
+        let live = self.sessions.iter().filter(|running| !running.ended && !self.is_full());
         live.map(|running| running.session.node.as_str()).collect()
     }
 
@@ -244,7 +247,7 @@ impl Capture {
         self.say_who_has_not_counted();
         let output = match output {
             // A file of an earlier capture must not pass for one that went well.
-            None if !self.failed && self.orders != Orders::Quit && self.wanted.is_pcapng() => {
+            None if !self.failed && self.orders != Orders::Quit && self.wanted.is_file() => {
                 Some(Output::open(&self.wanted, Arc::clone(&self.progress))?)
             }
             output => output,
@@ -322,9 +325,14 @@ impl Capture {
         !self.sessions.is_empty() && (self.failed || is_fixed) && !is_waiting
     }
 
+    /// Whether there are as many packets or bytes as were asked for.
+    fn is_full(&self) -> bool {
+        self.merger.is_full() || self.progress.is_full()
+    }
+
     /// Whether there is as much as was asked for.
     fn is_complete(&self) -> bool {
-        self.merger.is_full() || self.deadline().is_some_and(|deadline| Instant::now() >= deadline)
+        self.is_full() || self.deadline().is_some_and(|deadline| Instant::now() >= deadline)
     }
 
     fn is_ending(&self) -> bool {

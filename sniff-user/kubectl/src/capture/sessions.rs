@@ -517,7 +517,7 @@ fn plan(args: &Args) -> CapturePlan {
         duration_ms: capture.duration.map(|duration| duration.as_millis() as u64),
         buffer_bytes: Some(capture.ring_bytes),
         attach: capture.attach,
-        compress: args.compress,
+        compress: args.compress_on_the_way(),
     }
 }
 

@@ -256,8 +256,9 @@ async fn selections(cluster: &Cluster, args: &Args) -> Result<Vec<Selection>> {
 }
 
 fn wanted_output(args: &Args, what: &str) -> Result<Wanted> {
-    let plain =
-        Wanted::Plain(sniff_output::Wanted::of(args.write.clone(), args.lines.is_printing(), args.style()));
+    let output =
+        sniff_output::Wanted::of(args.write.clone(), args.manner(), args.lines.is_printing(), args.style());
+    let plain = Wanted::Plain(output);
     if args.write.is_some() || args.lines.is_printing() || args.dry_run {
         return Ok(plain);
     }

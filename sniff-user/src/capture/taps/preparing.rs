@@ -1,6 +1,6 @@
 //! Taps before they are attached: at which end, and with which filters. Nothing is touched.
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, anyhow, ensure};
 use sniff_common::Direction;
 use sniff_filter::{Filter, Filters};
 
@@ -29,14 +29,20 @@ pub fn prepare(
         let directions = with_filters(&plan.filters, &interface, general, wanted)?;
         Ok((interface, directions))
     };
+    let (interfaces, others): (Vec<_>, Vec<_>) =
+        interfaces.into_iter().partition(|it| plan.only.is_none_or(|only| only == link_type(it)));
     let filtered = interfaces.into_iter().map(directions).collect::<Result<Vec<_>>>()?;
     // Each asks the kernel what else is at its hooks.
     let tap = |(interface, directions)| Tap::new(0, interface, plan.attach, plan.mechanism, directions);
-    let mut refused = Vec::new();
+    let mut refused: Vec<_> = others.iter().map(of_other_link_type).collect();
     let taps = parallel::map(filtered, tap).into_iter();
     let taps = taps.filter_map(|tap| tap.map_err(|error| refused.push(error)).ok());
     let taps = (first..).zip(taps).map(|(id, tap)| Tap { id, ..tap }).collect();
     Ok((taps, refused))
+}
+
+fn of_other_link_type(Interface { name, .. }: &Interface) -> anyhow::Error {
+    anyhow!("{name}: classic pcap has packets of one link type, and this interface has another: write pcapng")
 }
 
 /// Each direction with the interface's own filter, or the general one.

@@ -1,0 +1,273 @@
+//! A series of files, of which each takes packets until the next is due, and limits of all together.
+
+use std::{
+    fs::{self, File, OpenOptions},
+    io::{self, Read as _},
+    path::{Path, PathBuf},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
+
+use anyhow::{Result, bail, ensure};
+use jiff::tz::TimeZone;
+use log::{info, warn};
+use sniff_pcapng::{AnyBlock, BlockType, PacketHead, blocks};
+
+use super::{contents::Contents, form::Form};
+use crate::{
+    To,
+    rotate::{Filled, Naming, Ring, Rotation},
+};
+
+/// How far a packet's time may be ahead of what it is here: no packet is from the future, and one that says so does not
+/// begin a file.
+const AHEAD: Duration = Duration::from_secs(1);
+/// Bytes of a file that need not be filled by what is compressed, whose length is known only afterwards: else the pieces
+/// would become smaller and smaller there.
+const SLACK: u64 = 64 << 10;
+/// What capture files begin with: pcapng; pcap of either byte order and precision; zstd; gzip.
+const MAGICS: [&[u8]; 7] = [
+    b"\x0a\x0d\x0d\x0a",
+    b"\xa1\xb2\xc3\xd4",
+    b"\xd4\xc3\xb2\xa1",
+    b"\xa1\xb2\x3c\x4d",
+    b"\x4d\x3c\xb2\xa1",
+    b"\x28\xb5\x2f\xfd",
+    b"\x1f\x8b",
+];
+
+/// What is to be done with blocks.
+pub(super) enum Next {
+    /// So many bytes of them come next in this file.
+    Run(usize),
+    /// So many bytes of them are to be written as this block.
+    Instead(usize, Vec<u8>),
+    /// Another file is due first, for a packet of this time.
+    File(u64),
+    /// There is as much as was asked for: the packet in front is not to be written.
+    Full,
+}
+
+/// The file that is being written, of how ever many.
+pub(super) struct Series {
+    rotation: Rotation,
+    max_bytes: Option<u64>,
+    is_packed: bool,
+    contents: Contents,
+    naming: Option<Naming>,
+    ring: Ring,
+    /// Bytes of files before this one.
+    finished: u64,
+    /// Files so far.
+    files: u64,
+    /// Without the bytes.
+    file: Filled,
+    /// When it was opened, by two clocks.
+    opened: (Instant, Duration),
+    is_full: bool,
+}
+
+impl Series {
+    /// The series that is to go to a place; compressed, if it `is_packed`.
+    pub(super) fn new(to: &To, rotation: Rotation, max_bytes: Option<u64>, is_packed: bool) -> Result<Self> {
+        let now = since_epoch();
+        if rotation.is_asked_for() {
+            match to {
+                To::StandardOutput => {
+                    bail!("standard output cannot be followed by another file: name one with -w")
+                }
+                To::File(path) => ensure!(
+                    !fs::metadata(path).is_ok_and(|metadata| !metadata.is_file()),
+                    "{} is no file: only a file can be followed by another",
+                    path.display()
+                ),
+            }
+        }
+        Ok(Self {
+            rotation,
+            max_bytes,
+            is_packed,
+            contents: Contents::default(),
+            naming: None,
+            ring: Ring::new(None, []),
+            finished: 0,
+            files: 1,
+            file: Filled { begun_ns: now.as_nanos() as u64, ..Filled::default() },
+            opened: (Instant::now(), now),
+            is_full: false,
+        })
+    }
+
+    /// The first file's name, of a series that is named after `path`.
+    pub(super) fn first(&mut self, path: &Path) -> Result<PathBuf> {
+        if !self.rotation.is_asked_for() {
+            return Ok(path.to_owned());
+        }
+        let mut naming = Naming::new(path, self.rotation.time.is_some(), TimeZone::system())?;
+        let earlier = earlier(&naming);
+        if let Some((number, _)) = earlier.last() {
+            naming.go_on_behind(*number);
+        }
+        let keep = self.rotation.keep;
+        let captures =
+            earlier.into_iter().map(|(_, path)| path).filter(|path| keep.is_some() && is_capture(path));
+        let captures: Vec<PathBuf> = captures.collect();
+        let first = naming.next(self.file.begun_ns)?;
+        if let (Some(keep), false) = (keep, captures.is_empty()) {
+            info!(
+                "{} file(s) of an earlier capture are there, and are the oldest of the {keep} that are kept: {} follows them",
+                captures.len(),
+                first.display()
+            );
+        }
+        self.naming = Some(naming);
+        self.ring = Ring::new(keep, captures);
+        self.make_room_for(&first);
+        Ok(first)
+    }
+
+    /// What comes next of these blocks, where the file has so many bytes.
+    pub(super) fn next(&mut self, bytes: &[u8], form: &Form, written: u64) -> Next {
+        let (mut run, mut len) = (0, written);
+        for block in blocks(bytes) {
+            if let Ok(PacketHead { timestamp_ns, .. }) = PacketHead::parse(block) {
+                let verdict = self.verdict(timestamp_ns, len, form.len_of(block) as u64);
+                if let Some(verdict) = verdict {
+                    return if run > 0 { Next::Run(run) } else { verdict };
+                }
+                self.file.packets += 1;
+            } else if is_statistics(block) && form.has_blocks() {
+                return if run > 0 { Next::Run(run) } else { self.statistics(block, len) };
+            }
+            self.contents.note(block);
+            run += block.len();
+            len += form.len_of(block) as u64;
+        }
+        // What is no block is not ours to judge.
+        Next::Run(if run > 0 { run } else { bytes.len() })
+    }
+
+    /// What is in the way of a packet of so many bytes, in a file of so many.
+    fn verdict(&mut self, time_ns: u64, written: u64, len: u64) -> Option<Next> {
+        let written = written + self.contents.ending_len();
+        let file = Filled { bytes: written + self.slack(), ..self.file };
+        let is_due = |time_ns| self.rotation.is_due(&file, time_ns, len);
+        let time_ns = if is_due(time_ns) { time_ns.min(self.latest()) } else { time_ns };
+        self.is_full |= self.max_bytes.is_some_and(|most| self.finished + written + len > most);
+        let is_due = is_due(time_ns);
+        self.is_full |= is_due && !self.may_begin_file();
+        if self.is_full {
+            return Some(Next::Full);
+        }
+        is_due.then_some(Next::File(time_ns))
+    }
+
+    /// What comes of an interface's counts, in a file of so many bytes.
+    fn statistics(&mut self, block: &[u8], written: u64) -> Next {
+        let settled = self.contents.settle(block);
+        let len = settled.as_ref().map_or(block.len(), Vec::len) as u64;
+        let others = self.contents.ending_len().saturating_sub(Contents::STATISTICS_LEN);
+        let file = Filled { bytes: written + others, ..self.file };
+        if file.packets > 0 && !self.rotation.takes(&file, len) && self.may_begin_file() {
+            return Next::File(self.file.begun_ns);
+        }
+        self.contents.end(block);
+        settled.map_or(Next::Run(block.len()), |settled| Next::Instead(block.len(), settled))
+    }
+
+    fn slack(&self) -> u64 {
+        if self.is_packed { self.rotation.bytes.map_or(0, |bytes| SLACK.min(bytes / 8)) } else { 0 }
+    }
+
+    fn may_begin_file(&self) -> bool {
+        self.rotation.is_asked_for() && self.rotation.files.is_none_or(|files| self.files < files)
+    }
+
+    /// The latest time that a packet can have. The wall clock may be set, and the other stands still while the machine
+    /// sleeps: the later of them counts.
+    fn latest(&self) -> u64 {
+        let (instant, time) = self.opened;
+        let now = since_epoch().max(time + instant.elapsed()) + AHEAD;
+        u64::try_from(now.as_nanos()).unwrap_or(u64::MAX)
+    }
+
+    /// What the file ends with.
+    pub(super) fn ending(&self) -> Vec<u8> {
+        self.contents.ending()
+    }
+
+    /// What the file begins with.
+    pub(super) fn beginning(&mut self) -> Vec<u8> {
+        let names = self.rotation.bytes.map_or(u64::MAX, |bytes| bytes / 4);
+        self.contents.beginning(names)
+    }
+
+    /// The file of `len` bytes is over: the name of the next, which has a packet of this time. What the ring has no room
+    /// for beside it is deleted.
+    pub(super) fn following(&mut self, time_ns: u64, len: u64) -> Result<PathBuf> {
+        let begun_ns = self.rotation.begin_of_next(&self.file, time_ns);
+        let Some(naming) = &mut self.naming else { bail!("there is one file only") };
+        let path = naming.next(begun_ns)?;
+        self.finished += len;
+        self.files += 1;
+        self.file = Filled { begun_ns, ..Filled::default() };
+        self.make_room_for(&path);
+        Ok(path)
+    }
+
+    #[cfg(test)]
+    pub(super) fn begun_ns(&self) -> u64 {
+        self.file.begun_ns
+    }
+
+    fn make_room_for(&mut self, path: &Path) {
+        for old in self.ring.begin(path) {
+            match fs::remove_file(&old) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    warn!(
+                        "{} stays, though there are {} newer files: {error}",
+                        old.display(),
+                        self.rotation.keep.unwrap_or(0)
+                    );
+                }
+                _ => {}
+            }
+        }
+    }
+}
+
+fn since_epoch() -> Duration {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
+}
+
+fn is_statistics(block: &[u8]) -> bool {
+    AnyBlock::first(block).is_ok_and(|block| block.block_type == BlockType::Statistics)
+}
+
+/// The files of a series that are there, by their numbers.
+fn earlier(naming: &Naming) -> Vec<(u64, PathBuf)> {
+    let entries = fs::read_dir(naming.folder()).into_iter().flatten().flatten();
+    let of_series =
+        |entry: fs::DirEntry| Some((naming.number_of(entry.file_name().to_str()?)?, entry.path()));
+    let mut earlier: Vec<_> = entries.filter_map(of_series).collect();
+    earlier.sort();
+    earlier
+}
+
+/// Whether it is a file that a capture has begun: others of such a name are not the ring's, and stay.
+fn is_capture(path: &Path) -> bool {
+    let begins = || {
+        let mut magic = Vec::new();
+        open_file(path)?.take(4).read_to_end(&mut magic)?;
+        Ok::<_, io::Error>(magic.is_empty() || MAGICS.iter().any(|it| magic.starts_with(it)))
+    };
+    fs::symlink_metadata(path).is_ok_and(|metadata| metadata.is_file()) && begins().unwrap_or(false)
+}
+
+/// Opens what was a file just before, and waits for nobody if it is none any more.
+fn open_file(path: &Path) -> io::Result<File> {
+    let mut options = OpenOptions::new();
+    options.read(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::custom_flags(&mut options, libc::O_NOFOLLOW | libc::O_NONBLOCK);
+    options.open(path)
+}
