@@ -4,7 +4,7 @@ use serde::Serialize;
 
 use crate::{
     summary::{MedianCost, Summary, find},
-    tools::{DUMPCAP, TCPDUMP},
+    tools::{DUMPCAP, TCPDUMP, TCPDUMP_IMMEDIATE},
 };
 
 /// What a goal that is checked may be missed by: a run is never quite like the one before.
@@ -113,6 +113,7 @@ impl Goals<'_> {
         self.tcp();
         self.loss();
         self.write_bandwidth(write_bytes_per_s);
+        self.streams();
         let idle = self.of("idle", self.sniff).and_then(|summary| summary.idle);
         self.add("part of a CPU used without traffic", Bound::AtMost(0.0005), None, idle);
         self.list
@@ -162,6 +163,20 @@ impl Goals<'_> {
         }
     }
 
+    fn streams(&mut self) {
+        for scenario in ["stream-random", "stream-text"] {
+            let cost = |tool| Some(self.of(scenario, tool)?.stream?.process_ns);
+            let values = [TCPDUMP, TCPDUMP_IMMEDIATE].map(|it| (it, quotient(cost(self.sniff), cost(it))));
+            for (other, value) in values {
+                let measure = format!("{scenario}: process CPU a byte, of {other}'s");
+                self.add(measure, Bound::AtMost(1.0), None, value);
+            }
+        }
+        let quiet = self.of("stream-quiet", self.sniff).and_then(|summary| summary.stream);
+        let mib = quiet.map(|stream| stream.resident_bytes / f64::from(1 << 20));
+        self.add("stream-quiet: resident memory in MiB", Bound::AtMost(20.0), None, mib);
+    }
+
     fn loss(&mut self) {
         let mine = || self.summaries.iter().filter(|summary| summary.tool == self.sniff);
         let tcpdump_loses_none = |scenario| self.of(scenario, TCPDUMP)?.loss.map(|loss| loss.packets == 0);
@@ -195,7 +210,7 @@ fn quotient(value: Option<f64>, of: Option<f64>) -> Option<f64> {
 mod tests {
     use super::{Bound, Goal, goals};
     use crate::{
-        measure::{Account, Cost, Figures, Outcome, Sample},
+        measure::{Account, Cost, Figures, Outcome, Sample, Stream},
         summary::summarise,
     };
 
@@ -232,6 +247,35 @@ mod tests {
             ..Figures::default()
         };
         Sample { scenario, tool: tool.into(), round: 1, outcome: Outcome::Measured(figures) }
+    }
+
+    #[test]
+    fn a_stream_is_compared_by_the_byte() {
+        let stream = |scenario, tool: &str, process_ns| {
+            let stream = Some(Stream { process_ns, resident_bytes: 18 << 20 });
+            let outcome = Outcome::Measured(Figures { stream, ..Figures::default() });
+            Sample { scenario, tool: tool.into(), round: 1, outcome }
+        };
+        let samples = [
+            stream("stream-random", "sniff", 0.5),
+            stream("stream-random", "tcpdump", 1.0),
+            stream("stream-random", "tcpdump-immediate", 2.0),
+            stream("stream-quiet", "sniff", 9.0),
+        ];
+        let goals = goals("sniff", &summarise(&samples), None);
+        let found: Vec<_> = goals
+            .iter()
+            .filter_map(|goal| Some((goal.measure.as_str(), goal.value?)))
+            .filter(|(measure, _)| measure.starts_with("stream-"))
+            .collect();
+        assert_eq!(
+            found,
+            [
+                ("stream-random: process CPU a byte, of tcpdump's", 0.5),
+                ("stream-random: process CPU a byte, of tcpdump-immediate's", 0.25),
+                ("stream-quiet: resident memory in MiB", 18.0),
+            ]
+        );
     }
 
     #[test]

@@ -3,6 +3,7 @@
 
 mod capture_file;
 mod chart;
+mod client;
 mod cpu;
 mod goals;
 mod limits;
@@ -41,7 +42,7 @@ use tempfile::TempDir;
 use crate::{
     limits::Limits,
     machine::Machine,
-    measure::{Bench, Figures, Outcome, Sample},
+    measure::{Bench, Figures, Outcome, Sample, Stream},
     net::Net,
     report::Report,
     scenario::Scenario,
@@ -60,11 +61,11 @@ struct Args {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     rounds: Option<u32>,
 
-    /// Only these scenarios
-    #[arg(long = "scenario", value_name = "NAME", num_args = 1.., value_parser = scenario_name)]
-    scenarios: Vec<&'static Scenario>,
+    /// Only these scenarios; `stream` stands for all whose names begin with `stream-`
+    #[arg(long = "scenario", value_name = "NAME", num_args = 1.., value_parser = scenarios_named)]
+    scenarios: Vec<Named>,
 
-    /// These tools beside sniff, instead of the usual ones: tcpdump, tcpdump-default, dumpcap, netsniff-ng, xdpdump,
+    /// These tools beside sniff, instead of the usual ones: tcpdump, tcpdump-default, tcpdump-immediate, dumpcap, netsniff-ng, xdpdump,
     /// ptcpdump; `none` for sniff alone
     #[arg(long = "tool", value_name = "NAME", num_args = 1..)]
     tools: Vec<String>,
@@ -90,11 +91,16 @@ struct Args {
     check: bool,
 }
 
-fn scenario_name(name: &str) -> Result<&'static Scenario> {
-    scenario::find(name).with_context(|| {
+/// The scenarios that one name stands for.
+type Named = Arc<[&'static Scenario]>;
+
+fn scenarios_named(name: &str) -> Result<Named> {
+    let scenarios = scenario::named(name);
+    if scenarios.is_empty() {
         let names: Vec<_> = scenario::ALL.iter().map(|scenario| scenario.name).collect();
-        format!("there are {}", names.join(", "))
-    })
+        bail!("there are {}", names.join(", "));
+    }
+    Ok(scenarios.into())
 }
 
 fn main() -> ExitCode {
@@ -152,7 +158,7 @@ fn run(args: Args) -> Result<ExitCode> {
 
 fn plan(args: &Args) -> Result<Plan> {
     let scenarios = match (args.scenarios.is_empty(), args.quick) {
-        (false, _) => args.scenarios.clone(),
+        (false, _) => args.scenarios.iter().flat_map(|named| named.iter().copied()).collect(),
         (true, true) => scenario::QUICK.iter().filter_map(|name| scenario::find(name)).collect(),
         (true, false) => scenario::ALL.iter().collect(),
     };
@@ -203,7 +209,7 @@ fn progress(outcome: &Outcome) -> String {
         Outcome::Measured(figures) => figures,
         Outcome::Failed(reason) => return format!("failed: {reason}"),
     };
-    let Figures { cost, tcp, account, idle, .. } = figures;
+    let Figures { cost, tcp, account, idle, stream, .. } = figures;
     let cost = cost.map(|cost| {
         let (bare, in_path, process) = (cost.bare_ns, cost.in_path_ns, cost.process_ns);
         format!("bare {bare:5.0} ns, in path {in_path:+5.0}, process {process:5.0}")
@@ -211,11 +217,15 @@ fn progress(outcome: &Outcome) -> String {
     let tcp =
         tcp.map(|tcp| format!("{:.1} of {:.1} Gbit/s", tcp.bits_per_s / 1e9, tcp.bare_bits_per_s / 1e9));
     let idle = idle.map(|idle| format!("{:.3} % of a CPU", idle * 100.0));
+    let stream = stream.map(|Stream { process_ns, resident_bytes }| {
+        let mib = resident_bytes as f64 / f64::from(1 << 20);
+        format!("process {process_ns:.3} ns a byte, {mib:.1} MiB resident")
+    });
     let account = account.map(|account| {
         let reported = account.reported.map_or("nothing".into(), |reported| reported.to_string());
         format!("{} of {} kept, {reported} reported lost", account.kept, account.offered)
     });
-    [cost, tcp, idle, account].into_iter().flatten().collect::<Vec<_>>().join("; ")
+    [cost, tcp, idle, stream, account].into_iter().flatten().collect::<Vec<_>>().join("; ")
 }
 
 fn command_line() -> String {

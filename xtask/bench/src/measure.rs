@@ -16,8 +16,8 @@ use crate::{
     capture_file::{count_lines, count_packets},
     load,
     net::Net,
-    scenario::{Filter, Load, Scenario},
-    tools::{Capture, Tool},
+    scenario::{Filter, Load, Payload, Scenario},
+    tools::{self, Capture, Tool},
 };
 
 /// What capture files may take at most, with room to spare.
@@ -72,6 +72,17 @@ pub struct Figures {
     pub account: Option<Account>,
     /// For silence: the part of a CPU that the tool uses.
     pub idle: Option<f64>,
+    /// Into a pipe.
+    pub stream: Option<Stream>,
+}
+
+/// A capture that goes into a pipe.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct Stream {
+    /// CPU time of the tool's process, in ns, for each byte of the packets that passed.
+    pub process_ns: f64,
+    /// Resident memory at the end of the load.
+    pub resident_bytes: u64,
 }
 
 /// CPU time of a packet, in ns.
@@ -145,6 +156,7 @@ impl Bench<'_> {
         self.check_room()?;
         let measured = self.with_tool(scenario, tool, &file, &log);
         remove(&file)?;
+        remove(&tools::stream_of(&file))?;
         let after = self.bare_rate(scenario)?;
         let outcome = match measured {
             Ok(figures) => Outcome::Measured(figures.beside(f64::midpoint(*bare_rate, after))),
@@ -182,6 +194,14 @@ impl Bench<'_> {
         let before = capture.cpu()?;
         let mut figures = Figures::default();
         match scenario.load {
+            Load::Frames { len, .. } if scenario.is_stream => {
+                let packets = load::send(&self.net, scenario.load, scenario.filter)?.packets;
+                let resident_bytes = capture.resident_memory()?;
+                let process_ns = cpu_since(before, &mut capture)?.as_secs_f64() * 1e9;
+                let process_ns = process_ns / (packets * len as u64) as f64;
+                figures.stream = Some(Stream { process_ns, resident_bytes });
+                figures.account = Some(Account::offered(scenario.filter.wanted(packets)));
+            }
             Load::Frames { .. } | Load::SuperPackets { .. } => {
                 let Scenario { load, filter, .. } = *scenario;
                 let compared = load::compare(&self.net, load, filter, self.softirqs_included)?;
@@ -206,7 +226,7 @@ impl Bench<'_> {
         }
         figures.ready_s = capture.ready_after.as_secs_f64();
         figures.memory_bytes = capture.peak_memory()?;
-        let reported = capture.interrupt()?;
+        let reported = capture.interrupt(file)?;
         if let Some(account) = &mut figures.account {
             account.reported = reported;
             account.kept = if scenario.prints { count_lines(file)? } else { count_packets(file)? };
@@ -237,7 +257,14 @@ impl Account {
 /// # Errors
 /// The load fails.
 pub fn softirqs_included(net: &Net) -> Result<bool> {
-    let load = Load::Frames { len: 64, ipv6: false, count: 400_000, senders: 1 };
+    let load = Load::Frames {
+        len: 64,
+        ipv6: false,
+        count: 400_000,
+        senders: 1,
+        per_second: None,
+        payload: Payload::Zeros,
+    };
     let sent = load::send(net, load, Filter::Everything)?;
     sent.spent.iter().try_fold(true, |all, spent| Ok(all && spent.includes_softirqs()?))
 }

@@ -13,7 +13,7 @@ use crate::{
     median::median,
     scenario,
     summary::{Summary, find, summarise},
-    tools::{DUMPCAP, TCPDUMP},
+    tools::{DUMPCAP, TCPDUMP, TCPDUMP_IMMEDIATE},
 };
 
 /// All that a run found out.
@@ -65,6 +65,7 @@ impl Report {
         let tables = [
             ("Packets", self.packets()),
             ("TCP, forwarded from the pod to its peer", self.tcp()),
+            ("Into a pipe: sniff serve, tcpdump -w -", self.streams()),
             ("Without traffic", self.idle()),
             ("Goals", self.goals()),
         ];
@@ -153,6 +154,41 @@ impl Report {
                 percent(loss.worst),
                 loss.packets.to_string(),
                 loss.reported.map_or("nothing".into(), |reported| reported.to_string()),
+            ]);
+        }
+        filled(table)
+    }
+
+    fn streams(&self) -> Option<Table> {
+        let mut table = table(&[
+            "Scenario",
+            "Tool",
+            "Process, ns/B",
+            "Of tcpdump",
+            "Of tcpdump-immediate",
+            "Lost",
+            "Worst",
+            "Lost, packets",
+            "Reported",
+            "Resident, MiB",
+        ]);
+        for summary in &self.summaries {
+            let (Some(stream), Some(loss)) = (summary.stream, summary.loss) else { continue };
+            let of = |other| {
+                let other = find(&self.summaries, summary.scenario, other)?.stream?.process_ns;
+                Some(format!("{:.2}", stream.process_ns / other))
+            };
+            table.add_row([
+                title(summary.scenario),
+                summary.tool.clone(),
+                format!("{:.2}", stream.process_ns),
+                of(TCPDUMP).unwrap_or_default(),
+                of(TCPDUMP_IMMEDIATE).unwrap_or_default(),
+                percent(loss.median),
+                percent(loss.worst),
+                loss.packets.to_string(),
+                loss.reported.map_or("nothing".into(), |reported| reported.to_string()),
+                format!("{:.1}", stream.resident_bytes / f64::from(1 << 20)),
             ]);
         }
         filled(table)

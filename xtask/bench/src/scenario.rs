@@ -19,12 +19,14 @@ pub struct Scenario {
     pub pods: usize,
     /// Whether packets are printed as lines of text, in place of being written to a capture file.
     pub prints: bool,
+    /// Whether the capture goes into a pipe, as for `kubectl sniff`, instead of into a file.
+    pub is_stream: bool,
 }
 
 /// What a pod sends.
 #[derive(Clone, Copy, Debug)]
 pub enum Load {
-    /// Frames of one size, as fast as they go.
+    /// Frames of one size.
     Frames {
         /// Of each frame, without the frame check sequence.
         len: usize,
@@ -34,6 +36,10 @@ pub enum Load {
         count: u64,
         /// How many CPUs send at the same time.
         senders: usize,
+        /// Frames a second; as fast as they go when `None`.
+        per_second: Option<u32>,
+        /// What is in them.
+        payload: Payload,
     },
     /// UDP datagrams that leave the pod 44 in a packet, as segmentation offload (GSO) makes them.
     SuperPackets {
@@ -52,6 +58,17 @@ pub enum Load {
         /// For so long.
         time: Duration,
     },
+}
+
+/// What packets carry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Payload {
+    /// The same in all.
+    Zeros,
+    /// Requests that differ in little: it compresses.
+    Text,
+    /// As TLS has it: it does not compress.
+    Random,
 }
 
 /// Which packets of the load are wanted.
@@ -103,12 +120,25 @@ const fn frames(name: &'static str, title: &'static str, len: usize, count: u64)
     Scenario {
         name,
         title,
-        load: Load::Frames { len, ipv6: false, count, senders: 1 },
+        load: Load::Frames { len, ipv6: false, count, senders: 1, per_second: None, payload: Payload::Zeros },
         snaplen: None,
         filter: Filter::Everything,
         pods: 1,
         prints: false,
+        is_stream: false,
     }
+}
+
+const fn stream(
+    name: &'static str,
+    title: &'static str,
+    per_second: u32,
+    count: u64,
+    payload: Payload,
+) -> Scenario {
+    let load =
+        Load::Frames { len: 1514, ipv6: false, count, senders: 1, per_second: Some(per_second), payload };
+    Scenario { load, is_stream: true, ..frames(name, title, 0, 0) }
 }
 
 const fn tcp(name: &'static str, title: &'static str, snaplen: Option<u32>) -> Scenario {
@@ -124,6 +154,9 @@ const SMALL: u64 = 800_000;
 /// Frames of 1514 bytes: half a gigabyte.
 const LARGE: u64 = 400_000;
 
+/// Frames of 1514 bytes that make 1 Gbit in a second.
+const GIGABIT: u32 = 82_562;
+
 /// All of them.
 pub const ALL: &[Scenario] = &[
     frames("64", "64 B", 64, SMALL),
@@ -132,7 +165,14 @@ pub const ALL: &[Scenario] = &[
     Scenario { filter: Filter::Nothing, ..frames("no-match", "64 B, none matches", 64, SMALL) },
     Scenario { filter: Filter::OnePercent, ..frames("1-percent", "64 B, 1 % match", 64, SMALL) },
     Scenario {
-        load: Load::Frames { len: 64, ipv6: true, count: SMALL, senders: 1 },
+        load: Load::Frames {
+            len: 64,
+            ipv6: true,
+            count: SMALL,
+            senders: 1,
+            per_second: None,
+            payload: Payload::Zeros,
+        },
         ..frames("ipv6", "64 B, IPv6", 0, 0)
     },
     Scenario {
@@ -145,7 +185,14 @@ pub const ALL: &[Scenario] = &[
         ..frames("gso-paced", "61.6 KB GSO, 20 000/s", 0, 0)
     },
     Scenario {
-        load: Load::Frames { len: 64, ipv6: false, count: 2 * SMALL, senders: 2 },
+        load: Load::Frames {
+            len: 64,
+            ipv6: false,
+            count: 2 * SMALL,
+            senders: 2,
+            per_second: None,
+            payload: Payload::Zeros,
+        },
         ..frames("2-senders", "64 B, two senders", 0, 0)
     },
     pods("pods-1", "64 B, 1 pod of 250", 1),
@@ -154,11 +201,20 @@ pub const ALL: &[Scenario] = &[
     tcp("tcp-snap96", "TCP, snaplen 96", Some(96)),
     tcp("tcp", "TCP", None),
     Scenario { prints: true, ..tcp("tcp-lines", "TCP, as lines", Some(96)) },
+    stream("stream-random", "1 Gbit/s, random", GIGABIT, LARGE, Payload::Random),
+    stream("stream-text", "1 Gbit/s, text", GIGABIT, LARGE, Payload::Text),
+    stream("stream-quiet", "100 packets/s", 100, 1_000, Payload::Text),
     Scenario { load: Load::Silence { time: Duration::from_secs(10) }, ..frames("idle", "no traffic", 0, 0) },
 ];
 
 /// Those of a short run.
 pub const QUICK: &[&str] = &["64", "1514", "no-match"];
+
+/// The scenario of that name, or those whose names go on behind it: `stream` stands for `stream-random` and the like.
+pub fn named(name: &str) -> Vec<&'static Scenario> {
+    let goes_on = |it: &&Scenario| it.name.strip_prefix(name).is_some_and(|rest| rest.starts_with('-'));
+    find(name).map_or_else(|| ALL.iter().filter(goes_on).collect(), |scenario| vec![scenario])
+}
 
 /// The scenario of that name.
 pub fn find(name: &str) -> Option<&'static Scenario> {
@@ -169,7 +225,15 @@ pub fn find(name: &str) -> Option<&'static Scenario> {
 mod tests {
     use std::collections::HashSet;
 
-    use super::{ALL, Filter, QUICK, find};
+    use super::{ALL, Filter, QUICK, find, named};
+
+    #[test]
+    fn a_name_stands_for_a_scenario_or_for_several() {
+        let names = |name| named(name).iter().map(|scenario| scenario.name).collect::<Vec<_>>();
+        assert_eq!(names("stream"), ["stream-random", "stream-text", "stream-quiet"]);
+        assert_eq!(names("tcp"), ["tcp"], "not tcp-snap96 too");
+        assert!(names("str").is_empty() && names("").is_empty());
+    }
 
     #[test]
     fn names_are_unique_and_the_short_run_has_only_known_ones() {

@@ -26,6 +26,8 @@ pub struct Summary {
     pub written_bytes_per_cpu_s: Option<f64>,
     /// Part of a CPU without traffic.
     pub idle: Option<f64>,
+    /// Into a pipe.
+    pub stream: Option<MedianStream>,
     /// From start to capture, in seconds.
     pub ready_s: f64,
     /// Peak resident memory in bytes.
@@ -54,6 +56,15 @@ pub struct MedianTcp {
     pub kept_rate: f64,
     /// CPU time of the process, in seconds.
     pub process_s: f64,
+}
+
+/// A capture that goes into a pipe.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct MedianStream {
+    /// CPU time of the process, in ns, for each byte of the packets.
+    pub process_ns: f64,
+    /// Resident memory at the end of the load.
+    pub resident_bytes: f64,
 }
 
 /// Packets lost.
@@ -111,6 +122,7 @@ fn one(scenario: &'static str, tool: &str, samples: &[Sample]) -> Summary {
         loss: loss(&accounts),
         written_bytes_per_cpu_s: of(written_per_cpu_s),
         idle: of(|figures| figures.idle),
+        stream: median_stream(&measured),
         ready_s: of(|figures| Some(figures.ready_s)).unwrap_or_default(),
         memory_bytes: of(|figures| Some(figures.memory_bytes as f64)).unwrap_or_default(),
     }
@@ -132,6 +144,14 @@ fn median_tcp(measured: &[&Figures]) -> Option<MedianTcp> {
         bare_bits_per_s: median(runs.iter().map(|tcp| tcp.bare_bits_per_s))?,
         kept_rate: median(runs.iter().map(|tcp| tcp.bits_per_s / tcp.bare_bits_per_s))?,
         process_s: median(runs.iter().map(|tcp| tcp.process_s))?,
+    })
+}
+
+fn median_stream(measured: &[&Figures]) -> Option<MedianStream> {
+    let streams: Vec<_> = measured.iter().filter_map(|figures| figures.stream).collect();
+    Some(MedianStream {
+        process_ns: median(streams.iter().map(|stream| stream.process_ns))?,
+        resident_bytes: median(streams.iter().map(|stream| stream.resident_bytes as f64))?,
     })
 }
 

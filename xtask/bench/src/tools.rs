@@ -4,10 +4,11 @@
 use std::{
     env, fmt,
     fs::{self, File},
+    io::{self, Write as _},
     path::{Path, PathBuf},
-    process::{Child, Command, ExitStatus, Stdio},
+    process::{Child, ChildStdout, Command, ExitStatus, Stdio},
     str::FromStr,
-    thread,
+    thread::{self, JoinHandle},
     time::{Duration, Instant},
 };
 
@@ -18,7 +19,7 @@ use nix::{
 };
 
 use crate::{
-    cpu,
+    client, cpu,
     net::{HOST_INTERFACE, Net},
     scenario::{Filter, Load, Scenario},
 };
@@ -88,6 +89,13 @@ const OTHERS: &[Other] = &[
         unnamed: Unnamed::No,
     },
     Other {
+        name: TCPDUMP_IMMEDIATE,
+        kind: Kind::Tcpdump,
+        program: "tcpdump",
+        args: &["-B", "65536", "--immediate-mode"],
+        unnamed: Unnamed::Yes,
+    },
+    Other {
         name: DUMPCAP,
         kind: Kind::Dumpcap,
         program: "dumpcap",
@@ -114,10 +122,12 @@ const OTHERS: &[Other] = &[
 
 /// tcpdump with a buffer of 64 MiB.
 pub const TCPDUMP: &str = "tcpdump";
+/// The same, which hands on each packet at once: for streams only.
+pub const TCPDUMP_IMMEDIATE: &str = "tcpdump-immediate";
 /// dumpcap with a buffer of 64 MiB.
 pub const DUMPCAP: &str = "dumpcap";
 /// Those of a short run, beside sniff.
-pub const QUICK: &[&str] = &[TCPDUMP, DUMPCAP];
+pub const QUICK: &[&str] = &[TCPDUMP, TCPDUMP_IMMEDIATE, DUMPCAP];
 
 /// A build of sniff, given as `[LABEL=]PROGRAM [ARGUMENT…]`.
 impl FromStr for Tool {
@@ -180,6 +190,11 @@ impl Tool {
     /// Whether the tool can capture what `scenario` asks for.
     pub fn can(&self, scenario: &Scenario) -> bool {
         let frames = matches!(scenario.load, Load::Frames { .. });
+        if scenario.is_stream || self.name == TCPDUMP_IMMEDIATE {
+            // `serve` takes none of the options that tell builds apart.
+            return scenario.is_stream
+                && (self.kind == Kind::Tcpdump || self.is_sniff() && self.args.is_empty());
+        }
         let only_sniff = scenario.is_about_pods() || matches!(scenario.load, Load::Silence { .. });
         match self.kind {
             Kind::Sniff => true,
@@ -204,6 +219,10 @@ impl Tool {
     fn command(&self, scenario: &Scenario, pods: &[PathBuf], file: &Path) -> Command {
         let mut command = Command::new(&self.program);
         command.args(&self.args);
+        if scenario.is_stream && self.is_sniff() {
+            command.arg("serve");
+            return command;
+        }
         let snaplen = scenario.snaplen.map(|snaplen| snaplen.to_string());
         let filter = scenario.filter.expression();
         let mut option = |name: &str, value: Option<&str>| {
@@ -229,7 +248,7 @@ impl Tool {
                 // It would give root up, and could not write the file then.
                 command.args(["-nn", "-Z", "root"]);
                 if !scenario.prints {
-                    command.arg("-w").arg(file);
+                    command.arg("-w").arg(if scenario.is_stream { Path::new("-") } else { file });
                 }
                 command.args(filter);
                 return command;
@@ -279,16 +298,27 @@ impl Tool {
     ) -> Result<Capture> {
         let messages = File::create(log).with_context(|| format!("cannot write {}", log.display()))?;
         let mut command = self.command(scenario, &net.pods(scenario.pods), file);
-        let stdout = if scenario.prints { File::create(file)? } else { messages.try_clone()? };
-        command.stdin(Stdio::null()).stdout(stdout).stderr(messages);
+        let stdout = match scenario {
+            Scenario { is_stream: true, .. } => Stdio::piped(),
+            Scenario { prints: true, .. } => File::create(file)?.into(),
+            Scenario { .. } => messages.try_clone()?.into(),
+        };
+        let is_asked = scenario.is_stream && self.is_sniff();
+        let stdin = if is_asked { Stdio::piped() } else { Stdio::null() };
+        command.stdin(stdin).stdout(stdout).stderr(messages);
         let start = Instant::now();
-        let child = net.node.run(|| {
+        let mut child = net.node.run(|| {
             if pinned {
                 cpu::pin(cpu::TOOL)?;
             }
             command.spawn().with_context(|| format!("cannot run {}", self.program.display()))
         })?;
-        let mut capture = Capture { child, kind: self.kind, log: log.into(), ready_after: Duration::ZERO };
+        if is_asked && let Some(stdin) = &mut child.stdin {
+            stdin.write_all(&client::hello(HOST_INTERFACE)?)?;
+        }
+        let reader = child.stdout.take().map(|stdout| read(stdout, stream_of(file))).transpose()?;
+        let ready_after = Duration::ZERO;
+        let mut capture = Capture { child, kind: self.kind, log: log.into(), reader, ready_after };
         while !capture.messages()?.contains(self.kind.ready_sign()) {
             capture.still_runs()?;
             ensure!(start.elapsed() < PATIENCE, "{self} does not start: {}", capture.messages()?.trim());
@@ -337,11 +367,31 @@ impl Kind {
     }
 }
 
+/// Where what comes out of the pipe is put that stands for the capture file `file`.
+pub fn stream_of(file: &Path) -> PathBuf {
+    file.with_extension("stream")
+}
+
+/// Takes what comes out of a pipe, as fast as it comes; beside the sender, which leaves the tool its CPU.
+fn read(mut pipe: ChildStdout, into: PathBuf) -> Result<Reader> {
+    let mut file = File::create(&into).with_context(|| format!("cannot write {}", into.display()))?;
+    Ok(thread::spawn(move || {
+        cpu::pin(cpu::SENDER)?;
+        io::copy(&mut pipe, &mut file)?;
+        Ok(into)
+    }))
+}
+
+/// Reads until the pipe is closed; returns where it is all put.
+type Reader = JoinHandle<Result<PathBuf>>;
+
 /// A running tool.
 pub struct Capture {
     child: Child,
     kind: Kind,
     log: PathBuf,
+    /// At the other end of the pipe, if the capture goes into one.
+    reader: Option<Reader>,
     /// From its start until it captured.
     pub ready_after: Duration,
 }
@@ -401,20 +451,35 @@ impl Capture {
 
     /// The most memory that the tool had so far, in bytes; what it shares with the kernel included.
     pub fn peak_memory(&self) -> Result<u64> {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.pid()))?;
-        let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
-        let kib = peak.and_then(|peak| peak.split_whitespace().next()?.parse::<u64>().ok());
-        Ok(kib.context("no VmHWM in its status")? * 1024)
+        self.memory("VmHWM:")
     }
 
-    /// Ends the tool as Ctrl-C does; how many packets it says it lost.
+    /// The memory that it has.
+    pub fn resident_memory(&self) -> Result<u64> {
+        self.memory("VmRSS:")
+    }
+
+    fn memory(&self, name: &str) -> Result<u64> {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pid()))?;
+        let line = status.lines().find_map(|line| line.strip_prefix(name));
+        let kib = line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok());
+        Ok(kib.with_context(|| format!("no {name} in its status"))? * 1024)
+    }
+
+    /// Ends the tool as Ctrl-C does; how many packets it says it lost. The capture then is in `file`.
     ///
     /// # Errors
     /// It does not end in time, or fails.
-    pub fn interrupt(mut self) -> Result<Option<u64>> {
+    pub fn interrupt(mut self, file: &Path) -> Result<Option<u64>> {
         let status = self.end()?;
         let messages = self.messages()?;
         ensure!(status.success(), "it failed ({status}): {}", messages.trim());
+        let Some(reader) = self.reader.take() else { return Ok(self.kind.dropped(&messages)) };
+        let stream = reader.join().map_err(|_| anyhow!("the reader panicked"))??;
+        if self.kind == Kind::Sniff {
+            return client::unwrap(&stream, file).map(Some);
+        }
+        fs::rename(stream, file)?;
         Ok(self.kind.dropped(&messages))
     }
 
@@ -497,5 +562,24 @@ mod tests {
             assert!(words(kind, "1514-snap96").contains("-s 96"), "{kind:?}");
         }
         assert_eq!(words(Kind::Sniff, "64"), "--netns /pod -w /file");
+        assert_eq!(words(Kind::Sniff, "stream-text"), "serve");
+        assert!(words(Kind::Tcpdump, "stream-text").ends_with("-w -"));
+    }
+
+    #[test]
+    fn a_stream_is_for_those_that_have_one() {
+        let tool = |name: &str, kind, args: &[&str]| Tool {
+            name: name.into(),
+            kind,
+            program: name.into(),
+            args: args.iter().map(ToString::to_string).collect(),
+        };
+        let (stream, file) = (scenario::find("stream-text").unwrap(), scenario::find("64").unwrap());
+        let can = |tool: Tool| (tool.can(stream), tool.can(file));
+        assert_eq!(can(tool("sniff", Kind::Sniff, &[])), (true, true));
+        assert_eq!(can(tool("sniff", Kind::Sniff, &["--ring", "ringbuf"])), (false, true));
+        assert_eq!(can(tool("tcpdump", Kind::Tcpdump, &[])), (true, true));
+        assert_eq!(can(tool("tcpdump-immediate", Kind::Tcpdump, &[])), (true, false));
+        assert_eq!(can(tool("dumpcap", Kind::Dumpcap, &[])), (false, true));
     }
 }

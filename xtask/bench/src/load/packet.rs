@@ -19,7 +19,7 @@ use nix::{
 };
 
 /// Frames of one system call. Each 100th frame may be of another flow.
-const BATCH: usize = 100;
+pub const BATCH: usize = 100;
 
 /// How long all frames may take.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -33,25 +33,24 @@ setsockopt_impl!(QdiscBypass, libc::SOL_PACKET, libc::PACKET_QDISC_BYPASS, bool,
 pub struct Sender<'frame> {
     socket: OwnedFd,
     frames: Vec<[IoSlice<'frame>; 1]>,
+    /// The frame whose turn it is.
+    next: usize,
 }
 
 impl<'frame> Sender<'frame> {
-    /// A sender of `usual` on `interface` of the calling thread's network namespace; each 100th is `rare`.
+    /// A sender of `frames` in turn, a multiple of [`BATCH`], on `interface` of the calling thread's network namespace.
     ///
     /// # Errors
     /// Not root, or no such interface.
-    pub fn new(interface: &str, usual: &'frame [u8], rare: Option<&'frame [u8]>) -> Result<Self> {
+    pub fn new(interface: &str, frames: impl Iterator<Item = &'frame [u8]>) -> Result<Self> {
         let socket = socket(AddressFamily::Packet, SockType::Raw, SockFlag::SOCK_CLOEXEC, None)
             .context("cannot open a packet socket")?;
         setsockopt(&socket, QdiscBypass, &true).context("cannot set PACKET_QDISC_BYPASS")?;
         // Protocol 0: bound for sending only.
         bind(socket.as_raw_fd(), &link_address(interface)?)
             .with_context(|| format!("cannot bind to {interface}"))?;
-        let mut frames = vec![[IoSlice::new(usual)]; BATCH];
-        if let Some(rare) = rare {
-            frames[BATCH - 1] = [IoSlice::new(rare)];
-        }
-        Ok(Self { socket, frames })
+        let frames = frames.map(|frame| [IoSlice::new(frame)]).collect();
+        Ok(Self { socket, frames, next: 0 })
     }
 
     /// Sends exactly `count` frames.
@@ -59,23 +58,27 @@ impl<'frame> Sender<'frame> {
     /// # Errors
     /// The interface refuses frames, or takes none for too long.
     pub fn send(&mut self, count: u64) -> Result<()> {
-        let Self { socket, frames } = self;
+        let Self { socket, frames, next } = self;
         let mut headers = MultiHeaders::preallocate(BATCH, None);
         let no_addresses = [None::<LinkAddr>; BATCH];
         let (start, mut sent) = (Instant::now(), 0);
         while sent < count {
-            let first = (sent % BATCH as u64) as usize;
-            let end = BATCH.min(first + usize::try_from(count - sent).unwrap_or(BATCH));
-            let batch = &frames[first..end];
+            let end =
+                (*next - *next % BATCH + BATCH).min(*next + usize::try_from(count - sent).unwrap_or(BATCH));
+            let batch = &frames[*next..end];
             match sendmmsg(
                 socket.as_raw_fd(),
                 &mut headers,
                 batch,
-                &no_addresses[first..end],
+                &no_addresses[..batch.len()],
                 [],
                 MsgFlags::empty(),
             ) {
-                Ok(results) => sent += results.count() as u64,
+                Ok(results) => {
+                    let taken = results.count();
+                    sent += taken as u64;
+                    *next = (*next + taken) % frames.len();
+                }
                 // With an XDP program on it, a veth pair has a queue, which may be full. The frame is not sent then.
                 Err(Errno::ENOBUFS) if start.elapsed() < PATIENCE => thread::yield_now(),
                 Err(error) => return Err(error).context("cannot send"),

@@ -10,11 +10,14 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 use nix::sys::socket::{setsockopt, sockopt::UdpGsoSegment};
 
-use super::{frame, packet};
+use super::{
+    frame,
+    packet::{self, BATCH},
+};
 use crate::{
     net::{POD, POD_INTERFACE, SINK},
     netns::Netns,
-    scenario::{Filter, Load, PORT, RARE_PORT},
+    scenario::{Filter, Load, PORT, Payload, RARE_PORT},
 };
 
 /// Bytes of a datagram, and how many of them make a super packet.
@@ -32,8 +35,8 @@ pub struct Traffic {
 }
 
 enum Kind {
-    /// As they are on the wire: the usual one, and each 100th.
-    Frames(Vec<u8>, Option<Vec<u8>>),
+    /// As they are on the wire, in turn; so many a second.
+    Frames(Vec<Vec<u8>>, Option<u32>),
     /// So many a second.
     SuperPackets(Option<u32>),
 }
@@ -41,7 +44,7 @@ enum Kind {
 /// Sends packets from one pod.
 pub enum Sender<'traffic> {
     /// As they are on the wire.
-    Frames(packet::Sender<'traffic>),
+    Frames(packet::Sender<'traffic>, Option<Pace>),
     /// At the pace of this clock.
     SuperPackets(UdpSocket, Option<Pace>),
 }
@@ -60,10 +63,12 @@ impl Traffic {
     /// Not a load of counted packets.
     pub fn of(load: Load, filter: Filter) -> Result<Self> {
         Ok(match load {
-            Load::Frames { len, ipv6, count, senders } => {
-                let rare = (filter == Filter::OnePercent).then(|| frame::udp(len, ipv6, RARE_PORT));
-                let kind = Kind::Frames(frame::udp(len, ipv6, PORT)?, rare.transpose()?);
-                Self { kind, senders, share: count / senders as u64 }
+            Load::Frames { len, ipv6, count, senders, per_second, payload } => {
+                let is_rare = |number| filter == Filter::OnePercent && number % BATCH == BATCH - 1;
+                let port = |number| if is_rare(number) { RARE_PORT } else { PORT };
+                let frame = |number| frame::udp(len, ipv6, port(number), payload, number);
+                let frames = (0..different(payload)).map(frame).collect::<Result<_>>()?;
+                Self { kind: Kind::Frames(frames, per_second), senders, share: count / senders as u64 }
             }
             Load::SuperPackets { count, per_second } => {
                 Self { kind: Kind::SuperPackets(per_second), senders: 1, share: count }
@@ -89,12 +94,7 @@ impl Traffic {
 
     /// A sender's share in pieces of `turn` packets.
     pub fn turns(&self, turn: u64) -> impl Iterator<Item = u64> {
-        let mut left = self.share;
-        iter::from_fn(move || {
-            let next = left.min(turn);
-            left -= next;
-            (next > 0).then_some(next)
-        })
+        steps(self.share, turn)
     }
 
     /// The senders, in `pod`.
@@ -107,12 +107,12 @@ impl Traffic {
 
     fn sender(&self) -> Result<Sender<'_>> {
         Ok(match &self.kind {
-            Kind::Frames(usual, rare) => {
-                Sender::Frames(packet::Sender::new(POD_INTERFACE, usual, rare.as_deref())?)
+            Kind::Frames(frames, per_second) => {
+                let sender = packet::Sender::new(POD_INTERFACE, frames.iter().map(Vec::as_slice))?;
+                Sender::Frames(sender, per_second.map(Pace::of))
             }
             Kind::SuperPackets(per_second) => {
-                let pace = per_second.map(|per_second| Pace { per_second, start: None, passed: 0 });
-                Sender::SuperPackets(super_packet_socket()?, pace)
+                Sender::SuperPackets(super_packet_socket()?, per_second.map(Pace::of))
             }
         })
     }
@@ -125,21 +125,48 @@ impl Sender<'_> {
     /// The kernel refuses them.
     pub fn send(&mut self, count: u64) -> Result<()> {
         match self {
-            Self::Frames(frames) => frames.send(count),
+            Self::Frames(frames, None) => frames.send(count),
+            Self::Frames(frames, Some(pace)) => {
+                for step in steps(count, PACED_BATCH) {
+                    pace.wait(step);
+                    frames.send(step)?;
+                }
+                Ok(())
+            }
             Self::SuperPackets(socket, pace) => send_super_packets(socket, pace.as_mut(), count),
         }
     }
 }
 
 impl Pace {
-    /// Waits until the next packet may go.
-    fn wait(&mut self) {
+    fn of(per_second: u32) -> Self {
+        Self { per_second, start: None, passed: 0 }
+    }
+
+    /// Waits until so many packets more may go.
+    fn wait(&mut self, packets: u64) {
         let start = *self.start.get_or_insert_with(Instant::now);
-        if self.passed.is_multiple_of(PACED_BATCH) {
-            let due = start + Duration::from_secs_f64(self.passed as f64 / f64::from(self.per_second));
-            thread::sleep(due.saturating_duration_since(Instant::now()));
-        }
-        self.passed += 1;
+        let due = start + Duration::from_secs_f64(self.passed as f64 / f64::from(self.per_second));
+        thread::sleep(due.saturating_duration_since(Instant::now()));
+        self.passed += packets;
+    }
+}
+
+/// `count` in pieces of `step`.
+fn steps(count: u64, step: u64) -> impl Iterator<Item = u64> {
+    let mut left = count;
+    iter::from_fn(move || {
+        let next = left.min(step);
+        left -= next;
+        (next > 0).then_some(next)
+    })
+}
+
+/// How many frames differ. What comes again must be further away than compression looks back.
+fn different(payload: Payload) -> usize {
+    match payload {
+        Payload::Zeros => BATCH,
+        Payload::Text | Payload::Random => 20 * BATCH,
     }
 }
 
@@ -153,11 +180,13 @@ fn super_packet_socket() -> Result<UdpSocket> {
 
 fn send_super_packets(socket: &UdpSocket, mut pace: Option<&mut Pace>, count: u64) -> Result<()> {
     let data = [0; SEGMENT as usize * SEGMENTS];
-    for _ in 0..count {
+    for step in steps(count, PACED_BATCH) {
         if let Some(pace) = &mut pace {
-            pace.wait();
+            pace.wait(step);
         }
-        socket.send(&data).context("cannot send")?;
+        for _ in 0..step {
+            socket.send(&data).context("cannot send")?;
+        }
     }
     Ok(())
 }
