@@ -64,7 +64,7 @@ const INSTEAD_IN_A_CLUSTER: &[(&[&str], &str)] = &[
     ),
     (&["-Z", "--relinquish-privileges"], "files are made with your own rights: leave it out"),
     (&["-a", "--autostop"], "type --duration TIME or --count N"),
-    (&["-b", "--ring-buffer"], "type -w - | dumpcap -i - with your -b and -w"),
+    (&["-b", "--ring-buffer"], "type -C SIZE, -G SECONDS or --file-packets N, and -W COUNT"),
 ];
 
 /// What to type in place of an option, as in `-z`, of tcpdump or dumpcap.

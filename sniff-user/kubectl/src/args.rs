@@ -521,7 +521,7 @@ mod tests {
             let is_answered = habits::instead_in_a_cluster(&option).is_some();
             assert!(offered.contains(&option) || is_answered, "{option}");
         }
-        for (line, part) in [("-D", "kubectl get pods"), ("-z", "inotifywait"), ("-C", "dumpcap -i -")] {
+        for (line, part) in [("-D", "kubectl get pods"), ("-z", "inotifywait"), ("-b", "-C SIZE")] {
             let error = Args::try_parse_from(["kubectl-sniff", "web-0", line]).unwrap_err();
             let words = exit::words(&error, habits::instead_in_a_cluster);
             assert!(
