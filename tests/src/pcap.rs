@@ -4,13 +4,14 @@ use std::{
     collections::HashMap,
     fmt::{self, Write as _},
     fs,
-    net::{Ipv4Addr, Ipv6Addr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
     path::Path,
 };
 
 use pcap_parser::{
     Block, EnhancedPacketBlock, InterfaceDescriptionBlock, InterfaceStatisticsBlock, OptionCode, PcapCapture,
     PcapNGOption, SectionHeaderBlock, nom, parse_block_le,
+    pcapng::{NameRecord, NameRecordType, NameResolutionBlock},
 };
 
 /// How many differences a failed comparison shows.
@@ -55,6 +56,8 @@ pub struct PcapNg {
     pub packets: Vec<Packet>,
     /// Interface statistics blocks, in order.
     pub statistics: Vec<Statistics>,
+    /// What addresses are called, in order.
+    pub names: Vec<(IpAddr, String)>,
 }
 
 /// A section header block.
@@ -239,6 +242,7 @@ fn by_time(packets: &[Packet]) -> Vec<&Packet> {
 fn parse_blocks(mut rest: &[u8]) -> (PcapNg, &[u8]) {
     let mut section = None;
     let (mut interfaces, mut packets, mut statistics) = (Vec::new(), Vec::new(), Vec::new());
+    let mut names = Vec::new();
     while !rest.is_empty() {
         let (after, block) = match parse_block_le(rest) {
             Ok(parsed) => parsed,
@@ -253,12 +257,32 @@ fn parse_blocks(mut rest: &[u8]) -> (PcapNg, &[u8]) {
             Block::InterfaceDescription(block) => interfaces.push(read_interface(&block)),
             Block::EnhancedPacket(block) => packets.push(read_packet(&block, interfaces.len())),
             Block::InterfaceStatistics(block) => statistics.push(read_statistics(&block)),
+            Block::NameResolution(block) => names.extend(read_names(&block)),
             other => panic!("a block that sniff does not write: {other:?}"),
         }
         rest = after;
     }
     let section = section.expect("a section header first");
-    (PcapNg { section, interfaces, packets, statistics }, rest)
+    (PcapNg { section, interfaces, packets, statistics, names }, rest)
+}
+
+fn read_names(block: &NameResolutionBlock<'_>) -> Vec<(IpAddr, String)> {
+    let read = |record: &NameRecord<'_>| {
+        let (address, name): (IpAddr, _) = match record.record_type {
+            NameRecordType::Ipv4 => {
+                let (address, name) = record.record_value.split_first_chunk::<4>().expect("an address");
+                ((*address).into(), name)
+            }
+            NameRecordType::Ipv6 => {
+                let (address, name) = record.record_value.split_first_chunk::<16>().expect("an address");
+                ((*address).into(), name)
+            }
+            other => panic!("a name of another kind: {other:?}"),
+        };
+        // Zeros end it, and fill up the record.
+        (address, String::from_utf8(name.to_vec()).expect("UTF-8").trim_end_matches('\0').to_owned())
+    };
+    block.nr.iter().filter(|record| record.record_type != NameRecordType::End).map(read).collect()
 }
 
 fn read_section(block: &SectionHeaderBlock<'_>) -> Section {

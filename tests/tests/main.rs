@@ -13,6 +13,7 @@ mod habits;
 mod kernel;
 mod kubectl;
 mod kubernetes_api;
+mod names;
 mod newcomers;
 mod outputs;
 mod packaging;

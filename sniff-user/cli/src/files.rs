@@ -45,6 +45,10 @@ pub struct FileArgs {
     #[arg(long, value_name = "SIZE", value_parser = bytes, requires = "write")]
     pub max_bytes: Option<u64>,
 
+    /// Do not tell what addresses are called
+    #[arg(long)]
+    pub no_names: bool,
+
     /// What to write: pcapng, or classic pcap with nanoseconds (default: what the name says, or pcapng)
     #[arg(long, value_name = "FORMAT", value_parser = format(), requires = "write")]
     pub format: Option<Format>,

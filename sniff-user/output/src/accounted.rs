@@ -11,7 +11,7 @@ use std::{
 };
 
 use bytes::{BufMut as _, BytesMut};
-use sniff_pcapng::{InterfaceDescription, heads};
+use sniff_pcapng::{InterfaceDescription, Names, heads};
 
 use crate::Sink;
 
@@ -37,6 +37,8 @@ pub struct Output {
     deliveries: Vec<Delivery>,
     /// Packets that were written or printed, of all interfaces.
     delivered: Arc<AtomicU64>,
+    /// What was written of names.
+    names: Names,
     /// Blocks that are collected and not handed on yet.
     batch: BytesMut,
 }
@@ -46,7 +48,7 @@ impl Output {
     /// are.
     pub fn new(sink: Box<dyn Sink>, delivered: Arc<AtomicU64>) -> Self {
         let batch = BytesMut::with_capacity(BATCH_BYTES);
-        Self { sink, deliveries: Vec::new(), delivered, batch }
+        Self { sink, deliveries: Vec::new(), delivered, names: Names::default(), batch }
     }
 
     /// Writes a block that is not a packet: section header, statistics.
@@ -69,6 +71,17 @@ impl Output {
         self.deliveries.push(Delivery::default());
         let mut block = Vec::new();
         description.write(&mut block);
+        self.block(&block)
+    }
+
+    /// Writes what addresses are called, as far as that is news.
+    ///
+    /// # Errors
+    ///
+    /// When the output fails.
+    pub fn names(&mut self, names: &Names) -> io::Result<()> {
+        let mut block = Vec::new();
+        self.names.update(names).write(&mut block);
         self.block(&block)
     }
 

@@ -8,6 +8,7 @@ use std::{future, mem, sync::Arc, time::Duration};
 use anyhow::{Context as _, Result, bail, ensure};
 use log::info;
 use sniff_cli::logging;
+use sniff_pcapng::Names;
 use tokio::{
     sync::{mpsc, oneshot},
     task, time,
@@ -26,7 +27,7 @@ use crate::{
         watch::{self, Watch, Watched as _},
     },
     system::signals::{Asked, Attended},
-    targets::Interface,
+    targets::{Interface, names_of},
 };
 
 /// Captures until something ends it.
@@ -64,10 +65,10 @@ async fn drive(
     let starting = stages.clone();
     let (scopes, duration) = (mem::take(&mut plan.scopes), plan.duration);
     let progress = remote.as_ref().map(|remote| Arc::clone(&remote.progress)).unwrap_or_default();
-    let Started { taps, status, drained } =
+    let Started { taps, status, names, drained } =
         task::spawn_blocking(move || start(plan, output, &progress, &starting)).await??;
     let (orders, events) = remote.map(|Remote { orders, events, .. }| (orders, events)).unzip();
-    let mut running = Running { taps, status, newcomers: Newcomers::start(), events };
+    let mut running = Running { taps, status, newcomers: Newcomers::start(), names, events };
     running.newcomers.add(scopes);
     let outcome = running.wait(&mut signals, drained, orders, duration).await;
     let Running { taps, status, events, .. } = running;
@@ -93,6 +94,8 @@ struct Running {
     status: Status,
     /// Who else may come.
     newcomers: Newcomers,
+    /// What addresses are called, as that becomes known.
+    names: Option<mpsc::UnboundedReceiver<Names>>,
     /// Where a remote hears what happens; it may have gone.
     events: Option<mpsc::UnboundedSender<Event>>,
 }
@@ -136,6 +139,7 @@ impl Running {
                         break why;
                     }
                 }
+                names = next_names(&mut self.names) => self.name(names),
                 () = &mut deadline => break Why::Duration,
                 _ = &mut drained => break Why::Closed,
                 () = watch.tick() => {
@@ -153,6 +157,14 @@ impl Running {
         };
         logger.flush();
         Ok(ended)
+    }
+
+    /// Has the output tell what addresses are called, if it is to.
+    fn name(&self, names: Names) {
+        if self.names.is_some() {
+            // An output that has ended needs no names.
+            let _ = self.taps.drain.name(names);
+        }
     }
 
     fn carry_out(&mut self, order: Order) {
@@ -189,6 +201,7 @@ impl Running {
             Found::There(scope, interfaces) if self.newcomers.looks_out_for(&scope) => {
                 let joined = taps.welcome(&scope, interfaces);
                 watch.meet(taps);
+                self.name(names_of(&joined));
                 joined.into_iter().for_each(|it| self.tell(Event::Came(scope.clone(), Box::new(it))));
                 return Ok(Vec::new());
             }
@@ -254,6 +267,16 @@ async fn of<F: Future + Unpin>(future: &mut Option<F>) -> F::Output {
         Some(future) => future.await,
         None => future::pending().await,
     }
+}
+
+/// Never, when nobody is to be told, or there is nothing more to tell.
+async fn next_names(names: &mut Option<mpsc::UnboundedReceiver<Names>>) -> Names {
+    if let Some(names) = names
+        && let Some(names) = names.recv().await
+    {
+        return names;
+    }
+    future::pending().await
 }
 
 /// Never, when there is no remote.

@@ -18,7 +18,7 @@ use nix::{
     sys::eventfd::{EfdFlags, EventFd},
 };
 use sniff_output::{Full, Output};
-use sniff_pcapng::{InterfaceDescription, Watermark, blocks};
+use sniff_pcapng::{InterfaceDescription, Names, Watermark, blocks};
 use tokio::sync::oneshot;
 
 use crate::{
@@ -55,6 +55,7 @@ pub enum End {
 /// Tells the thread something.
 enum Message {
     Interface(Box<InterfaceDescription>),
+    Names(Names),
     Watermark,
     Stop,
 }
@@ -133,6 +134,15 @@ impl Drain {
     /// When the thread has ended.
     pub fn add_interface(&self, description: InterfaceDescription) -> Result<()> {
         self.send(Message::Interface(Box::new(description)))
+    }
+
+    /// Has the output tell what addresses are called, as far as that is news.
+    ///
+    /// # Errors
+    ///
+    /// When the thread has ended.
+    pub fn name(&self, names: Names) -> Result<()> {
+        self.send(Message::Names(names))
     }
 
     /// Has a [`Watermark`] written behind what is in the ring by now.
@@ -325,6 +335,7 @@ impl Delivery {
         while let Ok(message) = self.messages.try_recv() {
             match message {
                 Message::Stop => self.stopping = true,
+                Message::Names(names) => self.output.names(&names)?,
                 Message::Watermark => self.watermark = true,
                 Message::Interface(description) => {
                     if let Some(unsummed) = &mut self.unsummed {

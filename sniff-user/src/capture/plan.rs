@@ -6,8 +6,9 @@ use anyhow::Result;
 use sniff_common::Direction;
 use sniff_filter::{Filters, Source};
 use sniff_output::Sink;
-use sniff_pcapng::LinkType;
+use sniff_pcapng::{LinkType, Names};
 use sniff_protocol::request::AttachAt;
+use tokio::sync::mpsc;
 
 use crate::{
     bpf::{attach::Mechanism, ring},
@@ -45,6 +46,8 @@ pub struct Plan {
     pub order: ring::Order,
     /// Whether each packet wakes the reader.
     pub packet_buffered: bool,
+    /// What addresses are called, as that becomes known; `None` where nobody is to be told.
+    pub names: Option<mpsc::UnboundedReceiver<Names>>,
     /// The link type of all packets, where the output takes no others.
     pub only: Option<LinkType>,
     /// Packets after which to stop.

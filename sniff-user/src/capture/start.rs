@@ -5,8 +5,8 @@ use std::{mem, sync::Arc};
 use anyhow::{Context as _, Result};
 use log::{info, warn};
 use sniff_output::Output;
-use sniff_pcapng::SectionHeader;
-use tokio::sync::oneshot;
+use sniff_pcapng::{Names, SectionHeader};
+use tokio::sync::{mpsc, oneshot};
 
 use crate::{
     bpf::{
@@ -27,6 +27,8 @@ use crate::{
 pub struct Started {
     pub taps: Taps,
     pub status: Status,
+    /// What addresses are called, as that becomes known.
+    pub names: Option<mpsc::UnboundedReceiver<Names>>,
     /// Hears when the output has ended by itself.
     pub drained: oneshot::Receiver<()>,
 }
@@ -48,6 +50,8 @@ pub fn start(mut plan: Plan, output: OpenOutput, progress: &Progress, stages: &S
     let mut block = Vec::new();
     section_header(&plan.system).write(&mut block);
     output.block(&block)?;
+    let mut names = plan.names.take();
+    output.names(&names.as_mut().map(known).unwrap_or_default())?;
     // An output that takes nothing is found out here, before anything is attached.
     output.flush()?;
     stages.capturing();
@@ -66,7 +70,16 @@ pub fn start(mut plan: Plan, output: OpenOutput, progress: &Progress, stages: &S
     if all_were_tried && wanted > 0 {
         info!("listening on {} interface(s)", taps.iter().len());
     }
-    Ok(Started { taps, status, drained })
+    Ok(Started { taps, status, names, drained })
+}
+
+/// What is known by now.
+fn known(names: &mut mpsc::UnboundedReceiver<Names>) -> Names {
+    let mut known = Names::default();
+    while let Ok(names) = names.try_recv() {
+        known.update(&names);
+    }
+    known
 }
 
 /// Says who is not captured; an error when nobody is.

@@ -399,7 +399,8 @@ pub(super) async fn run(args: Args) -> Result<()> {
         Some(owner) => owner.open(|| output.open()),
         None => output.open(),
     };
-    let plan = Plan { only, ..plan(args, scopes, interfaces)? };
+    let names = (!args.files.no_names).then(|| targets::learn(&interfaces, &options(&args)));
+    let plan = Plan { names, only, ..plan(args, scopes, interfaces)? };
     agent::guest::capture(plan, Box::new(open), agent_socket, signals).await
 }
 
@@ -476,6 +477,7 @@ fn plan(args: Args, scopes: Vec<targets::Scope>, interfaces: Vec<targets::Interf
         ring_bytes,
         order: if args.unsorted { ring::Order::Unsorted } else { ring::Order::Time },
         packet_buffered,
+        names: None,
         only: None,
         count,
         duration,

@@ -300,6 +300,8 @@ fn plan_of(asked: CapturePlan, system: System) -> Result<Plan> {
         ring_bytes: buffer,
         order: Order::Time,
         packet_buffered: false,
+        // The client knows better, and would not believe a node.
+        names: None,
         only: None,
         count,
         duration: None,

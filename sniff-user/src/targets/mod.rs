@@ -4,6 +4,7 @@
 
 mod interfaces;
 mod list;
+mod names;
 mod node;
 pub mod proc;
 pub mod runtime;
@@ -21,6 +22,7 @@ use tokio::sync::OnceCell;
 use self::{interfaces::OwnedNetns, node::Node, scope::Whose};
 pub use self::{
     list::{list, table},
+    names::{learn, names_of},
     scope::Scope,
 };
 pub use crate::net::link::LinkLayer;

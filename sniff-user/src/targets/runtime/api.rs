@@ -6,6 +6,8 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
+    iter,
+    net::IpAddr,
     path::PathBuf,
     time::{Duration, SystemTime},
 };
@@ -95,10 +97,27 @@ pub(super) struct PodSandboxStatusResponse {
 struct PodSandboxStatus {
     #[prost(string, tag = "1")]
     id: String,
+    #[prost(message, optional, tag = "5")]
+    network: Option<PodSandboxNetworkStatus>,
     #[prost(message, optional, tag = "6")]
     linux: Option<LinuxPodSandboxStatus>,
     #[prost(btree_map = "string, string", tag = "7")]
     labels: BTreeMap<String, String>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct PodSandboxNetworkStatus {
+    #[prost(string, tag = "1")]
+    ip: String,
+    #[prost(message, repeated, tag = "2")]
+    additional_ips: Vec<PodIp>,
+}
+
+/// `PodIP` in api.proto.
+#[derive(Clone, PartialEq, prost::Message)]
+struct PodIp {
+    #[prost(string, tag = "1")]
+    ip: String,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -294,16 +313,22 @@ impl From<ContainerEntry> for Container {
 
 impl From<PodSandboxStatusResponse> for SandboxNetwork {
     fn from(PodSandboxStatusResponse { status, info }: PodSandboxStatusResponse) -> Self {
-        let options = status
-            .and_then(|status| status.linux)
-            .and_then(|linux| linux.namespaces)
-            .and_then(|namespaces| namespaces.options);
+        let PodSandboxStatus { network, linux, .. } = status.unwrap_or_default();
+        let options = linux.and_then(|linux| linux.namespaces).and_then(|namespaces| namespaces.options);
         let host = options.is_some_and(|options| options.network() == NamespaceMode::Node);
         // Only containerd and CRI-O fill it, each in its own way.
         let info = info.get("info").and_then(|json| serde_json::from_str::<Value>(json).ok());
         let info = info.unwrap_or_default();
-        Self { host, pid: pid_in(&info), netns: netns_in(&info) }
+        let addresses = network.map(addresses_in).unwrap_or_default();
+        Self { host, pid: pid_in(&info), netns: netns_in(&info), addresses }
     }
+}
+
+/// The sandbox's addresses; none before it has its network.
+fn addresses_in(network: PodSandboxNetworkStatus) -> Vec<IpAddr> {
+    let PodSandboxNetworkStatus { ip, additional_ips } = network;
+    let all = iter::once(ip).chain(additional_ips.into_iter().map(|it| it.ip));
+    all.filter_map(|ip| ip.parse().ok()).collect()
 }
 
 /// The sandbox's process; 0 stands for none.
@@ -347,11 +372,26 @@ mod tests {
     }
 
     #[test]
+    fn addresses_are_those_that_are_told() {
+        // network(5) { ip(1), additional_ips(2) { ip(1) } }
+        let network = b"\x0a\x0810.0.0.7\x12\x09\x0a\x07fd00::7";
+        let status = [&[0x2a, network.len() as u8][..], network].concat();
+        let bytes = [&[0x0a, status.len() as u8][..], &status].concat();
+        let network = SandboxNetwork::from(PodSandboxStatusResponse::decode(&bytes[..]).unwrap());
+        assert_eq!(network.addresses, ["10.0.0.7", "fd00::7"].map(|it| it.parse::<IpAddr>().unwrap()));
+    }
+
+    #[test]
     fn pid_and_netns_come_from_the_verbose_part() {
         let spec =
             r#""runtimeSpec":{"linux":{"namespaces":[{"type":"pid"},{"type":"network","path":"/n"}]}}"#;
         let network = status(0, &format!(r#"{{"pid":12,{spec}}}"#));
-        let expected = SandboxNetwork { host: false, pid: Some(12), netns: Some("/n".into()) };
+        let expected = SandboxNetwork {
+            host: false,
+            pid: Some(12),
+            netns: Some("/n".into()),
+            ..SandboxNetwork::default()
+        };
         assert_eq!(network, expected);
         // CRI-O without an infra container.
         assert_eq!(status(0, &format!("{{{spec}}}")).pid, None);

@@ -9,6 +9,7 @@ mod events;
 
 use std::{
     collections::BTreeMap,
+    net::IpAddr,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -22,7 +23,7 @@ use tonic::{
 };
 use tonic_prost::ProstCodec;
 
-pub use self::arrival::Arrival;
+pub use self::{arrival::Arrival, events::Arrivals};
 
 /// Where runtimes listen unless told otherwise.
 pub const SOCKETS: [&str; 6] = [
@@ -93,6 +94,8 @@ pub struct SandboxNetwork {
     pub pid: Option<u32>,
     /// The file that the network namespace is bound to.
     pub netns: Option<PathBuf>,
+    /// The pod's addresses; none before it has its network.
+    pub addresses: Vec<IpAddr>,
 }
 
 /// A container in a sandbox.

@@ -1,0 +1,80 @@
+//! What addresses are called: Wireshark knows it from the file alone.
+
+use std::{fs, net::IpAddr, path::Path, time::Duration};
+
+use sniff_pcapng::{InterfaceDescription, LinkType, Names, SectionHeader};
+use sniff_tests::{
+    netns::tool,
+    node::Node,
+    sniff::{Running, Sniff},
+    traffic, wait, wireshark,
+};
+
+use crate::Capture;
+
+/// What Wireshark calls source and destination of each packet that a filter lets through, from the file and nothing else.
+fn hosts(file: &Path, filter: &str) -> Vec<String> {
+    let fields = ["ip.src_host", "ip.dst_host", "ipv6.src_host", "ipv6.dst_host"];
+    let mut tshark = tool("tshark");
+    tshark.args(["-N", "n", "-T", "fields", "-E", "separator=/s", "-Y", filter, "-r"]).arg(file);
+    tshark.args(fields.iter().flat_map(|field| ["-e", field]));
+    let output = tshark.output().expect("tshark");
+    assert!(output.status.success(), "{output:?}");
+    String::from_utf8_lossy(&output.stdout).lines().map(|line| line.trim().to_owned()).collect()
+}
+
+#[test]
+fn wireshark_calls_pods_by_their_names() {
+    let node = Node::start();
+    let [shop, test] = ["shop", "test"].map(|namespace| node.pod(namespace, "web-0").start());
+    let other = node.pod("shop", "db-0").start();
+    let [named, bare] = [Capture::new(), Capture::new()];
+    let args = ["--pod", "shop/web-0", "--pod", "test/web-0", "-f", "icmp or icmp6", "-w"];
+    let start = |more: &[&str]| Sniff::in_netns(&node.netns).args(args).args(more).start();
+    let running = [start(&[named.arg()]), start(&[bare.arg(), "--no-names"])];
+    for address in [IpAddr::from(shop.ipv4), test.ipv4.into(), shop.ipv6.into()] {
+        traffic::ping(&node.netns, address, 1, 56);
+    }
+    // The runtime tells of others meanwhile.
+    let is_told = || fs::read(named.path()).is_ok_and(|file| file.windows(9).any(|it| it == b"db-0.shop"));
+    wait::until("the names of other pods", Duration::from_secs(10), || is_told().then_some(()));
+    let outcomes = running.map(Running::stop);
+    let file = named.read_whole(&outcomes[0]);
+    assert!(bare.read_whole(&outcomes[1]).names.is_empty());
+    let called = |address: IpAddr| {
+        let names = file.names.iter().filter(|(it, _)| *it == address);
+        names.map(|(_, name)| name.as_str()).collect::<Vec<_>>()
+    };
+    assert_eq!(called(shop.ipv4.into()), ["web-0.shop"]);
+    assert_eq!(called(shop.ipv6.into()), ["web-0.shop"]);
+    assert_eq!(called(test.ipv4.into()), ["web-0.test"]);
+    // One that is not captured, from the runtime.
+    assert_eq!(called(other.ipv4.into()), ["db-0.shop"]);
+    let requests = hosts(named.path(), "icmp.type == 8 or icmpv6.type == 128");
+    assert_eq!(requests.len(), 3, "{requests:?}");
+    for (request, name) in requests.iter().zip(["web-0.shop", "web-0.test", "web-0.shop"]) {
+        assert!(request.ends_with(&format!(" {name}")), "{request}");
+    }
+}
+
+#[test]
+fn an_address_is_called_what_it_was_called_then() {
+    let mut file = Vec::new();
+    SectionHeader { application: "sniff".into(), ..SectionHeader::default() }.write(&mut file);
+    InterfaceDescription::new(LinkType::Raw, 262_144, "a").write(&mut file);
+    for name in ["web-0.shop", "web-1.shop"] {
+        let mut names = Names::default();
+        names.insert([10, 0, 0, 1].into(), name);
+        names.write(&mut file);
+        // An IPv4 header and nothing else, of protocol 59.
+        let packet = [0x45, 0, 0, 20, 0, 0, 0, 0, 64, 59, 0x26, 0xb0, 10, 0, 0, 1, 10, 0, 0, 2];
+        let len = packet.len() as u32;
+        file.extend([6, 32 + len, 0, 0, 0, len, len].into_iter().flat_map(u32::to_ne_bytes));
+        file.extend(packet);
+        file.extend((32 + len).to_ne_bytes());
+    }
+    let capture = Capture::new();
+    fs::write(capture.path(), file).expect("a file");
+    wireshark::assert_clean(capture.path());
+    assert_eq!(hosts(capture.path(), "ip"), ["web-0.shop 10.0.0.2", "web-1.shop 10.0.0.2"]);
+}
