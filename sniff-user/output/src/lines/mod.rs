@@ -21,7 +21,7 @@ mod style;
 
 use jiff::tz::TimeZone;
 use sniff_common::Direction;
-use sniff_pcapng::{EnhancedPacket, InterfaceDescription, Names};
+use sniff_pcapng::{AnyBlock, BlockType, EnhancedPacket, InterfaceDescription, Names};
 
 use self::{
     clock::Clock,
@@ -65,9 +65,13 @@ impl Printer {
         self.interfaces.push(description);
     }
 
-    /// Learns what addresses are called.
-    fn names(&mut self, names: &Names) {
-        self.names.update(names);
+    /// Learns from a block what addresses are called, if it says so.
+    fn learn(&mut self, block: &[u8]) {
+        if AnyBlock::first(block).is_ok_and(|block| block.block_type == BlockType::Names)
+            && let Ok(names) = Names::parse(block)
+        {
+            self.names.update(&names);
+        }
     }
 
     /// What people are to be told before the next line, in a line elsewhere.

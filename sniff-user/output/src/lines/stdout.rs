@@ -6,7 +6,7 @@ use std::os::fd::{AsFd as _, BorrowedFd};
 
 use jiff::tz::TimeZone;
 use log::info;
-use sniff_pcapng::{AnyBlock, BlockType, EnhancedPacket, InterfaceDescription, Names, blocks};
+use sniff_pcapng::{EnhancedPacket, InterfaceDescription, blocks};
 
 use super::{Printer, Style};
 use crate::{Sink, cannot_write};
@@ -33,7 +33,7 @@ impl Lines {
     fn print(&mut self, bytes: &[u8]) -> io::Result<()> {
         for block in blocks(bytes) {
             let Ok(packet) = EnhancedPacket::parse(block) else {
-                self.learn(block);
+                self.printer.learn(block);
                 continue;
             };
             if let Some(news) = self.printer.news() {
@@ -45,15 +45,6 @@ impl Lines {
             }
         }
         self.flush()
-    }
-
-    /// Takes over the names in a block, if it has some.
-    fn learn(&mut self, block: &[u8]) {
-        if AnyBlock::first(block).is_ok_and(|block| block.block_type == BlockType::Names)
-            && let Ok(names) = Names::parse(block)
-        {
-            self.printer.names(&names);
-        }
     }
 
     fn flush(&mut self) -> io::Result<()> {

@@ -467,7 +467,10 @@ fn addresses_with_names_carry_them() {
     names.insert(IpAddr::from(B6), "db-0.shop");
     let tell = |style, frame: &[u8]| {
         let mut printer = printer(style, TimeZone::UTC, LinkType::Ethernet, &["eth0"]);
-        printer.names(&names);
+        let mut blocks = Vec::new();
+        names.write(&mut blocks);
+        printer.learn(&blocks);
+        printer.learn(b"no block");
         print(&mut printer, &packet(frame, frame.len()))
     };
     let style = Style { time: Time::None, ..Style::default() };
