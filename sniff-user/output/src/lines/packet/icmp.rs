@@ -12,7 +12,7 @@ use etherparse::{
     ip_number,
 };
 
-use super::{checksum, ip};
+use super::{checksum, ip, u16_at};
 use crate::lines::out::{Hex, Out, Shown};
 
 /// Where a message has its checksum.
@@ -103,9 +103,13 @@ pub(super) fn describe_v4(out: &mut impl Out, bytes: &[u8], len: usize) {
         Icmpv4Type::TimestampReply(stamp) => {
             message(out, format_args!("time stamp reply id {} seq {}", stamp.id, stamp.seq));
         }
-        Icmpv4Type::Unknown { type_u8, code_u8, .. } => {
-            message(out, format_args!("type {type_u8}, code {code_u8}"));
-        }
+        Icmpv4Type::Unknown { type_u8, code_u8, .. } => match type_u8 {
+            9 => message(out, format_args!("router advertisement")),
+            10 => message(out, format_args!("router solicitation")),
+            17 => message(out, format_args!("address mask request")),
+            18 => message(out, format_args!("address mask reply")),
+            _ => message(out, format_args!("type {type_u8}, code {code_u8}")),
+        },
     }
     if out.is_verbose() {
         out.say(", cksum ", "checksum", Hex::<4>(icmp.checksum().into()));
@@ -186,17 +190,37 @@ pub(super) fn describe_v6(out: &mut impl Out, packet: &ip::Packet<'_>) {
         Icmpv6Type::NeighborAdvertisement(_) => {
             message(out, format_args!("neighbor advertisement, tgt is {}", Target(icmp.payload())));
         }
-        Icmpv6Type::Redirect => message(out, format_args!("redirect")),
+        Icmpv6Type::Redirect => {
+            let (via, to) = icmp.payload().split_at(icmp.payload().len().min(16));
+            message(out, format_args!("redirect, {} to {}", Target(to), Target(via)));
+        }
         Icmpv6Type::Unknown { type_u8, code_u8, .. } => match type_u8 {
-            130 => message(out, format_args!("multicast listener query")),
-            131 => message(out, format_args!("multicast listener report")),
-            132 => message(out, format_args!("multicast listener done")),
-            143 => message(out, format_args!("multicast listener report v2")),
+            // From the message's beginning, the address is behind delay and room for more (RFC 2710, section 3).
+            130 => listener(out, "query", bytes),
+            131 => listener(out, "report", bytes),
+            132 => listener(out, "done", bytes),
+            143 => {
+                out.field("message", "multicast listener report v2");
+                if let Some(records) = u16_at(bytes, 6).filter(|records| *records > 0) {
+                    out.say(", ", "records", records);
+                    out.words(" group record(s)");
+                }
+            }
             _ => message(out, format_args!("type {type_u8}, code {code_u8}")),
         },
     }
     out.say(", length ", "length", len);
     out.close();
+}
+
+/// Tells of a group that has listeners (RFC 2710), none for all groups.
+fn listener(out: &mut impl Out, kind: &str, bytes: &[u8]) {
+    message(out, format_args!("multicast listener {kind}"));
+    let group =
+        bytes.get(8..).and_then(|rest| rest.first_chunk::<16>()).map(|octets| Ipv6Addr::from(*octets));
+    if let Some(group) = group.filter(|group| !group.is_unspecified()) {
+        out.say(", addr ", "group", group);
+    }
 }
 
 /// Tells what a message says.

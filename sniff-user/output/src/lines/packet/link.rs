@@ -6,7 +6,7 @@ use etherparse::{ArpOperation, ArpPacketSlice, EtherType, Ethernet2Slice, Single
 use sniff_pcapng::LinkType;
 
 use super::{Context, ip, u16_at, u32_at};
-use crate::lines::out::{Foreign, Hex, Mac, Out};
+use crate::lines::out::{Foreign, Hex, Mac, Out, Shown, Value};
 
 /// Most VLAN tags that are looked through.
 const MAX_TAGS: usize = 4;
@@ -136,11 +136,17 @@ fn arp(out: &mut impl Out, context: &Context<'_>, payload: &[u8], on_wire: usize
             arp.sender_protocol_addr().try_into().map(|octets: [u8; 4]| Ipv4Addr::from(octets)),
             arp.target_protocol_addr().try_into().map(|octets: [u8; 4]| Ipv4Addr::from(octets)),
         );
+        let target_mac = mac_of(arp.target_hw_addr());
         match (arp.operation(), addresses) {
             (ArpOperation::REQUEST, (Ok(mac), Ok(sender), Ok(target))) => {
                 out.detail("operation", "request");
                 out.words("Request who-has ");
                 context.address(out, "target", "target_name", target.into());
+                // One that asks whether somebody is still there says whom it means.
+                if target_mac.0 != [0; 6] {
+                    out.say(" (", "target_mac", target_mac);
+                    out.words(")");
+                }
                 out.words(" tell ");
                 context.address(out, "sender", "sender_name", sender.into());
                 out.detail("sender_mac", mac);
@@ -174,13 +180,14 @@ fn stp(out: &mut impl Out, message: &[u8], length: u16) {
     match (kind, message) {
         (Some((_, 0x80)), _) => out.say(", ", "kind", "Topology Change"),
         (Some((_, 0 | 2)), [_, _, _, kind, flags, root @ ..]) if root.len() >= 22 => {
-            out.say(", ", "kind", if *kind == 0 { "Config" } else { "Rapid" });
-            out.say(", Flags ", "flags", Hex::<2>((*flags).into()));
-            let (cost, bridge) = (u32_at(root, 8).unwrap_or_default(), &root[12..20]);
+            out.say(", ", "kind", if *kind == 0 { "Config" } else { "Rapid STP" });
+            out.say(", Flags [", "flags", StpFlags(*flags));
+            out.words("]");
+            bridge_id(out, ", bridge-id ", "bridge", &root[12..]);
+            let port = u16_at(root, 20).unwrap_or_default();
+            out.say(".", "port", Shown(format_args!("{port:04x}")));
             bridge_id(out, ", root ", "root", root);
-            out.say(", cost ", "cost", cost);
-            bridge_id(out, ", bridge ", "bridge", bridge);
-            out.say(" port ", "port", Hex::<4>(u16_at(root, 20).unwrap_or_default().into()));
+            out.say(", cost ", "cost", u32_at(root, 8).unwrap_or_default());
         }
         _ => {
             out.words(" ");
@@ -191,11 +198,30 @@ fn stp(out: &mut impl Out, message: &[u8], length: u16) {
     out.close();
 }
 
+/// What a bridge says of a port, by the names that tcpdump has for the bits.
+struct StpFlags(u8);
+
+impl Value for StpFlags {
+    fn text(&self, to: &mut Vec<u8>) {
+        const NAMES: [(u8, &str); 6] = [
+            (0x01, "Topology change"),
+            (0x02, "Proposal"),
+            (0x10, "Learn"),
+            (0x20, "Forward"),
+            (0x40, "Agreement"),
+            (0x80, "Topology change ACK"),
+        ];
+        let names: Vec<&str> =
+            NAMES.into_iter().filter(|(bit, _)| self.0 & bit != 0).map(|(_, name)| name).collect();
+        to.extend_from_slice(if names.is_empty() { "none".to_owned() } else { names.join(", ") }.as_bytes());
+    }
+}
+
 /// A bridge: its priority and MAC address.
 fn bridge_id(out: &mut impl Out, words: &str, name: &'static str, bytes: &[u8]) {
     let Some([high, low, mac @ ..]) = bytes.first_chunk::<8>() else { return };
     let mut shown = format!("{high:02x}{low:02x}.").into_bytes();
-    crate::lines::out::Value::text(&Mac(*mac), &mut shown);
+    Mac(*mac).text(&mut shown);
     out.say(words, name, Foreign(&shown));
 }
 

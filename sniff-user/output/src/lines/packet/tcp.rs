@@ -132,7 +132,15 @@ fn describe_option(out: &mut impl Out, option: &[u8], origin: Origin) {
             out.say("uto ", "user_timeout", timeout & 0x7fff);
             out.words(if timeout >> 15 == 0 { "s" } else { "m" });
         }
-        [30, _, subtype, ..] => out.say("mptcp ", "mptcp", *subtype >> 4),
+        [30, _, subtype, ..] => {
+            // By their numbers (RFC 8684, section 8).
+            const SUBTYPES: [&str; 9] =
+                ["capable", "join", "dss", "add-addr", "rem-addr", "prio", "fail", "fast-close", "rst"];
+            match SUBTYPES.get(usize::from(subtype >> 4)) {
+                Some(name) => out.say("mptcp ", "mptcp", *name),
+                None => out.say("mptcp ", "mptcp", *subtype >> 4),
+            }
+        }
         [34, _, cookie @ ..] => {
             out.words("tfo ");
             match cookie {
@@ -140,7 +148,14 @@ fn describe_option(out: &mut impl Out, option: &[u8], origin: Origin) {
                 cookie => out.say("cookie ", "fast_open", HexBytes(cookie)),
             }
         }
-        [kind, ..] => out.say("unknown-", "unknown", *kind),
+        [kind, _, value @ ..] => {
+            out.say("unknown-", "unknown", *kind);
+            if !value.is_empty() {
+                out.say(" 0x", "unknown_value", HexBytes(value));
+            }
+        }
+        // Each option has a length.
+        [_] => {}
         [] => {}
     }
 }

@@ -175,6 +175,10 @@ fn arp() {
         summary(&arp(ArpOperation::REPLY, &MAC_B)),
         "ARP, Reply 10.1.2.3 is-at 02:00:00:00:00:0a, length 28"
     );
+    assert_eq!(
+        summary(&arp(ArpOperation::REQUEST, &MAC_B)),
+        "ARP, Request who-has 10.1.2.9 (02:00:00:00:00:0b) tell 10.1.2.3, length 28"
+    );
     assert_eq!(summary(&arp(ArpOperation(9), &MAC_B)), "ARP, operation 9, length 28");
     // Addresses that are not IPv4's.
     let mut odd = arp(ArpOperation::REQUEST, &[0; 6]);

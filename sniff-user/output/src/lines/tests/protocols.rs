@@ -269,6 +269,21 @@ fn groups_routers_and_ipsec() {
 }
 
 #[test]
+fn neighbours_and_listeners_of_ipv6() {
+    let of = |kind, four: [u8; 4], rest: &[u8]| {
+        let summary = summary(&frame!(ethernet().ipv6(A6, B6, 255).icmpv6_raw(kind, 0, four), rest));
+        summary.strip_prefix("IP6 fd00::a > fd00::b: ICMP6, ").expect(&summary).to_owned()
+    };
+    assert_eq!(of(143, [0, 0, 0, 2], &[0; 40]), "multicast listener report v2, 2 group record(s), length 48");
+    assert_eq!(of(130, [0, 10, 0, 0], &B6), "multicast listener query, addr fd00::b, length 24");
+    assert_eq!(of(130, [0, 10, 0, 0], &[0; 16]), "multicast listener query, length 24");
+    assert_eq!(of(131, [0; 4], &B6), "multicast listener report, addr fd00::b, length 24");
+    assert_eq!(of(132, [0; 4], &B6[..9]), "multicast listener done, length 17");
+    assert_eq!(of(137, [0; 4], &[A6, B6].concat()), "redirect, fd00::b to fd00::a, length 40");
+    assert_eq!(of(137, [0; 4], &A6[..9]), "redirect, [|icmp6] to [|icmp6], length 17");
+}
+
+#[test]
 fn bridges_and_switches() {
     let to_bridges = [1, 0x80, 0xc2, 0, 0, 0];
     let stp = [
@@ -282,7 +297,7 @@ fn bridges_and_switches() {
         &[0; 8],
     ]
     .concat();
-    let told = "STP 802.1d, Config, Flags 0x01, root 8000.02:00:00:00:00:0a, cost 4, bridge 8001.02:00:00:00:00:0b port 0x8002, length 35";
+    let told = "STP 802.1d, Config, Flags [Topology change], bridge-id 8001.02:00:00:00:00:0b.8002, root 8000.02:00:00:00:00:0a, cost 4, length 35";
     assert_eq!(summary(&stp), told);
     let change = [&to_bridges[..], &MAC_A, &[0, 7, 0x42, 0x42, 3, 0, 0, 0, 0x80]].concat();
     assert_eq!(summary(&change), "STP 802.1d, Topology Change, length 4");
@@ -373,15 +388,16 @@ fn each_option_of_tcp_is_told() {
     assert_eq!(of(&syn), "options [mss 1460,sackOK,TS val 111 ecr 0,wscale 7], ");
     assert_eq!(of(&[1, 1, 1, 1]), "");
     assert_eq!(of(&[0, 9, 9, 9]), "");
-    assert_eq!(of(&[30, 12, 0x21, 0, 0, 0, 0, 0, 0, 0, 0, 0]), "options [mptcp 2], ");
+    assert_eq!(of(&[30, 12, 0x21, 0, 0, 0, 0, 0, 0, 0, 0, 0]), "options [mptcp dss], ");
     assert_eq!(of(&[34, 2, 34, 4, 0xab, 0xcd, 1, 1]), "options [tfo cookiereq,tfo cookie abcd], ");
     assert_eq!(of(&[28, 4, 0x80, 5, 28, 4, 0, 9]), "options [uto 5m,uto 9s], ");
-    assert_eq!(of(&[253, 4, 1, 2]), "options [unknown-253], ");
+    assert_eq!(of(&[30, 3, 0xf1, 1]), "options [mptcp 15], ");
+    assert_eq!(of(&[253, 4, 1, 2]), "options [unknown-253 0x0102], ");
     // Lengths that lie.
     for lie in [[2, 9, 1, 1], [2, 0, 1, 1], [2, 1, 1, 1], [1, 1, 1, 2]] {
         assert_eq!(of(&lie), "options [[|tcp]], ", "{lie:?}");
     }
-    assert_eq!(of(&[5, 5, 1, 2, 3, 1, 1, 1]), "options [unknown-5], ");
+    assert_eq!(of(&[5, 5, 1, 2, 3, 1, 1, 1]), "options [unknown-5 0x010203], ");
 }
 
 #[test]
