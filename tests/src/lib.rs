@@ -24,6 +24,7 @@ pub mod pcap;
 pub mod serve;
 pub mod sniff;
 pub mod tcpdump;
+pub mod terminal;
 pub mod traffic;
 pub mod wait;
 pub mod wireshark;

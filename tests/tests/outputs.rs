@@ -6,7 +6,10 @@ use std::{
     net::SocketAddr,
 };
 
-use sniff_tests::{machine::Machine, pcap::Direction, sniff::Sniff, traffic, traffic::UdpFlow};
+use nix::sys::signal::Signal;
+use sniff_tests::{
+    machine::Machine, pcap::Direction, sniff::Sniff, terminal::Terminal, traffic, traffic::UdpFlow,
+};
 
 use crate::{Capture, echoes};
 
@@ -99,4 +102,45 @@ fn lines_that_cannot_be_printed_are_a_failure_and_not_captured() {
     let counts = outcome.counts();
     assert_eq!(counts.captured, 0);
     assert!(counts.received > 0, "{counts:?}");
+}
+
+#[test]
+fn a_terminal_shows_how_it_goes_while_a_file_is_written() {
+    /// Takes away a line that is shown.
+    const CLEAR: &str = "\r\x1b[J";
+    let machine = Machine::boot();
+    let node = machine.netns();
+    let pod = machine.fake_pod("blue", 1);
+    let capture = Capture::new();
+    let (terminal, stderr) = Terminal::open();
+    let args = ["--netns", "blue", "-w", capture.arg(), "icmp"];
+    let sniff = Sniff::in_netns(&node).args(args).stderr(stderr).launch();
+    terminal.wait_for("listening on 1 interface(s)");
+    terminal.wait_for("  0 packets  0 dropped  ");
+    traffic::ping(&node, pod.ipv4.into(), 600, 56);
+    terminal.wait_for("  1,200 packets  0 dropped  ");
+    sniff.signal(Signal::SIGUSR1);
+    terminal.wait_for(&format!("{CLEAR}sniff: 1200 packets captured, 1200 received by filter"));
+    let status = sniff.stop().status;
+    assert!(status.success(), "{status}");
+    terminal.wait_for("0 packets dropped by kernel");
+    let came = terminal.came();
+    let (_, last) = came.rsplit_once(CLEAR).expect("a line that was taken away");
+    assert!(last.starts_with("1200 packets captured\r\n"), "{came:?}");
+}
+
+#[test]
+fn nothing_moves_where_no_terminal_is_or_quiet_is_asked_for() {
+    let machine = Machine::boot();
+    let node = machine.netns();
+    machine.fake_pod("blue", 1);
+    let capture = Capture::new();
+    let args = ["--netns", "blue", "--duration", "1200ms", "-w", capture.arg()];
+    let said = Sniff::in_netns(&node).args(args).run().stderr.concat();
+    let (terminal, stderr) = Terminal::open();
+    Sniff::in_netns(&node).args(args).args(["-q"]).stderr(stderr).run();
+    terminal.wait_for("0 packets dropped by kernel");
+    for said in [said, terminal.came()] {
+        assert!(!said.contains('\x1b') && said.contains("packets captured"), "{said:?}");
+    }
 }

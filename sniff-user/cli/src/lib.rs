@@ -10,3 +10,4 @@ pub mod manual;
 pub mod options;
 pub mod sanitize;
 pub mod similar;
+pub mod status_line;

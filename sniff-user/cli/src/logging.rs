@@ -1,10 +1,10 @@
 //! What a person reads while sniff works: lines on stderr that start with `sniff:`. Standard output is for packets.
 
-use std::{io::Write as _, sync::OnceLock};
+use std::sync::OnceLock;
 
 use log::{Level, LevelFilter, Log, Metadata, Record};
 
-use crate::sanitize::sanitize;
+use crate::{sanitize::sanitize, status_line};
 
 type Listener = Box<dyn Fn(&str) + Send + Sync>;
 
@@ -33,9 +33,8 @@ impl Log for Stderr {
 
 /// Tells a person something, in whose words ever: nothing else writes messages to stderr.
 pub fn tell(text: &str) {
-    // Stderr has no buffer: only what is written at once arrives as a line where it leads far away. A closed one is no
-    // reason to stop capturing.
-    let _ = std::io::stderr().write_all(message(text).as_bytes());
+    // Stderr has no buffer: only what is written at once arrives as a line where it leads far away.
+    status_line::write_above(&message(text));
 }
 
 /// A message as it is written. Lines after the first are indented: none of them can pass for a message of its own, or

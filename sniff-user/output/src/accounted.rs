@@ -30,13 +30,31 @@ pub struct Delivery {
     pub discarded: u64,
 }
 
+/// What was written or printed so far, of all interfaces; others may look at it meanwhile.
+#[derive(Debug, Default)]
+pub struct Written {
+    packets: AtomicU64,
+    bytes: AtomicU64,
+}
+
+impl Written {
+    /// Packets.
+    pub fn packets(&self) -> u64 {
+        self.packets.load(Ordering::Relaxed)
+    }
+
+    /// Bytes of blocks, before they are compressed or made into lines.
+    pub fn bytes(&self) -> u64 {
+        self.bytes.load(Ordering::Relaxed)
+    }
+}
+
 /// The output of one capture.
 pub struct Output {
     sink: Box<dyn Sink>,
     /// By pcapng interface id.
     deliveries: Vec<Delivery>,
-    /// Packets that were written or printed, of all interfaces.
-    delivered: Arc<AtomicU64>,
+    written: Arc<Written>,
     /// What was written of names.
     names: Names,
     /// Blocks that are collected and not handed on yet.
@@ -44,11 +62,10 @@ pub struct Output {
 }
 
 impl Output {
-    /// An output to `sink`, of which nothing was written yet; `delivered` counts, of all interfaces, the packets that
-    /// are.
-    pub fn new(sink: Box<dyn Sink>, delivered: Arc<AtomicU64>) -> Self {
+    /// An output to `sink`, of which nothing was written yet; `written` counts what is.
+    pub fn new(sink: Box<dyn Sink>, written: Arc<Written>) -> Self {
         let batch = BytesMut::with_capacity(BATCH_BYTES);
-        Self { sink, deliveries: Vec::new(), delivered, names: Names::default(), batch }
+        Self { sink, deliveries: Vec::new(), written, names: Names::default(), batch }
     }
 
     /// Writes a block that is not a packet: section header, statistics.
@@ -126,9 +143,9 @@ impl Output {
         self.deliveries.get(interface as usize).copied().unwrap_or_default()
     }
 
-    /// How many packets were written or printed, of all interfaces; others may look at it meanwhile.
-    pub fn delivered(&self) -> Arc<AtomicU64> {
-        Arc::clone(&self.delivered)
+    /// What was written so far.
+    pub fn written(&self) -> Arc<Written> {
+        Arc::clone(&self.written)
     }
 
     fn collect(&mut self, bytes: &[u8]) -> io::Result<()> {
@@ -144,7 +161,8 @@ impl Output {
         let (written, result) = self.sink.write(bytes);
         let (delivered, discarded) = bytes.split_at(written);
         let count = self.count(delivered, |delivery| &mut delivery.delivered);
-        self.delivered.fetch_add(count, Ordering::Relaxed);
+        self.written.packets.fetch_add(count, Ordering::Relaxed);
+        self.written.bytes.fetch_add(written as u64, Ordering::Relaxed);
         self.discard(discarded);
         result
     }

@@ -16,7 +16,7 @@ use std::{error::Error, fmt, io};
 use sniff_pcapng::InterfaceDescription;
 
 #[cfg(unix)]
-pub use accounted::{Delivery, Output};
+pub use accounted::{Delivery, Output, Written};
 pub use both::Both;
 pub use wanted::{To, Wanted};
 

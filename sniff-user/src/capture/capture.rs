@@ -23,6 +23,7 @@ use crate::{
         plan::{OpenOutput, Plan},
         start::{Started, start},
         status::Status,
+        status_line::StatusLine,
         taps::Taps,
         watch::{self, Watch, Watched as _},
     },
@@ -64,14 +65,17 @@ async fn drive(
     let stages = signals.stages();
     let starting = stages.clone();
     let (scopes, duration) = (mem::take(&mut plan.scopes), plan.duration);
+    let status_line = plan.status_line;
     let progress = remote.as_ref().map(|remote| Arc::clone(&remote.progress)).unwrap_or_default();
     let Started { taps, status, names, drained } =
         task::spawn_blocking(move || start(plan, output, &progress, &starting)).await??;
     let (orders, events) = remote.map(|Remote { orders, events, .. }| (orders, events)).unzip();
-    let mut running = Running { taps, status, newcomers: Newcomers::start(), names, events };
+    let status_line = status_line.map(StatusLine::new);
+    let mut running = Running { taps, status, status_line, newcomers: Newcomers::start(), names, events };
     running.newcomers.add(scopes);
     let outcome = running.wait(&mut signals, drained, orders, duration).await;
-    let Running { taps, status, events, .. } = running;
+    let Running { taps, status, events, status_line, .. } = running;
+    drop(status_line);
     let taps = task::spawn_blocking(move || taps.detach()).await?;
     // How much there is in all, before what is left of it goes out.
     events.map(|events| status.counted(&taps).map(|counted| events.send(counted))).transpose()?;
@@ -92,6 +96,8 @@ async fn drive(
 struct Running {
     taps: Taps,
     status: Status,
+    /// Where a terminal shows it.
+    status_line: Option<StatusLine>,
     /// Who else may come.
     newcomers: Newcomers,
     /// What addresses are called, as that becomes known.
@@ -142,6 +148,11 @@ impl Running {
                 names = next_names(&mut self.names) => self.name(names),
                 () = &mut deadline => break Why::Duration,
                 _ = &mut drained => break Why::Closed,
+                () = next_look(&mut self.status_line) => {
+                    if let Some(status_line) = &mut self.status_line {
+                        status_line.show(&self.status, &self.taps)?;
+                    }
+                }
                 () = watch.tick() => {
                     logger.flush();
                     if self.events.is_none() {
@@ -277,6 +288,14 @@ async fn next_names(names: &mut Option<mpsc::UnboundedReceiver<Names>>) -> Names
         return names;
     }
     future::pending().await
+}
+
+/// Never, when nothing is shown.
+async fn next_look(status_line: &mut Option<StatusLine>) {
+    match status_line {
+        Some(status_line) => status_line.tick().await,
+        None => future::pending().await,
+    }
 }
 
 /// Never, when there is no remote.

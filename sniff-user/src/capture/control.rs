@@ -1,12 +1,10 @@
 //! What a running capture is told, and what it tells.
 
-use std::sync::{
-    Arc, OnceLock,
-    atomic::{AtomicU64, Ordering},
-};
+use std::sync::{Arc, OnceLock};
 
 use anyhow::Result;
 use sniff_common::Counters;
+use sniff_output::Written;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::{
@@ -24,14 +22,14 @@ pub struct Remote {
 /// What can be seen of a capture at any time and from any thread.
 #[derive(Default)]
 pub struct Progress {
-    pub(super) delivered: Arc<AtomicU64>,
+    pub(super) written: Arc<Written>,
     pub(super) gauge: OnceLock<Arc<Gauge>>,
 }
 
 impl Progress {
     /// Packets that were written or printed so far, of all interfaces.
     pub fn delivered(&self) -> u64 {
-        self.delivered.load(Ordering::Relaxed)
+        self.written.packets()
     }
 
     /// Packets that were lost so far.

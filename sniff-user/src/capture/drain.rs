@@ -6,7 +6,7 @@ use std::{
     os::fd::{AsFd as _, BorrowedFd},
     sync::{
         Arc,
-        atomic::{AtomicU8, AtomicU64, Ordering},
+        atomic::{AtomicU8, Ordering},
         mpsc,
     },
     thread::{self, JoinHandle},
@@ -17,7 +17,7 @@ use nix::{
     poll::{PollFd, PollFlags, PollTimeout, poll},
     sys::eventfd::{EfdFlags, EventFd},
 };
-use sniff_output::{Full, Output};
+use sniff_output::{Full, Output, Written};
 use sniff_pcapng::{InterfaceDescription, Names, Watermark, blocks};
 use tokio::sync::oneshot;
 
@@ -78,7 +78,7 @@ pub struct Drain {
     messages: mpsc::Sender<Message>,
     wake: Arc<EventFd>,
     fullest_percent: Arc<AtomicU8>,
-    delivered: Arc<AtomicU64>,
+    written: Arc<Written>,
 }
 
 impl Drain {
@@ -98,7 +98,7 @@ impl Drain {
         let (messages, receiver) = mpsc::channel();
         let (ended, has_ended) = oneshot::channel();
         let left = count.unwrap_or(u64::MAX);
-        let delivered = output.delivered();
+        let written = output.written();
         let delivery = Delivery {
             output,
             losses: Losses::default(),
@@ -123,7 +123,7 @@ impl Drain {
             asleep: false,
         };
         let thread = thread::Builder::new().name("drain".to_owned()).spawn(move || worker.run(ended))?;
-        Ok((Self { thread, messages, wake, fullest_percent, delivered }, has_ended))
+        Ok((Self { thread, messages, wake, fullest_percent, written }, has_ended))
     }
 
     /// Describes one more interface in the output. Its packets may come as soon as this returns: the thread writes
@@ -165,9 +165,9 @@ impl Drain {
         self.fullest_percent.load(Ordering::Relaxed)
     }
 
-    /// How many packets were written or printed so far, of all interfaces.
-    pub fn delivered(&self) -> u64 {
-        self.delivered.load(Ordering::Relaxed)
+    /// What was written or printed so far.
+    pub fn written(&self) -> &Written {
+        &self.written
     }
 
     /// Waits for the end.

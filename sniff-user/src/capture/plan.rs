@@ -19,6 +19,15 @@ use crate::{
 /// Opens the place that packets go to, once everything else has been found to work.
 pub type OpenOutput = Box<dyn FnOnce() -> Result<Box<dyn Sink>> + Send>;
 
+/// How much a terminal shows of how it goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Detail {
+    /// All interfaces together.
+    Sum,
+    /// Each interface, too.
+    Each,
+}
+
 /// What is to be captured, and how; everything is found, nothing is touched.
 #[derive(Debug)]
 pub struct Plan {
@@ -50,6 +59,8 @@ pub struct Plan {
     pub names: Option<mpsc::UnboundedReceiver<Names>>,
     /// The link type of all packets, where the output takes no others.
     pub only: Option<LinkType>,
+    /// Whether a terminal shows how it goes.
+    pub status_line: Option<Detail>,
     /// Packets after which to stop.
     pub count: Option<u64>,
     /// Time after which to stop.

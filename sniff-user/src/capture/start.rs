@@ -46,7 +46,7 @@ pub fn start(mut plan: Plan, output: OpenOutput, progress: &Progress, stages: &S
     let Plan { ring, ring_bytes, order, packet_buffered, count, .. } = plan;
     let mut kernel_side = KernelSide::load(Sizes { ring, ring_bytes, packet_buffered })?;
     // Only here, so that a capture that cannot start leaves an older file as it is.
-    let mut output = Output::new(output()?, Arc::clone(&progress.delivered));
+    let mut output = Output::new(output()?, Arc::clone(&progress.written));
     let mut block = Vec::new();
     section_header(&plan.system).write(&mut block);
     output.block(&block)?;

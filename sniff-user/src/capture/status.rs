@@ -4,7 +4,10 @@ use std::{sync::Arc, time::Instant};
 
 use anyhow::Result;
 use log::{info, warn};
-use sniff_cli::alarm::{Alarm, Alert};
+use sniff_cli::{
+    alarm::{Alarm, Alert},
+    status_line::Counts,
+};
 
 use crate::{
     bpf::ring::Gauge,
@@ -29,7 +32,7 @@ impl Status {
     ///
     /// When the kernel does not give its counters.
     pub fn print(taps: &Taps) -> Result<()> {
-        accounts::print_so_far(taps.drain.delivered(), &taps.totals()?);
+        accounts::print_so_far(taps.drain.written().packets(), &taps.totals()?);
         Ok(())
     }
 
@@ -71,8 +74,14 @@ impl Status {
         Ok(())
     }
 
+    /// How much there is by now; all of it is in memory.
+    pub fn counts(&self, taps: &Taps) -> Counts {
+        let written = taps.drain.written();
+        Counts { packets: written.packets(), bytes: written.bytes(), dropped: self.gauge.lost() }
+    }
+
     /// How much of the ring waits to be read, in per cent.
-    fn full_percent(&self) -> u8 {
+    pub fn full_percent(&self) -> u8 {
         (self.gauge.fullness() * 100.0) as u8
     }
 }

@@ -12,6 +12,7 @@ use clap::{ArgAction, CommandFactory as _, Parser};
 use sniff_cli::{
     files::{FileArgs, packing},
     options::{CaptureArgs, LinesArgs, Printing},
+    status_line,
 };
 use sniff_filter::{
     Filters, Source,
@@ -30,7 +31,7 @@ use super::{Command, conditions::Condition};
 use crate::{
     agent,
     bpf::{attach::Mechanism, ring},
-    capture::{Plan, tap::link_type},
+    capture::{Detail, Plan, tap::link_type},
     system::{System, owner::Owner, privileges, signals::Signals},
     targets::{self, FilteredTarget, Target},
 };
@@ -316,6 +317,13 @@ impl Args {
         self.packet_buffered || self.tcpdump.immediate_mode || self.tcpdump.line_buffered && prints
     }
 
+    /// How much a terminal shows of how it goes: where packets are printed, they show it.
+    fn status_line(&self) -> Option<Detail> {
+        let prints = self.lines.is_printing() || self.write.is_none();
+        let detail = if self.verbose > 0 { Detail::Each } else { Detail::Sum };
+        (!prints && !self.quiet && status_line::room().is_some()).then_some(detail)
+    }
+
     /// What lines are to look like.
     fn style(&self) -> Style {
         self.lines.style(Printing {
@@ -460,7 +468,7 @@ fn options(args: &Args) -> targets::Options {
 
 fn plan(args: Args, scopes: Vec<targets::Scope>, interfaces: Vec<targets::Interface>) -> Result<Plan> {
     let (filter, packet_buffered) = (args.filter_source(), args.is_packet_buffered());
-    let (count, duration) = (args.count(), args.duration());
+    let (count, duration, status_line) = (args.count(), args.duration(), args.status_line());
     let CaptureArgs { attach, direction, snaplen, headers, ring_bytes, .. } = args.capture;
     Ok(Plan {
         interfaces,
@@ -479,6 +487,7 @@ fn plan(args: Args, scopes: Vec<targets::Scope>, interfaces: Vec<targets::Interf
         packet_buffered,
         names: None,
         only: None,
+        status_line,
         count,
         duration,
         system: System::this(args.node_name.as_deref())?,

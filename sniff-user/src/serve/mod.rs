@@ -303,6 +303,7 @@ fn plan_of(asked: CapturePlan, system: System) -> Result<Plan> {
         // The client knows better, and would not believe a node.
         names: None,
         only: None,
+        status_line: None,
         count,
         duration: None,
         system,
