@@ -11,6 +11,7 @@ pub mod daemonset;
 mod exec;
 pub mod jobs;
 mod missing;
+mod names;
 mod nodes;
 pub mod own;
 pub mod pods;

@@ -2,12 +2,14 @@
 
 use std::{
     fs,
+    net::IpAddr,
     os::unix::fs::symlink,
     thread,
     time::{Duration, Instant},
 };
 
-use sniff_tests::{client::Client, wait};
+use serde_json::json;
+use sniff_tests::{client::Client, wait, wireshark};
 
 use super::{GONE, LISTENING, Shop, assert_pings, ping_much};
 
@@ -104,6 +106,37 @@ fn a_file_goes_on_when_nobody_reads_the_lines() {
     let outcome = client.stop();
     outcome.assert_success();
     assert_pings(&outcome.file(), 56, 5);
+}
+
+#[test]
+fn addresses_are_called_what_the_api_calls_them() {
+    let place = Shop::new();
+    let pod = |name: &str, address: &str| {
+        let metadata = json!({"namespace": "shop", "name": name, "uid": name});
+        json!({"metadata": metadata, "spec": {"containers": []}, "status": {"phase": "Running", "podIP": address}})
+    };
+    place.cluster.put("pods", "shop", "other-0", pod("other-0", "10.1.1.1"));
+    let db = json!({"metadata": {"namespace": "shop", "name": "db"}, "spec": {"clusterIP": "10.96.0.1"}});
+    place.cluster.put("services", "shop", "db", db);
+    let mut web = place.cluster.pod("shop", "web-0").expect("the pod");
+    web["status"]["podIPs"] = json!([{"ip": place.web.ipv4}, {"ip": place.web.ipv6}]);
+    place.cluster.put("pods", "shop", "web-0", web);
+    let client = place.listen_to_pings(&["shop/web-0"]);
+    let is_told = || fs::read(client.file()).is_ok_and(|file| file.windows(6).any(|it| it == b"db.sho"));
+    wait::until("the names of others", Duration::from_secs(10), || is_told().then_some(()));
+    let outcome = client.stop();
+    outcome.assert_success();
+    wireshark::assert_clean(&outcome.path());
+    let mut names = outcome.file().names;
+    names.sort();
+    let mut expected: Vec<(IpAddr, String)> = vec![
+        (place.web.ipv4.into(), "web-0.shop".to_owned()),
+        (place.web.ipv6.into(), "web-0.shop".to_owned()),
+        ([10, 1, 1, 1].into(), "other-0.shop".to_owned()),
+        ([10, 96, 0, 1].into(), "db.shop.svc".to_owned()),
+    ];
+    expected.sort();
+    assert_eq!(names, expected);
 }
 
 #[test]

@@ -8,6 +8,7 @@ use std::{
 use anyhow::{Result, ensure};
 use log::{error, info, warn};
 use sniff_kubernetes::pods::{By, Change, Pod};
+use sniff_pcapng::Names;
 use sniff_protocol::message::{Target, TargetId, Targets};
 
 use super::Capture;
@@ -94,6 +95,11 @@ impl Capture {
         if matches!(pod.phase.as_str(), "Succeeded" | "Failed") {
             return self.gone(selection, &who, "ended");
         }
+        let mut names = Names::default();
+        for address in &pod.addresses {
+            names.insert(*address, &format!("{}.{}", pod.name, pod.namespace));
+        }
+        self.name(&names);
         let Some(node) = pod.node.clone() else { return };
         if let Some(member) = self.members.get_mut(&who) {
             if member.node != node {

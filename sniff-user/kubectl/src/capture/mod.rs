@@ -2,6 +2,7 @@
 //!
 //! - `start`: what is meant, before anything is made.
 //! - `members`: who is captured.
+//! - `names`: what addresses are called.
 //! - `sessions`: what the nodes are told, and what they say.
 //! - `remit`: what a node may speak of.
 //! - `losses`: why a node loses packets, and what helps.
@@ -10,6 +11,7 @@
 mod counts;
 mod losses;
 mod members;
+mod names;
 mod remit;
 mod sessions;
 mod start;
@@ -27,7 +29,7 @@ use sniff_kubernetes::{
     Cluster,
     pods::{Change, Follow, Selection},
 };
-use sniff_pcapng::merge::Merger;
+use sniff_pcapng::{Names, merge::Merger};
 use sniff_protocol::message::Target;
 use tokio::{
     sync::{mpsc, oneshot},
@@ -86,6 +88,9 @@ struct Capture {
     members: HashMap<Who, Member>,
     /// Pods whose names were captured before, to tell the second of a name from a new one.
     names: HashSet<String>,
+    /// What addresses are called, as the output tells.
+    addresses: Names,
+    named: mpsc::Receiver<Names>,
     /// The kubelets' ports of nodes that are targets themselves.
     kubelet_ports: HashMap<String, u16>,
     /// Targets to join or leave, by node, until the sessions are told.
@@ -165,6 +170,7 @@ impl Capture {
                     (Turn::Room, None) => {}
                 },
                 Some((number, update)) = self.updates.recv(), if has_room => self.update(number, update),
+                Some(names) = self.named.recv() => self.name(&names),
                 Some((selection, change)) = self.changes.recv(), if self.orders == Orders::Run => {
                     self.change(selection, change);
                 }

@@ -17,7 +17,7 @@ use sniff_kubernetes::{
     jobs::Resources,
     pods::{By, Change, Selection, follow},
 };
-use sniff_pcapng::{SectionHeader, merge::Merger};
+use sniff_pcapng::{Names, SectionHeader, merge::Merger};
 use sniff_protocol::message::TargetId;
 use tokio::sync::mpsc;
 
@@ -61,6 +61,7 @@ impl Capture {
         let selections = selections(&common.cluster, &args).await?;
         let (sender, changes) = mpsc::channel(64);
         let (updating, updates) = mpsc::channel(QUEUED);
+        let (told, named) = mpsc::channel(1);
         let mut pending = Vec::new();
         let header = SectionHeader {
             application: concat!("kubectl-sniff ", env!("CARGO_PKG_VERSION")).into(),
@@ -80,6 +81,8 @@ impl Capture {
             unwatched: HashSet::new(),
             members: HashMap::new(),
             names: HashSet::new(),
+            addresses: Names::default(),
+            named,
             kubelet_ports: HashMap::new(),
             joining: BTreeMap::new(),
             expected: BTreeSet::new(),
@@ -104,6 +107,7 @@ impl Capture {
         };
         capture.find_nodes().await?;
         capture.find_pods(&sender).await?;
+        capture.ask_for_names(told);
         Ok(capture)
     }
 

@@ -3,13 +3,13 @@
 pub(crate) mod state;
 mod watch;
 
-use std::fmt;
+use std::{fmt, net::IpAddr};
 
 use anyhow::{Context as _, Result};
 use k8s_openapi::api::core::v1;
 use kube::{Api, ResourceExt as _, api::ListParams};
 
-use crate::{Cluster, Request};
+use crate::{Cluster, Request, names::of_pod};
 
 pub use self::watch::{Change, Follow, follow};
 
@@ -37,6 +37,8 @@ pub struct Pod {
     pub host_network: bool,
     /// The ids of its containers, without `containerd://` and the like.
     pub container_ids: Vec<String>,
+    /// Its addresses; none on its node's network.
+    pub addresses: Vec<IpAddr>,
     /// The names of its containers, those of init and debug containers included.
     pub containers: Vec<String>,
 }
@@ -172,6 +174,7 @@ impl fmt::Display for Selection {
 
 impl From<v1::Pod> for Pod {
     fn from(pod: v1::Pod) -> Self {
+        let addresses = of_pod(&pod).into_iter().map(|(address, _)| address).collect();
         let mirrored = pod.annotations().get(MIRROR).cloned();
         let spec = pod.spec.unwrap_or_default();
         let status = pod.status.unwrap_or_default();
@@ -196,6 +199,7 @@ impl From<v1::Pod> for Pod {
             has_sandbox,
             host_network: spec.host_network.unwrap_or_default(),
             container_ids,
+            addresses,
             containers: names.map(|container| container.name).chain(ephemeral).collect(),
         }
     }
@@ -236,6 +240,7 @@ mod tests {
             has_sandbox: true,
             host_network: false,
             container_ids: vec!["abc".into()],
+            addresses: Vec::new(),
             containers: vec!["a".into(), "b".into()],
         }
     }
