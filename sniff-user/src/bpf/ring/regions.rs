@@ -38,7 +38,7 @@ pub struct Regions {
 
 /// Regions that are mapped at once. What is mapped counts as the process's memory, and CPUs take first what was given
 /// back last: while little passes, few are ever seen. A multiple of the page size, whichever that is.
-const WINDOW: usize = 16;
+const WINDOW: usize = 4;
 
 /// The mapped memory.
 struct Memory {
