@@ -1,7 +1,11 @@
 //! Lines for people, and which stream carries what.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::{
+    net::Ipv4Addr,
+    time::{SystemTime, UNIX_EPOCH},
+};
 
+use serde_json::Value;
 use sniff_tests::{
     machine::Machine,
     pcap::{self, Direction},
@@ -51,6 +55,58 @@ fn print_gives_lines_besides_the_file() {
     let lines = String::from_utf8(outcome.stdout).expect("UTF-8");
     assert_eq!(lines.lines().count() as u64, counts.captured, "{lines}");
     assert_eq!(capture.read().packets.len() as u64, counts.captured);
+}
+
+#[test]
+fn each_packet_is_a_json_object_beside_the_file() {
+    let machine = Machine::boot();
+    let node = machine.netns();
+    let (blue, red) = (machine.fake_pod("blue", 1), machine.fake_pod("red", 2));
+    let capture = Capture::new();
+    let args = ["--netns", "blue", "--netns", "red", "--lines", "json", "-o", capture.arg(), "icmp"];
+    let sniff = Sniff::in_netns(&node).args(args).start();
+    traffic::ping(&node, blue.ipv4.into(), 2, 56);
+    traffic::ping(&node, red.ipv4.into(), 1, 56);
+    let outcome = sniff.stop();
+    outcome.success();
+    let lines = String::from_utf8(outcome.stdout).expect("UTF-8");
+    let told: Vec<Value> = lines.lines().map(|line| serde_json::from_str(line).expect(line)).collect();
+    let packets = capture.read().packets;
+    assert_eq!((told.len(), packets.len()), (6, 6), "{lines}");
+    let out_of = |pod: &str, address: Ipv4Addr| {
+        let is_reply = |told: &&Value| {
+            told["interface"] == pod
+                && told["direction"] == "out"
+                && told["ip"]["src"] == address.to_string()
+                && told["icmp"]["message"] == "echo reply"
+                && told["length"] == 98
+        };
+        told.iter().filter(is_reply).count()
+    };
+    assert_eq!(out_of("netns:blue/eth0", blue.ipv4), 2, "{lines}");
+    assert_eq!(out_of("netns:red/eth0", red.ipv4), 1, "{lines}");
+}
+
+#[test]
+fn lines_of_several_pods_begin_with_what_tells_them_apart() {
+    let machine = Machine::boot();
+    let node = machine.netns();
+    let (blue, red) = (machine.fake_pod("blue", 1), machine.fake_pod("red", 2));
+    let args = ["--netns", "blue", "--netns", "red", "-t", "icmp"];
+    let sniff = Sniff::in_netns(&node).args(args).start();
+    traffic::ping(&node, blue.ipv4.into(), 1, 56);
+    traffic::ping(&node, red.ipv4.into(), 1, 56);
+    let outcome = sniff.stop();
+    outcome.success();
+    let common = outcome.stderr.iter().filter(|line| line.contains("the star in */eth0"));
+    assert_eq!(common.count(), 1, "{:#?}", outcome.stderr);
+    let lines = String::from_utf8(outcome.stdout).expect("UTF-8");
+    for (start, to) in [("netns:blue In  IP ", blue.ipv4), ("netns:red  In  IP ", red.ipv4)] {
+        let is_request =
+            |line: &&str| line.starts_with(start) && line.contains(&format!("> {to}: ICMP echo request"));
+        assert_eq!(lines.lines().filter(is_request).count(), 1, "{lines}");
+    }
+    assert!(!lines.contains('\x1b'), "a pipe has no colours: {lines:?}");
 }
 
 #[test]

@@ -5,7 +5,7 @@
 //! ```
 //!
 //! `docs/lines.md` tells what differs from `tcpdump -nn`. What is behind a line is a description of the packet
-//! ([`packet`]) that can also be had as JSON ([`out`]).
+//! (in `packet`) that can also be had as JSON (`out`).
 //!
 //! A packet is never trusted: whatever it holds, the line is printable ASCII of bounded length and the parser does not
 //! panic.
