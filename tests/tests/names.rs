@@ -4,6 +4,7 @@ use std::{fs, net::IpAddr, path::Path, time::Duration};
 
 use sniff_pcapng::{InterfaceDescription, LinkType, Names, SectionHeader};
 use sniff_tests::{
+    machine::Machine,
     netns::tool,
     node::Node,
     sniff::{Running, Sniff},
@@ -77,4 +78,29 @@ fn an_address_is_called_what_it_was_called_then() {
     fs::write(capture.path(), file).expect("a file");
     wireshark::assert_clean(capture.path());
     assert_eq!(hosts(capture.path(), "ip"), ["web-0.shop 10.0.0.2", "web-1.shop 10.0.0.2"]);
+}
+
+#[test]
+fn wireshark_shows_pods_and_ways_by_the_profile() {
+    let machine = Machine::boot();
+    let (node, pod) = (machine.netns(), machine.fake_pod("blue", 1));
+    let folder = tempfile::tempdir().expect("a folder");
+    let profile = folder.path().join("profiles/sniff");
+    let args = ["--wireshark-profile", profile.to_str().expect("a plain path")];
+    assert!(Sniff::in_netns(&node).args(args).run().status.success());
+    let capture = Capture::new();
+    let sniff = Sniff::in_netns(&node).args(["--netns", "blue", "-f", "icmp", "-w", capture.arg()]).start();
+    traffic::ping(&node, pod.ipv4.into(), 1, 56);
+    sniff.stop().success();
+    let mut tshark = tool("tshark");
+    tshark.env("WIRESHARK_CONFIG_DIR", folder.path()).args(["-C", "sniff", "-P", "-r"]).arg(capture.path());
+    let output = tshark.output().expect("tshark");
+    let lines = String::from_utf8_lossy(&output.stdout);
+    assert!(
+        lines.contains("netns:blue/eth0 Inbound") && lines.contains("netns:blue/eth0 Outbound"),
+        "{output:?}"
+    );
+    tshark.args(["--color", "-T", "fields", "-e", "frame.coloring_rule.name"]);
+    let output = tshark.output().expect("tshark");
+    assert_eq!(String::from_utf8_lossy(&output.stdout).matches("Pod 1").count(), 2, "{output:?}");
 }

@@ -1,6 +1,6 @@
 //! Options that say what files are, and when another is begun.
 
-use std::time::Duration;
+use std::{path::PathBuf, time::Duration};
 
 use bytesize::ByteSize;
 use clap::{
@@ -48,6 +48,10 @@ pub struct FileArgs {
     /// Do not tell what addresses are called
     #[arg(long)]
     pub no_names: bool,
+
+    /// Write a profile for Wireshark into a folder, and end: columns for pod and direction, colours, names from the file
+    #[arg(long, value_name = "FOLDER")]
+    pub wireshark_profile: Option<PathBuf>,
 
     /// What to write: pcapng, or classic pcap with nanoseconds (default: what the name says, or pcapng)
     #[arg(long, value_name = "FORMAT", value_parser = format(), requires = "write")]

@@ -8,6 +8,7 @@ pub mod interrupt;
 pub mod logging;
 pub mod manual;
 pub mod options;
+pub mod profile;
 pub mod sanitize;
 pub mod similar;
 pub mod status_line;

@@ -419,7 +419,7 @@ impl Args {
         if impersonate.is_none() && !(impersonate_groups.is_empty() && impersonate_uid.is_none()) {
             return Err("--as-group and --as-uid take --as USER, too");
         }
-        if self.command.is_some() {
+        if self.command.is_some() || self.files.wireshark_profile.is_some() {
             return Ok(());
         }
         if self.ksniff_privileged {

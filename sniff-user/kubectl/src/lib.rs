@@ -16,7 +16,7 @@ mod wireshark;
 
 use anyhow::{Context as _, Result};
 use clap::CommandFactory as _;
-use sniff_cli::{exit, manual};
+use sniff_cli::{exit, manual, profile};
 use sniff_kubernetes::Cluster;
 
 use self::args::{Args, Command};
@@ -27,6 +27,9 @@ use self::args::{Args, Command};
 ///
 /// When something failed; the error says what, and what to do.
 pub async fn run(args: Args) -> Result<u8> {
+    if let Some(folder) = &args.files.wireshark_profile {
+        return profile::write(folder).map(|()| exit::SUCCESS);
+    }
     let login = args.cluster.login();
     let cluster = async || {
         let cluster = Cluster::configured(&login).await?;

@@ -12,7 +12,7 @@ use clap::{ArgAction, CommandFactory as _, Parser};
 use sniff_cli::{
     files::{FileArgs, packing},
     options::{CaptureArgs, LinesArgs, Printing},
-    status_line,
+    profile, status_line,
 };
 use sniff_filter::{
     Filters, Source,
@@ -239,7 +239,9 @@ impl Args {
         let TcpdumpArgs { stop_when, rotate_when, .. } = &self.tcpdump;
         let is_of_files =
             |condition: &Condition| matches!(condition, Condition::FileBytes(_) | Condition::Files(_));
-        if self.targets().is_empty() && !self.list && self.dump == 0 && !self.dump_ebpf {
+        if self.files.wireshark_profile.is_some() {
+            Ok(())
+        } else if self.targets().is_empty() && !self.list && self.dump == 0 && !self.dump_ebpf {
             Err(match target_meant(&self.expression) {
                 Some(meant) => format!("name a target: did you mean {meant}?"),
                 None => "name a target: --pod NS/POD, --container-id, --pid, --netns or --interface; --list shows the pods of this node".to_owned(),
@@ -385,6 +387,9 @@ fn pid(text: &str) -> Result<FilteredTarget> {
 ///
 /// When it fails.
 pub(super) async fn run(args: Args) -> Result<()> {
+    if let Some(folder) = &args.files.wireshark_profile {
+        return profile::write(folder);
+    }
     if args.dump > 0 || args.dump_ebpf {
         return dump(&args).await;
     }
