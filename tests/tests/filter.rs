@@ -273,8 +273,8 @@ fn direction_and_interface_are_those_of_the_hook() {
         ("ifindex 2", false, false),
     ] {
         for link_type in [LinkType::Ethernet, LinkType::Raw] {
-            let hook = engines::Hook { link_type, outgoing };
-            let fragment = engines::fragment_at(hook, text, true).expect(text);
+            let surroundings = engines::Surroundings { link_type, outgoing };
+            let fragment = engines::fragment_at(surroundings, text, true).expect(text);
             let sniff = Sniff::load(&fragment).expect(text);
             for packet in corpus::packets(link_type).iter().step_by(50) {
                 let verdicts = [sniff.matches(packet), sniff.matches_untagged(packet)];

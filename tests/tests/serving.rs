@@ -551,7 +551,7 @@ fn interfaces_that_come_in_a_crowd_do_not_hold_up_their_session() {
     });
     for _ in 0..3 {
         serving.send(&ToNode::KeepAlive);
-        serving.wait_for("a sign of life", |message| matches!(message, ToClient::Stats(_)).then_some(()));
+        serving.wait_for("a keep-alive", |message| matches!(message, ToClient::Stats(_)).then_some(()));
     }
     let outcome = serving.stop();
     assert_eq!(outcome.end().reason, Reason::Stopped);

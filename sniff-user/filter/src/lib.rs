@@ -18,7 +18,7 @@ use std::{
 
 use anyhow::{Context as _, Result};
 use cbpf::Program;
-use compile::{Error, Fragment, Hook};
+use compile::{Error, Fragment, Surroundings};
 use sniff_common::Direction;
 use sniff_pcapng::LinkType;
 use tokio::sync::oneshot;
@@ -96,8 +96,8 @@ impl Filters {
             return Ok(filter.clone());
         }
         let program = self.program(text, link_type)?;
-        let hook = Hook { link_type, outgoing: direction == Direction::Out };
-        let filter = match compile::fragment(&program, hook) {
+        let surroundings = Surroundings { link_type, outgoing: direction == Direction::Out };
+        let filter = match compile::fragment(&program, surroundings) {
             Ok(fragment) => Filter::Matching(Arc::new(fragment)),
             Err(Error::NeverMatches) => Filter::Nothing,
             Err(error) => return Err(error.into()),

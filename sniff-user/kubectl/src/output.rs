@@ -26,9 +26,9 @@ const STEP: usize = 256 << 10;
 
 /// What was asked for.
 #[derive(Clone, Debug)]
-pub enum Wanted {
+pub enum ClientDestination {
     /// What `sniff` has, too.
-    Plain(sniff_output::Wanted),
+    Plain(sniff_output::Destination),
     /// Wireshark.
     Wireshark {
         /// The program.
@@ -38,10 +38,10 @@ pub enum Wanted {
     },
 }
 
-impl Wanted {
+impl ClientDestination {
     /// Whether packets go to where it was asked for by name.
     pub fn is_file(&self) -> bool {
-        matches!(self, Self::Plain(sniff_output::Wanted::File { .. }))
+        matches!(self, Self::Plain(sniff_output::Destination::File { .. }))
     }
 
     fn open(&self) -> Result<Box<dyn Sink>> {
@@ -56,7 +56,7 @@ impl Wanted {
 }
 
 /// An output that is being written to.
-pub struct Output {
+pub struct Writer {
     /// To be sent whole blocks, in order.
     pub blocks: mpsc::Sender<Vec<u8>>,
     /// Resolves when nothing more can be written: by an error, or because the reader went away.
@@ -89,13 +89,13 @@ impl Progress {
     }
 }
 
-impl Output {
+impl Writer {
     /// Opens what was asked for.
     ///
     /// # Errors
     ///
     /// When it cannot be opened.
-    pub fn open(wanted: &Wanted, progress: Arc<Progress>) -> Result<Self> {
+    pub fn open(wanted: &ClientDestination, progress: Arc<Progress>) -> Result<Self> {
         let mut sink = wanted.open()?;
         let (blocks, mut pieces) = mpsc::channel::<Vec<u8>>(QUEUED);
         let (done, broken) = oneshot::channel();

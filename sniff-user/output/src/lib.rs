@@ -4,10 +4,10 @@
 #[cfg(unix)]
 mod accounted;
 mod both;
+mod destination;
 pub mod file;
 pub mod lines;
 pub mod rotate;
-mod wanted;
 
 #[cfg(unix)]
 use std::os::fd::BorrowedFd;
@@ -18,7 +18,7 @@ use sniff_pcapng::InterfaceDescription;
 #[cfg(unix)]
 pub use accounted::{Delivery, Output, Written};
 pub use both::Both;
-pub use wanted::{To, Wanted};
+pub use destination::{Destination, To};
 
 /// A place that pcapng blocks go to, in order.
 pub trait Sink: Send {

@@ -1,4 +1,4 @@
-//! zstd: the far side compresses, the client decompresses.
+//! zstd: the node compresses, the client decompresses.
 //!
 //! Compressing runs on nodes, where speed counts, by the reference library. Decompressing must build wherever kubectl
 //! runs and reads what a node sends, which the client does not trust: that is done in Rust.

@@ -27,7 +27,7 @@ use sniff_common::{
 
 use super::{
     mapping::Mapping,
-    ring::{self, Gauge, Memory, Order, Ring, buffer::Buffer, records::Records, regions::Regions},
+    ring::{self, Gauge, Memory, Ring, Sorting, buffer::Buffer, records::Records, regions::Regions},
     syscall,
 };
 use crate::system::{self, clock::Clock};
@@ -204,7 +204,7 @@ impl KernelSide {
     /// # Errors
     ///
     /// When it was taken before, or cannot be mapped.
-    pub fn take_ring(&mut self, order: Order, clock: Clock) -> Result<Ring> {
+    pub fn take_ring(&mut self, sorting: Sorting, clock: Clock) -> Result<Ring> {
         let Map::RingBuf(map) = self.ebpf.take_map("SNIFF_RING").ok_or_else(|| missing("SNIFF_RING"))? else {
             bail!("SNIFF_RING is no ring buffer");
         };
@@ -222,7 +222,7 @@ impl KernelSide {
             }
         };
         let gauge = Gauge::new(self.map_cpus(false)?, room);
-        Ok(Ring::new(memory, self.map_cpus(true)?, gauge, order, clock))
+        Ok(Ring::new(memory, self.map_cpus(true)?, gauge, sorting, clock))
     }
 
     fn map_cpus(&self, writable: bool) -> Result<Mapping> {

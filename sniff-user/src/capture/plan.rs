@@ -52,7 +52,7 @@ pub struct Plan {
     /// Bytes of the ring, over all CPUs.
     pub ring_bytes: u32,
     /// In which order packets are written.
-    pub order: ring::Order,
+    pub sorting: ring::Sorting,
     /// Whether each packet wakes the reader.
     pub packet_buffered: bool,
     /// What addresses are called, as that becomes known; `None` where nobody is to be told.

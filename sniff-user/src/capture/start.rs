@@ -43,7 +43,7 @@ pub fn start(mut plan: Plan, output: OpenOutput, progress: &Progress, stages: &S
     let interfaces = mem::take(&mut plan.interfaces);
     let (prepared, refused) = prepare(general.as_deref(), &plan, 0, interfaces)?;
     go_on_without(refused, !prepared.is_empty())?;
-    let Plan { ring, ring_bytes, order, packet_buffered, count, .. } = plan;
+    let Plan { ring, ring_bytes, sorting, packet_buffered, count, .. } = plan;
     let mut kernel_side = KernelSide::load(Sizes { ring, ring_bytes, packet_buffered })?;
     // Only here, so that a capture that cannot start leaves an older file as it is.
     let mut output = Output::new(output()?, Arc::clone(&progress.written));
@@ -56,7 +56,7 @@ pub fn start(mut plan: Plan, output: OpenOutput, progress: &Progress, stages: &S
     output.flush()?;
     stages.capturing();
     let clock = measure_clock()?;
-    let ring = kernel_side.take_ring(order, clock)?;
+    let ring = kernel_side.take_ring(sorting, clock)?;
     let gauge = ring.gauge();
     // It is the only one.
     let _ = progress.gauge.set(Arc::clone(&gauge));

@@ -17,11 +17,11 @@ use sniff_cli::{
 use sniff_filter::{
     Filters, Source,
     cbpf::Encoded,
-    compile::{self, Hook},
+    compile::{self, Surroundings},
     expression,
 };
 use sniff_output::{
-    To, Wanted as Output,
+    Destination, To,
     file::{Manner, Packing},
     lines::Style,
 };
@@ -405,7 +405,7 @@ pub(super) async fn run(args: Args) -> Result<()> {
     let interfaces = targets::interfaces_of(&scopes)?;
     ensure!(!interfaces.is_empty(), "there is nothing to capture");
     let agent_socket = args.agent_socket.clone();
-    let output = Output::of(args.write.clone(), args.manner(), args.lines.is_printing(), args.style());
+    let output = Destination::of(args.write.clone(), args.manner(), args.lines.is_printing(), args.style());
     let only = interfaces.first().map(link_type).filter(|_| output.has_one_link_type());
     let owner = args.tcpdump.owner.as_deref().map(Owner::find).transpose()?;
     let open = move || match owner {
@@ -437,7 +437,8 @@ async fn dump(args: &Args) -> Result<()> {
         let encoded = || expression::encode(&text, *link_type, !args.no_optimize);
         let shown = match args.dump {
             _ if args.dump_ebpf => {
-                compile::fragment(&program, Hook { link_type: *link_type, outgoing: false })?.to_string()
+                compile::fragment(&program, Surroundings { link_type: *link_type, outgoing: false })?
+                    .to_string()
             }
             1 => program.to_string(),
             2 => for_c(&encoded()?),
@@ -488,7 +489,7 @@ fn plan(args: Args, scopes: Vec<targets::Scope>, interfaces: Vec<targets::Interf
         snaplen,
         ring: args.ring,
         ring_bytes,
-        order: if args.unsorted { ring::Order::Unsorted } else { ring::Order::Time },
+        sorting: if args.unsorted { ring::Sorting::Unsorted } else { ring::Sorting::Time },
         packet_buffered,
         names: None,
         only: None,

@@ -23,7 +23,7 @@ use super::{
     arrivals::Arrivals,
     input::Input,
     members::{Member, Members},
-    output::Output,
+    output::ClientWriter,
 };
 use crate::{
     agent::wire::{Cause, Grant, Report},
@@ -54,7 +54,7 @@ const IS_NEW: Duration = Duration::from_secs(60);
 /// Everybody who takes part.
 pub(super) struct Conversation<'a> {
     input: &'a mut Input,
-    output: &'a mut Output,
+    output: &'a mut ClientWriter,
     capture: Capture,
     arrivals: Arrivals,
     members: Members,
@@ -84,7 +84,7 @@ impl<'a> Conversation<'a> {
     /// Brings them together.
     pub(super) fn new(
         input: &'a mut Input,
-        output: &'a mut Output,
+        output: &'a mut ClientWriter,
         capture: Capture,
         arrivals: Arrivals,
         members: Members,

@@ -42,12 +42,12 @@ use self::{
     conversation::{Capture, Conversation},
     input::Input,
     members::Members,
-    output::Output,
+    output::ClientWriter,
     packets::Frames,
 };
 use crate::{
     agent::wire::{Grant, Registration, Report},
-    bpf::ring::{self, Order},
+    bpf::ring::{self, Sorting},
     capture::{self, Plan, Progress, Remote, Why},
     system::{
         System, privileges,
@@ -102,7 +102,7 @@ fn failed(code: Code) -> impl Fn(anyhow::Error) -> Failure {
 pub async fn run(args: Options) -> Result<()> {
     let signals = Signals::take_over()?.attend()?;
     let mut input = Input::start(HELLO_TIME)?;
-    let mut output = Output::start()?;
+    let mut output = ClientWriter::start()?;
     let notes = output.sender();
     logging::also_tell(move |text| {
         notes.tell(ToClient::Event(Told::Note { level: Level::Warn, text: text.to_owned() }));
@@ -128,7 +128,7 @@ pub async fn run(args: Options) -> Result<()> {
 async fn session(
     args: Options,
     input: &mut Input,
-    output: &mut Output,
+    output: &mut ClientWriter,
     signals: Attended,
 ) -> Result<End, Failure> {
     let system = System::this(args.node_name.as_deref()).map_err(failed(Code::Kernel))?;
@@ -220,7 +220,7 @@ async fn open(
     args: &Options,
     system: System,
     input: &mut Input,
-    output: &Output,
+    output: &ClientWriter,
 ) -> Result<Opening, Failure> {
     output.tell(ToClient::Hello(NodeHello {
         version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -298,7 +298,7 @@ fn plan_of(asked: CapturePlan, system: System) -> Result<Plan> {
         snaplen,
         ring: ring::Kind::Auto,
         ring_bytes: buffer,
-        order: Order::Time,
+        sorting: Sorting::Time,
         packet_buffered: false,
         // The client knows better, and would not believe a node.
         names: None,

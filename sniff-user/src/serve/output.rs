@@ -153,14 +153,14 @@ impl MessageSender {
 }
 
 /// The way to the client.
-pub(super) struct Output {
+pub(super) struct ClientWriter {
     sender: MessageSender,
     stdout: Stdout,
     is_broken: oneshot::Receiver<()>,
     ended: oneshot::Receiver<()>,
 }
 
-impl Output {
+impl ClientWriter {
     /// Says the preface, and starts the thread that writes messages.
     pub(super) fn start() -> Result<Self> {
         let stdout = io::stdout();

@@ -11,7 +11,7 @@ use std::{
 };
 
 use ::pcap::{Capture, Linktype};
-pub use sniff_filter::compile::Hook;
+pub use sniff_filter::compile::Surroundings;
 use sniff_filter::{
     cbpf,
     compile::{self as translator, Fragment},
@@ -73,18 +73,22 @@ pub fn compile(link_type: LinkType, expression: &str, optimise: bool) -> Result<
 ///
 /// sniff's words.
 pub fn fragment(link_type: LinkType, expression: &str, optimise: bool) -> Result<Vec<Insn>, String> {
-    let hook = Hook { link_type, outgoing: false };
-    fragment_at(hook, expression, optimise)
+    let surroundings = Surroundings { link_type, outgoing: false };
+    fragment_at(surroundings, expression, optimise)
 }
 
-/// The same for a hook that the caller chooses.
+/// The same for a surroundings that the caller chooses.
 ///
 /// # Errors
 ///
 /// sniff's words.
-pub fn fragment_at(hook: Hook, expression: &str, optimise: bool) -> Result<Vec<Insn>, String> {
-    let program = expression::compile(expression, hook.link_type, optimise);
-    translate(&program.map_err(|error| error.to_string())?, hook)
+pub fn fragment_at(
+    surroundings: Surroundings,
+    expression: &str,
+    optimise: bool,
+) -> Result<Vec<Insn>, String> {
+    let program = expression::compile(expression, surroundings.link_type, optimise);
+    translate(&program.map_err(|error| error.to_string())?, surroundings)
 }
 
 /// Translates a program for Ethernet with sniff.
@@ -96,8 +100,8 @@ pub fn fragment_of(program: &[Classic]) -> Result<Vec<Insn>, String> {
     let encode = |&Classic { code, jt, jf, k }: &Classic| cbpf::Encoded { code, jt, jf, k };
     let encoded: Vec<_> = program.iter().map(encode).collect();
     let program = cbpf::Program::decode(&encoded).map_err(|error| error.to_string())?;
-    let hook = Hook { link_type: LinkType::Ethernet, outgoing: false };
-    translate(&program, hook)
+    let surroundings = Surroundings { link_type: LinkType::Ethernet, outgoing: false };
+    translate(&program, surroundings)
 }
 
 /// libpcap's own interpreter.
@@ -305,8 +309,8 @@ pub fn verify(fragment: &Fragment) -> Result<(), String> {
     Program::load(Kind::Classifier, &program).map(drop)
 }
 
-fn translate(program: &cbpf::Program, hook: Hook) -> Result<Vec<Insn>, String> {
-    let fragment = translator::fragment(program, hook).map_err(|error| error.to_string())?;
+fn translate(program: &cbpf::Program, surroundings: Surroundings) -> Result<Vec<Insn>, String> {
+    let fragment = translator::fragment(program, surroundings).map_err(|error| error.to_string())?;
     Ok(encode(&fragment))
 }
 

@@ -106,7 +106,7 @@ fn a_pod_that_takes_long_to_start_is_waited_for_and_then_lives_as_long_as_its_ca
     };
     client.wait_for("waiting for");
     assert_eq!(deadline(), Some(60));
-    wait::until("a sign of life", GONE, || deadline().is_some_and(|seconds| seconds >= 75).then_some(()));
+    wait::until("a keep-alive", GONE, || deadline().is_some_and(|seconds| seconds >= 75).then_some(()));
     client.wait_for(LISTENING);
     assert_eq!(deadline(), None, "the pod's own holds from here");
     client.stop().assert_success();

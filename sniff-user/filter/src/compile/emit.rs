@@ -21,7 +21,7 @@ use super::{
         cbpf::{self, Ancillary, Instruction as Classic, Program, Size},
         ebpf::{Condition, Helper, Instruction, Operand, Operation, Register, Width},
     },
-    Copy, Error, Hook,
+    Copy, Error, Surroundings,
     assembler::{Assembler, Label},
     bounds::{self, Access},
 };
@@ -71,14 +71,14 @@ pub enum Field {
 /// A translation that is being made.
 pub struct Emitter<'a> {
     program: &'a Program,
-    pub hook: Hook,
+    pub surroundings: Surroundings,
     accesses: Vec<Option<Access>>,
     pub code: Assembler,
 }
 
 impl<'a> Emitter<'a> {
-    pub fn new(program: &'a Program, hook: Hook) -> Self {
-        Self { program, hook, accesses: bounds::accesses(program), code: Assembler::default() }
+    pub fn new(program: &'a Program, surroundings: Surroundings) -> Self {
+        Self { program, surroundings, accesses: bounds::accesses(program), code: Assembler::default() }
     }
 
     /// Emits all.
@@ -99,7 +99,7 @@ impl<'a> Emitter<'a> {
         for register in [A, X, SHIFT, TAG] {
             self.alu64(Operation::Move, register, 0);
         }
-        if self.hook.link_type == LinkType::Ethernet {
+        if self.surroundings.link_type == LinkType::Ethernet {
             self.field(Register::R1, Field::VlanPresent);
             self.jump_if64(Register::R1, Condition::NotEqual, 0, Label::Tagged);
         }
@@ -272,7 +272,7 @@ impl<'a> Emitter<'a> {
             return Ok(false);
         }
         match ancillary {
-            Ancillary::PacketType if self.hook.outgoing => {
+            Ancillary::PacketType if self.surroundings.outgoing => {
                 self.alu32(Operation::Move, A, PACKET_OUTGOING);
             }
             Ancillary::PacketType => self.field(A, Field::PacketType),

@@ -36,7 +36,7 @@
 //! - X plus an offset that passes 2^32 is beyond the packet. The kernel goes on at 0.
 //!
 //! It follows the kernel (`net/core/filter.c`) in meta-data, which libpcap has none of: `inbound` and `outbound` look
-//! at it. See [`Hook::outgoing`]. In older kernels, Linux 5.10 among them,
+//! at it. See [`Surroundings::outgoing`]. In older kernels, Linux 5.10 among them,
 //! `bpf_skb_load_bytes` reads nothing from offsets above 65,535; packets do not match there.
 
 mod assembler;
@@ -61,7 +61,7 @@ use emit::Emitter;
 
 /// Where the fragment will run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Hook {
+pub struct Surroundings {
     /// What packets begin with there.
     pub link_type: LinkType,
     /// Whether packets are on their way out, which is what `outbound` asks and `inbound` denies. The kernel marks
@@ -132,12 +132,12 @@ impl fmt::Display for Error {
 
 impl std::error::Error for Error {}
 
-/// Translates `program` for packets at `hook`.
+/// Translates `program` for packets in `surroundings`.
 ///
 /// # Errors
 ///
 /// When it is too long, asks for meta-data that `__sk_buff` does not have, or matches no packet.
-pub fn fragment(program: &Program, hook: Hook) -> Result<Fragment, Error> {
-    let instructions = Emitter::new(program, hook).run()?;
+pub fn fragment(program: &Program, surroundings: Surroundings) -> Result<Fragment, Error> {
+    let instructions = Emitter::new(program, surroundings).run()?;
     Ok(Fragment { instructions })
 }

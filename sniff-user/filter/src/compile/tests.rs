@@ -10,7 +10,7 @@ use crate::{
     expression,
 };
 
-const ETHERNET: Hook = Hook { link_type: LinkType::Ethernet, outgoing: false };
+const ETHERNET: Surroundings = Surroundings { link_type: LinkType::Ethernet, outgoing: false };
 
 const EXPRESSIONS: [&str; 20] = [
     "",
@@ -210,7 +210,7 @@ fn direction_is_the_hooks() {
         ("outbound", true, true),
     ] {
         let program = expression::compile(text, LinkType::Ethernet, true).unwrap();
-        let fragment = fragment(&program, Hook { outgoing, ..ETHERNET }).unwrap();
+        let fragment = fragment(&program, Surroundings { outgoing, ..ETHERNET }).unwrap();
         let packet = Packet { bytes, linear: 60, tag: None, packet_type: 0 };
         assert_eq!(machine::matches(fragment.instructions(), packet), expected, "{text}");
     }
@@ -263,7 +263,7 @@ fn what_is_too_long_is_an_error() {
 
 #[test]
 fn the_whole_of_a_small_one() {
-    let raw = Hook { link_type: LinkType::Raw, ..ETHERNET };
+    let raw = Surroundings { link_type: LinkType::Raw, ..ETHERNET };
     let program = expression::compile("less 100", LinkType::Raw, true).unwrap();
     assert_eq!(
         fragment(&program, raw).unwrap().to_string(),

@@ -42,7 +42,7 @@ use self::{
 };
 use super::{
     args::Args,
-    output::{Output, Progress, Wanted},
+    output::{ClientDestination, Progress, Writer},
     rejoin::Rejoins,
     session::{Common, Number, Orders, Update},
 };
@@ -108,7 +108,7 @@ struct Capture {
     given_up: HashSet<String>,
     merger: Merger,
     pending: Vec<u8>,
-    wanted: Wanted,
+    wanted: ClientDestination,
     progress: Arc<Progress>,
     /// Whether some node captures, or has sent packets.
     has_begun: bool,
@@ -127,10 +127,10 @@ struct Capture {
 
 impl Capture {
     /// Captures until the end.
-    async fn go(&mut self, interrupts: &mut Interrupts) -> Result<Option<Output>> {
+    async fn go(&mut self, interrupts: &mut Interrupts) -> Result<Option<Writer>> {
         self.tell_sessions();
         self.check_listening();
-        let mut output: Option<Output> = None;
+        let mut output: Option<Writer> = None;
         loop {
             if self.orders == Orders::Run && self.is_complete() {
                 self.order(Orders::Stop);
@@ -144,7 +144,7 @@ impl Capture {
             // A capture that cannot begin leaves an older file as it is.
             if output.is_none() && self.orders != Orders::Quit && (self.has_begun || self.sessions.is_empty())
             {
-                output = Some(Output::open(&self.wanted, Arc::clone(&self.progress))?);
+                output = Some(Writer::open(&self.wanted, Arc::clone(&self.progress))?);
             }
             let wake = ask.into_iter().fold(self.next_wake(), Instant::min);
             // What is pending after the output is gone goes nowhere.
@@ -238,7 +238,7 @@ impl Capture {
     }
 
     /// Writes what is left, and tells how it went.
-    async fn finish(mut self, outcome: Result<Option<Output>>, interrupts: &mut Interrupts) -> Result<u8> {
+    async fn finish(mut self, outcome: Result<Option<Writer>>, interrupts: &mut Interrupts) -> Result<u8> {
         self.follows.clear();
         let output = match outcome {
             Ok(output) => output,
@@ -254,7 +254,7 @@ impl Capture {
         let output = match output {
             // A file of an earlier capture must not pass for one that went well.
             None if !self.failed && self.orders != Orders::Quit && self.wanted.is_file() => {
-                Some(Output::open(&self.wanted, Arc::clone(&self.progress))?)
+                Some(Writer::open(&self.wanted, Arc::clone(&self.progress))?)
             }
             output => output,
         };
@@ -266,7 +266,7 @@ impl Capture {
     }
 
     /// Hands the output what is left, for as long as that takes; less so for a person who insists.
-    async fn write_last(&mut self, output: Output, interrupts: &mut Interrupts) {
+    async fn write_last(&mut self, output: Writer, interrupts: &mut Interrupts) {
         let rest = std::mem::take(&mut self.pending);
         let closing = async {
             // What is wrong with it, closing tells.
@@ -388,8 +388,8 @@ enum Turn {
 }
 
 /// Resolves when there is something to do about the output.
-async fn turn(output: Option<&mut Output>, has_pending: bool) -> Turn {
-    let Some(Output { blocks, broken, .. }) = output else {
+async fn turn(output: Option<&mut Writer>, has_pending: bool) -> Turn {
+    let Some(Writer { blocks, broken, .. }) = output else {
         return std::future::pending().await;
     };
     tokio::select! {

@@ -24,7 +24,7 @@ use tokio::sync::mpsc;
 use super::{Capture, members::name};
 use crate::{
     args::{Args, IMAGE},
-    output::Wanted,
+    output::ClientDestination,
     reference::Reference,
     rejoin::Rejoins,
     session::{self, Common, Orders},
@@ -259,15 +259,19 @@ async fn selections(cluster: &Cluster, args: &Args) -> Result<Vec<Selection>> {
     Ok(selections)
 }
 
-fn wanted_output(args: &Args, what: &str) -> Result<Wanted> {
-    let output =
-        sniff_output::Wanted::of(args.write.clone(), args.manner(), args.lines.is_printing(), args.style());
-    let plain = Wanted::Plain(output);
+fn wanted_output(args: &Args, what: &str) -> Result<ClientDestination> {
+    let output = sniff_output::Destination::of(
+        args.write.clone(),
+        args.manner(),
+        args.lines.is_printing(),
+        args.style(),
+    );
+    let plain = ClientDestination::Plain(output);
     if args.write.is_some() || args.lines.is_printing() || args.dry_run {
         return Ok(plain);
     }
     Ok(match wireshark::find(args.wireshark_path.as_deref())? {
-        Some(program) => Wanted::Wireshark { program, title: what.to_owned() },
+        Some(program) => ClientDestination::Wireshark { program, title: what.to_owned() },
         None => plain,
     })
 }

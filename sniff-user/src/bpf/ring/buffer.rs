@@ -9,7 +9,7 @@ use std::{
 use sniff_pcapng::PacketHead;
 
 use super::{
-    Order,
+    Sorting,
     gauge::Room,
     records::{Pause, Records},
 };
@@ -37,7 +37,7 @@ impl Buffer {
     /// # Errors
     ///
     /// When the ring is broken.
-    pub fn look(&mut self, order: Order) -> io::Result<(bool, bool)> {
+    pub fn look(&mut self, sorting: Sorting) -> io::Result<(bool, bool)> {
         self.most_used = self.most_used.max(self.records.used());
         let Self { records, window, blocks, .. } = self;
         let mut broken = Ok(());
@@ -50,7 +50,7 @@ impl Buffer {
             Err(error) => broken = Err(io::Error::other(error)),
         })?;
         broken?;
-        if order == Order::Time && !self.blocks.is_sorted_by_key(|(time, _)| *time) {
+        if sorting == Sorting::Time && !self.blocks.is_sorted_by_key(|(time, _)| *time) {
             self.sort();
         }
         Ok((pause == Pause::Empty, pause == Pause::Enough))

@@ -45,7 +45,7 @@ pub enum Kind {
 
 /// In which order blocks are handed out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Order {
+pub enum Sorting {
     /// By their times, over all CPUs.
     Time,
     /// As they lie in the ring, CPU by CPU.
@@ -67,7 +67,7 @@ pub struct Ring {
     /// Where each CPU is told that we sleep.
     cpus: Mapping,
     gauge: Arc<Gauge>,
-    order: Order,
+    sorting: Sorting,
     /// That of the blocks.
     clock: Clock,
     horizon: Horizon,
@@ -84,15 +84,15 @@ struct Horizon {
 
 impl Horizon {
     /// That of a look at the time `now`, which was all that had begun before if it `is_settled`.
-    fn of_look(self, until: Until, order: Order, is_settled: bool, now: u64) -> Self {
+    fn of_look(self, until: Until, sorting: Sorting, is_settled: bool, now: u64) -> Self {
         let complete = match until {
             Until::End => now,
             Until::Settled if is_settled => now - sniff_common::regions::SETTLE_NS,
             Until::Settled => self.complete,
         };
-        let wanted = match (until, order) {
-            (Until::End, _) | (_, Order::Unsorted) => u64::MAX,
-            (Until::Settled, Order::Time) => complete,
+        let wanted = match (until, sorting) {
+            (Until::End, _) | (_, Sorting::Unsorted) => u64::MAX,
+            (Until::Settled, Sorting::Time) => complete,
         };
         Self { complete, wanted }
     }
@@ -106,8 +106,8 @@ pub(super) enum Memory {
 
 impl Ring {
     /// `cpus` is an entry for each possible CPU.
-    pub(super) fn new(memory: Memory, cpus: Mapping, gauge: Gauge, order: Order, clock: Clock) -> Self {
-        Self { memory, cpus, gauge: Arc::new(gauge), order, clock, horizon: Horizon::default() }
+    pub(super) fn new(memory: Memory, cpus: Mapping, gauge: Gauge, sorting: Sorting, clock: Clock) -> Self {
+        Self { memory, cpus, gauge: Arc::new(gauge), sorting, clock, horizon: Horizon::default() }
     }
 
     /// What can be seen of it from elsewhere.
@@ -138,9 +138,9 @@ impl Ring {
         let now = self.clock.now()?;
         let (settled, more) = match &mut self.memory {
             Memory::Regions(regions) => (regions.look()?, false),
-            Memory::Buffer(buffer) => buffer.look(self.order)?,
+            Memory::Buffer(buffer) => buffer.look(self.sorting)?,
         };
-        self.horizon = self.horizon.of_look(until, self.order, settled, now);
+        self.horizon = self.horizon.of_look(until, self.sorting, settled, now);
         Ok(more)
     }
 
@@ -152,7 +152,7 @@ impl Ring {
     /// That of `deliver`, which has dealt with its run all the same; or when a block is broken.
     pub fn take(&mut self, deliver: impl FnMut(&mut [u8]) -> io::Result<()>) -> io::Result<bool> {
         match &mut self.memory {
-            Memory::Regions(regions) => regions.take(self.order, self.horizon.wanted, deliver),
+            Memory::Regions(regions) => regions.take(self.sorting, self.horizon.wanted, deliver),
             Memory::Buffer(buffer) => buffer.take(self.horizon.wanted, deliver),
         }
     }
@@ -191,16 +191,16 @@ mod tests {
         let now = 10 * SETTLE_NS;
         let before = Horizon { complete: SETTLE_NS, wanted: SETTLE_NS };
         let settled = now - SETTLE_NS;
-        for (until, order, is_settled, complete, wanted) in [
-            (Until::Settled, Order::Time, true, settled, settled),
-            (Until::Settled, Order::Time, false, SETTLE_NS, SETTLE_NS),
-            (Until::Settled, Order::Unsorted, true, settled, u64::MAX),
-            (Until::Settled, Order::Unsorted, false, SETTLE_NS, u64::MAX),
-            (Until::End, Order::Time, false, now, u64::MAX),
-            (Until::End, Order::Unsorted, true, now, u64::MAX),
+        for (until, sorting, is_settled, complete, wanted) in [
+            (Until::Settled, Sorting::Time, true, settled, settled),
+            (Until::Settled, Sorting::Time, false, SETTLE_NS, SETTLE_NS),
+            (Until::Settled, Sorting::Unsorted, true, settled, u64::MAX),
+            (Until::Settled, Sorting::Unsorted, false, SETTLE_NS, u64::MAX),
+            (Until::End, Sorting::Time, false, now, u64::MAX),
+            (Until::End, Sorting::Unsorted, true, now, u64::MAX),
         ] {
             let expected = Horizon { complete, wanted };
-            assert_eq!(before.of_look(until, order, is_settled, now), expected, "{until:?} {order:?}");
+            assert_eq!(before.of_look(until, sorting, is_settled, now), expected, "{until:?} {sorting:?}");
         }
     }
 }

@@ -18,7 +18,7 @@ use aya::maps::{MapData, Stack};
 use sniff_common::regions::{self, Cpu, FIRST_BLOCK, Header, Position, REGION_BYTES, Sight, Span, Word};
 use sniff_pcapng::PacketHead;
 
-use super::{Order, gauge::Room, records::Records};
+use super::{Sorting, gauge::Room, records::Records};
 use crate::bpf::mapping::Mapping;
 
 /// How often to look whether a CPU has done with its packet: some microseconds in all.
@@ -109,11 +109,11 @@ impl Regions {
     /// That of `deliver`, or when a block is broken.
     pub fn take(
         &mut self,
-        order: Order,
+        sorting: Sorting,
         horizon: u64,
         mut deliver: impl FnMut(&mut [u8]) -> io::Result<()>,
     ) -> io::Result<bool> {
-        if order == Order::Unsorted {
+        if sorting == Sorting::Unsorted {
             for lane in &mut self.lanes {
                 lane.take_all(&mut self.memory, &mut deliver)?;
             }

@@ -12,7 +12,7 @@ use crate::{
 
 /// What was asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Wanted {
+pub enum Destination {
     /// A capture file, or several; and lines on standard output if `print` says how.
     File {
         /// Where to.
@@ -41,7 +41,7 @@ impl From<OsString> for To {
     }
 }
 
-impl Wanted {
+impl Destination {
     /// As `--write` and `--print` say; lines of a style without either.
     pub fn of(write: Option<To>, manner: Manner, print: bool, style: Style) -> Self {
         match write {
