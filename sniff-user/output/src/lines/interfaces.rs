@@ -19,8 +19,9 @@ pub(super) struct Interfaces {
     /// Names in the order in which they came. One that is described anew, as with another filter, is the same.
     names: Vec<Name>,
     numbers: HashMap<String, u32>,
-    /// What is left out of the names, with a star for what is left.
-    pattern: Option<String>,
+    /// What is to be known of the names, and what was said of it last.
+    explanation: Option<String>,
+    said: Option<String>,
     is_colored: bool,
 }
 
@@ -70,7 +71,9 @@ impl Interfaces {
 
     /// What is to be known to read the lines from here on, when that has changed.
     pub(super) fn news(&mut self) -> Option<String> {
-        self.pattern.take()
+        let news = self.explanation.take().filter(|news| self.said.as_ref() != Some(news))?;
+        self.said = Some(news.clone());
+        Some(news)
     }
 
     /// Finds out what tells the names apart.
@@ -89,11 +92,11 @@ impl Interfaces {
         let shortest = parts.iter().map(Vec::len).min().unwrap_or(0);
         let behind = most(false, shortest - 1 - in_front).unwrap_or(0);
         let labels: Vec<String> = if others.is_empty() {
-            self.pattern = Some(format!("these are the packets of {whole}"));
+            self.explanation = Some(format!("these are the packets of {whole}"));
             vec![String::new()]
         } else {
             let star = [&first[..in_front], &["*"], &first[first.len() - behind..]].concat().join("/");
-            self.pattern = (in_front + behind > 0)
+            self.explanation = (in_front + behind > 0)
                 .then(|| format!("each line names what stands for the star in {star}"));
             let label = |parts: &Vec<&str>| parts[in_front..parts.len() - behind].join("/");
             parts.iter().map(|parts| label(parts).as_bytes().escape_ascii().to_string()).collect()
@@ -159,6 +162,9 @@ mod tests {
         assert_eq!(one.news(), None);
         one.push(&InterfaceDescription::new(LinkType::Ethernet, 0, "shop/db/eth0"));
         assert_eq!(one.news().unwrap(), "each line names what stands for the star in shop/*/eth0");
+        // One more that changes nothing.
+        one.push(&InterfaceDescription::new(LinkType::Ethernet, 0, "shop/cart/eth0"));
+        assert_eq!(one.news(), None);
         assert_eq!(interfaces(&["eth0", "eth1"], false).news(), None);
     }
 
