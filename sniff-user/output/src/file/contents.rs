@@ -13,6 +13,8 @@ const OF_THIS_FILE: &str = "counts of this file alone, of several";
 pub(super) struct Contents {
     section: Vec<u8>,
     interfaces: Vec<Interface>,
+    /// Those that are not over; asked for with each packet.
+    live: u64,
     names: Names,
     /// Times of the first packet and the last one in this file.
     first_ns: Option<u64>,
@@ -50,15 +52,15 @@ impl Contents {
     /// Bytes of an interface's counts in a file that is not the last.
     pub(super) const STATISTICS_LEN: u64 = 116 + OF_THIS_FILE.len().next_multiple_of(4) as u64;
 
-    /// Learns from a block that is about to be written; statistics are for [`Self::settle`].
+    /// Learns from a block that is about to be written, and is no packet; statistics are for [`Self::settle`].
     pub(super) fn note(&mut self, block: &[u8]) {
-        if let Ok(head) = PacketHead::parse(block) {
-            return self.note_packet(head, block);
-        }
         match AnyBlock::first(block).map(|block| block.block_type) {
             Ok(BlockType::Section) => self.section = block.to_owned(),
             Ok(BlockType::Interface) => {
-                self.interfaces.extend(InterfaceDescription::parse(block).ok().map(Interface::new));
+                if let Ok(description) = InterfaceDescription::parse(block) {
+                    self.interfaces.push(Interface::new(description));
+                    self.live += 1;
+                }
             }
             Ok(BlockType::Names) => {
                 self.names.update(&Names::parse(block).unwrap_or_default());
@@ -67,7 +69,8 @@ impl Contents {
         }
     }
 
-    fn note_packet(&mut self, head: PacketHead, block: &[u8]) {
+    /// The same of a packet, which begins like that.
+    pub(super) fn note_packet(&mut self, head: PacketHead, block: &[u8]) {
         let Some(interface) = self.interfaces.get_mut(head.interface as usize) else { return };
         interface.here.packets += 1;
         let lost = head.dropcount_at().and_then(|at| block.get(at..)?.first_chunk());
@@ -117,8 +120,7 @@ impl Contents {
 
     /// Most bytes of [`Self::ending`], and of what comes there in the last file but for what else that tells.
     pub(super) fn ending_len(&self) -> u64 {
-        let live = self.interfaces.iter().filter(|interface| !interface.is_over).count() as u64;
-        live * Self::STATISTICS_LEN
+        self.live * Self::STATISTICS_LEN
     }
 
     /// From an interface's counts of the whole capture, those of this file, which are the last of it; `None` when there are
@@ -148,6 +150,7 @@ impl Contents {
     pub(super) fn end(&mut self, statistics: &[u8]) {
         let id = InterfaceStatistics::parse(statistics).ok().map(|it| it.interface as usize);
         if let Some(interface) = id.and_then(|id| self.interfaces.get_mut(id)) {
+            self.live -= u64::from(!interface.is_over);
             interface.is_over = true;
             let InterfaceDescription { link_type, snaplen, name, .. } = &interface.description;
             interface.description = InterfaceDescription::new(*link_type, *snaplen, name);

@@ -129,18 +129,21 @@ impl Series {
     pub(super) fn next(&mut self, bytes: &[u8], form: &Form, written: u64) -> Next {
         let (mut run, mut len) = (0, written);
         for block in blocks(bytes) {
-            if let Ok(PacketHead { timestamp_ns, .. }) = PacketHead::parse(block) {
-                let verdict = self.verdict(timestamp_ns, len, form.len_of(block) as u64);
+            let block_len = form.len_of(block) as u64;
+            if let Ok(head) = PacketHead::parse(block) {
+                let verdict = self.verdict(head.timestamp_ns, len, block_len);
                 if let Some(verdict) = verdict {
                     return if run > 0 { Next::Run(run) } else { verdict };
                 }
                 self.file.packets += 1;
+                self.contents.note_packet(head, block);
             } else if is_statistics(block) && form.has_blocks() {
                 return if run > 0 { Next::Run(run) } else { self.statistics(block, len) };
+            } else {
+                self.contents.note(block);
             }
-            self.contents.note(block);
             run += block.len();
-            len += form.len_of(block) as u64;
+            len += block_len;
         }
         // What is no block is not ours to judge.
         Next::Run(if run > 0 { run } else { bytes.len() })
