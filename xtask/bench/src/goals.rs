@@ -156,7 +156,7 @@ impl Goals<'_> {
         let printed = |tool| Some(self.of("tcp-lines", tool)?.tcp?.process_s);
         let value = quotient(printed(self.sniff), printed(TCPDUMP));
         let measure = format!("tcp-lines: CPU of the process, of {TCPDUMP}'s");
-        self.add(measure, Bound::AtMost(1.0 / 3.0), None, value);
+        self.add(measure, Bound::AtMost(0.33), None, value);
         for (name, other) in [(TCPDUMP, tcpdump), (DUMPCAP, dumpcap)] {
             let value = quotient(full, other);
             self.add(format!("tcp: rate, of that with {name}"), Bound::AtLeast(1.0), None, value);
