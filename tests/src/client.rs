@@ -73,14 +73,20 @@ impl Client {
     pub fn start_under_nohup(cluster: &ApiServer, args: &[&str]) -> Self {
         let mut command = tool("nohup");
         command.arg(binary());
-        let (client, stdout) = Self::launch(command, cluster, args, |_| {});
+        let (client, stdout) = Self::launch(command, cluster, args, None, |_| {});
+        client.read(stdout)
+    }
+
+    /// Starts it with a terminal as stderr.
+    pub fn start_on_terminal(cluster: &ApiServer, args: &[&str], stderr: Stdio) -> Self {
+        let (client, stdout) = Self::launch(tool(binary()), cluster, args, Some(stderr), |_| {});
         client.read(stdout)
     }
 
     /// Starts it with a stdout that is read at so many bytes a second.
     pub fn start_read_slowly(cluster: &ApiServer, args: &[&str], bytes_per_second: u32) -> Self {
         const PIECE: usize = 64 << 10;
-        let (mut client, mut stdout) = Self::launch(tool(binary()), cluster, args, |_| {});
+        let (mut client, mut stdout) = Self::launch(tool(binary()), cluster, args, None, |_| {});
         client.stdout = Some(thread::spawn(move || {
             let (mut read, mut piece) = (Vec::new(), vec![0; PIECE]);
             while let Ok(len @ 1..) = stdout.read(&mut piece) {
@@ -94,14 +100,14 @@ impl Client {
 
     /// Starts it with a stdout that nobody reads, and that is closed.
     pub fn start_unread(cluster: &ApiServer, args: &[&str]) -> Self {
-        let (mut client, stdout) = Self::launch(tool(binary()), cluster, args, |_| {});
+        let (mut client, stdout) = Self::launch(tool(binary()), cluster, args, None, |_| {});
         drop(stdout);
         client.stdout = Some(thread::spawn(Vec::new));
         client
     }
 
     fn start_with(cluster: &ApiServer, args: &[&str], prepare: impl FnOnce(&Path)) -> Self {
-        let (client, stdout) = Self::launch(tool(binary()), cluster, args, prepare);
+        let (client, stdout) = Self::launch(tool(binary()), cluster, args, None, prepare);
         client.read(stdout)
     }
 
@@ -109,6 +115,7 @@ impl Client {
         mut command: Command,
         cluster: &ApiServer,
         args: &[&str],
+        stderr: Option<Stdio>,
         prepare: impl FnOnce(&Path),
     ) -> (Self, ChildStdout) {
         let folder = tempfile::tempdir().expect("a folder");
@@ -129,12 +136,14 @@ impl Client {
         let mut child = command
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
+            .stderr(stderr.unwrap_or_else(Stdio::piped))
             .spawn()
             .expect("kubectl-sniff");
         let (sender, stderr) = channel();
-        let lines = BufReader::new(child.stderr.take().expect("a pipe")).lines();
-        thread::spawn(move || lines.map_while(Result::ok).try_for_each(|line| sender.send(line)));
+        if let Some(pipe) = child.stderr.take() {
+            let lines = BufReader::new(pipe).lines();
+            thread::spawn(move || lines.map_while(Result::ok).try_for_each(|line| sender.send(line)));
+        }
         let stdout = child.stdout.take().expect("a pipe");
         (Self { child, stderr, said: Vec::new(), stdout: None, folder, began }, stdout)
     }

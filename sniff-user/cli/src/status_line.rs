@@ -55,7 +55,7 @@ pub fn line(
         time(elapsed),
         format!("{} packets", grouped(counts.packets)),
         format!("{} dropped", grouped(counts.dropped)),
-        ByteSize(counts.bytes).to_string(),
+        size(counts.bytes),
         format!("{}/s", grouped(per_second.round() as u64)),
     ];
     let dropped = 2;
@@ -84,6 +84,11 @@ fn time(elapsed: Duration) -> String {
         0 => format!("{minutes}:{seconds:02}"),
         _ => format!("{hours}:{minutes:02}:{seconds:02}"),
     }
+}
+
+/// Bytes, as in 5.0 MiB.
+pub fn size(bytes: u64) -> String {
+    ByteSize(bytes).to_string()
 }
 
 /// As in 38,893.

@@ -39,6 +39,12 @@ pub enum ClientDestination {
 }
 
 impl ClientDestination {
+    /// Whether packets are shown as lines on standard output.
+    pub fn prints(&self) -> bool {
+        use sniff_output::Destination::{File, Lines};
+        matches!(self, Self::Plain(Lines(_) | File { print: Some(_), .. }))
+    }
+
     /// Whether packets go to where it was asked for by name.
     pub fn is_file(&self) -> bool {
         matches!(self, Self::Plain(sniff_output::Destination::File { .. }))
@@ -68,6 +74,7 @@ pub struct Writer {
 #[derive(Debug, Default)]
 pub struct Progress {
     written: AtomicU64,
+    bytes: AtomicU64,
     is_hurried: AtomicBool,
     is_full: AtomicBool,
 }
@@ -76,6 +83,11 @@ impl Progress {
     /// Packets that are in the output.
     pub fn written(&self) -> u64 {
         self.written.load(Ordering::Relaxed)
+    }
+
+    /// Bytes of blocks that are in the output.
+    pub fn bytes(&self) -> u64 {
+        self.bytes.load(Ordering::Relaxed)
     }
 
     /// Whether the output has as much as was asked for, and takes no more packets.
@@ -143,6 +155,7 @@ fn write(sink: &mut dyn Sink, piece: &[u8], progress: &Progress) -> Result<()> {
             }
         }
         let (written, result) = sink.write(step);
+        progress.bytes.fetch_add(written as u64, Ordering::Relaxed);
         progress.written.fetch_add(heads(&step[..written]).count() as u64, Ordering::Relaxed);
         match result {
             Err(error) if Full::is(&error) => {

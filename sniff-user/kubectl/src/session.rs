@@ -5,7 +5,7 @@ use std::{
     pin::pin,
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -129,6 +129,7 @@ pub struct Session {
     pub node: String,
     changes: mpsc::UnboundedSender<ToNode>,
     orders: watch::Sender<Orders>,
+    received: Arc<AtomicU64>,
 }
 
 /// Number of a session, in the order of their starts.
@@ -145,14 +146,27 @@ impl Session {
     ) -> Self {
         let (changes, received) = mpsc::unbounded_channel();
         let (orders, ordered) = watch::channel(Orders::Run);
-        let task = Task { common, node: node.clone(), number, orders: ordered, updates };
+        let bytes = Arc::<AtomicU64>::default();
+        let task = Task {
+            common,
+            node: node.clone(),
+            number,
+            orders: ordered,
+            updates,
+            received: Arc::clone(&bytes),
+        };
         tokio::spawn(task.run(start, received));
-        Self { node, changes, orders }
+        Self { node, changes, orders, received: bytes }
     }
 
     /// Says how it is to go on.
     pub fn order(&self, orders: Orders) {
         self.orders.send_if_modified(|before| std::mem::replace(before, orders.max(*before)) < orders);
+    }
+
+    /// Bytes that came from there, as they were on the wire.
+    pub fn received(&self) -> u64 {
+        self.received.load(Ordering::Relaxed)
     }
 
     /// Asks for a [`Watermark`](sniff_pcapng::Watermark), from a peer that has them.
@@ -213,6 +227,7 @@ struct Task {
     number: Number,
     orders: watch::Receiver<Orders>,
     updates: mpsc::Sender<(Number, Update)>,
+    received: Arc<AtomicU64>,
 }
 
 impl Task {
@@ -364,7 +379,10 @@ impl Task {
                     .context("the connection was cut")?,
             };
             match piece {
-                Some(Piece::Stdout(bytes)) => decoder.push(&bytes),
+                Some(Piece::Stdout(bytes)) => {
+                    self.received.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+                    decoder.push(&bytes);
+                }
                 Some(Piece::Stderr(bytes)) => self.report(stderr.push(&bytes)),
                 Some(Piece::Ended(Err(why))) if !greeted => {
                     bail!("sniff does not run in its pod: {why}")

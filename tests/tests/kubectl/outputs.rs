@@ -9,7 +9,7 @@ use std::{
 };
 
 use serde_json::json;
-use sniff_tests::{client::Client, wait, wireshark};
+use sniff_tests::{client::Client, terminal::Terminal, wait, wireshark};
 
 use super::{GONE, LISTENING, Shop, assert_pings, ping_much};
 
@@ -34,6 +34,24 @@ fn the_first_packet_is_told_of_when_it_comes() {
     assert!(seconds > 0.0 && seconds <= client.age().as_secs_f64(), "{flood}");
     client.wait_for(LISTENING);
     client.stop().assert_success();
+}
+
+#[test]
+fn a_terminal_shows_how_it_goes_in_all_and_at_each_node() {
+    let place = Shop::new();
+    let (terminal, stderr) = Terminal::open();
+    let args = ["shop/web-0", "-v", "-w", "FILE", "--", "icmp"];
+    let client = Client::start_on_terminal(&place.cluster, &args, stderr);
+    terminal.wait_for("listening after");
+    place.ping(20);
+    terminal.wait_for("  40 packets  0 dropped  ");
+    terminal.wait_for("40          0 dropped  ");
+    let outcome = client.stop();
+    assert_eq!(outcome.code, Some(0));
+    terminal.wait_for("0 packets dropped by kernel");
+    let came = terminal.came();
+    let (_, last) = came.rsplit_once("\x1b[J").expect("lines that were taken away");
+    assert!(last.contains("40 packets captured\r\n") && !last.contains("waiting"), "{came:?}");
 }
 
 #[test]

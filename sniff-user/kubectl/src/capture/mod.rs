@@ -6,7 +6,7 @@
 //! - `sessions`: what the nodes are told, and what they say.
 //! - `remit`: what a node may speak of.
 //! - `losses`: why a node loses packets, and what helps.
-//! - `counts`: what is said at the end.
+//! - `counts`: what is said at the end; `status_line`: what a terminal shows before.
 
 mod counts;
 mod losses;
@@ -15,6 +15,7 @@ mod names;
 mod remit;
 mod sessions;
 mod start;
+mod status_line;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
@@ -39,6 +40,7 @@ use tokio::{
 use self::{
     members::{Member, Who},
     sessions::{Accounts, Running},
+    status_line::StatusLine,
 };
 use super::{
     args::Args,
@@ -131,6 +133,7 @@ impl Capture {
         self.tell_sessions();
         self.check_listening();
         let mut output: Option<Writer> = None;
+        let mut status_line = self.status_line();
         loop {
             if self.orders == Orders::Run && self.is_complete() {
                 self.order(Orders::Stop);
@@ -173,6 +176,11 @@ impl Capture {
                 Some(names) = self.named.recv() => self.name(&names),
                 Some((selection, change)) = self.changes.recv(), if self.orders == Orders::Run => {
                     self.change(selection, change);
+                }
+                () = StatusLine::tick(&mut status_line) => {
+                    if let Some(line) = &mut status_line {
+                        self.show_status(line);
+                    }
                 }
                 () = time::sleep_until(wake.into()) => match self.orders {
                     Orders::Run => {
