@@ -1,10 +1,14 @@
 //! What the running kernel says of its own types, in BTF: where a structure has a field, and which id a function has
 //! (Documentation/bpf/btf.rst).
 
+use std::iter;
+
 /// First word of a blob, in the byte order of its kernel.
 const MAGIC: u16 = 0xeb9f;
 /// Bytes of a type's head: name, info, size or type.
 const HEAD: usize = 12;
+/// Types from one mark to the next.
+const STRIDE: usize = 64;
 /// Bytes of a member of a structure: name, type, offset.
 const MEMBER: usize = 12;
 
@@ -24,8 +28,9 @@ const ENUM64: u32 = 19;
 pub struct Btf<'a> {
     types: &'a [u8],
     names: &'a [u8],
-    /// Where each type begins; that with id 1 is the first.
-    starts: Vec<usize>,
+    /// Where every [`STRIDE`]th type begins; that with id 1 is the first. Where each of the hundred thousand begins would be
+    /// more memory than an idle capture has, and the allocator keeps it.
+    marks: Vec<usize>,
 }
 
 impl<'a> Btf<'a> {
@@ -38,12 +43,17 @@ impl<'a> Btf<'a> {
         let body = blob.get(header(4)?..)?;
         let part = |at| body.get(header(at)?..)?.get(..header(at + 4)?);
         let (types, names) = (part(8)?, part(16)?);
-        let (mut starts, mut at) = (Vec::new(), 0);
-        while at < types.len() {
-            starts.push(at);
-            at += HEAD + tail(word(types, at + 4)?);
+        let (mut marks, mut at) = (Vec::new(), 0);
+        for number in 0_usize.. {
+            if at >= types.len() {
+                break;
+            }
+            if number.is_multiple_of(STRIDE) {
+                marks.push(at);
+            }
+            at = behind(types, at)?;
         }
-        Some(Self { types, names, starts })
+        Some(Self { types, names, marks })
     }
 
     /// The id of a function.
@@ -63,13 +73,14 @@ impl<'a> Btf<'a> {
     }
 
     fn named(&self, kind: u32, name: &str) -> Option<u32> {
-        let is_it = |&at: &usize| kind_at(self.types, at) == Some(kind) && self.is_named(at, name);
-        let at = self.starts.iter().position(is_it)?;
+        let is_it = |at| kind_at(self.types, at) == Some(kind) && self.is_named(at, name);
+        let at = self.starts(0).position(is_it)?;
         u32::try_from(at + 1).ok()
     }
 
     fn bits_of(&self, id: u32, field: &str) -> Option<u32> {
-        let at = *self.starts.get((id as usize).checked_sub(1)?)?;
+        let number = (id as usize).checked_sub(1)?;
+        let at = self.starts(number / STRIDE).nth(number % STRIDE)?;
         let kind = kind_at(self.types, at)?;
         if kind != STRUCT && kind != UNION {
             return None;
@@ -90,6 +101,13 @@ impl<'a> Btf<'a> {
         })
     }
 
+    /// Where types begin, from a mark on.
+    fn starts(&self, mark: usize) -> impl Iterator<Item = usize> {
+        let is_there = |at: &usize| *at < self.types.len();
+        let first = self.marks.get(mark).copied();
+        iter::successors(first, move |&at| behind(self.types, at).filter(is_there))
+    }
+
     /// Whether what is at `at`, which begins with the place of its name, has this one.
     fn is_named(&self, at: usize, name: &str) -> bool {
         let place = word(self.types, at).and_then(|place| self.names.get(place as usize..));
@@ -97,6 +115,11 @@ impl<'a> Btf<'a> {
             rest.strip_prefix(name.as_bytes()).is_some_and(|rest| rest.first() == Some(&0))
         })
     }
+}
+
+/// Where the type behind the one at `at` begins.
+fn behind(types: &[u8], at: usize) -> Option<usize> {
+    Some(at + HEAD + tail(word(types, at + 4)?))
 }
 
 fn kind_at(types: &[u8], at: usize) -> Option<u32> {
@@ -143,28 +166,50 @@ mod tests {
     #[test]
     fn fields_are_found_in_nested_structures_and_behind_bit_fields() {
         let names = b"\0int\0outer\0first\0inner\0last\0call\0";
-        let types = [
-            // 1: int, with its word behind it
-            [1, info(INT, 0), 4, 32].to_vec(),
-            // 2: a union without a name
-            [0, info(UNION, 1), 4, 17, 1, 0].to_vec(),
-            // 3: the structure, with a bit field of 3 bits first
-            [5, info(STRUCT, 3) | 1 << 31, 12, 11, 1, 3 << 24, 0, 2, 32, 23, 1, 64].to_vec(),
-            // 4: a function
-            [28, info(FUNC, 0), 3].to_vec(),
-        ]
-        .concat();
-        let blob = blob(&types, names);
-        let btf = Btf::parse(&blob).unwrap();
-        assert_eq!(btf.offset_of("outer", "first"), Some(0));
-        assert_eq!(btf.offset_of("outer", "inner"), Some(4));
-        assert_eq!(btf.offset_of("outer", "last"), Some(8));
-        assert_eq!(btf.bit_offset_of("outer", "last"), Some(64));
-        assert_eq!(btf.function("call"), Some(4));
-        for (structure, field) in [("outer", "las"), ("outer", "lastx"), ("int", "last"), ("oute", "last")] {
-            assert_eq!(btf.offset_of(structure, field), None);
+        for ahead in [0, STRIDE as u32 - 2, 3 * STRIDE as u32] {
+            let int = [1, info(INT, 0), 4, 32];
+            let types = [
+                int.repeat(ahead as usize),
+                // 1, behind those ahead: int, with its word behind it
+                int.to_vec(),
+                // 2: a union without a name
+                [0, info(UNION, 1), 4, 17, ahead + 1, 0].to_vec(),
+                // 3: the structure, with a bit field of 3 bits first
+                [
+                    5,
+                    info(STRUCT, 3) | 1 << 31,
+                    12,
+                    11,
+                    ahead + 1,
+                    3 << 24,
+                    0,
+                    ahead + 2,
+                    32,
+                    23,
+                    ahead + 1,
+                    65,
+                ]
+                .to_vec(),
+                // 4: a function
+                [28, info(FUNC, 0), ahead + 3].to_vec(),
+            ]
+            .concat();
+            let blob = blob(&types, names);
+            let btf = Btf::parse(&blob).unwrap();
+            assert_eq!(btf.offset_of("outer", "first"), Some(0));
+            assert_eq!(btf.offset_of("outer", "inner"), Some(4));
+            assert_eq!(
+                (btf.bit_offset_of("outer", "last"), btf.offset_of("outer", "last")),
+                (Some(65), None)
+            );
+            assert_eq!(btf.function("call"), Some(ahead + 4));
+            for (structure, field) in
+                [("outer", "las"), ("outer", "lastx"), ("int", "last"), ("oute", "last")]
+            {
+                assert_eq!(btf.bit_offset_of(structure, field), None);
+            }
+            assert_eq!(btf.function("outer"), None);
         }
-        assert_eq!(btf.function("outer"), None);
     }
 
     #[test]
