@@ -13,7 +13,7 @@ use crate::archive::{Archive, gzip, sha256};
 
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 /// What a program goes together with: the licences, README.md, and what it leads to.
-const TEXTS: [&str; 15] = [
+const TEXTS: [&str; 17] = [
     "ARCHITECTURE.md",
     "CHANGELOG.md",
     "CONTRIBUTING.md",
@@ -25,8 +25,10 @@ const TEXTS: [&str; 15] = [
     "docs/bench.svg",
     "docs/cli.md",
     "docs/cluster.md",
+    "docs/files.md",
     "docs/how-it-works.md",
     "docs/kernels.md",
+    "docs/lines.md",
     "docs/performance.md",
     "docs/wireshark.png",
 ];
