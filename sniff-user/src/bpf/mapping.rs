@@ -1,8 +1,9 @@
-//! Memory of a BPF map that the kernel side writes while we read.
+//! Memory that is mapped: that of a BPF map, which the kernel side writes while we read, and a file's bytes.
 #![expect(unsafe_code, reason = "memory that is shared with the kernel")]
 
 use std::{
-    io,
+    fs::File,
+    io::{self, Read as _},
     num::NonZero,
     ops::Range,
     os::fd::AsFd,
@@ -11,9 +12,9 @@ use std::{
     sync::atomic::{AtomicU32, AtomicU64},
 };
 
-use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
+use nix::sys::mman::{MapFlags, ProtFlags, mmap, mmap_anonymous, munmap};
 
-/// A mapped part of a map. Dropping it unmaps it.
+/// Mapped memory. Dropping it unmaps it.
 pub struct Mapping {
     at: NonNull<u8>,
     len: usize,
@@ -103,5 +104,35 @@ impl Drop for Mapping {
     fn drop(&mut self) {
         // SAFETY: our own mapping, and everything borrowed from it is gone. It cannot fail for a whole mapping.
         let _ = unsafe { munmap(self.at.cast(), self.len) };
+    }
+}
+
+/// A file's bytes, in memory that goes back to the system with them. Of megabytes on the heap that are needed but for a
+/// moment, glibc would keep what it can.
+pub struct Contents(Mapping);
+
+impl Contents {
+    /// Reads a file that tells its size.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be read, or has no bytes.
+    pub fn read(path: &str) -> io::Result<Self> {
+        let mut file = File::open(path)?;
+        let len = usize::try_from(file.metadata()?.len()).map_err(io::Error::other)?;
+        let size = NonZero::new(len).ok_or(io::ErrorKind::InvalidData)?;
+        let access = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
+        // SAFETY: a new mapping, at a place that the kernel chooses.
+        let at = unsafe { mmap_anonymous(None, size, access, MapFlags::MAP_PRIVATE) }?;
+        let mut mapping = Mapping { at: at.cast(), len };
+        // SAFETY: writable, and nobody else knows of it.
+        file.read_exact(unsafe { mapping.bytes_mut(0..len) })?;
+        Ok(Self(mapping))
+    }
+
+    /// All of them.
+    pub fn bytes(&self) -> &[u8] {
+        // SAFETY: nobody writes there any more.
+        unsafe { self.0.bytes(0..self.0.len()) }
     }
 }

@@ -2,8 +2,6 @@
 //! fields are is in the running kernel's BTF, and `bpf_cast_to_kern_ctx` (Linux 6.2) leads there, at no cost: the verifier
 //! makes a move of it.
 
-use std::fs;
-
 use aya_obj::generated::{
     BPF_ALU64, BPF_CALL, BPF_EXIT, BPF_JMP, BPF_K, BPF_MOV, BPF_PSEUDO_KFUNC_CALL, bpf_insn,
 };
@@ -12,6 +10,7 @@ use log::debug;
 use super::{
     btf::Btf,
     instructions::{insn, instruction, mov},
+    mapping::Contents,
     syscall,
 };
 
@@ -45,8 +44,8 @@ pub(super) fn takes(mut instructions: Vec<bpf_insn>, what: &str) -> bool {
 
 /// What `find` makes of the running kernel's types, if they are to be had.
 pub(super) fn in_kernel_types<T>(find: impl FnOnce(Cast, &Btf<'_>) -> Option<T>) -> Option<T> {
-    let blob = fs::read(KERNEL_BTF).ok()?;
-    let btf = Btf::parse(&blob)?;
+    let blob = Contents::read(KERNEL_BTF).ok()?;
+    let btf = Btf::parse(blob.bytes())?;
     let cast = Cast { function: btf.function("bpf_cast_to_kern_ctx")? };
     find(cast, &btf)
 }
