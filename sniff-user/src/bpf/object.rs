@@ -35,8 +35,6 @@ use crate::system::{self, clock::Clock};
 /// Built from sniff-ebpf by the build script.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/sniff-ebpf"));
 
-/// Bytes that a CPU writes between two wake-ups of the reader, in a ring large enough.
-const WAKE_BYTES: u64 = 1 << 20;
 /// Bytes of a ring buffer that holds only wake-ups: a page, the smallest there is.
 const WAKE_UP_BYTES: u32 = 4096;
 /// The maps that an interface's own stand in for: its counters, and the count of its lost packets.
@@ -51,8 +49,8 @@ pub struct Sizes {
     pub ring: ring::Kind,
     /// Memory for it in bytes, over all CPUs; [`sniff_common::MIN_RING_BYTES`] at least.
     pub ring_bytes: u32,
-    /// Whether each packet wakes the reader.
-    pub packet_buffered: bool,
+    /// How much wakes the reader.
+    pub batch: ring::Batch,
 }
 
 /// The ring that was chosen, and how large its maps are.
@@ -70,10 +68,10 @@ struct Layout {
 impl Layout {
     /// `cpus` is how many CPUs are online.
     fn of(sizes: &Sizes, regions: bool, cpus: usize) -> Self {
-        let Sizes { ring_bytes, packet_buffered, .. } = *sizes;
+        let Sizes { ring_bytes, batch, .. } = *sizes;
         // All CPUs together may fill half the ring before they have woken the reader.
         let share = u64::from(ring_bytes) / (2 * cpus as u64);
-        let wake_bytes = if packet_buffered { 1 } else { share.min(WAKE_BYTES) };
+        let wake_bytes = share.min(batch.bytes());
         let count = (ring_bytes as usize / REGION_BYTES).max(regions::fewest(cpus));
         match regions {
             true => Self { regions, region_count: count as u32, buffer_bytes: WAKE_UP_BYTES, wake_bytes },
@@ -371,36 +369,37 @@ fn missing(name: &str) -> anyhow::Error {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{ring::Batch, *};
 
-    fn layout(ring_bytes: u32, packet_buffered: bool, regions: bool, cpus: usize) -> Layout {
-        let sizes = Sizes { ring: ring::Kind::Auto, ring_bytes, packet_buffered };
+    fn layout(ring_bytes: u32, batch: Batch, regions: bool, cpus: usize) -> Layout {
+        let sizes = Sizes { ring: ring::Kind::Auto, ring_bytes, batch };
         Layout::of(&sizes, regions, cpus)
     }
 
     #[test]
     fn the_buffer_is_a_budget_for_all_cpus() {
         for cpus in [1, 2, 128] {
-            let regions = layout(64 << 20, false, true, cpus);
+            let regions = layout(64 << 20, Batch::Large, true, cpus);
             let bytes = regions.region_count as usize * REGION_BYTES;
             assert!((63 << 20..=64 << 20).contains(&bytes), "{cpus} CPUs: {bytes}");
-            assert_eq!(layout(64 << 20, false, false, cpus).buffer_bytes, 64 << 20, "{cpus} CPUs");
+            assert_eq!(layout(64 << 20, Batch::Large, false, cpus).buffer_bytes, 64 << 20, "{cpus} CPUs");
         }
-        assert_eq!(layout(100 << 20, false, false, 2).buffer_bytes, 64 << 20);
+        assert_eq!(layout(100 << 20, Batch::Large, false, 2).buffer_bytes, 64 << 20);
     }
 
     #[test]
     fn each_cpu_can_own_a_region_however_small_the_budget() {
-        assert_eq!(layout(sniff_common::MIN_RING_BYTES, false, true, 128).region_count, 129);
-        assert_eq!(layout(sniff_common::MIN_RING_BYTES, false, true, 1).region_count, 2);
+        assert_eq!(layout(sniff_common::MIN_RING_BYTES, Batch::Large, true, 128).region_count, 129);
+        assert_eq!(layout(sniff_common::MIN_RING_BYTES, Batch::Large, true, 1).region_count, 2);
     }
 
     #[test]
     fn the_reader_is_woken_before_all_cpus_together_have_filled_the_buffer() {
         for regions in [true, false] {
-            assert_eq!(layout(64 << 20, false, regions, 2).wake_bytes, WAKE_BYTES);
-            assert_eq!(layout(1 << 20, false, regions, 8).wake_bytes, 64 << 10);
-            assert_eq!(layout(64 << 20, true, regions, 2).wake_bytes, 1);
+            assert_eq!(layout(64 << 20, Batch::Large, regions, 2).wake_bytes, 1 << 20);
+            assert_eq!(layout(64 << 20, Batch::Small, regions, 2).wake_bytes, 256 << 10);
+            assert_eq!(layout(1 << 20, Batch::Large, regions, 8).wake_bytes, 64 << 10);
+            assert_eq!(layout(64 << 20, Batch::Packet, regions, 2).wake_bytes, 1);
         }
     }
 

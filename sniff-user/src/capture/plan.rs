@@ -53,8 +53,8 @@ pub struct Plan {
     pub ring_bytes: u32,
     /// In which order packets are written.
     pub sorting: ring::Sorting,
-    /// Whether each packet wakes the reader.
-    pub packet_buffered: bool,
+    /// How much wakes the reader.
+    pub batch: ring::Batch,
     /// What addresses are called, as that becomes known; `None` where nobody is to be told.
     pub names: Option<mpsc::UnboundedReceiver<Names>>,
     /// The link type of all packets, where the output takes no others.

@@ -313,6 +313,15 @@ impl Args {
         conditions.chain(self.capture.duration).min()
     }
 
+    /// How much wakes whoever writes.
+    fn batch(&self) -> ring::Batch {
+        match self.write {
+            _ if self.is_packet_buffered() => ring::Batch::Packet,
+            Some(To::StandardOutput) => ring::Batch::Small,
+            Some(To::File(_)) | None => ring::Batch::Large,
+        }
+    }
+
     /// Whether each packet goes on at once.
     fn is_packet_buffered(&self) -> bool {
         let prints = self.lines.is_printing() || self.write.is_none();
@@ -473,7 +482,7 @@ fn options(args: &Args) -> targets::Options {
 }
 
 fn plan(args: Args, scopes: Vec<targets::Scope>, interfaces: Vec<targets::Interface>) -> Result<Plan> {
-    let (filter, packet_buffered) = (args.filter_source(), args.is_packet_buffered());
+    let (filter, batch) = (args.filter_source(), args.batch());
     let (count, duration, status_line) = (args.count(), args.duration(), args.status_line());
     let CaptureArgs { attach, direction, snaplen, headers, ring_bytes, .. } = args.capture;
     Ok(Plan {
@@ -490,7 +499,7 @@ fn plan(args: Args, scopes: Vec<targets::Scope>, interfaces: Vec<targets::Interf
         ring: args.ring,
         ring_bytes,
         sorting: if args.unsorted { ring::Sorting::Unsorted } else { ring::Sorting::Time },
-        packet_buffered,
+        batch,
         names: None,
         only: None,
         status_line,

@@ -47,7 +47,7 @@ use self::{
 };
 use crate::{
     agent::wire::{Grant, Registration, Report},
-    bpf::ring::{self, Sorting},
+    bpf::ring::{self, Batch, Sorting},
     capture::{self, Plan, Progress, Remote, Why},
     system::{
         System, privileges,
@@ -299,7 +299,7 @@ fn plan_of(asked: CapturePlan, system: System) -> Result<Plan> {
         ring: ring::Kind::Auto,
         ring_bytes: buffer,
         sorting: Sorting::Time,
-        packet_buffered: false,
+        batch: Batch::Small,
         // The client knows better, and would not believe a node.
         names: None,
         only: None,

@@ -38,7 +38,7 @@ fn kernel_sides() -> Vec<KernelSide> {
     privileges::raise_limits();
     let load = |ring: &&str| {
         let ring = ring::Kind::from_str(ring, false).expect("a kind of ring");
-        let sizes = Sizes { ring, ring_bytes: MIN_RING_BYTES, packet_buffered: false };
+        let sizes = Sizes { ring, ring_bytes: MIN_RING_BYTES, batch: ring::Batch::Large };
         KernelSide::load(sizes).expect("the maps")
     };
     kernel::rings().iter().map(load).collect()

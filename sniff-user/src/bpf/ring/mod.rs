@@ -43,6 +43,28 @@ pub enum Kind {
     Ringbuf,
 }
 
+/// How much a CPU writes before it wakes the reader, in a ring large enough.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Batch {
+    /// A packet.
+    Packet,
+    /// For a pipe: so little that the processor's cache has most of it when it is copied.
+    Small,
+    /// For a file, where fewer and larger writes are what counts.
+    Large,
+}
+
+impl Batch {
+    /// In bytes.
+    pub const fn bytes(self) -> u64 {
+        match self {
+            Self::Packet => 1,
+            Self::Small => 256 << 10,
+            Self::Large => 1 << 20,
+        }
+    }
+}
+
 /// In which order blocks are handed out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Sorting {
