@@ -37,8 +37,8 @@ pub fn hello(interface: &str) -> Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// Writes the packets of `stream`, which is all that was said, into the pcapng file `file`; how many were lost, as the far
-/// side tells.
+/// Writes the packets of `stream`, which is all that was said, into the pcapng file `file`; how many were lost, as the node
+/// tells.
 ///
 /// # Errors
 /// The stream is broken, tells of an error, or has no end.

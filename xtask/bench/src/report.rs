@@ -12,7 +12,7 @@ use crate::{
     measure::Sample,
     median::median,
     scenario,
-    summary::{Summary, find, summarise},
+    summary::{Loss, Summary, find, summarise},
     tools::{DUMPCAP, TCPDUMP, TCPDUMP_IMMEDIATE},
 };
 
@@ -107,6 +107,7 @@ impl Report {
         ]);
         for summary in &self.summaries {
             let (Some(cost), Some(loss)) = (summary.cost, summary.loss) else { continue };
+            let [lost, worst, packets, reported] = losses(loss);
             let of = |other| {
                 let other = find(&self.summaries, summary.scenario, other)?.cost?.total;
                 Some(format!("{:.2}", cost.total / other))
@@ -119,10 +120,10 @@ impl Report {
                 format!("{:.0}", cost.total),
                 of(TCPDUMP).unwrap_or_default(),
                 of(DUMPCAP).unwrap_or_default(),
-                percent(loss.median),
-                percent(loss.worst),
-                loss.packets.to_string(),
-                loss.reported.map_or("nothing".into(), |reported| reported.to_string()),
+                lost,
+                worst,
+                packets,
+                reported,
                 format!("{:.0}", summary.ready_s * 1e3),
                 format!("{:.0}", summary.memory_bytes / f64::from(1 << 20)),
             ]);
@@ -144,16 +145,17 @@ impl Report {
         ]);
         for summary in &self.summaries {
             let (Some(tcp), Some(loss)) = (summary.tcp, summary.loss) else { continue };
+            let [lost, worst, packets, reported] = losses(loss);
             table.add_row([
                 title(summary.scenario),
                 summary.tool.clone(),
                 format!("{:.1}", tcp.bare_bits_per_s / 1e9),
                 format!("{:.2}", tcp.kept_rate),
                 format!("{:.2}", tcp.process_s),
-                percent(loss.median),
-                percent(loss.worst),
-                loss.packets.to_string(),
-                loss.reported.map_or("nothing".into(), |reported| reported.to_string()),
+                lost,
+                worst,
+                packets,
+                reported,
             ]);
         }
         filled(table)
@@ -174,6 +176,7 @@ impl Report {
         ]);
         for summary in &self.summaries {
             let (Some(stream), Some(loss)) = (summary.stream, summary.loss) else { continue };
+            let [lost, worst, packets, reported] = losses(loss);
             let of = |other| {
                 let other = find(&self.summaries, summary.scenario, other)?.stream?.process_ns;
                 Some(format!("{:.2}", stream.process_ns / other))
@@ -184,10 +187,10 @@ impl Report {
                 format!("{:.2}", stream.process_ns),
                 of(TCPDUMP).unwrap_or_default(),
                 of(TCPDUMP_IMMEDIATE).unwrap_or_default(),
-                percent(loss.median),
-                percent(loss.worst),
-                loss.packets.to_string(),
-                loss.reported.map_or("nothing".into(), |reported| reported.to_string()),
+                lost,
+                worst,
+                packets,
+                reported,
                 format!("{:.1}", stream.resident_bytes / f64::from(1 << 20)),
             ]);
         }
@@ -237,6 +240,12 @@ impl Report {
 
 fn title(scenario: &str) -> String {
     scenario::find(scenario).map_or(scenario, |scenario| scenario.title).into()
+}
+
+/// What every table of packets tells of losses: the median, the worst, how many packets, and how many the tool told of.
+fn losses(loss: Loss) -> [String; 4] {
+    let reported = loss.reported.map_or("nothing".into(), |reported| reported.to_string());
+    [percent(loss.median), percent(loss.worst), loss.packets.to_string(), reported]
 }
 
 fn percent(share: f64) -> String {
