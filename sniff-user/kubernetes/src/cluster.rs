@@ -2,8 +2,9 @@
 
 use std::{fmt, time::Duration};
 
-use anyhow::{Context as _, Result, anyhow};
-use kube::{Client, Config};
+use anyhow::{Context as _, Result, anyhow, ensure};
+use kube::{Api, Client, Config, api::ListParams};
+use serde::de::DeserializeOwned;
 
 use crate::{
     config::{self, Login},
@@ -12,6 +13,8 @@ use crate::{
 
 /// How long the API server may take to be reached, and then for one answer, unless told otherwise.
 const TIMEOUT: Duration = Duration::from_secs(10);
+/// Objects of a list that are asked for at once.
+const PAGE: u32 = 500;
 
 /// A connection to a cluster's API server, with the rights of whoever the configuration names.
 #[derive(Clone)]
@@ -88,6 +91,34 @@ impl Cluster {
                 self.server,
                 self.timeout.as_secs_f64()
             )),
+        }
+    }
+
+    /// Hands `take` each object of a list, which comes page by page.
+    ///
+    /// # Errors
+    ///
+    /// When the server refuses or does not answer, or there are more than `most`.
+    pub(crate) async fn list_each<K: Clone + fmt::Debug + DeserializeOwned>(
+        &self,
+        request: Request<'_>,
+        api: &Api<K>,
+        mut parameters: ListParams,
+        most: usize,
+        mut take: impl FnMut(K),
+    ) -> Result<()> {
+        parameters.limit = Some(PAGE);
+        let mut count = 0;
+        loop {
+            let page = self.ask(request, api.list(&parameters)).await?;
+            let page = page.with_context(|| format!("the server knows no {}", request.resource))?;
+            parameters.continue_token = page.metadata.continue_.clone().filter(|token| !token.is_empty());
+            count += page.items.len();
+            page.into_iter().for_each(&mut take);
+            if parameters.continue_token.is_none() {
+                return Ok(());
+            }
+            ensure!(count < most, "there are more than {count} {}", request.resource);
         }
     }
 }

@@ -2,17 +2,15 @@
 
 use std::{fmt::Debug, net::IpAddr};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::Result;
 use k8s_openapi::api::core::v1;
-use kube::{Api, Resource, api::ListParams};
+use kube::{Api, Resource, api::ListParams, core::NamespaceResourceScope};
 use serde::de::DeserializeOwned;
 
 use crate::{Cluster, Request};
 
-/// Objects that are asked for at once.
-const PAGE: u32 = 500;
-/// Most pages: whoever captures a few pods does not load a whole large cluster.
-const MOST_PAGES: usize = 20;
+/// Most objects of a kind: whoever captures a few pods does not load a whole large cluster.
+const MOST: usize = 10_000;
 
 impl Cluster {
     /// What the addresses of the pods and services of a namespace are called, or of all namespaces: `web-0.shop` and
@@ -22,36 +20,27 @@ impl Cluster {
     ///
     /// When the server refuses or does not answer, or there are more than 10,000 of either.
     pub async fn names_of_addresses(&self, namespace: Option<&str>) -> Result<Vec<(IpAddr, String)>> {
-        let pods = self.everything("pods", namespace).await?;
-        let services = self.everything("services", namespace).await?;
-        Ok(pods.iter().flat_map(of_pod).chain(services.iter().flat_map(of_service)).collect())
+        let mut names = Vec::new();
+        self.each("pods", namespace, |pod: v1::Pod| names.extend(of_pod(&pod))).await?;
+        self.each("services", namespace, |service: v1::Service| names.extend(of_service(&service))).await?;
+        Ok(names)
     }
 
-    async fn everything<K>(&self, resource: &'static str, namespace: Option<&str>) -> Result<Vec<K>>
+    async fn each<K>(
+        &self,
+        resource: &'static str,
+        namespace: Option<&str>,
+        take: impl FnMut(K),
+    ) -> Result<()>
     where
-        K: Clone
-            + Debug
-            + DeserializeOwned
-            + Resource<DynamicType = (), Scope = kube::core::NamespaceResourceScope>,
+        K: Clone + Debug + DeserializeOwned + Resource<DynamicType = (), Scope = NamespaceResourceScope>,
     {
         let api: Api<K> = match namespace {
             Some(namespace) => Api::namespaced(self.client.clone(), namespace),
             None => Api::all(self.client.clone()),
         };
         let request = Request { verb: "list", resource, namespace, name: None };
-        let mut parameters = ListParams::default().limit(PAGE);
-        let mut all = Vec::new();
-        for _ in 0..MOST_PAGES {
-            let page = self.ask(request, api.list(&parameters)).await?;
-            let page = page.with_context(|| format!("the server knows no {resource}"))?;
-            parameters.continue_token = page.metadata.continue_.clone().filter(|token| !token.is_empty());
-            all.extend(page);
-            if parameters.continue_token.is_none() {
-                return Ok(all);
-            }
-        }
-        ensure!(all.is_empty(), "there are more than {} {resource}", all.len());
-        Ok(all)
+        self.list_each(request, &api, ListParams::default(), MOST, take).await
     }
 }
 

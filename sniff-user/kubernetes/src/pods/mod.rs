@@ -5,7 +5,7 @@ mod watch;
 
 use std::{fmt, net::IpAddr};
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use k8s_openapi::api::core::v1;
 use kube::{Api, ResourceExt as _, api::ListParams};
 
@@ -111,18 +111,12 @@ impl Cluster {
         }
         let api = self.api(selection);
         let (labels, fields) = selection.selectors();
-        let mut parameters = ListParams::default().limit(500);
-        (parameters.label_selector, parameters.field_selector) = (labels, fields);
+        let parameters =
+            ListParams { label_selector: labels, field_selector: fields, ..ListParams::default() };
         let mut pods = Vec::new();
-        loop {
-            let page = self.ask(selection.request("list"), api.list(&parameters)).await?;
-            let page = page.context("the server knows no pods")?;
-            parameters.continue_token = page.metadata.continue_.clone().filter(|token| !token.is_empty());
-            pods.extend(page.into_iter().map(Pod::from));
-            if parameters.continue_token.is_none() {
-                return Ok(pods);
-            }
-        }
+        let take = |pod| pods.push(Pod::from(pod));
+        self.list_each(selection.request("list"), &api, parameters, usize::MAX, take).await?;
+        Ok(pods)
     }
 
     fn api(&self, selection: &Selection) -> Api<v1::Pod> {
