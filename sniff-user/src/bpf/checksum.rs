@@ -31,14 +31,14 @@ impl Summed {
     /// That of the running kernel, if it lets classifiers look.
     pub fn known() -> Option<Self> {
         static KNOWN: LazyLock<Option<Summed>> = LazyLock::new(|| {
-            let summed = skb::in_kernel_types(Summed::find)?;
+            let summed = skb::fields()?.summed?;
             let probe = summed.instructions().to_vec();
             skb::takes(probe, "whether a checksum is ready").then_some(summed)
         });
         *KNOWN
     }
 
-    fn find(cast: Cast, btf: &Btf<'_>) -> Option<Self> {
+    pub(super) fn find(cast: Cast, btf: &Btf<'_>) -> Option<Self> {
         let bit = btf.bit_offset_of("sk_buff", "ip_summed")?;
         // Bit fields are laid out from the least significant bit up only on little-endian machines.
         let is_whole = cfg!(target_endian = "little") && bit % 8 + WIDTH <= 8;

@@ -43,7 +43,7 @@ impl Home {
 
 /// From a packet to its namespace.
 #[derive(Clone, Copy, Debug)]
-struct Way {
+pub(super) struct Way {
     cast: Cast,
     /// Offset of `dev` in `struct sk_buff`.
     dev: i16,
@@ -68,7 +68,7 @@ impl Way {
         check
     }
 
-    fn find(cast: Cast, btf: &Btf<'_>) -> Option<Self> {
+    pub(super) fn find(cast: Cast, btf: &Btf<'_>) -> Option<Self> {
         let offset = |structure, field| i16::try_from(btf.offset_of(structure, field)?).ok();
         Some(Self {
             cast,
@@ -82,7 +82,7 @@ impl Way {
 /// That of the running kernel.
 fn way() -> Option<Way> {
     static WAY: LazyLock<Option<Way>> = LazyLock::new(|| {
-        let way = skb::in_kernel_types(Way::find)?;
+        let way = skb::fields()?.home?;
         skb::takes(way.check(Home(0)), "where they are").then_some(way)
     });
     *WAY

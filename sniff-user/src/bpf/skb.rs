@@ -2,6 +2,8 @@
 //! fields are is in the running kernel's BTF, and `bpf_cast_to_kern_ctx` (Linux 6.2) leads there, at no cost: the verifier
 //! makes a move of it.
 
+use std::sync::LazyLock;
+
 use aya_obj::generated::{
     BPF_ALU64, BPF_CALL, BPF_EXIT, BPF_JMP, BPF_K, BPF_MOV, BPF_PSEUDO_KFUNC_CALL, bpf_insn,
 };
@@ -9,6 +11,8 @@ use log::debug;
 
 use super::{
     btf::Btf,
+    checksum::Summed,
+    home,
     instructions::{insn, instruction, mov},
     mapping::Contents,
     syscall,
@@ -42,10 +46,21 @@ pub(super) fn takes(mut instructions: Vec<bpf_insn>, what: &str) -> bool {
     takes
 }
 
-/// What `find` makes of the running kernel's types, if they are to be had.
-pub(super) fn in_kernel_types<T>(find: impl FnOnce(Cast, &Btf<'_>) -> Option<T>) -> Option<T> {
-    let blob = Contents::read(KERNEL_BTF).ok()?;
-    let btf = Btf::parse(blob.bytes())?;
-    let cast = Cast { function: btf.function("bpf_cast_to_kern_ctx")? };
-    find(cast, &btf)
+/// What the running kernel's types say, which are read once.
+pub(super) struct Fields {
+    /// The way to the namespace of a packet.
+    pub home: Option<home::Way>,
+    /// Where it says whether a packet's checksum is ready.
+    pub summed: Option<Summed>,
+}
+
+/// Those of the running kernel, if they are to be had.
+pub(super) fn fields() -> Option<&'static Fields> {
+    static FIELDS: LazyLock<Option<Fields>> = LazyLock::new(|| {
+        let blob = Contents::read(KERNEL_BTF).ok()?;
+        let btf = Btf::parse(blob.bytes())?;
+        let cast = Cast { function: btf.function("bpf_cast_to_kern_ctx")? };
+        Some(Fields { home: home::Way::find(cast, &btf), summed: Summed::find(cast, &btf) })
+    });
+    FIELDS.as_ref()
 }
