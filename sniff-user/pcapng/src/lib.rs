@@ -3,8 +3,8 @@
 //!
 //! A file is one section: a [`SectionHeader`], an [`InterfaceDescription`] for each interface before its first packet,
 //! the Enhanced Packet Blocks out of the ring as they are, [`Names`] as they become known, and an
-//! [`InterfaceStatistics`] for each interface at the end. Blocks are host-endian, as the draft's section 3.6.1 has it, and end up in a `Vec<u8>`: nothing here does I/O
-//! or asks for the time.
+//! [`InterfaceStatistics`] for each interface at the end. Blocks are host-endian, as the draft's section 3.6.1 has it, and
+//! end up in a `Vec<u8>`: nothing here does I/O or asks for the time.
 
 mod block;
 mod interface;
@@ -13,6 +13,8 @@ mod names;
 mod packet;
 mod read;
 mod section;
+#[cfg(feature = "testing")]
+pub mod testing;
 mod watermark;
 
 use std::time::{Duration, UNIX_EPOCH};
@@ -20,7 +22,7 @@ use std::time::{Duration, UNIX_EPOCH};
 pub use block::{blocks, parts};
 pub use interface::{InterfaceDescription, InterfaceStatistics, LinkType};
 pub use names::{MAX_NAMES, Names};
-pub use packet::{EnhancedPacket, NoPacket, PacketHead, heads};
+pub use packet::{EnhancedPacket, NoPacket, PacketHead, change_each, heads};
 pub use read::{AnyBlock, BlockType};
 pub use section::SectionHeader;
 pub use watermark::Watermark;

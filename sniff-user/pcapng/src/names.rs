@@ -37,7 +37,7 @@ impl Names {
     /// Has an address be called `name` from now on, and returns whether that is news. Of a name, ASCII letters, digits, `-`,
     /// `_` and `.` are kept, 253 at most, and anything else is an `_`; an empty one is none.
     pub fn insert(&mut self, address: IpAddr, name: &str) -> bool {
-        let (address, name) = (address.to_canonical(), legible(name));
+        let (address, name) = (address.to_canonical(), sanitize(name));
         let is_news = self.get(address) != Some(&name);
         let has_room = self.0.len() < MAX_NAMES || self.0.contains_key(&address);
         if name.is_empty() || address.is_unspecified() || !is_news || !has_room {
@@ -114,7 +114,7 @@ impl Names {
 }
 
 /// What is kept of a name.
-fn legible(name: &str) -> String {
+fn sanitize(name: &str) -> String {
     let is_kept = |char: &char| char.is_ascii_alphanumeric() || matches!(char, '-' | '_' | '.');
     name.chars().take(MAX_NAME).map(|char| Some(char).filter(is_kept).unwrap_or('_')).collect()
 }

@@ -62,6 +62,16 @@ impl PacketHead {
     }
 }
 
+/// Hands `change` each packet of a run of whole packet blocks, as they come out of the ring, with its head.
+pub fn change_each(run: &mut [u8], mut change: impl FnMut(PacketHead, &mut [u8])) {
+    let mut rest = run;
+    while let Ok(head) = PacketHead::parse(rest) {
+        let (block, behind) = rest.split_at_mut(head.total_len);
+        change(head, block);
+        rest = behind;
+    }
+}
+
 /// The packets among blocks; what is cut off or no block ends them.
 pub fn heads(bytes: &[u8]) -> impl Iterator<Item = PacketHead> {
     blocks(bytes).filter_map(|block| PacketHead::parse(block).ok())

@@ -4,7 +4,7 @@
 //! another of the same CPU and direction has told as much. Here, in the order of the file, that becomes what the draft
 //! wants: the packets lost since the one before. What nobody has told of by the end was lost behind the last packet.
 
-use sniff_pcapng::PacketHead;
+use sniff_pcapng::change_each;
 
 /// What was told so far.
 #[derive(Debug, Default)]
@@ -17,17 +17,14 @@ impl Losses {
     /// Goes over whole blocks out of the ring that come next in the file, and has each tell of the packets that were lost
     /// since the one before.
     pub fn tell(&mut self, run: &mut [u8]) {
-        let mut rest = run;
-        while let Ok(head) = PacketHead::parse(rest) {
-            let (block, behind) = rest.split_at_mut(head.total_len);
+        change_each(run, |head, block| {
             if let Some(at) = head.dropcount_at()
                 && let Some(value) = block[at..].first_chunk_mut()
             {
                 let lost = self.told_now(head.interface, u64::from_ne_bytes(*value));
                 *value = lost.to_ne_bytes();
             }
-            rest = behind;
-        }
+        });
     }
 
     /// Lost packets of an interface that packets in the file have told of.
@@ -50,28 +47,12 @@ impl Losses {
 
 #[cfg(test)]
 mod tests {
-    use sniff_common::epb;
+    use sniff_pcapng::{EnhancedPacket, testing::RingPacket};
 
     use super::*;
-    use sniff_pcapng::EnhancedPacket;
 
-    /// A block as the kernel side writes it.
     fn block(interface: u32, data: &[u8], lost: Option<u64>) -> Vec<u8> {
-        let len = data.len() as u32;
-        let total = epb::block_len(len, lost.is_some());
-        let head = [epb::BLOCK_TYPE, total, interface, 0, 0, len, len];
-        let mut block: Vec<u8> = head.into_iter().flat_map(u32::to_ne_bytes).collect();
-        block.extend(data);
-        block.resize(block.len().next_multiple_of(4), 0);
-        block.extend(epb::option_header(epb::OPT_FLAGS, 4).to_ne_bytes());
-        block.extend(1_u32.to_ne_bytes());
-        if let Some(lost) = lost {
-            block.extend(epb::option_header(epb::OPT_DROPCOUNT, 8).to_ne_bytes());
-            block.extend(lost.to_ne_bytes());
-        }
-        block.extend([0; 4]);
-        block.extend(total.to_ne_bytes());
-        block
+        RingPacket { interface, data, lost, ..RingPacket::default() }.block()
     }
 
     fn told(losses: &mut Losses, blocks: &[Vec<u8>]) -> Vec<u64> {

@@ -5,7 +5,7 @@
 //! what is inside tunnels.
 
 use sniff_common::epb::{self, DATA_OFFSET, FLAGS_CHECKSUM_NOT_READY};
-use sniff_pcapng::{InterfaceDescription, LinkType, PacketHead};
+use sniff_pcapng::{InterfaceDescription, LinkType, PacketHead, change_each};
 
 const ETHERTYPE_IPV4: u16 = 0x0800;
 const ETHERTYPE_IPV6: u16 = 0x86dd;
@@ -31,12 +31,9 @@ impl Unsummed {
 
     /// Goes over whole blocks out of the ring, and marks those packets.
     pub fn mark(&self, run: &mut [u8]) {
-        let mut rest = run;
-        while let Ok(head) = PacketHead::parse(rest) {
-            let (block, behind) = rest.split_at_mut(head.total_len);
+        change_each(run, |head, block| {
             self.mark_one(head, block);
-            rest = behind;
-        }
+        });
     }
 
     fn mark_one(&self, head: PacketHead, block: &mut [u8]) -> Option<()> {
@@ -110,6 +107,9 @@ fn folded(sum: u64) -> u16 {
 
 #[cfg(test)]
 mod tests {
+    use sniff_common::Direction;
+    use sniff_pcapng::{EnhancedPacket, testing::RingPacket};
+
     use super::*;
 
     const TCP_FIELD: usize = 16;
@@ -174,6 +174,28 @@ mod tests {
             // What a finished one has, whose data adds up to 1.
             assert_eq!(is_unsummed(&with(packet, at, field, !(sum + 1)), LinkType::Raw), Some(false));
         }
+    }
+
+    #[test]
+    fn the_file_says_so_of_the_packet_and_of_no_other() {
+        let (packet, at, field, sum) = samples().swap_remove(0);
+        let [unsummed, finished] = [sum, !sum].map(|sum| framed(&[], &with(packet.clone(), at, field, sum)));
+        let block =
+            |interface, data, lost| RingPacket { interface, data, lost, ..RingPacket::default() }.block();
+        let mut run = [
+            block(0, &unsummed[..], None),
+            block(0, &finished, None),
+            block(0, &unsummed, Some(7)),
+            block(1, &unsummed, None),
+        ]
+        .concat();
+        let mut of_ethernet = Unsummed::default();
+        of_ethernet.interface(&InterfaceDescription::new(LinkType::Ethernet, 0, "eth0"));
+        of_ethernet.mark(&mut run);
+        let packets = sniff_pcapng::blocks(&run).map(|block| EnhancedPacket::parse(block).unwrap());
+        let told: Vec<_> = packets.map(|packet| (packet.flags, packet.dropcount)).collect();
+        let marked = Direction::In as u32 | FLAGS_CHECKSUM_NOT_READY;
+        assert_eq!(told, [(marked, 0), (1, 0), (marked, 7), (1, 0)]);
     }
 
     #[test]

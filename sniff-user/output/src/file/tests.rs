@@ -2,9 +2,9 @@
 
 use std::{collections::BTreeMap, fs, io::Read as _, os::unix::fs::symlink, path::PathBuf, time::Duration};
 
-use sniff_common::epb;
 use sniff_pcapng::{
     AnyBlock, BlockType, EnhancedPacket, InterfaceStatistics, Names, SectionHeader, Watermark, blocks,
+    testing::RingPacket,
 };
 use tempfile::TempDir;
 
@@ -25,23 +25,10 @@ fn interface(link_type: LinkType, name: &str) -> Vec<u8> {
     block
 }
 
-/// A block as the kernel side writes it.
+/// A packet whose bytes depend on its time, one byte of it cut off.
 fn packet(interface: u32, time_ns: u64, len: usize, lost: Option<u64>) -> Vec<u8> {
-    let total = epb::block_len(len as u32, lost.is_some());
-    let time = [(time_ns >> 32) as u32, time_ns as u32];
-    let head = [epb::BLOCK_TYPE, total, interface, time[0], time[1], len as u32, len as u32 + 1];
-    let mut block: Vec<u8> = head.into_iter().flat_map(u32::to_ne_bytes).collect();
-    block.extend((0..len).map(|at| (at as u64).wrapping_add(time_ns) as u8));
-    block.resize(block.len().next_multiple_of(4), 0);
-    block.extend(epb::option_header(epb::OPT_FLAGS, 4).to_ne_bytes());
-    block.extend(1_u32.to_ne_bytes());
-    if let Some(lost) = lost {
-        block.extend(epb::option_header(epb::OPT_DROPCOUNT, 8).to_ne_bytes());
-        block.extend(lost.to_ne_bytes());
-    }
-    block.extend([0; 4]);
-    block.extend(total.to_ne_bytes());
-    block
+    let data: Vec<u8> = (0..len).map(|at| (at as u64).wrapping_add(time_ns) as u8).collect();
+    RingPacket { interface, time_ns, data: &data, cut: 1, lost }.block()
 }
 
 fn statistics(interface: u32, delivered: u64, lost: u64) -> Vec<u8> {
