@@ -1,19 +1,12 @@
 //! What a node does with the packets that come out of the ring: collects short runs, hands them to the [`Sink`], and
 //! counts for each interface what became of them.
 
-use std::{
-    io, mem,
-    os::fd::BorrowedFd,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
-};
+use std::{io, mem, os::fd::BorrowedFd, sync::Arc};
 
 use bytes::{BufMut as _, BytesMut};
 use sniff_pcapng::{InterfaceDescription, Names, heads};
 
-use crate::Sink;
+use crate::{Sink, Written};
 
 /// Blocks are collected up to this many bytes before they are written at once. Not more: where ext4 has large folios
 /// (Linux 6.18), a write of 512 KiB or 1 MiB has cost five times as much a byte as one of 256 KiB.
@@ -28,25 +21,6 @@ pub struct Delivery {
     pub delivered: u64,
     /// Packets that came out of the ring and were not: beyond `--count`, or the output failed.
     pub discarded: u64,
-}
-
-/// What was written or printed so far, of all interfaces; others may look at it meanwhile.
-#[derive(Debug, Default)]
-pub struct Written {
-    packets: AtomicU64,
-    bytes: AtomicU64,
-}
-
-impl Written {
-    /// Packets.
-    pub fn packets(&self) -> u64 {
-        self.packets.load(Ordering::Relaxed)
-    }
-
-    /// Bytes of blocks, before they are compressed or made into lines.
-    pub fn bytes(&self) -> u64 {
-        self.bytes.load(Ordering::Relaxed)
-    }
 }
 
 /// The output of one capture.
@@ -161,8 +135,7 @@ impl Output {
         let (written, result) = self.sink.write(bytes);
         let (delivered, discarded) = bytes.split_at(written);
         let count = self.count(delivered, |delivery| &mut delivery.delivered);
-        self.written.packets.fetch_add(count, Ordering::Relaxed);
-        self.written.bytes.fetch_add(written as u64, Ordering::Relaxed);
+        self.written.add(count, written);
         self.discard(discarded);
         result
     }

@@ -6,8 +6,10 @@ mod accounted;
 mod both;
 mod destination;
 pub mod file;
+mod format;
 pub mod lines;
 pub mod rotate;
+mod written;
 
 #[cfg(unix)]
 use std::os::fd::BorrowedFd;
@@ -16,9 +18,10 @@ use std::{error::Error, fmt, io};
 use sniff_pcapng::InterfaceDescription;
 
 #[cfg(unix)]
-pub use accounted::{Delivery, Output, Written};
+pub use accounted::{Delivery, Output};
 pub use both::Both;
 pub use destination::{Destination, To};
+pub use written::Written;
 
 /// A place that pcapng blocks go to, in order.
 pub trait Sink: Send {

@@ -9,8 +9,8 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 use jiff::{Timestamp, fmt::strtime, tz::TimeZone};
 
-/// Endings of what is compressed; another one may stand before.
-const PACKED: [&str; 2] = [".zst", ".gz"];
+use crate::format::by_name;
+
 /// Digits of a number that is a file's; more when there are more files.
 const DIGITS: usize = 5;
 /// Most digits: a longer number is nobody's count of files.
@@ -174,7 +174,8 @@ impl Naming {
 /// A name's stem, and its ending: the last part behind a dot, and with what is compressed the one before, too.
 fn split(name: &str) -> (&str, &str) {
     let begin = name.rfind('/').map_or(0, |at| at + 1);
-    let end = PACKED.iter().find_map(|packed| name.strip_suffix(packed)).map_or(name.len(), str::len);
+    let (_, packing) = by_name(Path::new(name));
+    let end = packing.and_then(|_| name.rfind('.')).unwrap_or(name.len());
     let dot = name[begin..end].rfind('.').filter(|at| *at > 0);
     name.split_at(dot.map_or(end, |at| begin + at))
 }
@@ -225,6 +226,8 @@ mod tests {
             ("/a.b/dump", "/a.b/dump_00001"),
             ("x/web.v1.pcap.zst", "x/web.v1_00001.pcap.zst"),
             ("x.gz", "x_00001.gz"),
+            ("x.pcap.zstd", "x_00001.pcap.zstd"),
+            ("x.PCAPNG.GZ", "x_00001.PCAPNG.GZ"),
             (".hidden", ".hidden_00001"),
             ("100%.pcapng", "100%_00001.pcapng"),
         ] {

@@ -5,71 +5,14 @@
 
 use std::{
     borrow::Cow,
-    ffi::OsStr,
     io::{self, Write as _},
-    path::Path,
 };
 
 use flate2::{Compression, write::GzEncoder};
 use sniff_common::MAX_SNAPLEN;
 use sniff_pcapng::{AnyBlock, BlockType, EnhancedPacket, InterfaceDescription, LinkType, PacketHead, blocks};
 
-/// What a capture file is.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Format {
-    /// Everything that is known of packets and interfaces.
-    #[default]
-    Pcapng,
-    /// Classic pcap with times in nanoseconds: packets of one link type, and nothing about them.
-    Pcap,
-}
-
-/// How a file is compressed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Packing {
-    /// zstd.
-    Zstd,
-    /// gzip.
-    Gzip,
-}
-
-/// What a name says by its endings, as far as they are known.
-pub(crate) fn by_name(path: &Path) -> (Option<Format>, Option<Packing>) {
-    let ending =
-        |path: &Path| path.extension().and_then(OsStr::to_str).unwrap_or_default().to_ascii_lowercase();
-    let packing = match ending(path).as_str() {
-        "zst" | "zstd" => Some(Packing::Zstd),
-        "gz" => Some(Packing::Gzip),
-        _ => None,
-    };
-    let inner = if packing.is_some() { path.with_extension("") } else { path.to_owned() };
-    let format = match ending(&inner).as_str() {
-        "pcapng" | "ntar" => Some(Format::Pcapng),
-        "pcap" | "cap" | "dmp" => Some(Format::Pcap),
-        _ => None,
-    };
-    (format, packing)
-}
-
-impl Format {
-    /// The ending of a name.
-    pub(crate) fn ending(self) -> &'static str {
-        match self {
-            Self::Pcapng => "pcapng",
-            Self::Pcap => "pcap",
-        }
-    }
-}
-
-impl Packing {
-    /// The ending of a name.
-    pub(crate) fn ending(self) -> &'static str {
-        match self {
-            Self::Zstd => "zst",
-            Self::Gzip => "gz",
-        }
-    }
-}
+use crate::format::{Format, Packing};
 
 /// Makes of blocks what a file has.
 pub(super) struct Form {

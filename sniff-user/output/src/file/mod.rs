@@ -16,13 +16,10 @@ use anyhow::{Result, ensure};
 use log::{info, warn};
 use sniff_pcapng::{InterfaceDescription, LinkType};
 
-pub(crate) use self::form::by_name;
-pub use self::{
-    create::create,
-    form::{Format, Packing},
-};
+pub use self::create::create;
 use self::{form::Form, place::Place, series::Series};
-use crate::{Full, Sink, To, cannot_write, rotate::Rotation};
+pub use crate::format::{Format, Packing};
+use crate::{Full, Sink, To, cannot_write, format::by_name, rotate::Rotation};
 
 /// How packets are written to a file or pipe.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

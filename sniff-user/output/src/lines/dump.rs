@@ -1,9 +1,8 @@
 //! The bytes of a packet below its line, as tcpdump prints them.
 
-use super::style::DumpForm;
+use super::{out::push_hex, style::DumpForm};
 
 const IN_A_LINE: usize = 16;
-const DIGITS: &[u8; 16] = b"0123456789abcdef";
 /// Columns that the bytes of a line take.
 const HEX_COLUMNS: usize = IN_A_LINE / 2 * 5;
 
@@ -32,7 +31,7 @@ fn hex(to: &mut Vec<u8>, bytes: &[u8]) {
         if at % 2 == 0 {
             to.push(b' ');
         }
-        to.extend_from_slice(&[DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 0xf)]]);
+        push_hex(to, *byte);
     }
 }
 

@@ -32,7 +32,7 @@ use self::{
 };
 pub use self::{
     stdout::Lines,
-    style::{Color, Dump, DumpForm, Form, Style, Time},
+    style::{Color, Dump, DumpForm, Form, Style, Time, is_dumb, is_without_colors},
 };
 
 /// Longest line of text, dumped bytes aside.

@@ -150,7 +150,7 @@ pub(super) struct HexBytes<'a>(pub(super) &'a [u8]);
 
 impl Value for HexBytes<'_> {
     fn text(&self, to: &mut Vec<u8>) {
-        self.0.iter().for_each(|byte| append(to, format_args!("{byte:02x}")));
+        self.0.iter().for_each(|byte| push_hex(to, *byte));
     }
 }
 
@@ -160,14 +160,19 @@ pub(super) struct Mac(pub(super) [u8; 6]);
 
 impl Value for Mac {
     fn text(&self, to: &mut Vec<u8>) {
-        const DIGITS: &[u8; 16] = b"0123456789abcdef";
         for (place, byte) in self.0.into_iter().enumerate() {
             if place > 0 {
                 to.push(b':');
             }
-            to.extend_from_slice(&[DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 0xf)]]);
+            push_hex(to, byte);
         }
     }
+}
+
+/// Appends a byte as two digits.
+pub(super) fn push_hex(to: &mut Vec<u8>, byte: u8) {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    to.extend_from_slice(&[DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 0xf)]]);
 }
 
 /// What something of this program's own shows as: printable ASCII without quotes and backslashes.

@@ -123,14 +123,20 @@ pub enum Color {
 impl Color {
     /// Whether standard output gets colours.
     pub(super) fn is_on(self) -> bool {
-        let is_set = |name| env::var_os(name).is_some_and(|value| !value.is_empty());
         match self {
             Self::Always => true,
             Self::Never => false,
-            Self::Auto => {
-                let is_dumb = env::var_os("TERM").is_some_and(|term| term == "dumb");
-                io::stdout().is_terminal() && !is_set("NO_COLOR") && !is_dumb
-            }
+            Self::Auto => io::stdout().is_terminal() && !is_without_colors(),
         }
     }
+}
+
+/// Whether a terminal gets no colours unless they are asked for: it has none, or the person wants none (no-color.org).
+pub fn is_without_colors() -> bool {
+    is_dumb() || env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty())
+}
+
+/// Whether the terminal knows nothing but text.
+pub fn is_dumb() -> bool {
+    env::var_os("TERM").is_some_and(|term| term == "dumb")
 }

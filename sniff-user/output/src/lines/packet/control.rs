@@ -155,34 +155,27 @@ fn addresses(out: &mut impl Out, like: IpAddr, count: usize, bytes: &[u8]) {
 
 /// Describes an encrypted packet.
 pub(super) fn esp(out: &mut impl Out, bytes: &[u8], len: usize) {
-    out.open("esp");
-    match (u32_at(bytes, 0), u32_at(bytes, 4)) {
-        (Some(spi), Some(seq)) => {
-            out.say("ESP(spi=", "spi", Hex::<8>(spi.into()));
-            out.say(",seq=", "seq", Hex::<1>(seq.into()));
-            out.words(")");
-        }
-        _ => {
-            out.words("ESP, ");
-            out.cut_off("esp");
-        }
-    }
-    out.say(", length ", "length", len);
-    out.close();
+    secured(out, ("esp", "ESP"), bytes, len);
 }
 
-/// Describes an authenticated packet, what is in it aside.
+/// Describes an authenticated packet, what is in it aside. In front is what the packet in it is, and how long this is.
 pub(super) fn ah(out: &mut impl Out, bytes: &[u8], len: usize) {
-    out.open("ah");
-    match (u32_at(bytes, 4), u32_at(bytes, 8)) {
+    secured(out, ("ah", "AH"), bytes.get(4..).unwrap_or_default(), len);
+}
+
+/// Both have the index and number of a security association (RFC 4303, section 2; RFC 4302, section 2).
+fn secured(out: &mut impl Out, (name, title): (&'static str, &str), bytes: &[u8], len: usize) {
+    out.open(name);
+    out.words(title);
+    match (u32_at(bytes, 0), u32_at(bytes, 4)) {
         (Some(spi), Some(seq)) => {
-            out.say("AH(spi=", "spi", Hex::<8>(spi.into()));
+            out.say("(spi=", "spi", Hex::<8>(spi.into()));
             out.say(",seq=", "seq", Hex::<1>(seq.into()));
             out.words(")");
         }
         _ => {
-            out.words("AH, ");
-            out.cut_off("ah");
+            out.words(", ");
+            out.cut_off(name);
         }
     }
     out.say(", length ", "length", len);
