@@ -2,7 +2,6 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use bytesize::ByteSize;
 use clap::{
     Args,
     builder::{PossibleValuesParser, TypedValueParser},
@@ -12,7 +11,7 @@ use sniff_output::{
     rotate::Rotation,
 };
 
-use crate::options::duration;
+use crate::options::{duration, size};
 
 /// Least bytes of a file: what a file says at its beginning and end takes some hundred for each interface.
 const MIN_FILE_BYTES: u64 = 4096;
@@ -26,7 +25,7 @@ pub struct FileArgs {
     pub file_size: Option<u64>,
 
     /// Begin another file after so many seconds, or as in 5m; names may have strftime's %H and the like
-    #[arg(short = 'G', long, value_name = "SECONDS", value_parser = seconds, requires = "write")]
+    #[arg(short = 'G', long, value_name = "SECONDS", value_parser = duration, requires = "write")]
     pub file_time: Option<Duration>,
 
     /// Begin another file after so many packets
@@ -91,9 +90,17 @@ fn format() -> impl TypedValueParser<Value = Format> {
 }
 
 /// The words for how a file is compressed.
+pub const PACKINGS: [(&str, Packing); 2] = [("zstd", Packing::Zstd), ("gzip", Packing::Gzip)];
+
+/// What one of them stands for.
+pub fn packing_of(word: &str) -> Option<Packing> {
+    PACKINGS.iter().find(|(its, _)| *its == word).map(|(_, packing)| *packing)
+}
+
+/// One of these words.
 pub fn packing() -> impl TypedValueParser<Value = Packing> {
-    let words = PossibleValuesParser::new(["zstd", "gzip"]);
-    words.map(|word| if word == "gzip" { Packing::Gzip } else { Packing::Zstd })
+    let words = PossibleValuesParser::new(PACKINGS.map(|(word, _)| word));
+    words.try_map(|word| packing_of(&word).ok_or("it is none of these"))
 }
 
 /// A size as tcpdump's `-C` takes it: a number is millions of bytes, and `k`, `m` and `g` are powers of 1024.
@@ -108,23 +115,12 @@ fn file_bytes(text: &str) -> Result<u64, String> {
     Ok(bytes)
 }
 
-/// A number of bytes, as in `500k` or `64MiB`.
+/// A size that is more than none.
 fn bytes(text: &str) -> Result<u64, String> {
-    let binary = |unit: char| {
-        text.strip_suffix([unit, unit.to_ascii_uppercase()]).map(|number| format!("{number}{unit}iB"))
-    };
-    let ByteSize(bytes) =
-        ['k', 'm', 'g', 't'].into_iter().find_map(binary).as_deref().unwrap_or(text).parse()?;
-    if bytes == 0 {
-        return Err("a size is more than 0".to_owned());
+    match size(text)? {
+        0 => Err("a size is more than 0".to_owned()),
+        bytes => Ok(bytes),
     }
-    Ok(bytes)
-}
-
-/// A number of seconds, or a time with its unit.
-fn seconds(text: &str) -> Result<Duration, String> {
-    let is_number = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
-    duration(&if is_number { format!("{text}s") } else { text.to_owned() })
 }
 
 #[cfg(test)]
@@ -148,10 +144,10 @@ mod tests {
 
     #[test]
     fn a_number_of_seconds_needs_no_unit() {
-        assert_eq!(seconds("90"), Ok(Duration::from_secs(90)));
-        assert_eq!(seconds("5m"), Ok(Duration::from_secs(300)));
+        assert_eq!(duration("90"), Ok(Duration::from_secs(90)));
+        assert_eq!(duration("5m"), Ok(Duration::from_secs(300)));
         for bad in ["0", "", "-1", "soon"] {
-            assert!(seconds(bad).is_err(), "{bad}");
+            assert!(duration(bad).is_err(), "{bad}");
         }
     }
 }

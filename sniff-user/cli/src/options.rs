@@ -176,14 +176,21 @@ pub fn duration(text: &str) -> Result<Duration, String> {
     }
 }
 
-/// A size with its unit, `M` being `MiB`; a number alone is KiB, as tcpdump has it.
+/// A number of bytes, as in `1500`, `64MiB` or `50MB`; `k`, `m`, `g` and `t` alone are powers of 1024.
+///
+/// # Errors
+///
+/// When it is no size.
+pub fn size(text: &str) -> Result<u64, String> {
+    let is_short = text.ends_with(['k', 'K', 'm', 'M', 'g', 'G', 't', 'T']);
+    let ByteSize(bytes) = format!("{text}{}", if is_short { "iB" } else { "" }).parse()?;
+    Ok(bytes)
+}
+
+/// A size; a number alone is KiB, as tcpdump has it.
 fn ring_bytes(text: &str) -> Result<u32, String> {
-    let spelt = match text.strip_suffix(['k', 'K', 'm', 'M', 'g', 'G']) {
-        Some(_) => format!("{text}iB"),
-        None if text.bytes().all(|byte| byte.is_ascii_digit()) => format!("{text}KiB"),
-        None => text.to_owned(),
-    };
-    let ByteSize(bytes) = spelt.parse()?;
+    let is_number = text.bytes().all(|byte| byte.is_ascii_digit());
+    let bytes = size(&format!("{text}{}", if is_number { "KiB" } else { "" }))?;
     if bytes < u64::from(MIN_RING_BYTES) || bytes > 1 << 31 {
         return Err("a buffer has 512KiB to 2GiB, as in 64MiB; a number alone is KiB".to_owned());
     }

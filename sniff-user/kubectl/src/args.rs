@@ -11,7 +11,7 @@ use clap::{
 };
 use clap_complete::Shell;
 use sniff_cli::{
-    files::FileArgs,
+    files::{FileArgs, PACKINGS, packing_of},
     options::{self, CaptureArgs, LinesArgs, Printing},
 };
 use sniff_kubernetes::{Login, own};
@@ -273,11 +273,10 @@ pub enum Compression {
 
 fn compression() -> impl TypedValueParser<Value = Compression> {
     let way = Compress::value_variants().iter().filter_map(clap::ValueEnum::to_possible_value);
-    let words = ["zstd", "gzip"].into_iter().map(PossibleValue::new).chain(way);
-    PossibleValuesParser::new(words).map(|word| match word.as_str() {
-        "zstd" => Compression::File(Packing::Zstd),
-        "gzip" => Compression::File(Packing::Gzip),
-        way => Compression::Way(Compress::from_str(way, false).unwrap_or_default()),
+    let words = PACKINGS.iter().map(|(word, _)| PossibleValue::new(*word)).chain(way);
+    PossibleValuesParser::new(words).map(|word| match packing_of(&word) {
+        Some(packing) => Compression::File(packing),
+        None => Compression::Way(Compress::from_str(&word, false).unwrap_or_default()),
     })
 }
 

@@ -6,14 +6,14 @@ use std::{
     path::PathBuf,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicBool, Ordering},
     },
     thread::{self, JoinHandle},
 };
 
 use anyhow::{Context as _, Result, ensure};
 use sniff_cli::exit;
-use sniff_output::{Full, Sink, file::CaptureFile};
+use sniff_output::{Full, Sink, Written, file::CaptureFile};
 use sniff_pcapng::{AnyBlock, BlockType, InterfaceDescription, PacketHead, blocks, heads, parts};
 use tokio::sync::{mpsc, oneshot};
 
@@ -73,21 +73,15 @@ pub struct Writer {
 /// What the thread and its owner tell each other meanwhile.
 #[derive(Debug, Default)]
 pub struct Progress {
-    written: AtomicU64,
-    bytes: AtomicU64,
+    written: Written,
     is_hurried: AtomicBool,
     is_full: AtomicBool,
 }
 
 impl Progress {
-    /// Packets that are in the output.
-    pub fn written(&self) -> u64 {
-        self.written.load(Ordering::Relaxed)
-    }
-
-    /// Bytes of blocks that are in the output.
-    pub fn bytes(&self) -> u64 {
-        self.bytes.load(Ordering::Relaxed)
+    /// What is in the output.
+    pub fn written(&self) -> &Written {
+        &self.written
     }
 
     /// Whether the output has as much as was asked for, and takes no more packets.
@@ -155,8 +149,7 @@ fn write(sink: &mut dyn Sink, piece: &[u8], progress: &Progress) -> Result<()> {
             }
         }
         let (written, result) = sink.write(step);
-        progress.bytes.fetch_add(written as u64, Ordering::Relaxed);
-        progress.written.fetch_add(heads(&step[..written]).count() as u64, Ordering::Relaxed);
+        progress.written.add(heads(&step[..written]).count() as u64, written);
         match result {
             Err(error) if Full::is(&error) => {
                 progress.is_full.store(true, Ordering::Relaxed);
