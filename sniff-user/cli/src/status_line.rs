@@ -2,29 +2,35 @@
 //! and stay; it moves down behind them.
 
 use std::{
-    env,
+    future,
     io::{self, IsTerminal as _, Write as _},
+    mem,
     sync::{Mutex, MutexGuard, PoisonError},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
+use anyhow::Result;
 use bytesize::ByteSize;
+use sniff_output::lines::{is_dumb, is_without_colors};
+use tokio::time::{self, Interval, MissedTickBehavior};
 
 /// Time between two looks at what is shown.
-pub const INTERVAL: Duration = Duration::from_millis(500);
+const INTERVAL: Duration = Duration::from_millis(500);
 
 /// Columns where the terminal does not tell.
 const COLUMNS: usize = 80;
 const ROWS: usize = 24;
+/// Rows that a table leaves free.
+const ROWS_LEFT: usize = 4;
 
 /// What stands there, as it was written.
 static SHOWN: Mutex<Vec<String>> = Mutex::new(Vec::new());
 
-/// Columns and rows of the terminal that messages go to; none where they go elsewhere.
+/// Columns and rows of the terminal that messages go to; none where they go elsewhere, or nothing there can be moved.
 pub fn room() -> Option<(usize, usize)> {
     let stderr = io::stderr();
     let size = || terminal_size::terminal_size_of(&stderr);
-    stderr.is_terminal().then(|| {
+    (stderr.is_terminal() && !is_dumb()).then(|| {
         size().map_or((COLUMNS, ROWS), |(columns, rows)| (usize::from(columns.0), usize::from(rows.0)))
     })
 }
@@ -40,9 +46,76 @@ pub struct Counts {
     pub dropped: u64,
 }
 
-/// The line that tells how it goes: what there is `elapsed` after the start, how fast it grows since `before`, so long
-/// ago, and `rest`. What has no room in `columns` is left out, the last first; without `is_plain`, a loss is red.
-pub fn line(
+/// How a capture goes, on the terminal that messages go to. Dropping it takes it away.
+pub struct StatusLine {
+    began: Instant,
+    interval: Interval,
+    before: (Counts, Instant),
+}
+
+impl StatusLine {
+    /// One that counts time from `began` on; nothing is shown yet.
+    pub fn new(began: Instant) -> Self {
+        let mut interval = time::interval_at(time::Instant::now() + INTERVAL, INTERVAL);
+        interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        Self { began, interval, before: (Counts::default(), Instant::now()) }
+    }
+
+    /// Returns when it is time to show it again; never, when there is none.
+    pub async fn tick(shown: Option<&mut Self>) {
+        match shown {
+            Some(line) => drop(line.interval.tick().await),
+            None => future::pending().await,
+        }
+    }
+
+    /// Shows what there is, with `rest` at the line's end, and above it as much of the table as there is room for.
+    ///
+    /// # Errors
+    ///
+    /// That of a line of the table.
+    pub fn show(
+        &mut self,
+        counts: Counts,
+        rest: &[String],
+        table: impl ExactSizeIterator<Item = Result<String>>,
+    ) -> Result<()> {
+        let Some((columns, rows)) = room() else { return Ok(()) };
+        let now = Instant::now();
+        let (before, since) = mem::replace(&mut self.before, (counts, now));
+        let mut lines = fitting(table, rows.saturating_sub(ROWS_LEFT), columns)?;
+        let is_plain = is_without_colors();
+        lines.push(line(counts, now - self.began, (before, now - since), rest, columns, is_plain));
+        replace(lines);
+        Ok(())
+    }
+}
+
+impl Drop for StatusLine {
+    fn drop(&mut self) {
+        replace(Vec::new());
+    }
+}
+
+/// The lines of a table that there is room for, none longer than a row; the last says how many are left out.
+fn fitting(
+    table: impl ExactSizeIterator<Item = Result<String>>,
+    rows: usize,
+    columns: usize,
+) -> Result<Vec<String>> {
+    let all = table.len();
+    let shown = if all > rows { rows.saturating_sub(1) } else { all };
+    let cut = |line: String| line.chars().take(columns.saturating_sub(1)).collect();
+    let mut lines = table.take(shown).map(|line| line.map(cut)).collect::<Result<Vec<String>>>()?;
+    if shown < all {
+        lines.push(format!("{:>15}", format!("and {} more", all - shown)));
+    }
+    Ok(lines)
+}
+
+/// The line: what there is `elapsed` after the start, how fast it grows since `before`, so long ago, and `rest`. What has
+/// no room in `columns` is left out, the last first; without `is_plain`, a loss is red.
+fn line(
     counts: Counts,
     elapsed: Duration,
     (before, ago): (Counts, Duration),
@@ -52,7 +125,7 @@ pub fn line(
 ) -> String {
     let per_second = (counts.packets - before.packets) as f64 / ago.as_secs_f64().max(0.001);
     let mut parts = vec![
-        time(elapsed),
+        clock(elapsed),
         format!("{} packets", grouped(counts.packets)),
         format!("{} dropped", grouped(counts.dropped)),
         size(counts.bytes),
@@ -71,13 +144,8 @@ pub fn line(
     parts.join("  ")
 }
 
-/// Whether nothing is to be in colour (no-color.org).
-pub fn is_plain() -> bool {
-    env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty())
-}
-
 /// As in 1:02:03, or 2:03.
-fn time(elapsed: Duration) -> String {
+fn clock(elapsed: Duration) -> String {
     let seconds = elapsed.as_secs();
     let (hours, minutes, seconds) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
     match hours {
@@ -105,15 +173,10 @@ pub fn grouped(number: u64) -> String {
 }
 
 /// Shows these lines in place of those before. None of them is longer than the terminal is wide.
-pub fn show(lines: Vec<String>) {
+fn replace(lines: Vec<String>) {
     let mut shown = shown();
     write(&replaced(&shown, "", &lines));
     *shown = lines;
-}
-
-/// Takes it away.
-pub fn clear() {
-    show(Vec::new());
 }
 
 /// Writes whole lines to stderr, over what stands there.
@@ -163,6 +226,16 @@ mod tests {
         let lossy = Counts { dropped: 1000, ..counts };
         assert_eq!(of(lossy, 40), "1:02:03  38,893 packets  \x1b[31m1,000 dropped\x1b[0m");
         assert_eq!(line(lossy, Duration::ZERO, before, &[], 40, true), "0:00  38,893 packets  1,000 dropped");
+    }
+
+    #[test]
+    fn a_table_takes_the_room_that_there_is_and_says_what_is_left_out() {
+        let table = |rows| fitting((1..5_usize).map(|n| Ok("x".repeat(n * 3))), rows, 10).unwrap();
+        assert_eq!(table(4), ["xxx", "xxxxxx", "xxxxxxxxx", "xxxxxxxxx"]);
+        assert_eq!(table(3), ["xxx", "xxxxxx", "     and 2 more"]);
+        assert!(fitting((0..0_usize).map(|_| Ok(String::new())), 3, 10).unwrap().is_empty());
+        let failing = (0..2_usize).map(|_| Err(anyhow::anyhow!("no counters")));
+        assert!(fitting(failing, 3, 10).is_err());
     }
 
     #[test]

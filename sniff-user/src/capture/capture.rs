@@ -3,11 +3,15 @@
 //! It is what makes the accounts exact. Start: describe the interfaces in the output, then attach. End: detach, then
 //! empty the ring, then read the counters, then write the statistics.
 
-use std::{future, mem, sync::Arc, time::Duration};
+use std::{
+    future, mem,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use log::info;
-use sniff_cli::logging;
+use sniff_cli::{logging, status_line::StatusLine};
 use sniff_pcapng::Names;
 use tokio::{
     sync::{mpsc, oneshot},
@@ -20,10 +24,9 @@ use crate::{
         control::{Event, Order, Remote, Why},
         drain::{Drained, End},
         newcomers::{Found, Newcomers},
-        plan::{OpenOutput, Plan},
+        plan::{Detail, OpenOutput, Plan},
         start::{Started, start},
         status::Status,
-        status_line::StatusLine,
         taps::Taps,
         watch::{self, Watch, Watched as _},
     },
@@ -65,17 +68,17 @@ async fn drive(
     let stages = signals.stages();
     let starting = stages.clone();
     let (scopes, duration) = (mem::take(&mut plan.scopes), plan.duration);
-    let status_line = plan.status_line;
+    let detail = plan.status_line;
     let progress = remote.as_ref().map(|remote| Arc::clone(&remote.progress)).unwrap_or_default();
     let Started { taps, status, names, drained } =
         task::spawn_blocking(move || start(plan, output, &progress, &starting)).await??;
     let (orders, events) = remote.map(|Remote { orders, events, .. }| (orders, events)).unzip();
-    let status_line = status_line.map(StatusLine::new);
-    let mut running = Running { taps, status, status_line, newcomers: Newcomers::start(), names, events };
+    let shown = detail.map(|detail| (StatusLine::new(Instant::now()), detail));
+    let mut running = Running { taps, status, shown, newcomers: Newcomers::start(), names, events };
     running.newcomers.add(scopes);
     let outcome = running.wait(&mut signals, drained, orders, duration).await;
-    let Running { taps, status, events, status_line, .. } = running;
-    drop(status_line);
+    let Running { taps, status, events, shown, .. } = running;
+    drop(shown);
     let taps = task::spawn_blocking(move || taps.detach()).await?;
     // How much there is in all, before what is left of it goes out.
     events.map(|events| status.counted(&taps).map(|counted| events.send(counted))).transpose()?;
@@ -96,8 +99,8 @@ async fn drive(
 struct Running {
     taps: Taps,
     status: Status,
-    /// Where a terminal shows it.
-    status_line: Option<StatusLine>,
+    /// Where a terminal shows it, and how much of it.
+    shown: Option<(StatusLine, Detail)>,
     /// Who else may come.
     newcomers: Newcomers,
     /// What addresses are called, as that becomes known.
@@ -148,9 +151,9 @@ impl Running {
                 names = next_names(&mut self.names) => self.name(names),
                 () = &mut deadline => break Why::Duration,
                 _ = &mut drained => break Why::Closed,
-                () = next_look(&mut self.status_line) => {
-                    if let Some(status_line) = &mut self.status_line {
-                        status_line.show(&self.status, &self.taps)?;
+                () = StatusLine::tick(self.shown.as_mut().map(|(line, _)| line)) => {
+                    if let Some((line, detail)) = &mut self.shown {
+                        self.status.show(line, *detail, &self.taps)?;
                     }
                 }
                 () = watch.tick() => {
@@ -288,14 +291,6 @@ async fn next_names(names: &mut Option<mpsc::UnboundedReceiver<Names>>) -> Names
         return names;
     }
     future::pending().await
-}
-
-/// Never, when nothing is shown.
-async fn next_look(status_line: &mut Option<StatusLine>) {
-    match status_line {
-        Some(status_line) => status_line.tick().await,
-        None => future::pending().await,
-    }
 }
 
 /// Never, when there is no remote.

@@ -5,7 +5,7 @@
 //! - [`watch`] and [`newcomers`]: who goes and who comes.
 //! - [`drain`]: from the ring to the output; [`losses`]: packets of which only the count is there; [`unsummed`]: packets whose
 //!   checksum is still to be filled in, where the kernel does not tell.
-//! - [`status`]: counts while it runs, and [`status_line`], which shows them; [`accounts`]: those at the end.
+//! - [`status`]: counts while it runs; [`accounts`]: those at the end.
 
 pub mod accounts;
 #[expect(clippy::module_inception, reason = "the folder is what a capture is made of, the module its order")]
@@ -18,7 +18,6 @@ mod plan;
 mod point;
 mod start;
 mod status;
-mod status_line;
 pub mod tap;
 mod taps;
 mod unsummed;

@@ -6,12 +6,13 @@ use anyhow::Result;
 use log::{info, warn};
 use sniff_cli::{
     alarm::{Alarm, Alert},
-    status_line::Counts,
+    sanitize::sanitize_line,
+    status_line::{Counts, StatusLine, grouped},
 };
 
 use crate::{
     bpf::ring::Gauge,
-    capture::{accounts, control::Event, taps::Taps},
+    capture::{accounts, control::Event, plan::Detail, tap::Tap, taps::Taps},
 };
 
 /// What is known of the ring.
@@ -74,14 +75,31 @@ impl Status {
         Ok(())
     }
 
-    /// How much there is by now; all of it is in memory.
-    pub fn counts(&self, taps: &Taps) -> Counts {
+    /// Shows how it goes on a terminal. All of it is in memory that is mapped: but for each interface, the kernel is not
+    /// asked.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel does not give its counters.
+    pub fn show(&self, line: &mut StatusLine, detail: Detail, taps: &Taps) -> Result<()> {
         let written = taps.drain.written();
-        Counts { packets: written.packets(), bytes: written.bytes(), dropped: self.gauge.lost() }
+        let counts =
+            Counts { packets: written.packets(), bytes: written.bytes(), dropped: self.gauge.lost() };
+        let buffer = [format!("buffer {} %", self.full_percent())];
+        let row = |tap: &Tap| {
+            let counters = taps.kernel_side.counters(tap.id)?;
+            let (packets, dropped) = (grouped(counters.matched), grouped(counters.lost()));
+            Ok(format!("{packets:>15}  {dropped:>9} dropped  {}", sanitize_line(&tap.interface.name)))
+        };
+        let each = match detail {
+            Detail::Sum => 0,
+            Detail::Each => usize::MAX,
+        };
+        line.show(counts, &buffer, taps.iter().take(each).map(row))
     }
 
     /// How much of the ring waits to be read, in per cent.
-    pub fn full_percent(&self) -> u8 {
+    fn full_percent(&self) -> u8 {
         (self.gauge.fullness() * 100.0) as u8
     }
 }

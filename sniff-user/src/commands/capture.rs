@@ -322,17 +322,20 @@ impl Args {
         }
     }
 
+    /// Whether packets are printed.
+    fn prints(&self) -> bool {
+        self.lines.is_printing() || self.write.is_none()
+    }
+
     /// Whether each packet goes on at once.
     fn is_packet_buffered(&self) -> bool {
-        let prints = self.lines.is_printing() || self.write.is_none();
-        self.packet_buffered || self.tcpdump.immediate_mode || self.tcpdump.line_buffered && prints
+        self.packet_buffered || self.tcpdump.immediate_mode || self.tcpdump.line_buffered && self.prints()
     }
 
     /// How much a terminal shows of how it goes: where packets are printed, they show it.
     fn status_line(&self) -> Option<Detail> {
-        let prints = self.lines.is_printing() || self.write.is_none();
         let detail = if self.verbose > 0 { Detail::Each } else { Detail::Sum };
-        (!prints && !self.quiet && status_line::room().is_some()).then_some(detail)
+        (!self.prints() && !self.quiet && status_line::room().is_some()).then_some(detail)
     }
 
     /// What lines are to look like.

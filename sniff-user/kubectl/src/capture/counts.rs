@@ -13,18 +13,21 @@ use super::{
 };
 
 impl Capture {
+    /// A count of all sessions together.
+    pub(super) fn sum(&self, count: impl Fn(&Running) -> u64) -> u64 {
+        self.sessions.iter().map(count).fold(0, u64::saturating_add)
+    }
+
     pub(super) fn say_counts(&self) {
         if self.failed && self.sessions.iter().all(|it| it.accounts == Accounts::NotBegun) {
             return;
         }
-        let sum =
-            |count: &dyn Fn(&Running) -> u64| self.sessions.iter().map(count).fold(0, u64::saturating_add);
         let silent = self.sessions.iter().filter(|it| it.accounts == Accounts::Open);
         let silent: BTreeSet<&str> = silent.map(|it| it.session.node.as_str()).collect();
         let counts = counts(
-            self.progress.written(),
-            sum(&|it| it.matched(&self.merger)),
-            sum(&|it| it.stats.dropped),
+            self.progress.written().packets(),
+            self.sum(|it| it.matched(&self.merger)),
+            self.sum(|it| it.stats.dropped),
             &Vec::from_iter(silent),
         );
         let mut stderr = io::stderr();

@@ -25,7 +25,7 @@ use std::{
 
 use anyhow::{Result, anyhow};
 use log::{error, info, warn};
-use sniff_cli::{exit, interrupt::Interrupts};
+use sniff_cli::{exit, interrupt::Interrupts, status_line::StatusLine};
 use sniff_kubernetes::{
     Cluster,
     pods::{Change, Follow, Selection},
@@ -40,7 +40,6 @@ use tokio::{
 use self::{
     members::{Member, Who},
     sessions::{Accounts, Running},
-    status_line::StatusLine,
 };
 use super::{
     args::Args,
@@ -177,9 +176,9 @@ impl Capture {
                 Some((selection, change)) = self.changes.recv(), if self.orders == Orders::Run => {
                     self.change(selection, change);
                 }
-                () = StatusLine::tick(&mut status_line) => {
+                () = StatusLine::tick(status_line.as_mut()) => {
                     if let Some(line) = &mut status_line {
-                        self.show_status(line);
+                        self.show_status(line)?;
                     }
                 }
                 () = time::sleep_until(wake.into()) => match self.orders {
@@ -221,7 +220,7 @@ impl Capture {
         if self.progress.is_full() {
             return 0;
         }
-        let to_write = self.merger.written().saturating_sub(self.progress.written());
+        let to_write = self.merger.written().saturating_sub(self.progress.written().packets());
         if self.merger.is_full() {
             return to_write;
         }
@@ -241,7 +240,8 @@ impl Capture {
             return;
         }
         self.words_due = Instant::now() + BETWEEN_WORDS;
-        let (what, here) = (counts::still_left(self.left(), &self.yet_to_tell()), self.progress.written());
+        let (what, here) =
+            (counts::still_left(self.left(), &self.yet_to_tell()), self.progress.written().packets());
         info!("{what}, {here} packets are here; Ctrl-C once more ends without that");
     }
 

@@ -25,7 +25,7 @@ impl Taps {
 
     /// Says once that it misses packets.
     fn warn_of_blind(&mut self, id: u32, blind: Blind, missing: &str) {
-        let Some(tap) = self.attached.iter_mut().find(|tap| tap.id == id) else { return };
+        let Some(tap) = self.get_mut(id) else { return };
         tap.can_be_passed = true;
         let Tap { interface, side, .. } = tap;
         let way_out = match &interface.pod_side {

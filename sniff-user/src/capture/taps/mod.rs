@@ -82,6 +82,11 @@ impl Taps {
         self.attached.iter().find(|tap| tap.id == id)
     }
 
+    /// The same, to be changed.
+    fn get_mut(&mut self, id: u32) -> Option<&mut Tap> {
+        self.attached.iter_mut().find(|tap| tap.id == id)
+    }
+
     /// What was counted for all interfaces so far.
     ///
     /// # Errors

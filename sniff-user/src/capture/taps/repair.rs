@@ -14,10 +14,12 @@ impl Taps {
     ///
     /// When it cannot be attached again.
     pub(super) fn repair(&mut self, id: u32) -> Result<()> {
-        let tap = self.attached.iter_mut().find(|tap| tap.id == id);
-        let Some(Tap { interface, attachment: Some(attachment), .. }) = tap else { return Ok(()) };
+        let clock = self.clock;
+        let Some(Tap { interface, attachment: Some(attachment), .. }) = self.get_mut(id) else {
+            return Ok(());
+        };
         let Some(since) = attachment.repair()? else { return Ok(()) };
-        let (since, until) = (sniff_pcapng::time(since), sniff_pcapng::time(self.clock.now()?));
+        let (since, until) = (sniff_pcapng::time(since), sniff_pcapng::time(clock.now()?));
         let deed = match attachment.mechanism() {
             Mechanism::Tcx => "detached sniff's TCX links",
             Mechanism::Clsact => "deleted sniff's clsact filters",

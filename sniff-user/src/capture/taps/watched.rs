@@ -36,8 +36,7 @@ impl Watched for Taps {
     }
 
     fn is_whole(&mut self, id: u32) -> bool {
-        let tap = self.attached.iter_mut().find(|tap| tap.id == id);
-        let attachment = tap.and_then(|tap| tap.attachment.as_mut());
+        let attachment = self.get_mut(id).and_then(|tap| tap.attachment.as_mut());
         attachment.is_some_and(|attachment| attachment.is_whole().is_ok_and(|is_whole| is_whole))
     }
 
