@@ -331,6 +331,9 @@ pub struct ContainerMetadata {
     /// Container name.
     #[prost(string, tag = "1")]
     pub name: String,
+    /// Counts up when a container of the pod is made again.
+    #[prost(uint32, tag = "2")]
+    pub attempt: u32,
 }
 
 /// `ImageSpec`.

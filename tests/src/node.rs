@@ -251,9 +251,15 @@ impl<'a> PodSpec<'a> {
 impl Sandbox<'_> {
     /// Runs a container in the pod that does nothing.
     pub fn container(&self, name: &str) -> Container {
+        self.container_again(name, 0)
+    }
+
+    /// The same, as the kubelet runs one that has been started again so many times.
+    pub fn container_again(&self, name: &str, attempt: u32) -> Container {
         self.run_container(
             name,
             cri::ContainerConfig {
+                metadata: Some(cri::ContainerMetadata { name: name.to_owned(), attempt }),
                 image: Some(cri::ImageSpec { image: IMAGE.to_owned() }),
                 command: vec!["/bin/sleep".to_owned(), "1000000".to_owned()],
                 ..cri::ContainerConfig::default()
@@ -265,7 +271,9 @@ impl Sandbox<'_> {
     pub fn run_container(&self, name: &str, config: cri::ContainerConfig) -> Container {
         let mut labels = self.config.labels.clone();
         labels.insert("io.kubernetes.container.name".to_owned(), name.to_owned());
-        let metadata = Some(cri::ContainerMetadata { name: name.to_owned() });
+        let metadata = config.metadata.clone();
+        let metadata =
+            metadata.or_else(|| Some(cri::ContainerMetadata { name: name.to_owned(), attempt: 0 }));
         let request = cri::CreateContainerRequest {
             pod_sandbox_id: self.id.clone(),
             config: Some(cri::ContainerConfig { metadata, labels, ..config }),

@@ -82,8 +82,10 @@ pub struct Interface {
     pub name: Option<String>,
     /// `if_description`.
     pub description: Option<String>,
-    /// `opt_comment`.
+    /// `opt_comment`, but for [`Self::facts`]; several are one here.
     pub comment: Option<String>,
+    /// The `opt_comment` that tells of the pod, which is one by itself.
+    pub facts: Option<String>,
     /// `if_filter`, when it is an expression of libpcap's.
     pub filter: Option<String>,
     /// `if_os`.
@@ -294,19 +296,37 @@ fn read_section(block: &SectionHeaderBlock<'_>) -> Section {
     }
 }
 
-fn comment(options: &[PcapNGOption<'_>]) -> Option<String> {
-    let comment = options.iter().find(|option| option.code == OptionCode::Comment)?;
-    Some(String::from_utf8_lossy(comment.as_bytes().expect("an option")).into_owned())
+fn comments(options: &[PcapNGOption<'_>]) -> Vec<String> {
+    let comments = options.iter().filter(|option| option.code == OptionCode::Comment);
+    let text = |option: &PcapNGOption<'_>| {
+        String::from_utf8_lossy(option.as_bytes().expect("an option")).into_owned()
+    };
+    comments.map(text).collect()
+}
+
+/// Comments as one text; `None` when there is none.
+fn joined(comments: &[String]) -> Option<String> {
+    (!comments.is_empty()).then(|| comments.join("; "))
+}
+
+/// Whether a comment is what is known of a pod, and nothing else.
+fn is_of_pod(comment: &str) -> bool {
+    let items = ["labels: ", "owner: ", "node: ", "images: ", "restarts: "];
+    comment.lines().all(|line| items.iter().any(|item| line.starts_with(item)))
 }
 
 fn read_interface(block: &InterfaceDescriptionBlock<'_>) -> Interface {
+    let (facts, others): (Vec<_>, Vec<_>) =
+        comments(&block.options).into_iter().partition(|it| is_of_pod(it));
+    assert!(facts.len() <= 1, "a pod is told of twice: {facts:?}");
     let text = |option: Option<Result<&str, _>>| option.map(|text| text.expect("UTF-8").to_owned());
     Interface {
         link_type: block.linktype.0,
         snaplen: block.snaplen,
         name: text(block.if_name()),
         description: text(block.if_description()),
-        comment: comment(&block.options),
+        comment: joined(&others),
+        facts: facts.into_iter().next(),
         filter: block
             .options
             .iter()
@@ -370,7 +390,7 @@ fn read_statistics(block: &InterfaceStatisticsBlock<'_>) -> Statistics {
         filteraccept: number(block.isb_filteraccept()),
         osdrop: number(block.isb_osdrop()),
         usrdeliv: number(block.isb_usrdeliv()),
-        comment: comment(&block.options),
+        comment: joined(&comments(&block.options)),
     }
 }
 

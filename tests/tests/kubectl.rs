@@ -90,6 +90,10 @@ impl Shop {
         let comments = comments(&file, "shop/web-0/eth0");
         let [first, again] = &comments[..] else { panic!("{comments:?}") };
         assert!(first.is_empty() && again.contains("joined again: its node was lost at"), "{comments:?}");
+        // Who it is, is told each time.
+        let of_name = file.interfaces.iter().filter(|it| it.name.as_deref() == Some("shop/web-0/eth0"));
+        let facts: Vec<_> = of_name.map(|it| it.facts.as_deref()).collect();
+        assert_eq!(facts, [Some("labels: app=web\nnode: n1"); 2]);
         // What it sent when it was young is in the file.
         assert!(!again.contains("sandbox was made"), "{again}");
         let last = file.packets.iter().filter(|packet| packet.interface == 0).map(|it| it.timestamp_ns).max();

@@ -4,9 +4,9 @@ use std::{fs, net::IpAddr, path::Path, time::Duration};
 
 use sniff_pcapng::{InterfaceDescription, LinkType, Names, SectionHeader};
 use sniff_tests::{
-    machine::Machine,
+    machine::{self, Machine},
     netns::tool,
-    node::Node,
+    node::{IMAGE, Node},
     sniff::{Running, Sniff},
     traffic, wait, wireshark,
 };
@@ -25,9 +25,14 @@ fn hosts(file: &Path, filter: &str) -> Vec<String> {
 }
 
 #[test]
-fn wireshark_calls_pods_by_their_names() {
+fn a_file_tells_who_pods_are_and_what_their_addresses_are_called() {
     let node = Node::start();
-    let [shop, test] = ["shop", "test"].map(|namespace| node.pod(namespace, "web-0").start());
+    let web = |namespace: &str| {
+        let web = node.pod(namespace, "web-0").label("app", "web").label("canary", "");
+        web.label("statefulset.kubernetes.io/pod-name", "web-0").start()
+    };
+    let [shop, test] = ["shop", "test"].map(web);
+    shop.sandbox.container_again("main", 3);
     let other = node.pod("shop", "db-0").start();
     let [named, bare] = [Capture::new(), Capture::new()];
     let args = ["--pod", "shop/web-0", "--pod", "test/web-0", "-f", "icmp or icmp6", "-w"];
@@ -42,6 +47,11 @@ fn wireshark_calls_pods_by_their_names() {
     let outcomes = running.map(Running::stop);
     let file = named.read_whole(&outcomes[0]);
     assert!(bare.read_whole(&outcomes[1]).names.is_empty());
+    let facts = file.interfaces.iter().map(|interface| interface.facts.as_deref().unwrap_or_default());
+    let facts: Vec<_> = facts.collect();
+    let labels = "labels: app=web, canary=, statefulset.kubernetes.io/pod-name=web-0";
+    let of_both = format!("{labels}\nowner: StatefulSet/web by its labels\nnode: {}", machine::HOSTNAME);
+    assert_eq!(facts, [&format!("{of_both}\nimages: main={IMAGE}\nrestarts: main 3"), &of_both]);
     let called = |address: IpAddr| {
         let names = file.names.iter().filter(|(it, _)| *it == address);
         names.map(|(_, name)| name.as_str()).collect::<Vec<_>>()

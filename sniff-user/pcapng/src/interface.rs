@@ -73,8 +73,8 @@ pub struct InterfaceDescription {
     pub name: String,
     /// Where it was captured (`if_description`).
     pub description: Option<String>,
-    /// Whatever else is to be told of it (`opt_comment`).
-    pub comment: Option<String>,
+    /// Whatever else is to be told of it (`opt_comment`, each). Some readers show the first alone.
+    pub comments: Vec<String>,
     /// IPv4 addresses with their prefix lengths, in bits (`if_IPv4addr`).
     pub ipv4: Vec<(Ipv4Addr, u8)>,
     /// IPv6 addresses with their prefix lengths, in bits (`if_IPv6addr`).
@@ -97,7 +97,7 @@ impl InterfaceDescription {
             snaplen,
             name: name.to_owned(),
             description: None,
-            comment: None,
+            comments: Vec::new(),
             ipv4: Vec::new(),
             ipv6: Vec::new(),
             mac: None,
@@ -109,13 +109,13 @@ impl InterfaceDescription {
 
     /// Appends the block to `out`. Strings are cut to 65535 bytes; timestamps are declared to be nanoseconds.
     pub fn write(&self, out: &mut Vec<u8>) {
-        let Self { link_type, snaplen, name, description, comment, ipv4, ipv6, mac, filter, os, hardware } =
+        let Self { link_type, snaplen, name, description, comments, ipv4, ipv6, mac, filter, os, hardware } =
             self;
         let mut block = Block::begin(out, DESCRIPTION_TYPE);
         block.field((*link_type as u16).to_ne_bytes());
         block.field([0; 2]); // Reserved.
         block.field(snaplen.to_ne_bytes());
-        block.comment(comment.as_deref());
+        comments.iter().for_each(|comment| block.comment(Some(comment)));
         block.text(IF_NAME, name);
         block.optional_text(IF_DESCRIPTION, description.as_deref());
         for (address, prefix) in ipv4 {
@@ -154,7 +154,7 @@ impl InterfaceDescription {
         let mut resolution = DEFAULT_RESOLUTION;
         while let Some((code, value)) = take_option(&mut options)? {
             match code {
-                OPT_COMMENT => read.comment = Some(text(value)),
+                OPT_COMMENT => read.comments.push(text(value)),
                 IF_NAME => read.name = text(value),
                 IF_DESCRIPTION => read.description = Some(text(value)),
                 IF_IPV4ADDR => {

@@ -11,6 +11,7 @@ mod interface;
 pub mod merge;
 mod names;
 mod packet;
+mod pod;
 mod read;
 mod section;
 #[cfg(feature = "testing")]
@@ -23,6 +24,7 @@ pub use block::{blocks, parts};
 pub use interface::{InterfaceDescription, InterfaceStatistics, LinkType};
 pub use names::{MAX_NAMES, Names};
 pub use packet::{EnhancedPacket, NoPacket, PacketHead, change_each, heads};
+pub use pod::{ContainerFacts, Owner, PodFacts};
 pub use read::{AnyBlock, BlockType};
 pub use section::SectionHeader;
 pub use watermark::Watermark;

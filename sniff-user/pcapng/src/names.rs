@@ -24,6 +24,8 @@ const RECORD_IPV6: u16 = 2;
 const RECORDS: usize = 8;
 /// Longest name: that of DNS.
 const MAX_NAME: usize = 253;
+/// What a name may have besides letters and digits.
+const IN_NAMES: &[char] = &['-', '_', '.'];
 /// Most addresses that have a name. Large clusters have 150,000 pods; a table costs some 100 bytes for each.
 pub const MAX_NAMES: usize = 1 << 18;
 /// Names in a block. A longest one takes 276 bytes, so a block has at most 141 KiB, which a reader takes.
@@ -37,7 +39,7 @@ impl Names {
     /// Has an address be called `name` from now on, and returns whether that is news. Of a name, ASCII letters, digits, `-`,
     /// `_` and `.` are kept, 253 at most, and anything else is an `_`; an empty one is none.
     pub fn insert(&mut self, address: IpAddr, name: &str) -> bool {
-        let (address, name) = (address.to_canonical(), sanitize(name));
+        let (address, name) = (address.to_canonical(), keep(name, IN_NAMES, MAX_NAME));
         let is_news = self.get(address) != Some(&name);
         let has_room = self.0.len() < MAX_NAMES || self.0.contains_key(&address);
         if name.is_empty() || address.is_unspecified() || !is_news || !has_room {
@@ -113,10 +115,10 @@ impl Names {
     }
 }
 
-/// What is kept of a name.
-fn sanitize(name: &str) -> String {
-    let is_kept = |char: &char| char.is_ascii_alphanumeric() || matches!(char, '-' | '_' | '.');
-    name.chars().take(MAX_NAME).map(|char| Some(char).filter(is_kept).unwrap_or('_')).collect()
+/// What is kept of a word: ASCII letters, digits and these others, `most` of them. Anything else is an `_`.
+pub(super) fn keep(word: &str, others: &[char], most: usize) -> String {
+    let is_kept = |char: &char| char.is_ascii_alphanumeric() || others.contains(char);
+    word.chars().take(most).map(|char| Some(char).filter(is_kept).unwrap_or('_')).collect()
 }
 
 #[cfg(test)]

@@ -30,7 +30,7 @@ fn interface() -> InterfaceDescription {
         snaplen: 262_144,
         name: "shop/cart-0/eth0".to_owned(),
         description: Some("node a, veth0123 (index 7), host side".to_owned()),
-        comment: Some("erste Zeile\nzweite: größer".to_owned()),
+        comments: vec!["erste Zeile\nzweite: größer".to_owned(), "another".to_owned()],
         ipv4: vec![(Ipv4Addr::new(10, 1, 2, 3), 24), (Ipv4Addr::new(192, 168, 7, 9), 30)],
         ipv6: vec![
             (Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 3), 64),
@@ -241,7 +241,7 @@ fn another_reader_sees_every_option() {
     assert_eq!(description.snaplen, 262_144);
     assert_eq!(description.ts_resolution(), Some(1_000_000_000));
     let options = &description.options;
-    assert_eq!(values(options, 1), ["erste Zeile\nzweite: größer".as_bytes()]);
+    assert_eq!(values(options, 1), ["erste Zeile\nzweite: größer".as_bytes(), b"another"]);
     assert_eq!(values(options, 2), [b"shop/cart-0/eth0"]);
     assert_eq!(values(options, 3), [b"node a, veth0123 (index 7), host side"]);
     assert_eq!(

@@ -92,12 +92,13 @@ impl Tap {
         let comments: Vec<String> =
             comment.into_iter().chain(self.doubts.iter().cloned()).chain(left_out).collect();
         let comment = (!comments.is_empty()).then(|| comments.join("; "));
+        let facts = self.interface.pod.as_ref().and_then(|pod| pod.facts.comment());
         InterfaceDescription {
             link_type: link_type(&self.interface),
             snaplen,
             name: name.clone(),
             description: Some(self.description(system)),
-            comment,
+            comments: comment.into_iter().chain(facts).collect(),
             ipv4: ipv4.iter().take(MAX_ADDRESSES).copied().collect(),
             ipv6: ipv6.iter().take(MAX_ADDRESSES).copied().collect(),
             mac: *mac,
@@ -281,8 +282,12 @@ fn way_out(
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use sniff_pcapng::PodFacts;
+
     use super::*;
-    use crate::net::netns::Netns;
+    use crate::{net::netns::Netns, targets::PodRef};
 
     fn tap(point: Point, kind: &str) -> Tap {
         let side = Side { netns: Netns::current().unwrap(), ifindex: 7, ifname: "dev0".to_owned() };
@@ -332,7 +337,20 @@ mod tests {
         let system = System::this(None).unwrap();
         let description = tap.describe(&system, 0, None, Some("joined".into()));
         assert_eq!((description.ipv4.len(), description.ipv6.len()), (MAX_ADDRESSES, MAX_ADDRESSES));
-        let comment = description.comment.unwrap();
-        assert_eq!(comment, "joined; 44901 more addresses are not named here");
+        assert_eq!(description.comments, ["joined; 44901 more addresses are not named here"]);
+    }
+
+    #[test]
+    fn what_is_known_of_a_pod_is_a_comment_behind_what_may_be_missing() {
+        let mut tap = tap(Point::HostEnd, "veth");
+        let system = System::this(None).unwrap();
+        let comments = |tap: &Tap| tap.describe(&system, 0, None, None).comments;
+        assert!(comments(&tap).is_empty());
+        let facts = Arc::new(PodFacts { node: Some("n1".into()), ..PodFacts::default() });
+        let [namespace, name, uid] = ["shop", "web-0", "u"].map(str::to_owned);
+        tap.interface.pod = Some(PodRef { namespace, name, uid, facts });
+        assert_eq!(comments(&tap), ["node: n1"]);
+        tap.doubts = vec!["some".into(), "others".into()];
+        assert_eq!(comments(&tap), ["some; others", "node: n1"]);
     }
 }

@@ -481,6 +481,7 @@ fn options(args: &Args) -> targets::Options {
         cri_socket: args.cri_socket.clone(),
         interfaces: args.interfaces.clone(),
         node_name: args.node_name.clone(),
+        with_facts: true,
     }
 }
 

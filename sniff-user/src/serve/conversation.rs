@@ -277,7 +277,8 @@ impl<'a> Conversation<'a> {
             let target = Target { interfaces, ..Target::new(id) };
             return self.admit(target, Some(JOINED)).await;
         };
-        match Scope::of_new_pod(PodRef { namespace, name, uid }, &netns, awaited.interfaces, at) {
+        let pod = PodRef { namespace, name, uid, facts: Arc::default() };
+        match Scope::of_new_pod(pod, &netns, awaited.interfaces, at) {
             Ok(Some(scope)) => {
                 self.output.tell_first(ToClient::Event(Told::TargetArrived { target: id.clone() })).await;
                 self.grant.captures(id.to_string()).await;

@@ -134,6 +134,8 @@ impl Members {
             cri_socket: self.cri_socket.clone(),
             interfaces,
             node_name: self.node_name.clone(),
+            // The client knows more.
+            with_facts: false,
         }
     }
 }

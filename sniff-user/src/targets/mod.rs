@@ -2,6 +2,7 @@
 //!
 //! [`scopes`] and [`interfaces_of`] only look; nothing is attached or changed.
 
+mod facts;
 mod interfaces;
 mod list;
 mod names;
@@ -14,9 +15,11 @@ use std::{
     collections::HashMap,
     net::{Ipv4Addr, Ipv6Addr},
     path::PathBuf,
+    sync::Arc,
 };
 
 use anyhow::{Result, bail, ensure};
+use sniff_pcapng::PodFacts;
 use tokio::sync::OnceCell;
 
 use self::{interfaces::OwnedNetns, node::Node, scope::Whose};
@@ -97,6 +100,8 @@ pub struct Options {
     pub interfaces: Vec<String>,
     /// This node's name in Kubernetes; the host's name if none.
     pub node_name: Option<String>,
+    /// Whether it is to be found out what a file tells of a pod beyond its name.
+    pub with_facts: bool,
 }
 
 /// A pod.
@@ -106,6 +111,8 @@ pub struct PodRef {
     pub name: String,
     /// Its UID, as the kubelet knows it.
     pub uid: String,
+    /// What else a file tells of it.
+    pub facts: Arc<PodFacts>,
 }
 
 /// One interface to capture, found and described.

@@ -118,12 +118,15 @@ async fn news(cri: &Cri, known: &mut HashSet<String>) -> Result<Names> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
     use crate::targets::LinkLayer;
 
     #[test]
     fn captured_pods_are_called_by_their_addresses_that_others_can_use() {
-        let pod = PodRef { namespace: "shop".into(), name: "web-0".into(), uid: "u".into() };
+        let pod =
+            PodRef { namespace: "shop".into(), name: "web-0".into(), uid: "u".into(), facts: Arc::default() };
         let interface = Interface {
             name: "shop/web-0/eth0".into(),
             pod: Some(pod),

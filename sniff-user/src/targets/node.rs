@@ -5,16 +5,18 @@
 
 use std::{
     collections::BTreeMap,
+    sync::Arc,
     time::{Duration, SystemTime},
 };
 
 use anyhow::{Context, Result, anyhow, bail};
 use sniff_cli::similar::did_you_mean;
 use sniff_kubernetes::{Cluster, Login, pods};
+use sniff_pcapng::PodFacts;
 use tokio::sync::OnceCell;
 
 use super::{
-    Options, PodRef, SHORT_ID_LEN,
+    Options, PodRef, SHORT_ID_LEN, facts,
     interfaces::{self, OwnedNetns},
 };
 use crate::{
@@ -29,6 +31,8 @@ use crate::{
 /// This node, with all that knows about its pods.
 pub(super) struct Node {
     name: String,
+    /// Whether it is to be found out what a file tells of pods.
+    with_facts: bool,
     runtimes: Runtimes,
     proc: ProcFs,
     /// Where host ends may be; the first is where sniff runs, the last is the node's.
@@ -52,6 +56,7 @@ impl Node {
         let socket = socket.map(|path| path.to_str().context("--cri-socket is not UTF-8"));
         Ok(Self {
             name: System::this(options.node_name.as_deref())?.node,
+            with_facts: options.with_facts,
             runtimes: Runtimes::find(socket.transpose()?).await?,
             proc: ProcFs::default(),
             hosts: hosts.to_vec(),
@@ -171,7 +176,12 @@ impl Node {
 
     async fn of_sandbox(&self, cri: &Cri, sandbox: &Sandbox) -> Result<OwnedNetns> {
         let owned = self.netns_of_sandbox(cri, sandbox).await?;
-        owned.ok_or_else(|| self.uses_host_network(&format!("pod {}/{}", sandbox.namespace, sandbox.name)))
+        let mut owned = owned
+            .ok_or_else(|| self.uses_host_network(&format!("pod {}/{}", sandbox.namespace, sandbox.name)))?;
+        if let Some(pod) = owned.pod.as_mut().filter(|_| self.with_facts) {
+            pod.facts = Arc::new(facts::of(cri, sandbox, &self.name).await);
+        }
+        Ok(owned)
     }
 
     /// `None` for a pod that uses the node's network.
@@ -195,7 +205,7 @@ impl Node {
             netns.with_context(|| format!("pod {namespace}/{name}: finding its network namespace"))?;
         let made =
             u64::try_from(*created_at).ok().map(|ns| SystemTime::UNIX_EPOCH + Duration::from_nanos(ns));
-        Ok(Some(OwnedNetns { made, ..owned(namespace, name, uid, netns) }))
+        Ok(Some(OwnedNetns { made, ..owned(namespace, name, uid, netns, Arc::default()) }))
     }
 
     fn netns_of_sandbox_process(&self, pid: u32, uid: &str, sandbox_id: &str) -> Result<Netns> {
@@ -210,7 +220,7 @@ impl Node {
 
     /// Where the interfaces are of a pod that no runtime knows.
     fn of_api_pod(&self, pod: &pods::Pod) -> Result<OwnedNetns> {
-        let pods::Pod { namespace, name, uid, node, host_network, container_ids, .. } = pod;
+        let pods::Pod { namespace, name, uid, node, host_network, container_ids, facts, .. } = pod;
         let who = format!("pod {namespace}/{name}");
         let mut processes = self.proc.of_pod(uid)?;
         // The kubelet can be told to make no cgroups for pods; containers always have theirs.
@@ -235,7 +245,7 @@ impl Node {
         }
         let netns = self.netns_of(&processes);
         let netns = netns.with_context(|| format!("{who}: finding its network namespace"))?;
-        Ok(owned(namespace, name, uid, netns))
+        Ok(owned(namespace, name, uid, netns, Arc::new(facts.clone())))
     }
 
     /// A container that no CRI runtime knows, as those of Docker and Podman.
@@ -342,8 +352,14 @@ fn newest<C>(sandboxes: Vec<(C, Sandbox)>) -> Option<(C, Sandbox)> {
     sandboxes.into_iter().max_by_key(|(_, sandbox)| (sandbox.ready, sandbox.created_at))
 }
 
-pub(super) fn owned(namespace: &str, name: &str, uid: &str, netns: Netns) -> OwnedNetns {
-    let pod = PodRef { namespace: namespace.into(), name: name.into(), uid: uid.into() };
+pub(super) fn owned(
+    namespace: &str,
+    name: &str,
+    uid: &str,
+    netns: Netns,
+    facts: Arc<PodFacts>,
+) -> OwnedNetns {
+    let pod = PodRef { namespace: namespace.into(), name: name.into(), uid: uid.into(), facts };
     OwnedNetns { label: format!("{namespace}/{name}"), pod: Some(pod), netns, made: None }
 }
 
@@ -393,6 +409,7 @@ mod tests {
         let cluster = Cluster::configured(&login).await.unwrap();
         let node = Node {
             name: "here".into(),
+            with_facts: false,
             runtimes: Runtimes::default(),
             proc: ProcFs::at(dir.path()),
             hosts: vec![Netns::current().unwrap()],

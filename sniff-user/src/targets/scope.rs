@@ -59,8 +59,8 @@ impl Scope {
         made: SystemTime,
     ) -> Result<Option<Self>> {
         let (hosts, netns) = (interfaces::hosts()?, Netns::at(netns)?);
-        let PodRef { namespace, name, uid } = pod;
-        let owned = OwnedNetns { made: Some(made), ..node::owned(&namespace, &name, &uid, netns) };
+        let PodRef { namespace, name, uid, facts } = pod;
+        let owned = OwnedNetns { made: Some(made), ..node::owned(&namespace, &name, &uid, netns, facts) };
         let scope = Self { whose: Whose::Targets(owned), names, filter: None, left_out: None, hosts };
         Ok((interfaces::node(&scope.hosts) != Some(scope.netns())).then_some(scope))
     }

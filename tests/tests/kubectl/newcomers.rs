@@ -96,6 +96,8 @@ fn a_pod_that_was_made_before_its_nodes_session_joins() {
     let comments = comments(&file, "shop/web-1/eth0");
     let [comment] = &comments[..] else { panic!("{comments:?}") };
     assert!(comment.contains("joined the running capture"), "{comment}");
+    let facts: Vec<_> = file.interfaces.iter().filter_map(|it| it.facts.as_deref()).collect();
+    assert_eq!(facts, ["labels: app=web\nnode: n1", "labels: app=web\nnode: n2"]);
     assert!(names(&file).iter().all(|name| *name != "shop/db-0/eth0"));
 }
 

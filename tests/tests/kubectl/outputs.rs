@@ -127,7 +127,7 @@ fn a_file_goes_on_when_nobody_reads_the_lines() {
 }
 
 #[test]
-fn addresses_are_called_what_the_api_calls_them() {
+fn the_api_tells_who_pods_are_and_what_addresses_are_called() {
     let place = Shop::new();
     let pod = |name: &str, address: &str| {
         let metadata = json!({"namespace": "shop", "name": name, "uid": name});
@@ -138,6 +138,13 @@ fn addresses_are_called_what_the_api_calls_them() {
     place.cluster.put("services", "shop", "db", db);
     let mut web = place.cluster.pod("shop", "web-0").expect("the pod");
     web["status"]["podIPs"] = json!([{"ip": place.web.ipv4}, {"ip": place.web.ipv6}]);
+    web["metadata"]["ownerReferences"] = json!([
+        {"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "web-5d4f", "uid": "r", "controller": true}
+    ]);
+    web["metadata"]["labels"]["pod-template-hash"] = json!("5d4f");
+    web["spec"]["containers"][0]["image"] = json!("docker.io/library/nginx:1.27");
+    let app = json!({"name": "app", "image": "", "imageID": "", "ready": true, "restartCount": 3});
+    web["status"]["containerStatuses"] = json!([app]);
     place.cluster.put("pods", "shop", "web-0", web);
     let client = place.listen_to_pings(&["shop/web-0"]);
     let is_told = || fs::read(client.file()).is_ok_and(|file| file.windows(6).any(|it| it == b"db.sho"));
@@ -145,7 +152,12 @@ fn addresses_are_called_what_the_api_calls_them() {
     let outcome = client.stop();
     outcome.assert_success();
     wireshark::assert_clean(&outcome.path());
-    let mut names = outcome.file().names;
+    let file = outcome.file();
+    let facts = "labels: app=web, pod-template-hash=5d4f\nowner: Deployment/web\nnode: n1\n\
+                 images: app=docker.io/library/nginx:1.27\nrestarts: app 3";
+    let [interface] = &file.interfaces[..] else { panic!("{:?}", file.interfaces) };
+    assert_eq!((interface.facts.as_deref(), &interface.comment), (Some(facts), &None));
+    let mut names = file.names;
     names.sort();
     let mut expected: Vec<(IpAddr, String)> = vec![
         (place.web.ipv4.into(), "web-0.shop".to_owned()),

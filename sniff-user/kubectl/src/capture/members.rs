@@ -1,17 +1,17 @@
 //! Who is captured: pods and nodes that join, leave, and are tried again.
 
 use std::{
-    collections::{BTreeSet, HashSet},
+    collections::{BTreeSet, HashMap, HashSet},
     time::{Duration, Instant, SystemTime},
 };
 
 use anyhow::{Result, ensure};
 use log::{error, info, warn};
 use sniff_kubernetes::pods::{By, Change, Pod};
-use sniff_pcapng::Names;
+use sniff_pcapng::{Names, PodFacts};
 use sniff_protocol::message::{Target, TargetId, Targets};
 
-use super::Capture;
+use super::{Capture, remit::is_of};
 use crate::session::Orders;
 
 /// How often a target that a node lost, though its pod runs, is tried again, and after what pause.
@@ -61,7 +61,10 @@ impl Capture {
         match change {
             Change::All(pods) => self.all(selection, pods),
             Change::Applied(pod) => self.applied(selection, pod),
-            Change::Gone(pod) => self.gone(selection, &who(&pod), "deleted"),
+            Change::Gone(pod) => {
+                self.facts.remove(&who(&pod));
+                self.gone(selection, &who(&pod), "deleted");
+            }
             Change::Trouble(error) => {
                 if self.unwatched.insert(selection) {
                     let selection = &self.selections[selection];
@@ -100,6 +103,7 @@ impl Capture {
             names.insert(*address, &format!("{}.{}", pod.name, pod.namespace));
         }
         self.name(&names);
+        self.facts.insert(who.clone(), pod.facts.clone());
         let Some(node) = pod.node.clone() else { return };
         if let Some(member) = self.members.get_mut(&who) {
             if member.node != node {
@@ -294,6 +298,19 @@ impl Capture {
             }
         }
     }
+}
+
+/// What the API knows of the pod that an interface on `node` is of; `None` where two pods of one name may be meant.
+pub(super) fn facts_of(
+    interface: &str,
+    node: &str,
+    members: &HashMap<Who, Member>,
+    facts: &HashMap<Who, PodFacts>,
+) -> Option<PodFacts> {
+    let is_its = |member: &Member| member.node == node && is_of(interface, &member.target.id);
+    let mut owners = members.iter().filter(|(_, member)| is_its(member));
+    let (who, _) = owners.next().filter(|_| owners.next().is_none())?;
+    facts.get(who).cloned()
 }
 
 fn id(pod: &Pod) -> TargetId {

@@ -30,7 +30,7 @@ use sniff_kubernetes::{
     Cluster,
     pods::{Change, Follow, Selection},
 };
-use sniff_pcapng::{Names, merge::Merger};
+use sniff_pcapng::{Names, PodFacts, merge::Merger};
 use sniff_protocol::message::Target;
 use tokio::{
     sync::{mpsc, oneshot},
@@ -87,6 +87,8 @@ struct Capture {
     unwatched: HashSet<usize>,
     /// Everybody who is captured, or is to be.
     members: HashMap<Who, Member>,
+    /// What the API knows of pods that are captured, or may be.
+    facts: HashMap<Who, PodFacts>,
     /// Pods whose names were captured before, to tell the second of a name from a new one.
     names: HashSet<String>,
     /// What addresses are called, as the output tells.

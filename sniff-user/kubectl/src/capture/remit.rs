@@ -94,16 +94,18 @@ impl Remit {
         Ok(())
     }
 
-    /// Whether an interface can be one of a target of its own. What the node says of it is marked as the node's word.
+    /// Whether an interface can be one of a target of its own. What the node says of it is marked as the node's word, line by
+    /// line.
     pub(super) fn introduce(&mut self, interface: &mut InterfaceDescription) -> Result<()> {
-        let InterfaceDescription { name, description, comment, .. } = interface;
+        let InterfaceDescription { name, description, comments, .. } = interface;
         ensure!(name.len() <= MAX_NAME, "the name of an interface has {} bytes", name.len());
         ensure!(
             self.targets.iter().any(|target| is_of(name, target)),
             "it describes the interface {name}, which is none of a target that it was given"
         );
-        for text in [description, comment].into_iter().flatten() {
-            *text = format!("node {}: {text}", self.node);
+        for text in description.iter_mut().chain(comments) {
+            let mark = format!("node {}: ", self.node);
+            *text = format!("{mark}{}", text.replace('\n', &format!("\n{mark}")));
         }
         let mut block = Vec::new();
         interface.write(&mut block);
@@ -119,7 +121,7 @@ impl Remit {
 
 /// Whether an interface of this name can be of this target: `NAMESPACE/POD/IFACE`, or the mere name of a node's. The
 /// kernel lets no device have a `/` in its name.
-fn is_of(interface: &str, target: &TargetId) -> bool {
+pub(super) fn is_of(interface: &str, target: &TargetId) -> bool {
     let device = match target {
         TargetId::Pod { namespace, name, .. } => interface
             .strip_prefix(namespace.as_str())
@@ -181,7 +183,10 @@ mod tests {
         let mut told = interface("shop/web-0/eth0");
         Remit::new("n1", &[pod("web-0")], &[]).introduce(&mut told).unwrap();
         assert_eq!(told.description.as_deref(), Some("node n1: pod shop/web-0 on node n2"));
-        assert_eq!(told.comment, None);
+        assert!(told.comments.is_empty());
+        told.comments = ["owner: x\nowner: Deployment/web", "another"].map(str::to_owned).into();
+        Remit::new("n1", &[pod("web-0")], &[]).introduce(&mut told).unwrap();
+        assert_eq!(told.comments, ["node n1: owner: x\nnode n1: owner: Deployment/web", "node n1: another"]);
     }
 
     #[test]

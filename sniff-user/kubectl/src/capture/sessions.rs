@@ -21,7 +21,7 @@ use sniff_protocol::message::{
 use super::{
     Capture,
     losses::Cause,
-    members::{Member, name},
+    members::{Member, facts_of, name},
     remit::Remit,
 };
 use crate::{
@@ -349,11 +349,15 @@ impl Capture {
         let Running { stream, remit, is_clock_told, spoke, .. } = &mut self.sessions[number];
         *spoke = Instant::now();
         let before = self.merger.written();
+        let (members, facts) = (&self.members, &self.facts);
         let snaplen = self.args.capture.snaplen;
         let introduce = |interface: &mut InterfaceDescription| {
             // Some readers want one for the whole file.
             interface.snaplen = snaplen;
-            remit.introduce(interface)
+            remit.introduce(interface)?;
+            let facts = facts_of(&interface.name, node, members, facts);
+            interface.comments.extend(facts.and_then(|facts| facts.comment()));
+            Ok(())
         };
         self.merger.push(*stream, blocks, Instant::now(), introduce, &mut self.pending)?;
         self.merger.write_due(Instant::now(), &mut self.pending);

@@ -80,6 +80,7 @@ impl Capture {
             changes,
             unwatched: HashSet::new(),
             members: HashMap::new(),
+            facts: HashMap::new(),
             names: HashSet::new(),
             addresses: Names::default(),
             named,

@@ -1,5 +1,6 @@
 //! Pods: which are meant, what the API knows of them, and [`follow`] for those to come.
 
+mod facts;
 pub(crate) mod state;
 mod watch;
 
@@ -8,10 +9,14 @@ use std::{fmt, net::IpAddr};
 use anyhow::Result;
 use k8s_openapi::api::core::v1;
 use kube::{Api, ResourceExt as _, api::ListParams};
+use sniff_pcapng::PodFacts;
 
 use crate::{Cluster, Request, names::of_pod};
 
-pub use self::watch::{Change, Follow, follow};
+pub use self::{
+    facts::owner_by_labels,
+    watch::{Change, Follow, follow},
+};
 
 /// Carries the UID by which the kubelet knows a static pod; the API's object has another
 /// (kubernetes `pkg/kubelet/types/pod_update.go`).
@@ -41,6 +46,8 @@ pub struct Pod {
     pub addresses: Vec<IpAddr>,
     /// The names of its containers, those of init and debug containers included.
     pub containers: Vec<String>,
+    /// What else is known of it.
+    pub facts: PodFacts,
 }
 
 /// Pods that are meant, as the server can tell them from others.
@@ -169,6 +176,7 @@ impl fmt::Display for Selection {
 impl From<v1::Pod> for Pod {
     fn from(pod: v1::Pod) -> Self {
         let addresses = of_pod(&pod).into_iter().map(|(address, _)| address).collect();
+        let facts = facts::of(&pod);
         let mirrored = pod.annotations().get(MIRROR).cloned();
         let spec = pod.spec.unwrap_or_default();
         let status = pod.status.unwrap_or_default();
@@ -195,6 +203,7 @@ impl From<v1::Pod> for Pod {
             container_ids,
             addresses,
             containers: names.map(|container| container.name).chain(ephemeral).collect(),
+            facts,
         }
     }
 }
@@ -203,6 +212,7 @@ impl From<v1::Pod> for Pod {
 mod tests {
     use serde_json::{Value, json};
     use sniff_apiserver::ApiServer;
+    use sniff_pcapng::ContainerFacts;
 
     use super::*;
     use crate::Login;
@@ -215,9 +225,9 @@ mod tests {
     fn front_in_api() -> Value {
         json!({
             "metadata": {"namespace": "web", "name": "front", "uid": "u-1"},
-            "spec": {"nodeName": "node-2", "containers": [{"name": "a"}, {"name": "b"}]},
+            "spec": {"nodeName": "node-2", "containers": [{"name": "a", "image": "i:1"}, {"name": "b"}]},
             "status": {"phase": "Running", "containerStatuses": [
-                {"name": "a", "image": "i", "imageID": "", "ready": true, "restartCount": 0,
+                {"name": "a", "image": "i", "imageID": "", "ready": true, "restartCount": 2,
                  "containerID": "containerd://abc"},
                 {"name": "b", "image": "i", "imageID": "", "ready": false, "restartCount": 0}
             ]},
@@ -236,6 +246,14 @@ mod tests {
             container_ids: vec!["abc".into()],
             addresses: Vec::new(),
             containers: vec!["a".into(), "b".into()],
+            facts: PodFacts {
+                node: Some("node-2".into()),
+                containers: vec![
+                    ContainerFacts { name: "a".into(), image: Some("i:1".into()), restarts: Some(2) },
+                    ContainerFacts { name: "b".into(), image: None, restarts: Some(0) },
+                ],
+                ..PodFacts::default()
+            },
         }
     }
 

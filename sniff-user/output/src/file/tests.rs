@@ -21,7 +21,7 @@ fn section() -> Vec<u8> {
 fn interface(link_type: LinkType, name: &str) -> Vec<u8> {
     let mut block = Vec::new();
     let description = InterfaceDescription::new(link_type, 262_144, name);
-    InterfaceDescription { comment: Some("labels".to_owned()), ..description }.write(&mut block);
+    InterfaceDescription { comments: vec!["labels".to_owned()], ..description }.write(&mut block);
     block
 }
 
@@ -198,7 +198,7 @@ fn an_interface_that_is_over_keeps_its_id_and_little_else() {
     let described = of_type(&files["d_00002.pcapng"], BlockType::Interface);
     let described: Vec<_> = described.iter().map(|it| InterfaceDescription::parse(it).unwrap()).collect();
     assert_eq!(described[0], InterfaceDescription::new(LinkType::Ethernet, 262_144, "a"));
-    assert_eq!((described[1].name.as_str(), described[1].comment.as_deref()), ("b", Some("labels")));
+    assert_eq!((described[1].name.as_str(), &described[1].comments[..]), ("b", &["labels".to_owned()][..]));
     // Its counts are in the file that they came in, once.
     let told = of_type(&files["d_00001.pcapng"], BlockType::Statistics);
     let told: Vec<_> = told.iter().map(|it| InterfaceStatistics::parse(it).unwrap()).collect();

@@ -147,7 +147,16 @@ enum NamespaceMode {
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
-pub(super) struct ListContainersRequest {}
+pub(super) struct ListContainersRequest {
+    #[prost(message, optional, tag = "1")]
+    pub(super) filter: Option<ContainerFilter>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+pub(super) struct ContainerFilter {
+    #[prost(string, tag = "3")]
+    pub(super) pod_sandbox_id: String,
+}
 
 #[derive(Clone, PartialEq, prost::Message)]
 pub(super) struct ListContainersResponse {
@@ -162,6 +171,27 @@ pub(super) struct ContainerEntry {
     id: String,
     #[prost(string, tag = "2")]
     pod_sandbox_id: String,
+    #[prost(message, optional, tag = "3")]
+    metadata: Option<ContainerMetadata>,
+    #[prost(message, optional, tag = "4")]
+    image: Option<ImageSpec>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct ContainerMetadata {
+    #[prost(string, tag = "1")]
+    name: String,
+    #[prost(uint32, tag = "2")]
+    attempt: u32,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct ImageSpec {
+    /// The kubelet gives the id that it was resolved to.
+    #[prost(string, tag = "1")]
+    image: String,
+    #[prost(string, tag = "18")]
+    user_specified_image: String,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -306,8 +336,12 @@ impl From<PodSandbox> for Sandbox {
 }
 
 impl From<ContainerEntry> for Container {
-    fn from(ContainerEntry { id, pod_sandbox_id }: ContainerEntry) -> Self {
-        Self { id, sandbox_id: pod_sandbox_id }
+    fn from(entry: ContainerEntry) -> Self {
+        let ContainerEntry { id, pod_sandbox_id, metadata, image } = entry;
+        let ContainerMetadata { name, attempt } = metadata.unwrap_or_default();
+        let ImageSpec { image, user_specified_image } = image.unwrap_or_default();
+        let image = [user_specified_image, image].into_iter().find(|image| !image.is_empty());
+        Self { id, sandbox_id: pod_sandbox_id, name, attempt, image }
     }
 }
 
@@ -440,6 +474,27 @@ mod tests {
             labels: BTreeMap::from([("a".into(), "b".into())]),
         };
         assert_eq!(sandbox, expected);
+    }
+
+    #[test]
+    fn a_container_is_read_from_the_wire() {
+        let of = |image: &[u8]| {
+            // id(1), pod_sandbox_id(2), metadata(3) { name(1), attempt(2) }, image(4)
+            let head = b"\x0a\x02id\x12\x02sb\x1a\x06\x0a\x02nm\x10\x03";
+            let bytes = [&head[..], &[0x22, image.len() as u8], image].concat();
+            Container::from(ContainerEntry::decode(&bytes[..]).unwrap())
+        };
+        let expected = Container {
+            id: "id".into(),
+            sandbox_id: "sb".into(),
+            name: "nm".into(),
+            attempt: 3,
+            image: Some("web:1".into()),
+        };
+        // image(1), user_specified_image(18)
+        assert_eq!(of(b"\x0a\x05web:1"), expected);
+        assert_eq!(of(b"\x0a\x08sha256:0\x92\x01\x05web:1"), expected);
+        assert_eq!(of(b"").image, None);
     }
 
     #[test]

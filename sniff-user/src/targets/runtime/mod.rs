@@ -51,6 +51,8 @@ const MAX_ANSWER: usize = 16 << 20;
 const POD_NAMESPACE: &str = "io.kubernetes.pod.namespace";
 const POD_NAME: &str = "io.kubernetes.pod.name";
 const POD_UID: &str = "io.kubernetes.pod.uid";
+/// What the keys begin with of all labels that the kubelet and runtimes add to a pod's own.
+const ADDED: [&str; 2] = ["io.kubernetes.pod.", "io.kubernetes.container."];
 
 /// A connection to one container runtime.
 #[derive(Clone)]
@@ -85,6 +87,15 @@ pub struct Sandbox {
     pub labels: BTreeMap<String, String>,
 }
 
+impl Sandbox {
+    /// The pod's labels without what others add.
+    pub fn own_labels(&self) -> BTreeMap<String, String> {
+        let mut labels = self.labels.clone();
+        labels.retain(|key, _| !ADDED.iter().any(|added| key.starts_with(added)));
+        labels
+    }
+}
+
 /// Where a sandbox's network is.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct SandboxNetwork {
@@ -105,6 +116,12 @@ pub struct Container {
     pub id: String,
     /// The id of the sandbox it is in.
     pub sandbox_id: String,
+    /// Its name in the pod.
+    pub name: String,
+    /// How many containers of this name the pod had before.
+    pub attempt: u32,
+    /// What it was made from, as in `docker.io/library/nginx:1.27`.
+    pub image: Option<String>,
 }
 
 impl Runtimes {
@@ -192,8 +209,20 @@ impl Cri {
     /// # Errors
     /// When the runtime fails or does not answer within 5 seconds.
     pub async fn containers(&self) -> Result<Vec<Container>> {
-        let response: api::ListContainersResponse =
-            self.call("ListContainers", api::ListContainersRequest {}).await?;
+        self.list_containers(None).await
+    }
+
+    /// The containers of the sandbox with this id, likewise.
+    ///
+    /// # Errors
+    /// When the runtime fails or does not answer within 5 seconds.
+    pub async fn containers_of(&self, sandbox_id: &str) -> Result<Vec<Container>> {
+        self.list_containers(Some(api::ContainerFilter { pod_sandbox_id: sandbox_id.into() })).await
+    }
+
+    async fn list_containers(&self, filter: Option<api::ContainerFilter>) -> Result<Vec<Container>> {
+        let request = api::ListContainersRequest { filter };
+        let response: api::ListContainersResponse = self.call("ListContainers", request).await?;
         Ok(response.containers.into_iter().map(Container::from).collect())
     }
 
