@@ -50,6 +50,11 @@ impl BpfObjects {
         self.objects.iter().filter(|(kind, _)| *kind == "link").map(|&(_, id)| id).collect()
     }
 
+    /// How many maps are among them.
+    pub fn maps(&self) -> usize {
+        self.objects.iter().filter(|(kind, _)| *kind == "map").count()
+    }
+
     /// Waits until all of them are gone.
     ///
     /// # Panics

@@ -304,6 +304,18 @@ impl Sandbox<'_> {
     }
 }
 
+impl cri::ContainerConfig {
+    /// A container that sends three pings with so many bytes as soon as it runs.
+    pub fn pinging(gateway: Ipv4Addr, size: u32) -> Self {
+        let command = format!("/bin/busybox ping -c 3 -s {size} {gateway}; sleep 1000000");
+        Self {
+            image: Some(cri::ImageSpec { image: IMAGE.to_owned() }),
+            command: vec!["/bin/sh".to_owned(), "-c".to_owned(), command],
+            ..Self::default()
+        }
+    }
+}
+
 impl Drop for Containerd {
     fn drop(&mut self) {
         // Nothing to do about a failure, and nothing hangs on it.

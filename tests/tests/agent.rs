@@ -192,6 +192,16 @@ fn sniff_itself_asks_the_agent_that_it_is_beside() {
 }
 
 #[test]
+fn what_sniff_captures_beside_an_agent_ends_with_its_last_interface() {
+    let place = AgentNode::with(&[]);
+    let sniff = Sniff::in_netns(&place.node).args(["--netns", "blue", "-w", "-", "icmp"]).start();
+    place.ping(2);
+    place.node.run("ip netns delete blue");
+    assert_eq!(sniff.wait().success().captured, 4);
+    place.wait_for_log(&["session 0", "ended", "by itself"]);
+}
+
+#[test]
 fn the_agent_logs_who_was_captured_how_and_why_that_ended() {
     let place = AgentNode::with(&[]);
     let serving = place.begin();

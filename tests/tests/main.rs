@@ -9,6 +9,7 @@ mod bad_input;
 mod file;
 mod files;
 mod filter;
+mod following;
 mod habits;
 mod kernel;
 mod kubectl;

@@ -477,16 +477,6 @@ fn the_first_words_say_who_serves() {
     assert!(outcome.stderr.iter().any(|line| line.contains("ada@laptop")), "{outcome:#?}");
 }
 
-/// What the first container sends as soon as it runs.
-fn ping_at_once(gateway: std::net::Ipv4Addr) -> cri::ContainerConfig {
-    let command = format!("/bin/busybox ping -c 3 -s 56 {gateway}; sleep 1000000");
-    cri::ContainerConfig {
-        image: Some(cri::ImageSpec { image: sniff_tests::node::IMAGE.to_owned() }),
-        command: vec!["/bin/sh".to_owned(), "-c".to_owned(), command],
-        ..cri::ContainerConfig::default()
-    }
-}
-
 #[test]
 fn a_pod_that_is_awaited_is_captured_from_its_first_containers_first_packet() {
     let node = Node::start();
@@ -501,7 +491,7 @@ fn a_pod_that_is_awaited_is_captured_from_its_first_containers_first_packet() {
         node.pod("office", "web").label("app", "web").run_sandbox(),
     ];
     let web = node.pod("shop", "web").label("app", "web").run_sandbox();
-    web.run_container("main", ping_at_once([10, 88, 0, 1].into()));
+    web.run_container("main", cri::ContainerConfig::pinging([10, 88, 0, 1].into(), 56));
     let target = pod("shop", "web", &web.uid);
     serving.wait_for("its interface", |message| match message {
         ToClient::Event(Event::TargetAdded { target: it, interfaces }) => {

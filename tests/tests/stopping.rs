@@ -244,7 +244,8 @@ fn a_pod_that_is_deleted_ends_its_capture_well() {
     let node = Node::start();
     let pod = node.pod("shop", "web").start();
     let capture = Capture::new();
-    let sniff = Sniff::in_netns(&node.netns).args(["--pod", "shop/web", "-w", capture.arg()]).start();
+    let args = ["--pod", "shop/web", "--no-follow", "-w", capture.arg()];
+    let sniff = Sniff::in_netns(&node.netns).args(args).start();
     let objects = BpfObjects::held_by(sniff.pid());
     traffic::ping(&node.netns, pod.ipv4.into(), 3, 56);
     pod.sandbox.stop();

@@ -6,14 +6,14 @@ use std::{
 };
 
 use anyhow::{Result, bail};
-use log::{info, warn};
+use log::warn;
 use tokio::sync::mpsc;
 
 use super::wire::{Grant, Registration, Report};
 use crate::{
     capture::{self, Event, OpenOutput, Plan, Remote},
     system::signals::Attended,
-    targets::Scope,
+    targets::PodsToCome,
 };
 
 /// Asks the agent, if there is one, before the pods of the node are listed. What is returned is to be kept meanwhile.
@@ -37,7 +37,8 @@ pub async fn capture(
     socket: Option<PathBuf>,
     signals: Attended,
 ) -> Result<()> {
-    let names: Vec<&str> = plan.interfaces.iter().map(|interface| interface.name.as_str()).collect();
+    let names = plan.interfaces.iter().map(|interface| interface.name.clone());
+    let names: Vec<String> = names.chain(plan.to_come.iter().flat_map(PodsToCome::kinds)).collect();
     let registration = Registration {
         what: names.join(", "),
         filter: plan.filter.read()?,
@@ -54,11 +55,10 @@ pub async fn capture(
     }
     let (orders, ordered) = mpsc::channel(1);
     let (events, happens) = mpsc::unbounded_channel();
-    let (interfaces, scopes) = (plan.interfaces.len(), plan.scopes.clone());
-    let remote = Remote { orders: ordered, events, progress: Arc::default() };
+    let remote = Remote { orders: ordered, events, progress: Arc::default(), names_others: false };
     let capture = capture::serve(plan, output, remote, signals);
     let watch = async {
-        let watched = watch(grant, happens, interfaces, &scopes).await;
+        let watched = watch(grant, happens).await;
         // With the orders ends the capture.
         drop(orders);
         watched
@@ -81,18 +81,13 @@ pub async fn capture(
     }
 }
 
-/// Reports to the agent what is captured, until there is nothing more, or the agent says why it must end.
-async fn watch(
-    mut grant: Grant,
-    mut happens: mpsc::UnboundedReceiver<Event>,
-    mut interfaces: usize,
-    scopes: &[Scope],
-) -> (Grant, Option<String>) {
-    while interfaces > 0 || scopes.iter().any(Scope::is_there) {
+/// Reports to the agent what is captured, until the capture has ended, or the agent says why it must end.
+async fn watch(mut grant: Grant, mut happens: mpsc::UnboundedReceiver<Event>) -> (Grant, Option<String>) {
+    loop {
         tokio::select! {
             event = happens.recv() => match event {
-                Some(Event::Gone(_)) => interfaces -= 1,
-                Some(Event::Came(..)) => interfaces += 1,
+                Some(Event::Came(_, interface)) => grant.captures(interface.name).await,
+                Some(Event::Gone(_)) => {}
                 Some(Event::Counted { counters, .. }) => {
                     let (matched, dropped) = (counters.matched, counters.lost());
                     grant.report(&Report { matched, delivered: matched - dropped, dropped, bytes: 0 }).await;
@@ -102,6 +97,4 @@ async fn watch(
             (_, why) = grant.revoked() => return (grant, Some(why)),
         }
     }
-    info!("no interface is left to capture");
-    (grant, None)
 }

@@ -112,7 +112,15 @@ pub struct Body {
     stand_ins: [RawFd; 2],
     _maps: Vec<OwnedFd>,
     /// By pcapng interface id: maps for each, so that a capture can have any number of interfaces.
-    tallies: Mutex<HashMap<u32, Tallies>>,
+    tallies: Mutex<HashMap<u32, Tally>>,
+}
+
+/// What was counted for one interface.
+enum Tally {
+    /// It is being counted.
+    Running(Box<Tallies>),
+    /// Nothing more comes.
+    Settled(Counters),
 }
 
 /// Where the classifiers of one interface count.
@@ -134,6 +142,16 @@ impl Tallies {
         let lost = make(bpf_map_type::BPF_MAP_TYPE_ARRAY, size_of::<u64>() as u32, 1, LOST)?;
         Ok(Self { counters: Map::PerCpuArray(counters).try_into()?, lost })
     }
+
+    fn sum(&self) -> Result<Counters> {
+        let mut sum = Counters::default();
+        for direction in Direction::BOTH {
+            for &value in self.counters.get(&direction.counters_index(), 0)?.iter() {
+                sum += value;
+            }
+        }
+        Ok(sum)
+    }
 }
 
 impl Body {
@@ -144,10 +162,12 @@ impl Body {
     /// When the system has no memory or descriptor left for its counters.
     pub(super) fn counting_for(&self, interface: u32) -> Result<Vec<bpf_insn>> {
         let mut tallies = self.tallies.lock().unwrap_or_else(PoisonError::into_inner);
-        let Tallies { counters, lost } = match tallies.entry(interface) {
+        let tally = match tallies.entry(interface) {
             Entry::Occupied(there) => there.into_mut(),
-            Entry::Vacant(free) => free.insert(Tallies::new()?),
+            Entry::Vacant(free) => free.insert(Tally::Running(Box::new(Tallies::new()?))),
         };
+        let Tally::Running(tallies) = tally else { bail!("interface {interface} of the file is over") };
+        let Tallies { counters, lost } = &**tallies;
         let own = [counters.map(), lost].map(|map| map.fd().as_fd().as_raw_fd());
         let loads_map = (BPF_LD | BPF_IMM | BPF_DW) as u8;
         let with_own = |&instruction: &bpf_insn| {
@@ -162,16 +182,20 @@ impl Body {
     /// What was counted so far for an interface, over both directions and all CPUs.
     fn counters(&self, interface: u32) -> Result<Counters> {
         let tallies = self.tallies.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut sum = Counters::default();
-        // None of its own has an interface that no classifier was ever made for.
-        if let Some(Tallies { counters, .. }) = tallies.get(&interface) {
-            for direction in Direction::BOTH {
-                for &value in counters.get(&direction.counters_index(), 0)?.iter() {
-                    sum += value;
-                }
-            }
+        match tallies.get(&interface) {
+            Some(Tally::Running(tallies)) => tallies.sum(),
+            Some(Tally::Settled(counters)) => Ok(*counters),
+            // None of its own has an interface that no classifier was ever made for.
+            None => Ok(Counters::default()),
         }
-        Ok(sum)
+    }
+
+    /// Keeps what was counted for an interface, and lets the kernel's memory go.
+    fn settle(&self, interface: u32) -> Result<()> {
+        let counters = self.counters(interface)?;
+        let mut tallies = self.tallies.lock().unwrap_or_else(PoisonError::into_inner);
+        tallies.insert(interface, Tally::Settled(counters));
+        Ok(())
     }
 }
 
@@ -261,6 +285,15 @@ impl KernelSide {
     /// When the kernel does not give them.
     pub fn counters(&self, interface: u32) -> Result<Counters> {
         self.body.counters(interface)
+    }
+
+    /// Nothing more is counted for this interface: no program of its classifiers runs any more. What was counted stays.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses.
+    pub fn settle(&self, interface: u32) -> Result<()> {
+        self.body.settle(interface)
     }
 }
 

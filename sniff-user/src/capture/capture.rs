@@ -10,7 +10,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail, ensure};
-use log::info;
+use log::{info, warn};
 use sniff_cli::{logging, status_line::StatusLine};
 use sniff_pcapng::Names;
 use tokio::{
@@ -27,11 +27,13 @@ use crate::{
         plan::{Detail, OpenOutput, Plan},
         start::{Started, start},
         status::Status,
+        tap::Tap,
         taps::Taps,
         watch::{self, Watch, Watched as _},
     },
+    net::netns::Netns,
     system::signals::{Asked, Attended},
-    targets::{Interface, names_of},
+    targets::{Interface, PodRef, PodsToCome, Scope, names_of},
 };
 
 /// Captures until something ends it.
@@ -70,11 +72,14 @@ async fn drive(
     let (scopes, duration) = (mem::take(&mut plan.scopes), plan.duration);
     let detail = plan.status_line;
     let progress = remote.as_ref().map(|remote| Arc::clone(&remote.progress)).unwrap_or_default();
-    let Started { taps, status, names, drained } =
+    let Started { taps, status, names, to_come, drained } =
         task::spawn_blocking(move || start(plan, output, &progress, &starting)).await??;
+    let outlives_all = remote.as_ref().is_some_and(|remote| remote.names_others);
     let (orders, events) = remote.map(|Remote { orders, events, .. }| (orders, events)).unzip();
     let shown = detail.map(|detail| (StatusLine::new(Instant::now()), detail));
-    let mut running = Running { taps, status, shown, newcomers: Newcomers::start(), names, events };
+    let (newcomers, bereft) = (Newcomers::start(), Vec::new());
+    let mut running =
+        Running { taps, status, shown, newcomers, to_come, bereft, names, events, outlives_all };
     running.newcomers.add(scopes);
     let outcome = running.wait(&mut signals, drained, orders, duration).await;
     let Running { taps, status, events, shown, .. } = running;
@@ -101,12 +106,18 @@ struct Running {
     status: Status,
     /// Where a terminal shows it, and how much of it.
     shown: Option<(StatusLine, Detail)>,
-    /// Who else may come.
+    /// Who else may come to those that are there.
     newcomers: Newcomers,
+    /// Pods that may come; `None` when none can any more.
+    to_come: Option<PodsToCome>,
+    /// Pods to come again that have lost an interface, and where they were.
+    bereft: Vec<(PodRef, Netns)>,
     /// What addresses are called, as that becomes known.
     names: Option<mpsc::UnboundedReceiver<Names>>,
     /// Where a remote hears what happens; it may have gone.
     events: Option<mpsc::UnboundedSender<Event>>,
+    /// Whether it goes on without interfaces, whoever may come.
+    outlives_all: bool,
 }
 
 impl Running {
@@ -148,6 +159,9 @@ impl Running {
                         break why;
                     }
                 }
+                scope = next_pod(&mut self.to_come) => if let Some(why) = self.await_interfaces(scope)? {
+                    break why;
+                },
                 names = next_names(&mut self.names) => self.name(names),
                 () = &mut deadline => break Why::Duration,
                 _ = &mut drained => break Why::Closed,
@@ -166,6 +180,7 @@ impl Running {
                     if let Some(why) = self.part_with(gone)? {
                         break why;
                     }
+                    self.taps.settle()?;
                 }
             }
         };
@@ -227,20 +242,67 @@ impl Running {
         self.taps.act(findings)
     }
 
-    /// Tells of interfaces that were left, and whether the capture ends with them. A remote hears how it goes each time,
-    /// and the capture does not end with its interfaces.
-    fn part_with(&self, gone: Vec<Interface>) -> Result<Option<Why>> {
+    /// Has the interfaces of a pod captured that has come, as soon as it has them; `None` when none can come any more.
+    /// Returns whether the capture ends with that.
+    fn await_interfaces(&mut self, scope: Option<Scope>) -> Result<Option<Why>> {
+        match scope {
+            Some(scope) => {
+                self.newcomers.add(vec![scope]);
+                Ok(None)
+            }
+            None => {
+                self.to_come = None;
+                ensure!(!self.taps.spans.is_empty(), "there is nothing to capture, and nothing will come");
+                self.part_with(Vec::new())
+            }
+        }
+    }
+
+    /// Tells of interfaces that were left, and whether the capture ends with them. A remote hears how it goes each time.
+    fn part_with(&mut self, gone: Vec<Interface>) -> Result<Option<Why>> {
         let has_lost = !gone.is_empty();
+        self.tell_of_pods_left(&gone);
         if self.events.is_some() {
             gone.into_iter().for_each(|interface| self.tell(Event::Gone(Box::new(interface))));
             self.tell(self.status.counted(&self.taps)?);
-        } else if self.taps.is_empty() && !self.newcomers.may_come() {
-            info!("no interface is left to capture");
-            return Ok(Some(Why::Empty));
-        } else if self.taps.is_empty() && has_lost {
-            info!("no interface is left to capture; waiting for one to come");
         }
-        Ok(None)
+        if !self.taps.is_empty() || self.outlives_all {
+            Ok(None)
+        } else if self.to_come.is_none() && !self.newcomers.may_come() {
+            info!("no interface is left to capture");
+            Ok(Some(Why::Empty))
+        } else {
+            if has_lost {
+                info!("no interface is left to capture; waiting for one to come");
+            }
+            Ok(None)
+        }
+    }
+
+    /// Says of pods that have gone that they are waited for. A pod loses its interfaces before its namespace ends.
+    fn tell_of_pods_left(&mut self, gone: &[Interface]) {
+        let Some(to_come) = &self.to_come else { return };
+        let lost = gone.iter().filter_map(|it| Some((it.pod.clone()?, it.pod_side.as_ref()?.netns.clone())));
+        for (pod, netns) in lost.filter(|(pod, _)| to_come.follows(pod)) {
+            if !self.bereft.iter().any(|(it, _)| it.is(&pod)) {
+                self.bereft.push((pod, netns));
+            }
+        }
+        let taps = &self.taps;
+        self.bereft.retain(|(pod, netns)| {
+            // It has another one, or one of its name has come by now.
+            let has_one = |it: &Tap| it.interface.pod.as_ref().is_some_and(|it| it.is_called_as(pod));
+            if taps.iter().any(has_one) {
+                return false;
+            }
+            let has_gone = !netns.is_there();
+            if has_gone {
+                warn!(
+                    "{pod} is gone; waiting for it to be created again (--no-follow ends instead, Ctrl-C ends now)"
+                );
+            }
+            !has_gone
+        });
     }
 
     /// Tells a remote, if there is one.
@@ -279,6 +341,14 @@ fn finish(taps: Taps) -> Result<(End, Accounts)> {
 async fn of<F: Future + Unpin>(future: &mut Option<F>) -> F::Output {
     match future {
         Some(future) => future.await,
+        None => future::pending().await,
+    }
+}
+
+/// Where the next pod is that has come; never, when none can come.
+async fn next_pod(to_come: &mut Option<PodsToCome>) -> Option<Scope> {
+    match to_come {
+        Some(to_come) => to_come.next().await,
         None => future::pending().await,
     }
 }

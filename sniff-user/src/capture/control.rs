@@ -12,11 +12,13 @@ use crate::{
     targets::{Interface, Scope},
 };
 
-/// Somebody who tells a running capture what to do. It goes on without interfaces, and ends when the orders do.
+/// Somebody who tells a running capture what to do. It ends when the orders do.
 pub struct Remote {
     pub orders: mpsc::Receiver<Order>,
     pub events: mpsc::UnboundedSender<Event>,
     pub progress: Arc<Progress>,
+    /// Whether it may name others to capture: the capture then goes on without interfaces.
+    pub names_others: bool,
 }
 
 /// What can be seen of a capture at any time and from any thread.
@@ -93,7 +95,7 @@ pub enum Why {
     Count,
     /// Nobody reads the output any more.
     Closed,
-    /// No interface is left.
+    /// No interface is left, and none can come.
     Empty,
     /// There will be no more orders.
     Asked,

@@ -58,8 +58,14 @@ impl Newcomers {
         Self { scopes: Vec::new(), told, found }
     }
 
-    /// Looks out for these too. What they have by now is told first, so that nothing comes between two looks.
+    /// Looks out for these too, and no more for those that are gone. What they have by now is told first, so that nothing
+    /// comes between two looks.
     pub fn add(&mut self, scopes: Vec<Scope>) {
+        let gone: Vec<Scope> = self.scopes.extract_if(.., |scope| !scope.is_there()).collect();
+        if !gone.is_empty() {
+            // A task that has ended has said why.
+            let _ = self.told.send(Told::Remove(gone));
+        }
         if !scopes.is_empty() {
             self.scopes.extend(scopes.iter().cloned());
             // A task that has ended has said why.

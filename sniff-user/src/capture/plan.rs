@@ -13,7 +13,7 @@ use tokio::sync::mpsc;
 use crate::{
     bpf::{attach::Mechanism, ring},
     system::System,
-    targets::{Interface, Scope},
+    targets::{Interface, PodsToCome, Scope},
 };
 
 /// Opens the place that packets go to, once everything else has been found to work.
@@ -34,6 +34,8 @@ pub struct Plan {
     pub interfaces: Vec<Interface>,
     /// Where they are, and others may come.
     pub scopes: Vec<Scope>,
+    /// Pods that come while it runs.
+    pub to_come: Option<PodsToCome>,
     /// How many interfaces may be there besides at a time.
     pub room: u32,
     pub attach: AttachAt,

@@ -22,6 +22,7 @@ use crate::{
         taps::{Taps, prepare},
     },
     system::{System, clock::Clock, signals::Stages},
+    targets::PodsToCome,
 };
 
 /// A capture whose classifiers are attached.
@@ -30,6 +31,8 @@ pub struct Started {
     pub status: Status,
     /// What addresses are called, as that becomes known.
     pub names: Option<mpsc::UnboundedReceiver<Names>>,
+    /// Pods that come.
+    pub to_come: Option<PodsToCome>,
     /// Hears when the output has ended by itself.
     pub drained: oneshot::Receiver<()>,
 }
@@ -51,7 +54,7 @@ pub fn start(mut plan: Plan, output: OpenOutput, progress: &Progress, stages: &S
     let mut block = Vec::new();
     section_header(&plan.system).write(&mut block);
     output.block(&block)?;
-    let mut names = plan.names.take();
+    let (mut names, to_come) = (plan.names.take(), plan.to_come.take());
     output.names(&names.as_mut().map(known).unwrap_or_default())?;
     // An output that takes nothing is found out here, before anything is attached.
     output.flush()?;
@@ -68,10 +71,10 @@ pub fn start(mut plan: Plan, output: OpenOutput, progress: &Progress, stages: &S
     let refused = taps.begin(prepared, || stages.is_to_end())?;
     let all_were_tried = taps.iter().len() + refused.len() == wanted;
     go_on_without(refused, !taps.is_empty())?;
-    if all_were_tried && wanted > 0 {
+    if all_were_tried && (wanted > 0 || to_come.is_some()) {
         info!("listening on {} interface(s)", taps.iter().len());
     }
-    Ok(Started { taps, status, names, drained })
+    Ok(Started { taps, status, names, to_come, drained })
 }
 
 /// What is known by now.

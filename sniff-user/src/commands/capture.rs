@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use clap::{ArgAction, CommandFactory as _, Parser};
 use sniff_cli::{
     files::{FileArgs, packing},
@@ -33,10 +33,10 @@ use crate::{
     bpf::{attach::Mechanism, ring},
     capture::{Detail, Plan, tap::link_type},
     system::{System, owner::Owner, privileges, signals::Signals},
-    targets::{self, FilteredTarget, Target},
+    targets::{self, FilteredTarget, PodsToCome, Selector, Target},
 };
 
-/// Interfaces that may come in the course of a capture: whoever makes one after the other does not fill the memory.
+/// Interfaces that may be there at a time besides those of the start.
 const MOST_TO_COME: u32 = 4096;
 
 const AFTER_HELP: &str = "\
@@ -45,6 +45,7 @@ Examples:
   sniff --pod shop/web-0                              print the packets of a pod
   sniff --pod shop/web-0 -w web.pcapng tcp port 443   write some of them to a file
   sniff --pod shop/web-0 -w - | wireshark -k -i -     watch them in Wireshark
+  sniff -l app=web -n shop -w shop.pcapng             pods by their labels, and those that come
   sniff -i eth0 --duration 30s -- host 10.0.0.7       an interface of this node
 
 Commands, each with a --help of its own:
@@ -66,6 +67,23 @@ pub struct Args {
     /// A pod on this node, with a filter of its own if need be; without a namespace, in `default`
     #[arg(long = "pod", value_name = "NS/POD[=EXPR]", value_parser = pod, help_heading = "Targets")]
     pub pods: Vec<FilteredTarget>,
+
+    /// The pods on this node with such labels, and those that come, as in app=web,tier!=cache; -l SELECTOR is the same
+    #[arg(long, value_name = "SELECTOR", help_heading = "Targets")]
+    pub selector: Option<Selector>,
+
+    /// Their namespace (default: `default`); behind -l SELECTOR, -n NAMESPACE is the same
+    #[arg(long, value_name = "NAMESPACE", value_parser = targets::check_namespace, requires = "selector",
+        conflicts_with = "all_namespaces", help_heading = "Targets")]
+    pub namespace: Option<String>,
+
+    /// The pods of all namespaces
+    #[arg(long, requires = "selector", help_heading = "Targets")]
+    pub all_namespaces: bool,
+
+    /// Keep to the pods that are there at the start: one that is created again is another
+    #[arg(long, help_heading = "Targets")]
+    pub no_follow: bool,
 
     /// A container by id or the start of it, `docker://`, `containerd://` and the like allowed
     #[arg(long = "container-id", value_name = "ID[=EXPR]", value_parser = container, help_heading = "Targets")]
@@ -93,7 +111,7 @@ pub struct Args {
 
     /// List the pods of this node with their interfaces, and its own interfaces
     #[arg(short = 'D', long = "list", alias = "list-interfaces", help_heading = "Targets",
-        conflicts_with_all = ["pods", "containers", "pids", "netns", "interfaces", "expression", "filter", "filter_file",
+        conflicts_with_all = ["pods", "selector", "containers", "pids", "netns", "interfaces", "expression", "filter", "filter_file",
         "dump", "dump_ebpf", "write"])]
     pub list: bool,
 
@@ -244,7 +262,7 @@ impl Args {
         } else if self.targets().is_empty() && !self.list && self.dump == 0 && !self.dump_ebpf {
             Err(match target_meant(&self.expression) {
                 Some(meant) => format!("name a target: did you mean {meant}?"),
-                None => "name a target: --pod NS/POD, --container-id, --pid, --netns or --interface; --list shows the pods of this node".to_owned(),
+                None => "name a target: --pod NS/POD, --selector LABELS, --container-id, --pid, --netns or --interface; --list shows the pods of this node".to_owned(),
             })
         } else if self.write.is_none() && (!rotate_when.is_empty() || stop_when.iter().any(is_of_files)) {
             Err("-b, -a filesize and -a files are about files: name one with -w".to_owned())
@@ -287,12 +305,21 @@ impl Args {
     /// The targets, in the order of their kinds; host interfaces when nothing else is named.
     pub fn targets(&self) -> Vec<FilteredTarget> {
         let named = [&self.pods, &self.containers, &self.pids].into_iter().flatten().cloned();
-        let netns = self.netns.iter().cloned().map(FilteredTarget::from);
-        let mut targets: Vec<FilteredTarget> = named.chain(netns).collect();
+        let selected = self.selector.clone().map(|selector| Target::Pods {
+            namespace: (!self.all_namespaces).then(|| self.namespace().to_owned()),
+            selector,
+        });
+        let netns = self.netns.iter().cloned();
+        let others = selected.into_iter().chain(netns).map(FilteredTarget::from);
+        let mut targets: Vec<FilteredTarget> = named.chain(others).collect();
         if targets.is_empty() {
             targets.extend(self.interfaces.iter().cloned().map(|name| Target::Interface(name).into()));
         }
         targets
+    }
+
+    fn namespace(&self) -> &str {
+        self.namespace.as_deref().unwrap_or(targets::DEFAULT_NAMESPACE)
     }
 
     /// After how many packets to stop.
@@ -413,19 +440,29 @@ pub(super) async fn run(args: Args) -> Result<()> {
         return Ok(io::stdout().write_all(targets::table(&rows).as_bytes())?);
     }
     let signals = Signals::take_over()?.attend()?;
-    let scopes = targets::scopes(&args.targets(), &options(&args)).await?;
+    let (wanted, options) = (args.targets(), options(&args));
+    let scopes = targets::scopes(&wanted, &options).await?;
     let interfaces = targets::interfaces_of(&scopes)?;
-    ensure!(!interfaces.is_empty(), "there is nothing to capture");
+    let awaited = if args.no_follow { Vec::new() } else { targets::awaited(&wanted, &options) };
+    let to_come = (!awaited.is_empty()).then(|| PodsToCome::listen(awaited, &scopes, &options));
+    ensure!(!interfaces.is_empty() || to_come.is_some(), "there is nothing to capture");
     let agent_socket = args.agent_socket.clone();
     let output = Destination::of(args.write.clone(), args.manner(), args.lines.is_printing(), args.style());
-    let only = interfaces.first().map(link_type).filter(|_| output.has_one_link_type());
+    let only = interfaces.first().map_or(LinkType::Ethernet, link_type);
+    let only = output.has_one_link_type().then_some(only);
     let owner = args.tcpdump.owner.as_deref().map(Owner::find).transpose()?;
     let open = move || match owner {
         Some(owner) => owner.open(|| output.open()),
         None => output.open(),
     };
-    let names = (!args.files.no_names).then(|| targets::learn(&interfaces, &options(&args)));
-    let plan = Plan { names, only, ..plan(args, scopes, interfaces)? };
+    let names = (!args.files.no_names).then(|| targets::learn(&interfaces, &options));
+    let plan = Plan { names, only, to_come, ..plan(args, scopes, interfaces)? };
+    if plan.interfaces.is_empty()
+        && let Some(text) = plan.filter.read()?
+    {
+        // Nobody else finds out before the first pod comes.
+        plan.filters.prepare(text, LinkType::Ethernet).await.context("the filter")?;
+    }
     agent::guest::capture(plan, Box::new(open), agent_socket, signals).await
 }
 
@@ -492,6 +529,7 @@ fn plan(args: Args, scopes: Vec<targets::Scope>, interfaces: Vec<targets::Interf
     Ok(Plan {
         interfaces,
         scopes,
+        to_come: None,
         room: MOST_TO_COME,
         attach,
         mechanism: args.hook,

@@ -3,6 +3,7 @@
 mod agent;
 mod capture;
 mod conditions;
+mod letters;
 mod serve;
 
 use std::{env, ffi::OsStr, path::PathBuf, process::ExitCode};
@@ -69,7 +70,11 @@ pub fn main() -> ExitCode {
             Err(error) => exit::usage("sniff", &error, |_| None),
         };
     }
-    let args = match Args::try_parse() {
+    let words = match letters::told_apart(env::args_os().collect()) {
+        Ok(words) => words,
+        Err(wrong) => return exit::misuse("sniff", &wrong),
+    };
+    let args = match Args::try_parse_from(words) {
         Ok(args) => args,
         Err(error) => return exit::usage("sniff", &error, habits::instead),
     };

@@ -141,6 +141,11 @@ impl Netns {
         }
     }
 
+    /// Whether its path still leads to it.
+    pub fn is_there(&self) -> bool {
+        matches!(self.open(), Ok(Some(_)))
+    }
+
     /// Runs `inside` on a thread that has entered the namespace, and waits for it.
     ///
     /// The thread ends with the call, so nothing has to be restored; a panic in `inside`

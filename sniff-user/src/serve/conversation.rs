@@ -11,7 +11,7 @@ use sniff_filter::Filters;
 use sniff_pcapng::LinkType;
 use sniff_protocol::{
     ToClient, ToNode,
-    message::{Awaited, Code, Event as Told, Level, NodeError, Reason, Stats, Target, TargetId, Targets},
+    message::{self, Code, Event as Told, Level, NodeError, Reason, Stats, Target, TargetId, Targets},
 };
 use tokio::{
     sync::{mpsc, oneshot},
@@ -20,7 +20,6 @@ use tokio::{
 
 use super::{
     MAX_INTERFACES,
-    arrivals::Arrivals,
     input::Input,
     members::{Member, Members},
     output::ClientWriter,
@@ -29,7 +28,7 @@ use crate::{
     agent::wire::{Cause, Grant, Report},
     capture::{Event, Order, Progress, tap::link_type},
     system::privileges,
-    targets::{Interface, PodRef, Scope, runtime::Arrival},
+    targets::{Arrivals, Awaited, Interface, PodRef, Scope, runtime::Arrival},
 };
 
 /// Longest silence towards the client.
@@ -159,7 +158,7 @@ impl<'a> Conversation<'a> {
                     }
                     None => return None,
                 },
-                (arrival, awaited) = self.arrivals.next() => self.meet(arrival, awaited).await,
+                Some((arrival, awaited)) = self.arrivals.next() => self.meet(arrival, awaited).await,
                 (cause, why) = self.grant.revoked() => {
                     self.fail(Code::RefusedLimit, &anyhow!(why));
                     return Some(match cause {
@@ -436,7 +435,7 @@ impl<'a> Conversation<'a> {
 }
 
 /// Refuses more than anybody waits for.
-pub(super) fn check_awaited(awaited: &[Awaited]) -> Result<()> {
+pub(super) fn check_awaited(awaited: &[message::Awaited]) -> Result<()> {
     ensure!(awaited.len() <= MAX_INTERFACES as usize, "{} selections of pods at once", awaited.len());
     Ok(())
 }

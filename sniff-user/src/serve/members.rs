@@ -4,10 +4,10 @@ use std::path::PathBuf;
 
 use anyhow::{Result, ensure};
 use log::warn;
-use sniff_protocol::message::{Target, TargetId};
+use sniff_protocol::message::{self, Target, TargetId};
 
 use super::own_stream::OwnStream;
-use crate::targets::{self, FilteredTarget, Interface, Scope};
+use crate::targets::{self, Awaited, AwaitedBy, FilteredTarget, Interface, Scope};
 
 /// The targets that are captured.
 pub(super) struct Members {
@@ -138,6 +138,16 @@ impl Members {
             with_facts: false,
         }
     }
+}
+
+/// Whom a client waits for; none, where its selector is no selector.
+pub(super) fn awaited(asked: message::Awaited) -> Option<Awaited> {
+    let message::Awaited { namespace, by, interfaces } = asked;
+    let by = match by {
+        message::AwaitedBy::Name { name } => AwaitedBy::Name(name),
+        message::AwaitedBy::Labels { selector } => AwaitedBy::Labels(selector.parse().ok()?),
+    };
+    Some(Awaited { namespace, by, interfaces, filter: None })
 }
 
 /// Keeps the session's own packets, on their way to the client, out of the capture of a node's interface; also those that

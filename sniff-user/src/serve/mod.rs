@@ -5,7 +5,6 @@
 //! nobody takes the packets, at the node's limits and on a signal. It always detaches first; what was captured then
 //! goes out as far as somebody takes it.
 
-mod arrivals;
 mod conversation;
 mod input;
 mod link;
@@ -13,7 +12,6 @@ mod members;
 mod output;
 mod own_stream;
 mod packets;
-mod selector;
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
@@ -38,7 +36,6 @@ use tokio::{
 };
 
 use self::{
-    arrivals::Arrivals,
     conversation::{Capture, Conversation},
     input::Input,
     members::Members,
@@ -53,6 +50,7 @@ use crate::{
         System, privileges,
         signals::{Attended, Signals},
     },
+    targets::Arrivals,
 };
 
 /// Interfaces that one session can have at a time.
@@ -71,6 +69,9 @@ const MAX_LOGGED: usize = 2000;
 const MAX_WHO: usize = 128;
 /// Once the client seems to be gone, nothing may move for so long before what is left is given up.
 const LAST_WORDS: Duration = Duration::from_secs(5);
+
+/// What becomes of pods to come that no runtime tells of.
+const THROUGH_THE_API: &str = "which are captured once the API names them";
 
 /// Where a session finds what it needs.
 #[derive(Debug)]
@@ -144,13 +145,14 @@ async fn session(
         .map_err(|error| failed(Code::Output)(error.into()))?;
     let (orders, ordered) = mpsc::channel(1);
     let (events, happens) = mpsc::unbounded_channel();
-    let arrivals = Arrivals::listen(awaited, args.cri_socket.clone());
+    let awaited = awaited.into_iter().filter_map(members::awaited).collect();
+    let arrivals = Arrivals::listen(awaited, args.cri_socket.clone(), THROUGH_THE_API);
     let members = Members::new(args.cri_socket, args.node_name);
     let general = plan.filter.read().map_err(failed(Code::Filter))?;
     let capture = Capture { orders, happens, filters: plan.filters.clone(), general };
     let mut conversation =
         Conversation::new(input, output, capture, arrivals, members, grant, Arc::clone(&progress));
-    let remote = Remote { orders: ordered, events, progress };
+    let remote = Remote { orders: ordered, events, progress, names_others: true };
     let capture = capture::serve(plan, Box::new(|| Ok(Box::new(frames))), remote, signals);
     let (over, is_over) = oneshot::channel();
     let conversation = async {
@@ -288,6 +290,7 @@ fn plan_of(asked: CapturePlan, system: System) -> Result<Plan> {
     Ok(Plan {
         interfaces: Vec::new(),
         scopes: Vec::new(),
+        to_come: None,
         room: MAX_INTERFACES,
         attach,
         mechanism: None,

@@ -6,7 +6,7 @@ use log::debug;
 use sniff_kubernetes::pods::owner_by_labels;
 use sniff_pcapng::{ContainerFacts, PodFacts};
 
-use super::runtime::{Container, Cri, Sandbox};
+use super::runtime::{Container, Cri, Sandbox, own_labels};
 
 /// What a runtime knows of the pod of a sandbox on `node`. Nothing is missing in a capture for want of it.
 pub(super) async fn of(cri: &Cri, sandbox: &Sandbox, node: &str) -> PodFacts {
@@ -18,7 +18,6 @@ pub(super) async fn of(cri: &Cri, sandbox: &Sandbox, node: &str) -> PodFacts {
 }
 
 fn facts(sandbox: &Sandbox, containers: Vec<Container>, node: &str) -> PodFacts {
-    let labels = sandbox.own_labels();
     let mut latest = BTreeMap::<String, Container>::new();
     for container in containers {
         if latest.get(&container.name).is_none_or(|other| other.attempt < container.attempt) {
@@ -30,12 +29,14 @@ fn facts(sandbox: &Sandbox, containers: Vec<Container>, node: &str) -> PodFacts 
         image,
         restarts: Some(attempt),
     });
-    PodFacts {
-        owner: owner_by_labels(&sandbox.name, &labels),
-        labels,
-        node: Some(node.to_owned()),
-        containers: containers.collect(),
-    }
+    PodFacts { containers: containers.collect(), ..of_new(&sandbox.name, &sandbox.labels, node) }
+}
+
+/// What is known of a pod on `node` that has no containers yet: its name, and the labels of its sandbox.
+pub(super) fn of_new(name: &str, labels: &BTreeMap<String, String>, node: &str) -> PodFacts {
+    let labels = own_labels(labels);
+    let (owner, node) = (owner_by_labels(name, &labels), Some(node.to_owned()));
+    PodFacts { owner, labels, node, containers: Vec::new() }
 }
 
 #[cfg(test)]

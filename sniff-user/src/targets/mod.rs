@@ -2,6 +2,7 @@
 //!
 //! [`scopes`] and [`interfaces_of`] only look; nothing is attached or changed.
 
+mod arrivals;
 mod facts;
 mod interfaces;
 mod list;
@@ -10,30 +11,40 @@ mod node;
 pub mod proc;
 pub mod runtime;
 mod scope;
+mod selector;
+mod to_come;
 
 use std::{
     collections::HashMap,
+    fmt,
     net::{Ipv4Addr, Ipv6Addr},
     path::PathBuf,
+    slice,
     sync::Arc,
 };
 
 use anyhow::{Result, bail, ensure};
+use log::{info, warn};
 use sniff_pcapng::PodFacts;
 use tokio::sync::OnceCell;
 
-use self::{interfaces::OwnedNetns, node::Node, scope::Whose};
 pub use self::{
+    arrivals::{Arrivals, Awaited, AwaitedBy},
     list::{list, table},
     names::{learn, names_of},
     scope::Scope,
+    selector::Selector,
+    to_come::{PodsToCome, awaited},
 };
+use self::{interfaces::OwnedNetns, node::Node, scope::Whose};
 pub use crate::net::link::LinkLayer;
 use crate::net::{
     netns::{Netns, NetnsId},
     side::Side,
 };
 
+/// The namespace of a pod that is named without one.
+pub const DEFAULT_NAMESPACE: &str = "default";
 /// How many digits of a container id are enough, and how many it has.
 const CONTAINER_ID_LEN: std::ops::RangeInclusive<usize> = 6..=64;
 /// How many digits of a container id name it in the output, as `docker ps` and `crictl` show.
@@ -44,6 +55,8 @@ const SHORT_ID_LEN: usize = 12;
 pub enum Target {
     /// A pod of this node.
     Pod { namespace: String, name: String },
+    /// The pods of this node with such labels, in one namespace or in all: none may be there.
+    Pods { namespace: Option<String>, selector: Selector },
     /// The pod, or the container outside of Kubernetes, with this id: at least six digits.
     ContainerId(String),
     /// The network namespace of a process.
@@ -113,6 +126,24 @@ pub struct PodRef {
     pub uid: String,
     /// What else a file tells of it.
     pub facts: Arc<PodFacts>,
+}
+
+impl PodRef {
+    /// Whether both are called the same: one may be in the place of the other.
+    pub fn is_called_as(&self, other: &Self) -> bool {
+        (&self.namespace, &self.name) == (&other.namespace, &other.name)
+    }
+
+    /// Whether both are the same pod, whatever is known of it.
+    pub fn is(&self, other: &Self) -> bool {
+        self.is_called_as(other) && self.uid == other.uid
+    }
+}
+
+impl fmt::Display for PodRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.namespace, self.name)
+    }
 }
 
 /// One interface to capture, found and described.
@@ -194,15 +225,13 @@ impl Target {
     /// # Errors
     /// When it breaks Kubernetes' rules for names.
     pub fn pod(text: &str) -> Result<Self> {
-        let (namespace, name) = text.split_once('/').unwrap_or(("default", text));
-        if !is_label(namespace) || namespace.len() > 63 {
-            bail!("{namespace:?} is not a namespace: {}", rule(63, ""));
-        }
+        let (namespace, name) = text.split_once('/').unwrap_or((DEFAULT_NAMESPACE, text));
+        let namespace = check_namespace(namespace)?;
         // A pod's name is a DNS subdomain: labels with dots between.
         if !name.split('.').all(is_label) || name.len() > 253 {
             bail!("{name:?} is not a pod name: {}", rule(253, " and dots"));
         }
-        Ok(Self::Pod { namespace: namespace.into(), name: name.into() })
+        Ok(Self::Pod { namespace, name: name.into() })
     }
 
     /// A container's id or the start of it, with or without `containerd://` and the like.
@@ -248,6 +277,17 @@ impl Target {
     }
 }
 
+/// The name of a namespace.
+///
+/// # Errors
+/// When it breaks Kubernetes' rules for names.
+pub fn check_namespace(text: &str) -> Result<String> {
+    if !is_label(text) || text.len() > 63 {
+        bail!("{text:?} is not a namespace: {}", rule(63, ""));
+    }
+    Ok(text.to_owned())
+}
+
 /// Finds where the interfaces of all targets are, in the targets' order.
 ///
 /// # Errors
@@ -256,11 +296,14 @@ pub async fn scopes(wanted: &[FilteredTarget], options: &Options) -> Result<Vec<
     let hosts = interfaces::hosts()?;
     let node = OnceCell::new();
     let node = || node.get_or_try_init(|| Node::find(options, &hosts));
-    let inside = |owned| (Whose::Targets(owned), options.interfaces.clone());
     let mut scopes = Vec::new();
     for FilteredTarget { target, filter } in wanted {
-        let (whose, names) = match target {
+        let inside = |owned| vec![Whose::Targets(owned)];
+        let found = match target {
             Target::Pod { namespace, name } => inside(node().await?.pod(namespace, name).await?),
+            Target::Pods { namespace, selector } => {
+                selected(node().await?, namespace.as_deref(), selector).await?
+            }
             Target::ContainerId(id) => inside(node().await?.container(id).await?),
             Target::Pid(pid) => inside(OwnedNetns {
                 label: format!("pid:{pid}"),
@@ -271,12 +314,39 @@ pub async fn scopes(wanted: &[FilteredTarget], options: &Options) -> Result<Vec<
             Target::Netns { name, label } => {
                 inside(OwnedNetns { label: label.clone(), pod: None, netns: Netns::named(name)?, made: None })
             }
-            Target::Interface(name) => (Whose::host(hosts.first())?, vec![name.clone()]),
-            Target::NodeInterface(name) => (Whose::host(interfaces::node(&hosts))?, vec![name.clone()]),
+            Target::Interface(_) => vec![Whose::host(hosts.first())?],
+            Target::NodeInterface(_) => vec![Whose::host(interfaces::node(&hosts))?],
         };
-        scopes.push(Scope { whose, names, filter: filter.clone(), left_out: None, hosts: hosts.clone() });
+        let names = match target {
+            Target::Interface(name) | Target::NodeInterface(name) => slice::from_ref(name),
+            _ => &options.interfaces[..],
+        };
+        scopes.extend(found.into_iter().map(|whose| Scope {
+            whose,
+            names: names.to_vec(),
+            may_lack: matches!(target, Target::Pods { .. }),
+            filter: filter.clone(),
+            left_out: None,
+            hosts: hosts.clone(),
+        }));
     }
     Ok(scopes)
+}
+
+/// The running pods with such labels, but for those that cannot be captured, which is said.
+async fn selected(node: &Node, namespace: Option<&str>, selector: &Selector) -> Result<Vec<Whose>> {
+    let mut found = Vec::new();
+    for ((namespace, name), owned) in node.selected(namespace, selector).await? {
+        match owned {
+            Ok(owned) => found.push(Whose::Targets(owned)),
+            Err(error) => warn!("{namespace}/{name} is not captured: {error:#}"),
+        }
+    }
+    if found.is_empty() {
+        let place = namespace.map_or_else(String::new, |namespace| format!(" in the namespace {namespace}"));
+        info!("no pod of this node has labels that match {selector}{place} so far");
+    }
+    Ok(found)
 }
 
 /// The interfaces of all these scopes, each once, in order.

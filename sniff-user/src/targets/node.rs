@@ -16,7 +16,7 @@ use sniff_pcapng::PodFacts;
 use tokio::sync::OnceCell;
 
 use super::{
-    Options, PodRef, SHORT_ID_LEN, facts,
+    Options, PodRef, SHORT_ID_LEN, Selector, facts,
     interfaces::{self, OwnedNetns},
 };
 use crate::{
@@ -143,6 +143,37 @@ impl Node {
             let pods = pods.map_err(|e| self.nobody_to_ask(&e).context("cannot list pods"))?;
             return Ok(self.netns_of_api_pods(pods));
         }
+        let mut found = BTreeMap::new();
+        for (pod, (cri, sandbox)) in self.running().await? {
+            found.insert(pod, self.netns_of_sandbox(cri, &sandbox).await);
+        }
+        Ok(found)
+    }
+
+    /// Where the interfaces are of those pods that run, of one namespace or all, whose labels match: in order, with their
+    /// names.
+    ///
+    /// # Errors
+    /// When there is no runtime, or it fails: nobody else knows labels here.
+    pub(super) async fn selected(
+        &self,
+        namespace: Option<&str>,
+        selector: &Selector,
+    ) -> Result<Vec<(PodName, Result<OwnedNetns>)>> {
+        if self.runtimes.answering.is_empty() {
+            bail!("only a container runtime knows pods by their labels, and {}", self.no_runtime());
+        }
+        let mut found = Vec::new();
+        for (pod, (cri, sandbox)) in self.running().await? {
+            if namespace.is_none_or(|namespace| namespace == pod.0) && selector.matches(&sandbox.labels) {
+                found.push((pod, self.of_sandbox(cri, &sandbox).await));
+            }
+        }
+        Ok(found)
+    }
+
+    /// The newest sandboxes of the pods that run, as their runtimes know them.
+    async fn running(&self) -> Result<BTreeMap<PodName, (&Cri, Sandbox)>> {
         let mut sandboxes = BTreeMap::<PodName, Vec<_>>::new();
         for cri in &self.runtimes.answering {
             for sandbox in cri.sandboxes().await? {
@@ -150,15 +181,8 @@ impl Node {
                 sandboxes.entry(pod).or_default().push((cri, sandbox));
             }
         }
-        let mut found = BTreeMap::new();
-        for (pod, sandboxes) in sandboxes {
-            if let Some((cri, sandbox)) = newest(sandboxes)
-                && sandbox.ready
-            {
-                found.insert(pod, self.netns_of_sandbox(cri, &sandbox).await);
-            }
-        }
-        Ok(found)
+        let newest = sandboxes.into_iter().filter_map(|(pod, sandboxes)| Some((pod, newest(sandboxes)?)));
+        Ok(newest.filter(|(_, (_, sandbox))| sandbox.ready).collect())
     }
 
     fn netns_of_api_pods(&self, pods: Vec<pods::Pod>) -> BTreeMap<PodName, Result<Option<OwnedNetns>>> {
@@ -328,13 +352,17 @@ impl Node {
 
     /// The error where no runtime answers, and the API neither.
     fn nobody_to_ask(&self, api_error: &anyhow::Error) -> anyhow::Error {
+        anyhow!("{}, and {api_error:#}", self.no_runtime())
+    }
+
+    /// Why no runtime answers.
+    fn no_runtime(&self) -> String {
         let failures = &self.runtimes.failures;
-        let runtimes = if failures.is_empty() {
+        if failures.is_empty() {
             "no container runtime has its socket at a usual place (name it with --cri-socket)".into()
         } else {
             failures.join("; ")
-        };
-        anyhow!("{runtimes}, and {api_error:#}")
+        }
     }
 
     fn uses_host_network(&self, who: &str) -> anyhow::Error {

@@ -6,6 +6,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
+use log::warn;
 
 use super::{
     Interface, PodRef, Unfit,
@@ -23,6 +24,8 @@ pub struct Scope {
     pub(super) whose: Whose,
     /// Those that were named, every one for `any`; all that are up but `lo` when empty.
     pub(super) names: Vec<String>,
+    /// Whether it may be without them at first: nobody has named the pod.
+    pub(super) may_lack: bool,
     /// The filter that the target has of its own.
     pub(super) filter: Option<String>,
     /// What is not captured of them whatever the filter says.
@@ -61,7 +64,8 @@ impl Scope {
         let (hosts, netns) = (interfaces::hosts()?, Netns::at(netns)?);
         let PodRef { namespace, name, uid, facts } = pod;
         let owned = OwnedNetns { made: Some(made), ..node::owned(&namespace, &name, &uid, netns, facts) };
-        let scope = Self { whose: Whose::Targets(owned), names, filter: None, left_out: None, hosts };
+        let whose = Whose::Targets(owned);
+        let scope = Self { whose, names, may_lack: true, filter: None, left_out: None, hosts };
         Ok((interfaces::node(&scope.hosts) != Some(scope.netns())).then_some(scope))
     }
 
@@ -71,6 +75,19 @@ impl Scope {
             Whose::Targets(owned) => SystemTime::now().duration_since(owned.made?).ok(),
             Whose::Hosts(_) => None,
         }
+    }
+
+    fn pod(&self) -> Option<&PodRef> {
+        match &self.whose {
+            Whose::Targets(owned) => owned.pod.as_ref(),
+            Whose::Hosts(_) => None,
+        }
+    }
+
+    /// Whether both are of one sandbox of one pod.
+    pub(super) fn is_of_the_same_pod(&self, other: &Self) -> bool {
+        let is_it = |(one, other): (&PodRef, &PodRef)| one.is(other);
+        self.netns() == other.netns() && self.pod().zip(other.pod()).is_some_and(is_it)
     }
 
     /// The network namespace that they are in.
@@ -88,7 +105,7 @@ impl Scope {
 
     /// Whether that is still there.
     pub fn is_there(&self) -> bool {
-        matches!(self.netns().open(), Ok(Some(_)))
+        self.netns().is_there()
     }
 
     /// Whether an interface may be meant that has this name, if it can be told.
@@ -115,9 +132,15 @@ impl Scope {
     /// The interfaces that are meant.
     ///
     /// # Errors
-    /// When one that was named is not there, or there is none at all.
+    /// When one that was named is not there, or there is none at all, unless it may lack them.
     pub(super) fn interfaces(&self) -> Result<Vec<Interface>> {
-        self.find(&self.names)
+        if !self.may_lack {
+            return self.find(&self.names);
+        }
+        Ok(self.interfaces_now().unwrap_or_else(|error| {
+            warn!("not captured so far: {error:#}");
+            Vec::new()
+        }))
     }
 
     /// Those of the interfaces that are meant that are there.
@@ -126,7 +149,7 @@ impl Scope {
     /// When there is none.
     pub fn interfaces_now(&self) -> Result<Vec<Interface>> {
         if self.names.is_empty() {
-            return self.interfaces();
+            return self.find(&[]);
         }
         let each = self.names.iter().map(|name| self.find(std::slice::from_ref(name)));
         let (found, missing): (Vec<_>, Vec<_>) = each.partition(Result::is_ok);

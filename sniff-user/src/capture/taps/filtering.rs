@@ -28,8 +28,12 @@ impl Taps {
     /// Reads the filter's file again, as SIGUSR2 asks for, and compiles what is there, aside: that may take long.
     pub fn read_filter_again(&self) -> impl Future<Output = Result<Option<String>>> + use<> {
         let (source, filters) = (self.plan.filter.clone(), self.plan.filters.clone());
-        let link_types: HashSet<LinkType> =
+        let mut link_types: HashSet<LinkType> =
             self.attached.iter().map(|tap| link_type(&tap.interface)).collect();
+        if link_types.is_empty() {
+            // As those that come will have.
+            link_types.insert(LinkType::Ethernet);
+        }
         async move {
             ensure!(
                 matches!(source, Source::File(_)),
@@ -120,8 +124,9 @@ impl Taps {
         let now = self.clock.now()?;
         for Change { at, id, directions } in changes {
             let tap = &mut self.attached[at];
-            self.spans[tap.id as usize].end = Some(now);
-            (tap.id, tap.directions) = (id, directions);
+            let before = mem::replace(&mut tap.id, id);
+            tap.directions = directions;
+            self.close(before, now);
         }
         Ok(())
     }
@@ -139,7 +144,7 @@ impl Taps {
             }
         }
         let now = self.clock.now()?;
-        changes.iter().for_each(|change| self.spans[change.id as usize].end = Some(now));
+        changes.iter().for_each(|change| self.close(change.id, now));
         Ok(())
     }
 }

@@ -3,10 +3,10 @@
 use anyhow::{Result, ensure};
 use log::{info, warn};
 
-use super::{Taps, preparing::prepare};
+use super::{MOST, Parted, Taps, preparing::prepare};
 use crate::{
     capture::tap::Tap,
-    targets::{Interface, Scope, Unfit},
+    targets::{Interface, PodRef, Scope, Unfit},
 };
 
 impl Taps {
@@ -47,6 +47,10 @@ impl Taps {
             "this capture has as many interfaces as it has room for ({}): start another",
             self.attached.len()
         );
+        ensure!(
+            self.spans.len() + interfaces.len() <= MOST,
+            "this capture has had as many interfaces as it can have, one after the other ({MOST}): start another"
+        );
         let (taps, refused) = prepare(self.general.as_deref(), &self.plan, first, interfaces)?;
         if let Some(error) = refused.into_iter().next() {
             return Err(error);
@@ -73,19 +77,45 @@ impl Taps {
                 continue;
             }
             let name = interface.name.clone();
-            let now = self.clock.now();
-            match now.and_then(|now| self.join(vec![interface.clone()], Some(&came(scope, now)))) {
-                Ok(()) => {
-                    info!("{name}: has come, and is captured too");
+            match self.join_late(scope, &interface) {
+                Ok(earlier) => {
+                    info!("{name}: has come, and is captured too{earlier}");
                     joined.push(interface);
                 }
                 Err(error) => {
                     warn!("{name}: has come, and is not captured: {error:#}");
+                    self.refused.retain(Interface::is_there);
                     self.refused.push(interface);
                 }
             }
         }
         joined
+    }
+
+    /// Captures an interface that has come to a scope; returns what of its pod's name was captured earlier, in words.
+    fn join_late(&mut self, scope: &Scope, interface: &Interface) -> Result<String> {
+        let now = self.clock.now()?;
+        let earlier = interface.pod.as_ref().map_or_else(String::new, |pod| self.earlier(pod, now));
+        self.join(vec![interface.clone()], Some(&format!("{}{earlier}", came(scope, now))))?;
+        Ok(earlier)
+    }
+
+    /// Behind what is told of a pod that has come: in whose place it is, if it was created again.
+    fn earlier(&self, pod: &PodRef, now: u64) -> String {
+        let is_other = |it: &&PodRef| it.is_called_as(pod) && it.uid != pod.uid;
+        let mut there = self.attached.iter().filter_map(|tap| tap.interface.pod.as_ref());
+        if let Some(other) = there.find(is_other) {
+            return format!("; {pod} was created again: the one with the UID {} is still there", other.uid);
+        }
+        let name = (pod.namespace.clone(), pod.name.clone());
+        match self.parted.get(&name).filter(|parted| parted.uid != pod.uid) {
+            Some(Parted { uid, at }) => format!(
+                "; {pod} was created again: the one with the UID {uid} was captured until {}, {} ms before",
+                sniff_pcapng::time(*at),
+                now.saturating_sub(*at) / 1_000_000
+            ),
+            None => String::new(),
+        }
     }
 
     /// Says of interfaces of a scope that they cannot be captured, once of each.

@@ -9,7 +9,10 @@ mod preparing;
 mod repair;
 mod watched;
 
-use std::{collections::HashSet, slice};
+use std::{
+    collections::{HashMap, HashSet},
+    slice,
+};
 
 use anyhow::Result;
 use sniff_common::Counters;
@@ -20,8 +23,18 @@ use crate::{
     bpf::{object::KernelSide, wait_for_running_programs},
     capture::{accounts::Span, drain::Drain, plan::Plan, tap::Tap},
     system::clock::Clock,
-    targets::Interface,
+    targets::{Interface, PodRef},
 };
+
+/// Most interfaces in the course of a capture: the file tells of each, and their numbers are not used again.
+const MOST: usize = 1 << 16;
+
+/// A pod whose interface was left.
+struct Parted {
+    uid: String,
+    /// When that was, in nanoseconds since the epoch, by the clock of the packets.
+    at: u64,
+}
 
 /// The interfaces of a capture. Dropping it takes all classifiers away.
 pub struct Taps {
@@ -37,6 +50,10 @@ pub struct Taps {
     attached: Vec<Tap>,
     /// When each interface in the file was captured, by its id.
     pub spans: Vec<Span>,
+    /// Those that are over, and whose counts are still the kernel's.
+    unsettled: Vec<u32>,
+    /// Pods whose interfaces were left, by what they were called.
+    parted: HashMap<(String, String), Parted>,
     /// Those that came and cannot be attached to, which was said.
     refused: Vec<Interface>,
     /// The names of those that cannot be captured, which was said.
@@ -62,6 +79,8 @@ impl Taps {
             room,
             attached: Vec::new(),
             spans: Vec::new(),
+            unsettled: Vec::new(),
+            parted: HashMap::new(),
             refused: Vec::new(),
             unfit: HashSet::new(),
         }
@@ -111,9 +130,33 @@ impl Taps {
     ///
     /// When the clock fails.
     pub fn leave(&mut self, id: u32) -> Result<()> {
-        self.attached.retain(|tap| tap.id != id);
-        self.spans[id as usize].end = Some(self.clock.now()?);
+        let now = self.clock.now()?;
+        for tap in self.attached.extract_if(.., |tap| tap.id == id) {
+            if let Some(PodRef { namespace, name, uid, .. }) = tap.interface.pod {
+                self.parted.insert((namespace, name), Parted { uid, at: now });
+            }
+        }
+        self.close(id, now);
         Ok(())
+    }
+
+    /// Nothing comes of this interface of the file from now on; its classifiers are detached.
+    fn close(&mut self, id: u32, now: u64) {
+        self.spans[id as usize].end = Some(now);
+        self.unsettled.push(id);
+    }
+
+    /// Takes the counts of interfaces that are over from the kernel, whose memory they hold: there can be many, one after
+    /// the other.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel does not give them.
+    pub fn settle(&mut self) -> Result<()> {
+        if !self.unsettled.is_empty() {
+            wait_for_running_programs();
+        }
+        self.unsettled.drain(..).try_for_each(|id| self.kernel_side.settle(id))
     }
 
     /// Takes all classifiers away; when this returns, no packet is on its way into the ring any more.

@@ -52,7 +52,7 @@ const POD_NAMESPACE: &str = "io.kubernetes.pod.namespace";
 const POD_NAME: &str = "io.kubernetes.pod.name";
 const POD_UID: &str = "io.kubernetes.pod.uid";
 /// What the keys begin with of all labels that the kubelet and runtimes add to a pod's own.
-const ADDED: [&str; 2] = ["io.kubernetes.pod.", "io.kubernetes.container."];
+const ADDED: [&str; 3] = ["io.kubernetes.pod.", "io.kubernetes.container.", "io.cri-containerd."];
 
 /// A connection to one container runtime.
 #[derive(Clone)]
@@ -87,13 +87,10 @@ pub struct Sandbox {
     pub labels: BTreeMap<String, String>,
 }
 
-impl Sandbox {
-    /// The pod's labels without what others add.
-    pub fn own_labels(&self) -> BTreeMap<String, String> {
-        let mut labels = self.labels.clone();
-        labels.retain(|key, _| !ADDED.iter().any(|added| key.starts_with(added)));
-        labels
-    }
+/// A pod's labels, of those of its sandbox, without what others add.
+pub fn own_labels(labels: &BTreeMap<String, String>) -> BTreeMap<String, String> {
+    let is_own = |(key, _): &(&String, _)| !ADDED.iter().any(|added| key.starts_with(added));
+    labels.iter().filter(is_own).map(|(key, value)| (key.clone(), value.clone())).collect()
 }
 
 /// Where a sandbox's network is.

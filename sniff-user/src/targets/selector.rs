@@ -1,10 +1,13 @@
 //! Kubernetes' label selectors, as kubectl and the API server take them ("Labels and Selectors"); pure.
 
-use std::{collections::BTreeMap, str::FromStr};
+use std::{collections::BTreeMap, error::Error, fmt, str::FromStr};
 
-/// What labels must be like, all of it.
+/// What labels must be like, all of it; shown as it was written.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Selector(Vec<Requirement>);
+pub struct Selector {
+    text: String,
+    requirements: Vec<Requirement>,
+}
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Requirement {
@@ -25,7 +28,7 @@ enum Operator {
 impl Selector {
     /// Whether these labels are meant.
     pub fn matches(&self, labels: &BTreeMap<String, String>) -> bool {
-        self.0.iter().all(|Requirement { key, operator }| {
+        self.requirements.iter().all(|Requirement { key, operator }| {
             let value = labels.get(key);
             let number = || value.and_then(|value| value.parse::<i64>().ok());
             match operator {
@@ -44,6 +47,14 @@ impl Selector {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NoSelector;
 
+impl fmt::Display for NoSelector {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("labels are selected as in app=web,tier!=cache or 'app in (web, db),!canary'")
+    }
+}
+
+impl Error for NoSelector {}
+
 impl FromStr for Selector {
     type Err = NoSelector;
 
@@ -60,7 +71,13 @@ impl FromStr for Selector {
                 return Err(NoSelector);
             }
         }
-        Ok(Self(requirements))
+        Ok(Self { text: text.to_owned(), requirements })
+    }
+}
+
+impl fmt::Display for Selector {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
     }
 }
 
