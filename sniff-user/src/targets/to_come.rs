@@ -67,7 +67,7 @@ impl PodsToCome {
         self.awaited.iter().filter_map(|Awaited { namespace, by, .. }| match by {
             AwaitedBy::Name(_) => None,
             AwaitedBy::Labels(selector) => {
-                Some(format!("{}/ pods with {selector}", namespace.as_deref().unwrap_or("*")))
+                Some(format!("pods with {selector} in {}", namespace.as_deref().unwrap_or("all namespaces")))
             }
         })
     }
@@ -128,5 +128,32 @@ async fn scope_of(arrival: Arrival, awaited: Awaited, options: &Options) -> Resu
             let options = Options { interfaces, ..options.clone() };
             Ok(scopes(&[wanted], &options).await?.pop())
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pod(name: &str) -> PodRef {
+        let [namespace, name, uid] = ["shop", name, "u"].map(str::to_owned);
+        PodRef { namespace, name, uid, facts: Arc::default() }
+    }
+
+    #[tokio::test]
+    async fn none_comes_where_no_runtime_tells_of_any() {
+        let selector = "app=web".parse().unwrap();
+        let targets = [
+            Target::pod("shop/web-0").unwrap(),
+            Target::Pods { namespace: Some("shop".into()), selector },
+            Target::Pid(1),
+        ];
+        let options = Options { cri_socket: Some("/no/such.sock".into()), ..Options::default() };
+        let awaited = awaited(&targets.map(FilteredTarget::from), &options);
+        assert_eq!(awaited.len(), 2, "{awaited:?}");
+        let mut to_come = PodsToCome::listen(awaited, &[], &options);
+        assert!(to_come.follows(&pod("web-0")) && !to_come.follows(&pod("web-1")));
+        assert_eq!(to_come.kinds().collect::<Vec<_>>(), ["pods with app=web in shop"]);
+        assert!(to_come.next().await.is_none());
     }
 }

@@ -42,15 +42,7 @@ impl Taps {
         let captures = |interface: &Interface| self.captures(interface);
         let interfaces: Vec<_> = interfaces.into_iter().filter(|interface| !captures(interface)).collect();
         let first = self.spans.len() as u32;
-        ensure!(
-            self.attached.len() + interfaces.len() <= self.room,
-            "this capture has as many interfaces as it has room for ({}): start another",
-            self.attached.len()
-        );
-        ensure!(
-            self.spans.len() + interfaces.len() <= MOST,
-            "this capture has had as many interfaces as it can have, one after the other ({MOST}): start another"
-        );
+        ensure_room(self.attached.len(), self.spans.len(), interfaces.len(), self.room)?;
         let (taps, refused) = prepare(self.general.as_deref(), &self.plan, first, interfaces)?;
         if let Some(error) = refused.into_iter().next() {
             return Err(error);
@@ -144,6 +136,20 @@ impl Taps {
     }
 }
 
+/// Refuses more interfaces than there is `room` for beside those that are `attached`, or for in the file beside all that it
+/// `has`.
+fn ensure_room(attached: usize, has: usize, more: usize, room: usize) -> Result<()> {
+    ensure!(
+        attached + more <= room,
+        "this capture has as many interfaces as it has room for ({attached}): start another"
+    );
+    ensure!(
+        has + more <= MOST,
+        "this capture has had as many interfaces as it can have, one after the other ({has}): start another"
+    );
+    Ok(())
+}
+
 /// What the file says of an interface that has come to a scope at this time, in nanoseconds since the epoch.
 fn came(scope: &Scope, now: u64) -> String {
     let since = sniff_pcapng::time(now);
@@ -151,4 +157,17 @@ fn came(scope: &Scope, now: u64) -> String {
         .age()
         .map_or_else(String::new, |age| format!(", {} ms after the pod's sandbox was made", age.as_millis()));
     format!("joined the running capture at {since}{behind}; its packets before that are not here")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn interfaces_have_room_at_a_time_and_one_after_the_other() {
+        let refusal = |attached, has, more| ensure_room(attached, has, more, 10).unwrap_err().to_string();
+        assert!(ensure_room(8, 8, 2, 10).is_ok() && ensure_room(0, MOST - 2, 2, 10).is_ok());
+        assert!(refusal(9, 9, 2).contains("room for (9): start another"));
+        assert!(refusal(0, MOST - 1, 2).contains("one after the other (65535): start another"));
+    }
 }
