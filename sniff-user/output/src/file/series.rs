@@ -137,9 +137,15 @@ impl Series {
                 }
                 self.file.packets += 1;
                 self.contents.note_packet(head, block);
-            } else if is_statistics(block) && form.has_blocks() {
-                return if run > 0 { Next::Run(run) } else { self.statistics(block, len) };
             } else {
+                if form.has_blocks() && run > 0 {
+                    return Next::Run(run);
+                }
+                if form.has_blocks()
+                    && let Some(next) = self.in_place_of(block, len)
+                {
+                    return next;
+                }
                 self.contents.note(block);
             }
             run += block.len();
@@ -147,6 +153,32 @@ impl Series {
         }
         // What is no block is not ours to judge.
         Next::Run(if run > 0 { run } else { bytes.len() })
+    }
+
+    /// What is to be done in place of writing a block that is no packet, in a file of so many bytes.
+    fn in_place_of(&mut self, block: &[u8], written: u64) -> Option<Next> {
+        let kind = AnyBlock::first(block).ok()?.block_type;
+        let len = block.len() as u64;
+        let ending = self.contents.ending_len();
+        let of = |bytes| Filled { bytes: bytes + self.slack(), ..self.file };
+        match kind {
+            BlockType::Statistics => Some(self.statistics(block, written)),
+            BlockType::Names => {
+                let has_room = self.rotation.takes(&of(written + ending), len)
+                    && self.max_bytes.is_none_or(|most| self.finished + written + ending + len <= most);
+                // The next file begins with them.
+                (!has_room).then(|| {
+                    self.contents.note(block);
+                    Next::Instead(block.len(), Vec::new())
+                })
+            }
+            BlockType::Interface => {
+                let takes = self.rotation.takes(&of(written + ending + Contents::STATISTICS_LEN), len);
+                let is_due = !takes && self.file.packets > 0 && self.may_begin_file();
+                is_due.then_some(Next::File(self.file.begun_ns))
+            }
+            _ => None,
+        }
     }
 
     /// What is in the way of a packet of so many bytes, in a file of so many.
@@ -240,10 +272,6 @@ impl Series {
 
 fn since_epoch() -> Duration {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
-}
-
-fn is_statistics(block: &[u8]) -> bool {
-    AnyBlock::first(block).is_ok_and(|block| block.block_type == BlockType::Statistics)
 }
 
 /// The files of a series that are there, by their numbers.

@@ -185,6 +185,58 @@ fn each_file_stands_alone_and_counts_what_it_has() {
     assert!(comments.iter().all(|it| it.ends_with("of several; what happened")), "{comments:?}");
 }
 
+/// What comes between packets must not make a file, or all of them, larger than it may be.
+#[test]
+fn names_and_descriptions_keep_to_the_size_of_files() {
+    let many = |from: u32| {
+        let (mut names, mut block) = (Names::default(), Vec::new());
+        (from..from + 50).for_each(|n| {
+            names.insert(n.to_be_bytes().into(), &format!("name-{n}.example"));
+        });
+        names.write(&mut block);
+        block
+    };
+    let described = |name: &str| {
+        let mut block = Vec::new();
+        let description = InterfaceDescription::new(LinkType::Ethernet, 262_144, name);
+        InterfaceDescription { comments: vec!["x".repeat(3000)], ..description }.write(&mut block);
+        block
+    };
+    let mut parts = vec![section(), described("a")];
+    for n in 0..40 {
+        parts.extend((0..n % 5).map(|m| packet(0, u64::from(n * 5 + m + 1), 400, None)));
+        parts.push(if n % 10 == 9 { described("b") } else { many(0x0a00_0000 + n % 3 * 50) });
+    }
+    parts.push(packet(4, 1000, 400, None));
+    let packets: Vec<u8> =
+        parts.iter().filter(|part| EnhancedPacket::parse(part).is_ok()).flatten().copied().collect();
+    for at_once in [1, 7, 2000] {
+        let manner = Manner { rotation: by_size(24_000), ..Manner::default() };
+        let mut written = Written::open("d.pcapng", &manner);
+        written.write(&parts, at_once);
+        let files = files(&written.end());
+        assert!(files.len() > 2, "{}", files.len());
+        for (name, file) in &files {
+            assert!(file.len() <= 24_000, "{name}: {}", file.len());
+            types(file);
+        }
+        let together = files.values().flat_map(|file| of_type(file, BlockType::Packet).concat());
+        assert!(together.eq(packets.iter().copied()), "{at_once}");
+        // Those of the file before are told again, unless they would be too many.
+        let last = files.values().last().unwrap();
+        let named: Vec<_> =
+            of_type(last, BlockType::Names).iter().map(|it| Names::parse(it).unwrap()).collect();
+        assert!(named.iter().any(|it| it.get([10, 0, 0, 1].into()) == Some("name-167772161.example")));
+        let manner = Manner { max_bytes: Some(24_000), ..Manner::default() };
+        let mut written = Written::open("d.pcapng", &manner);
+        let full =
+            parts.chunks(at_once).map(|piece| written.file.write(&piece.concat()).1).find(Result::is_err);
+        assert!(full.is_some_and(|full| Full::is(&full.unwrap_err())));
+        let len = self::files(&written.end())["d.pcapng"].len();
+        assert!(len <= 24_000, "{len}");
+    }
+}
+
 #[test]
 fn an_interface_that_is_over_keeps_its_id_and_little_else() {
     let mut written = Written::open(
