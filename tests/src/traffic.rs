@@ -80,8 +80,8 @@ pub fn iperf3(server: &Netns, client: &Netns, address: IpAddr) {
     }
 }
 
-/// Asks `server` for the A record of `name` on port 53, and has it answered with 192.0.2.1.
-pub fn dns(server: &Netns, client: &Netns, address: IpAddr, name: &str) {
+/// Asks `server`, which has this address, for the A record of `name` on port 53, and has it answered.
+pub fn dns(server: &Netns, client: &Netns, address: IpAddr, name: &str, answer: Ipv4Addr) {
     let UdpFlow { sender, receiver, to } = UdpFlow::open(client, server, SocketAddr::new(address, 53));
     for socket in [&sender, &receiver] {
         socket.set_read_timeout(Some(PATIENCE)).expect("a time-out");
@@ -91,9 +91,9 @@ pub fn dns(server: &Netns, client: &Netns, address: IpAddr, name: &str) {
     sender.send_to(&query, to).expect("asking");
     let (length, asker) = receiver.recv_from(&mut buffer).expect("the question");
     assert_eq!(buffer[..length], query);
-    receiver.send_to(&dns_answer(&query), asker).expect("answering");
+    receiver.send_to(&dns_answer(&query, answer), asker).expect("answering");
     let length = sender.recv(&mut buffer).expect("the answer");
-    assert_eq!(buffer[..length], dns_answer(&query));
+    assert_eq!(buffer[..length], dns_answer(&query, answer));
 }
 
 /// One HTTP/1.0 request and its answer over TCP port 80.
@@ -131,10 +131,11 @@ fn dns_query(name: &str) -> Vec<u8> {
 }
 
 /// The answer to `query`: one A record that points back at the name in the question.
-fn dns_answer(query: &[u8]) -> Vec<u8> {
+fn dns_answer(query: &[u8], address: Ipv4Addr) -> Vec<u8> {
     let mut answer = query.to_vec();
     answer[2..4].copy_from_slice(&[0x81, 0x80]);
     answer[7] = 1;
-    answer.extend([0xc0, 0x0c, 0, 1, 0, 1, 0, 0, 0, 60, 0, 4, 192, 0, 2, 1]);
+    answer.extend([0xc0, 0x0c, 0, 1, 0, 1, 0, 0, 0, 60, 0, 4]);
+    answer.extend(address.octets());
     answer
 }

@@ -99,7 +99,7 @@ fn exchange(node: &Node, pod: &Pod<'_>) {
         UdpFlow::open(&node.netns, &pod.netns, to_pod).send(250, 700);
         let from_pod = SocketAddr::new(ours, 7777);
         UdpFlow::open(&pod.netns, &node.netns, from_pod).send(250, 4);
-        traffic::dns(&pod.netns, &node.netns, theirs, "web.shop.svc");
+        traffic::dns(&pod.netns, &node.netns, theirs, "web.shop.svc", [192, 0, 2, 1].into());
         traffic::http(&pod.netns, &node.netns, theirs);
         traffic::iperf3(&pod.netns, &node.netns, theirs);
     }

@@ -69,6 +69,31 @@ fn a_file_tells_who_pods_are_and_what_their_addresses_are_called() {
 }
 
 #[test]
+fn dns_answers_name_addresses_for_those_who_ask() {
+    let machine = Machine::boot();
+    let (node, pod) = (machine.netns(), machine.fake_pod("blue", 1));
+    let [named, bare] = [Capture::new(), Capture::new()];
+    let start = |more: &[&str]| {
+        let args = ["--netns", "blue", "-f", "icmp or udp port 53", "-w"];
+        Sniff::in_netns(&node).args(args).args(more).start()
+    };
+    let running = [start(&[named.arg(), "--dns-names", "--print"]), start(&[bare.arg()])];
+    traffic::dns(&node, &pod.netns, pod.gateway4.into(), "API.example.test", pod.gateway4);
+    traffic::ping(&node, pod.ipv4.into(), 1, 56);
+    let [outcome, other] = running.map(Running::stop);
+    assert!(bare.read_whole(&other).names.is_empty());
+    let name = "api.example.test".to_owned();
+    assert_eq!(named.read_whole(&outcome).names, [(pod.gateway4.into(), name)]);
+    let (from, to) = (pod.gateway4, pod.ipv4);
+    let requests = "icmp.type == 8";
+    assert_eq!(hosts(named.path(), requests), [format!("api.example.test {to}")]);
+    assert_eq!(hosts(bare.path(), requests), [format!("{from} {to}")]);
+    let lines = String::from_utf8(outcome.stdout).expect("text");
+    assert!(lines.contains(&format!(" api.example.test > {to}: ICMP echo request")), "{lines}");
+    assert!(lines.contains(&format!(" {to}.")) && !lines.contains(&format!("{from} > ")), "{lines}");
+}
+
+#[test]
 fn an_address_is_called_what_it_was_called_then() {
     let mut file = Vec::new();
     SectionHeader { application: "sniff".into(), ..SectionHeader::default() }.write(&mut file);

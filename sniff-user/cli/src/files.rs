@@ -7,6 +7,7 @@ use clap::{
     builder::{PossibleValuesParser, TypedValueParser},
 };
 use sniff_output::{
+    DnsNames, Sink,
     file::{Format, Manner, Packing},
     rotate::Rotation,
 };
@@ -48,6 +49,10 @@ pub struct FileArgs {
     #[arg(long)]
     pub no_names: bool,
 
+    /// Call addresses by the names that DNS answers among the captured packets have for them, too
+    #[arg(long, conflicts_with = "no_names")]
+    pub dns_names: bool,
+
     /// Write a profile for Wireshark into a folder, and end: columns for pod and direction, colours, names from the file
     #[arg(long, value_name = "FOLDER")]
     pub wireshark_profile: Option<PathBuf>,
@@ -58,6 +63,11 @@ pub struct FileArgs {
 }
 
 impl FileArgs {
+    /// The place that packets go to, which is told names from DNS answers if that was asked for.
+    pub fn named(&self, sink: Box<dyn Sink>) -> Box<dyn Sink> {
+        if self.dns_names { Box::new(DnsNames::new(sink)) } else { sink }
+    }
+
     /// What clap cannot tell from a single option; says what is wrong.
     ///
     /// # Errors

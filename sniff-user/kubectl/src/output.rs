@@ -50,7 +50,12 @@ impl ClientDestination {
         matches!(self, Self::Plain(sniff_output::Destination::File { .. }))
     }
 
-    fn open(&self) -> Result<Box<dyn Sink>> {
+    /// Opens it.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be opened.
+    pub fn open(&self) -> Result<Box<dyn Sink>> {
         match self {
             Self::Plain(wanted) => wanted.open(),
             Self::Wireshark { program, title } => {
@@ -96,13 +101,12 @@ impl Progress {
 }
 
 impl Writer {
-    /// Opens what was asked for.
+    /// Begins to write to a sink.
     ///
     /// # Errors
     ///
-    /// When it cannot be opened.
-    pub fn open(wanted: &ClientDestination, progress: Arc<Progress>) -> Result<Self> {
-        let mut sink = wanted.open()?;
+    /// When the system has no thread left.
+    pub fn start(mut sink: Box<dyn Sink>, progress: Arc<Progress>) -> Result<Self> {
         let (blocks, mut pieces) = mpsc::channel::<Vec<u8>>(QUEUED);
         let (done, broken) = oneshot::channel();
         let write = move || {

@@ -5,6 +5,7 @@
 mod accounted;
 mod both;
 mod destination;
+mod dns_names;
 pub mod file;
 mod format;
 pub mod lines;
@@ -21,6 +22,7 @@ use sniff_pcapng::InterfaceDescription;
 pub use accounted::{Delivery, Output};
 pub use both::Both;
 pub use destination::{Destination, To};
+pub use dns_names::DnsNames;
 pub use written::Written;
 
 /// A place that pcapng blocks go to, in order.

@@ -60,6 +60,11 @@ impl Names {
         Self(news.map(|(address, name)| (*address, name.clone())).collect())
     }
 
+    /// The addresses that have a name.
+    pub fn addresses(&self) -> impl Iterator<Item = IpAddr> {
+        self.0.keys().copied()
+    }
+
     /// Whether no address has a name.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()

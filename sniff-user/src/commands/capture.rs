@@ -451,9 +451,13 @@ pub(super) async fn run(args: Args) -> Result<()> {
     let only = interfaces.first().map_or(LinkType::Ethernet, link_type);
     let only = output.has_one_link_type().then_some(only);
     let owner = args.tcpdump.owner.as_deref().map(Owner::find).transpose()?;
-    let open = move || match owner {
-        Some(owner) => owner.open(|| output.open()),
-        None => output.open(),
+    let files = args.files.clone();
+    let open = move || {
+        let sink = match owner {
+            Some(owner) => owner.open(|| output.open()),
+            None => output.open(),
+        };
+        Ok(files.named(sink?))
     };
     let names = (!args.files.no_names).then(|| targets::learn(&interfaces, &options));
     let plan = Plan { names, only, to_come, ..plan(args, scopes, interfaces)? };

@@ -9,7 +9,7 @@ use std::{
 };
 
 use serde_json::json;
-use sniff_tests::{client::Client, terminal::Terminal, wait, wireshark};
+use sniff_tests::{client::Client, terminal::Terminal, traffic, wait, wireshark};
 
 use super::{GONE, LISTENING, Shop, assert_pings, ping_much};
 
@@ -146,7 +146,14 @@ fn the_api_tells_who_pods_are_and_what_addresses_are_called() {
     let app = json!({"name": "app", "image": "", "imageID": "", "ready": true, "restartCount": 3});
     web["status"]["containerStatuses"] = json!([app]);
     place.cluster.put("pods", "shop", "web-0", web);
-    let client = place.listen_to_pings(&["shop/web-0"]);
+    let args = ["shop/web-0", "--dns-names", "-w", "FILE", "-f", "icmp or udp port 53"];
+    let client = place.listen(&args);
+    // One that nobody else names, and one that has a name.
+    for (name, address) in [("api.example", place.web.gateway4), ("evil.example", place.web.ipv4)] {
+        traffic::dns(&place.node.netns, &place.web.netns, place.web.gateway4.into(), name, address);
+    }
+    place.ping(2);
+    client.wait_for_packets(8);
     let is_told = || fs::read(client.file()).is_ok_and(|file| file.windows(6).any(|it| it == b"db.sho"));
     wait::until("the names of others", Duration::from_secs(10), || is_told().then_some(()));
     let outcome = client.stop();
@@ -164,6 +171,7 @@ fn the_api_tells_who_pods_are_and_what_addresses_are_called() {
         (place.web.ipv6.into(), "web-0.shop".to_owned()),
         ([10, 1, 1, 1].into(), "other-0.shop".to_owned()),
         ([10, 96, 0, 1].into(), "db.shop.svc".to_owned()),
+        (place.web.gateway4.into(), "api.example".to_owned()),
     ];
     expected.sort();
     assert_eq!(names, expected);

@@ -148,7 +148,7 @@ impl Capture {
             // A capture that cannot begin leaves an older file as it is.
             if output.is_none() && self.orders != Orders::Quit && (self.has_begun || self.sessions.is_empty())
             {
-                output = Some(Writer::open(&self.wanted, Arc::clone(&self.progress))?);
+                output = Some(self.open_output()?);
             }
             let wake = ask.into_iter().fold(self.next_wake(), Instant::min);
             // What is pending after the output is gone goes nowhere.
@@ -195,6 +195,10 @@ impl Capture {
                 self.tell_sessions();
             }
         }
+    }
+
+    fn open_output(&self) -> Result<Writer> {
+        Writer::start(self.args.files.named(self.wanted.open()?), Arc::clone(&self.progress))
     }
 
     /// Ends everything at once, because nobody takes packets any more.
@@ -264,7 +268,7 @@ impl Capture {
         let output = match output {
             // A file of an earlier capture must not pass for one that went well.
             None if !self.failed && self.orders != Orders::Quit && self.wanted.is_file() => {
-                Some(Writer::open(&self.wanted, Arc::clone(&self.progress))?)
+                Some(self.open_output()?)
             }
             output => output,
         };

@@ -23,6 +23,7 @@ use jiff::tz::TimeZone;
 use sniff_common::Direction;
 use sniff_pcapng::{AnyBlock, BlockType, EnhancedPacket, InterfaceDescription, Names};
 
+pub(crate) use self::packet::dns_addresses;
 use self::{
     clock::Clock,
     connections::Connections,

@@ -7,7 +7,7 @@
 
 use std::{
     fmt::Write as _,
-    net::{Ipv4Addr, Ipv6Addr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
 
 use crate::lines::out::{Foreign, MAX_SHOWN, Out, Shown, Value};
@@ -15,13 +15,20 @@ use crate::lines::out::{Foreign, MAX_SHOWN, Out, Shown, Value};
 /// Most bytes of a name, and of a label in it (RFC 1035, section 2.3.4).
 const MAX_NAME: usize = 255;
 const MAX_LABEL: u8 = 63;
+/// Most pointers of a name: it has no more labels, and two pointers need not follow each other.
+const MAX_POINTERS: usize = 127;
 /// Length of a message's header, which no name is in.
 const HEADER_LEN: usize = 12;
 /// Most answers that are printed, and how long a line may get before another one.
 const MAX_ANSWERS: u16 = 8;
 const MAX_LINE: usize = 600;
+/// Most answers that are looked at for addresses.
+const MAX_LOOKED_AT: u16 = 64;
 /// Most errors that are printed of those that a server adds.
 const MAX_ERRORS: usize = 2;
+
+/// The Internet's class of records.
+const INTERNET: u16 = 1;
 
 const TYPE_A: u16 = 1;
 const TYPE_NS: u16 = 2;
@@ -59,6 +66,40 @@ pub(super) fn describe(out: &mut impl Out, words: &str, message: &[u8]) -> bool 
     }
     out.close();
     true
+}
+
+/// The name that was asked for, in small letters and without the dot at its end, and the addresses that a response says it
+/// has, be it by way of aliases. Of a message that is cut off, those that are there. `None` for any other message.
+pub(super) fn addresses(message: &[u8]) -> Option<(String, Vec<IpAddr>)> {
+    let mut reader = Reader { message, at: 0, end: message.len() };
+    let header = Header::read(&mut reader)?;
+    // A response to an ordinary query, without an error.
+    if header.flags & (RESPONSE | 0xf << 11 | 0xf) != RESPONSE || header.questions != 1 {
+        return None;
+    }
+    let asked = reader.plain_name()?;
+    let (kind, class) = (reader.short()?, reader.short()?);
+    if !matches!(kind, TYPE_A | TYPE_AAAA) || class != INTERNET {
+        return None;
+    }
+    let (mut aliases, mut found) = (Vec::new(), Vec::new());
+    for _ in 0..header.answers.min(MAX_LOOKED_AT) {
+        let Some((owner, Record { kind, class, mut data, .. })) = reader.owned_record() else { break };
+        match (class, kind) {
+            (INTERNET, TYPE_CNAME) => aliases.extend(data.plain_name().map(|of| (owner, of))),
+            (INTERNET, TYPE_A) if data.len() == 4 => found.extend(data.ipv4().map(|it| (owner, it.into()))),
+            (INTERNET, TYPE_AAAA) if data.len() == 16 => {
+                found.extend(data.ipv6().map(|it| (owner, it.into())));
+            }
+            _ => {}
+        }
+    }
+    let mut names = vec![asked];
+    while let Some(at) = aliases.iter().position(|(owner, _)| Some(owner) == names.last()) {
+        names.push(aliases.swap_remove(at).1);
+    }
+    found.retain(|(owner, _)| names.contains(owner));
+    Some((names.swap_remove(0), found.into_iter().map(|(_, address)| address).collect()))
 }
 
 struct Header {
@@ -278,17 +319,40 @@ impl<'a> Reader<'a> {
     /// A resource record.
     fn record(&mut self) -> Option<Record<'a>> {
         self.skip_name()?;
-        let kind = self.short()?;
-        self.short()?; // Class.
+        self.rest_of_record()
+    }
+
+    /// A resource record, with whose it is.
+    fn owned_record(&mut self) -> Option<(String, Record<'a>)> {
+        Some((self.plain_name()?, self.rest_of_record()?))
+    }
+
+    fn rest_of_record(&mut self) -> Option<Record<'a>> {
+        let (kind, class) = (self.short()?, self.short()?);
         let time_to_live = self.take(4)?;
         let len = self.short()?;
         let data = self.part(len.into())?;
-        Some(Record { kind, upper_code: time_to_live[0], data })
+        Some(Record { kind, class, upper_code: time_to_live[0], data })
     }
 
     /// A name, with its escapes (RFC 4343), as far as it is shown.
     fn name(&mut self) -> Option<String> {
+        let mut name = self.whole_name()?;
+        shorten(&mut name);
+        Some(name)
+    }
+
+    /// A name as it can be compared: in small letters, and without the dot at its end.
+    fn plain_name(&mut self) -> Option<String> {
+        let mut name = self.whole_name()?.to_ascii_lowercase();
+        name.pop();
+        Some(name)
+    }
+
+    /// A name, with its escapes.
+    fn whole_name(&mut self) -> Option<String> {
         let mut name = String::new();
+        let mut pointers = 0;
         let mut room = MAX_NAME;
         let mut here = *self;
         let mut earlier = self.at;
@@ -310,7 +374,8 @@ impl<'a> Reader<'a> {
                 high @ 0xc0.. => {
                     let to = usize::from(high & 0x3f) << 8 | usize::from(here.byte()?);
                     behind = behind.or(Some(here.at));
-                    if !(HEADER_LEN..earlier).contains(&to) {
+                    pointers += 1;
+                    if !(HEADER_LEN..earlier).contains(&to) || pointers > MAX_POINTERS {
                         return None;
                     }
                     earlier = to;
@@ -323,7 +388,6 @@ impl<'a> Reader<'a> {
         if name.is_empty() {
             name.push('.');
         }
-        shorten(&mut name);
         Some(name)
     }
 
@@ -360,6 +424,7 @@ fn quoted(bytes: &[u8]) -> String {
 /// A record, not looked into.
 struct Record<'a> {
     kind: u16,
+    class: u16,
     /// Of an OPT record: the upper bits of the response code. Of others, part of the time to live.
     upper_code: u8,
     data: Reader<'a>,

@@ -62,6 +62,14 @@ pub(super) fn describe(
     }
 }
 
+/// What a response of DNS says, if the packet is one that came by UDP and not in a tunnel: the name that was asked for, and
+/// its addresses. `len` bytes of it were in the kernel.
+pub(crate) fn dns_addresses(link_type: LinkType, data: &[u8], len: usize) -> Option<(String, Vec<IpAddr>)> {
+    let header_len = header_len(link_type, data);
+    let on_wire = len.checked_sub(header_len)?;
+    udp::dns_addresses(&ip::Packet::of_any_version(&data[header_len..], on_wire).ok()?)
+}
+
 impl Context<'_> {
     /// Describes a packet that is in another.
     fn inner<O: Out>(&mut self, out: &mut O, describe: impl FnOnce(&mut O, &mut Self)) {

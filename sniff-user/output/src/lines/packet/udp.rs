@@ -1,5 +1,7 @@
 //! UDP (RFC 768) and what is recognised inside it, mostly by its ports.
 
+use std::net::IpAddr;
+
 use etherparse::{UdpSlice, ip_number};
 
 use super::{Context, checksum, dhcp, dns, ip, ntp, quic, tunnel};
@@ -88,6 +90,13 @@ fn describe_payload(out: &mut impl Out, context: &mut Context<'_>, datagram: &Da
         || ntp::describe(out, datagram)
         || tunnel::udp(out, context, datagram)
         || quic::describe(out, datagram)
+}
+
+/// What a response of DNS in a packet says: the name that was asked for, and its addresses.
+pub(super) fn dns_addresses(packet: &ip::Packet<'_>) -> Option<(String, Vec<IpAddr>)> {
+    let is_udp = packet.protocol == ip_number::UDP;
+    packet.ports().filter(|(source, _)| is_udp && *source == DNS_PORT)?;
+    dns::addresses(UdpSlice::from_slice_lax(packet.payload).ok()?.payload())
 }
 
 /// Whether one of the ports is that of DNS.
