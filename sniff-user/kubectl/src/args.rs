@@ -20,7 +20,7 @@ use sniff_output::{
     file::{Manner, Packing},
     lines::Style,
 };
-use sniff_protocol::request::Compress;
+use sniff_protocol::{Build, request::Compress};
 
 use crate::reference::{Reference, dns_name};
 
@@ -44,7 +44,7 @@ pub const IMAGE: &str = "SNIFF_IMAGE";
 /// workload or a selector gets later join the capture. Without --write, Wireshark opens when there is one; otherwise
 /// packets are printed as lines.
 #[derive(Debug, Parser)]
-#[command(name = "kubectl-sniff", bin_name = "kubectl sniff", version, max_term_width = 100)]
+#[command(name = "kubectl-sniff", bin_name = "kubectl sniff", version = Build::this(), max_term_width = 100)]
 #[command(args_conflicts_with_subcommands = true)]
 #[command(after_help = AFTER_HELP)]
 pub struct Args {

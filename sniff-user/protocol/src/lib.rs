@@ -22,6 +22,7 @@ mod compression;
 mod frame;
 pub mod message;
 pub mod request;
+mod version;
 
 #[cfg(target_os = "linux")]
 pub use compression::Compressor;
@@ -29,6 +30,7 @@ pub use compression::Compressor;
 pub use frame::frame_packets;
 pub use frame::{Broken, Decoder, Frame, HEADER_LEN, MAX_JSON, MAX_PAYLOAD, PREFACE, PROTOCOL, encode};
 pub use message::{ToClient, ToNode};
+pub use version::Build;
 
 #[cfg(test)]
 mod tests;

@@ -64,6 +64,9 @@ pub enum ToNode {
 pub struct NodeHello {
     /// Version of sniff there.
     pub version: String,
+    /// The commit that it was built from, where that is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub commit: Option<String>,
     /// Name of the node in Kubernetes.
     pub node: String,
     /// Release of its kernel, as `uname -r` has it.

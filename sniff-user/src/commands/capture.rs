@@ -26,6 +26,7 @@ use sniff_output::{
     lines::Style,
 };
 use sniff_pcapng::LinkType;
+use sniff_protocol::Build;
 
 use super::{Command, conditions::Condition};
 use crate::{
@@ -61,7 +62,7 @@ Exit status: 0 when the capture ended as asked (Ctrl-C and a closed pipe include
 ///
 /// Name one target or many; they are captured together. Without --write, packets are printed as lines.
 #[derive(Debug, Parser)]
-#[command(name = "sniff", version, max_term_width = 100)]
+#[command(name = "sniff", version = Build::this(), max_term_width = 100)]
 #[command(after_help = AFTER_HELP)]
 pub struct Args {
     /// A pod on this node, with a filter of its own if need be; without a namespace, in `default`

@@ -12,6 +12,7 @@ use anyhow::Result;
 use clap::{CommandFactory as _, Parser};
 use clap_complete::Shell;
 use sniff_cli::{exit, habits, logging, manual};
+use sniff_protocol::Build;
 use tokio::runtime;
 
 use self::{agent::AgentArgs, capture::Args, serve::ServeArgs};
@@ -19,7 +20,7 @@ use crate::system::privileges;
 
 /// What sniff does instead of a capture of its own, by the first word of the command line.
 #[derive(Debug, Parser)]
-#[command(name = "sniff", version, max_term_width = 100, disable_help_subcommand = true)]
+#[command(name = "sniff", version = Build::this(), max_term_width = 100, disable_help_subcommand = true)]
 pub(crate) enum Command {
     /// The node's side of kubectl sniff: one session on this node, over stdin and stdout
     ///

@@ -23,7 +23,7 @@ use sniff_filter::{Filters, Source};
 use sniff_output::Delivery;
 use sniff_pcapng::LinkType;
 use sniff_protocol::{
-    Broken, PROTOCOL, ToClient, ToNode,
+    Broken, Build, PROTOCOL, ToClient, ToNode,
     message::{
         Awaited, CapturePlan, ClientHello, Code, End, Event as Told, Level, NodeError, NodeHello, Reason,
         Target,
@@ -225,7 +225,8 @@ async fn open(
     output: &ClientWriter,
 ) -> Result<Opening, Failure> {
     output.tell(ToClient::Hello(NodeHello {
-        version: env!("CARGO_PKG_VERSION").to_owned(),
+        version: Build::THIS.version.to_owned(),
+        commit: Build::THIS.commit.map(str::to_owned),
         node: system.node.clone(),
         kernel: system.os.rsplit(' ').next().unwrap_or_default().to_owned(),
         has_watermarks: true,

@@ -11,9 +11,16 @@ fn doctor_says_what_works_and_what_to_do() {
     let fine = Client::start(&place.cluster, &["doctor"]).outcome();
     fine.assert_success();
     let said = String::from_utf8(fine.stdout).expect("text");
-    for part in
-        ["v1.36.0", "you may watch pods in namespace tools", "kernel 6.18.0-test", "runs on 1 of 1 nodes"]
-    {
+    let build = concat!(env!("CARGO_PKG_VERSION"), " (protocol ");
+    for part in [
+        "v1.36.0",
+        &format!("this is kubectl sniff {build}"),
+        "you may watch pods in namespace tools",
+        "kernel 6.18.0-test",
+        "runs on 1 of 1 nodes",
+        &format!("DaemonSet: sniff {build}"),
+        ") in 1 pod(s)",
+    ] {
         assert!(said.contains(part), "no {part}: {said}");
     }
     place.cluster.deny("create", "pods/exec");

@@ -1,5 +1,8 @@
 //! `kubectl sniff doctor`: what works here, what does not, and what to do about it.
 
+mod agents;
+mod plugin;
+
 use std::{
     fmt,
     io::{self, Write as _},
@@ -8,6 +11,8 @@ use std::{
 use anyhow::Result;
 use sniff_cli::{exit, sanitize::sanitize_line};
 use sniff_kubernetes::{Cluster, Node, Permission, Request, daemonset::DaemonPod};
+
+use sniff_protocol::Build;
 
 use super::args::Args;
 
@@ -38,8 +43,9 @@ pub async fn run(cluster: &Cluster, args: &Args) -> Result<u8> {
         "API server {} at {}, this is kubectl sniff {}",
         cluster.version().await?,
         cluster.server(),
-        env!("CARGO_PKG_VERSION")
+        Build::THIS
     ))];
+    findings.extend(plugin::look());
     let namespace = args.cluster.namespace.as_deref().unwrap_or_else(|| cluster.default_namespace());
     findings.extend(
         permissions(cluster, namespace, "targets", &[("get", "pods"), ("list", "pods"), ("watch", "pods")])
@@ -134,7 +140,12 @@ async fn daemon_pods(
     }
     if !running.is_empty() {
         findings.push(Finding::Good(runs_on(&running, nodes)));
-        findings.extend(permissions(cluster, namespace, "DaemonSet", EXEC).await?);
+        let permissions = permissions(cluster, namespace, "DaemonSet", EXEC).await?;
+        let may_exec = permissions.iter().all(|finding| matches!(finding, Finding::Good(_)));
+        findings.extend(permissions);
+        if may_exec {
+            findings.extend(agents::ask(cluster, namespace, &running).await);
+        }
     }
     let has_pod = |node: &&Node| running.iter().chain(&stuck).any(|pod| is_on(pod, node));
     let without: Vec<_> = nodes.iter().filter(|node| !has_pod(node)).map(|node| node.name.as_str()).collect();
