@@ -6,11 +6,13 @@
 //!  8  interface id            24  original length
 //! 12  timestamp, high half    28  packet data, padded to 4 bytes
 //!
-//! then  epb_flags (8 bytes), after a gap epb_dropcount (12 bytes), opt_endofopt (4), block total length (4)
+//! then  epb_flags (8 bytes), where ids are wanted epb_packetid (12), after a gap epb_dropcount (12), opt_endofopt (4),
+//! block total length (4)
 //! ```
 //!
 //! In the ring, `epb_dropcount` does not yet hold what the draft says, the packets lost since the one before, but all that
-//! the interface has lost so far: only userspace knows which packet is the one before in the file.
+//! the interface has lost so far: only userspace knows which packet is the one before in the file. `epb_packetid` is 0
+//! there: room for what only userspace knows, which packets are the same.
 
 /// Block type of an Enhanced Packet Block.
 pub const BLOCK_TYPE: u32 = 6;
@@ -21,6 +23,8 @@ pub const OPT_FLAGS: u16 = 2;
 /// Option `epb_dropcount`: 8 bytes, packets lost on this interface between this packet and the one before; in the ring,
 /// since the capture began.
 pub const OPT_DROPCOUNT: u16 = 4;
+/// Option `epb_packetid`: 8 bytes, the same for one packet wherever it is seen.
+pub const OPT_PACKETID: u16 = 5;
 
 /// Bits of `epb_flags` that hold the direction: 1 in, 2 out.
 pub const FLAGS_DIRECTION: u32 = 0b11;
@@ -33,30 +37,50 @@ pub const FLAGS_SEGMENTATION_OFFLOADED: u32 = 1 << 11;
 const TRAILER: u32 = 8 + 4 + 4;
 /// Length of `epb_dropcount` with its header, in bytes.
 const DROPCOUNT: u32 = 12;
+/// Length of `epb_packetid` with its header, in bytes.
+pub const PACKETID: u32 = 12;
 
-/// How far before a block's end the value of `epb_dropcount` begins: itself, `opt_endofopt`, block total length.
-const DROPCOUNT_FROM_END: usize = 8 + 4 + 4;
-
-/// Most that a block has beyond the packet's bytes: header, padding, and all options.
+/// Most that a block has beyond the packet's bytes, but for [`PACKETID`]: header, padding, and options.
 pub const OVERHEAD: u32 = DATA_OFFSET as u32 + 3 + DROPCOUNT + TRAILER;
 
 /// Total length of a block with `captured` bytes of a packet, in bytes; a multiple of 4.
-pub const fn block_len(captured: u32, with_dropcount: bool) -> u32 {
+pub const fn block_len(captured: u32, with_packetid: bool, with_dropcount: bool) -> u32 {
     let padded = (captured + 3) & !3;
-    DATA_OFFSET as u32 + padded + TRAILER + if with_dropcount { DROPCOUNT } else { 0 }
-}
-
-/// Where the value of `epb_dropcount` is in a block of this total length with so many bytes captured; `None` when the
-/// block has none. As the kernel side writes blocks, not as others may.
-#[inline]
-pub const fn dropcount_at(total_len: usize, captured: u32) -> Option<usize> {
-    if total_len == block_len(captured, true) as usize { Some(total_len - DROPCOUNT_FROM_END) } else { None }
+    let packetid = if with_packetid { PACKETID } else { 0 };
+    let dropcount = if with_dropcount { DROPCOUNT } else { 0 };
+    DATA_OFFSET as u32 + padded + packetid + dropcount + TRAILER
 }
 
 /// Where the value of `epb_flags` is in a block with so many bytes captured. As the kernel side writes blocks.
 #[inline]
 pub const fn flags_at(captured: u32) -> usize {
     DATA_OFFSET + ((captured as usize + 3) & !3) + 4
+}
+
+/// Where the value of `epb_packetid` is in a block with so many bytes captured; `None` when it has none. As the kernel
+/// side writes blocks, not as others may.
+#[inline]
+pub fn packetid_at(block: &[u8], captured: u32) -> Option<usize> {
+    value_at(block, flags_at(captured) + 4, OPT_PACKETID)
+}
+
+/// Where the value of `epb_dropcount` is, as [`packetid_at`] tells of the other.
+#[inline]
+pub fn dropcount_at(block: &[u8], captured: u32) -> Option<usize> {
+    // Most blocks have neither, which their length tells.
+    if block.len() == block_len(captured, false, false) as usize {
+        return None;
+    }
+    let behind_flags = flags_at(captured) + 4;
+    let behind = packetid_at(block, captured).map_or(behind_flags, |at| at + 8);
+    value_at(block, behind, OPT_DROPCOUNT)
+}
+
+/// Where the value of an option of 8 bytes begins whose header is at `at`; `None` when another stands there.
+#[inline]
+fn value_at(block: &[u8], at: usize, code: u16) -> Option<usize> {
+    let header = block.get(at..)?.first_chunk()?;
+    (u32::from_ne_bytes(*header) == option_header(code, 8)).then_some(at + 4)
 }
 
 /// An option's header, code and length, as one host-endian word.
@@ -72,29 +96,50 @@ mod tests {
     #[test]
     fn block_lengths_follow_the_draft() {
         // 28 header + data + pad + 8 epb_flags + 4 opt_endofopt + 4 length.
-        assert_eq!(block_len(0, false), 44);
-        assert_eq!(block_len(1, false), 48);
-        assert_eq!(block_len(4, false), 48);
-        assert_eq!(block_len(60, false), 104);
-        assert_eq!(block_len(60, true), 116);
+        assert_eq!(block_len(0, false, false), 44);
+        assert_eq!(block_len(1, false, false), 48);
+        assert_eq!(block_len(4, false, false), 48);
+        assert_eq!(block_len(60, false, false), 104);
+        assert_eq!(block_len(60, false, true), 116);
+        assert_eq!(block_len(60, true, false), 116);
+        assert_eq!(block_len(60, true, true), 128);
     }
 
     #[test]
     fn overhead_bounds_every_block() {
         for captured in 0..64 {
-            assert!(block_len(captured, true) <= captured + OVERHEAD);
-            assert_eq!(block_len(captured, true) % 4, 0);
+            assert!(block_len(captured, false, true) <= captured + OVERHEAD);
+            assert!(block_len(captured, true, true) <= captured + OVERHEAD + PACKETID);
+            assert_eq!(block_len(captured, true, true) % 4, 0);
         }
     }
 
     #[test]
-    fn a_block_with_a_dropcount_is_told_by_its_length() {
+    fn options_are_found_by_their_headers() {
+        let mut block = [0; 160];
         for captured in 0..64 {
-            let (with, without) = (block_len(captured, true) as usize, block_len(captured, false) as usize);
-            assert_eq!(dropcount_at(without, captured), None);
-            // Behind the data: epb_flags, and the option's header.
-            let at = DATA_OFFSET + (captured as usize).next_multiple_of(4) + 8 + 4;
-            assert_eq!(dropcount_at(with, captured), Some(at));
+            for (packetid, dropcount) in [(false, false), (false, true), (true, false), (true, true)] {
+                let len = block_len(captured, packetid, dropcount) as usize;
+                let mut at = flags_at(captured) + 4;
+                block.fill(0);
+                let mut put = |code| {
+                    block[at..at + 4].copy_from_slice(&option_header(code, 8).to_ne_bytes());
+                    at += 12;
+                    at - 8
+                };
+                let packetid = packetid.then(|| put(OPT_PACKETID));
+                let dropcount = dropcount.then(|| put(OPT_DROPCOUNT));
+                assert_eq!(at + 8, len);
+                assert_eq!(packetid_at(&block[..len], captured), packetid);
+                assert_eq!(dropcount_at(&block[..len], captured), dropcount);
+            }
+        }
+        // Lengths that no block has.
+        for captured in [64, u32::MAX / 2] {
+            assert_eq!(
+                (packetid_at(&block[..44], captured), dropcount_at(&block[..44], captured)),
+                (None, None)
+            );
         }
     }
 

@@ -11,7 +11,7 @@ pub mod regions;
 /// Version of this contract. The loader refuses an object that carries another one.
 ///
 /// Raise it with every change of a record, of [`Counters`], or of the classifier's arguments.
-pub const ABI_VERSION: u32 = 7;
+pub const ABI_VERSION: u32 = 8;
 
 /// Largest part of a packet that a record holds, in bytes; also pcapng's usual largest snaplen.
 ///
@@ -26,6 +26,8 @@ pub const INTERFACE_FLAGS_SHIFT: u32 = 32;
 pub const SNAP_HEADERS: u64 = 1 << 32;
 /// In the classifier's snaplen argument: packets start with the IP header.
 pub const SNAP_RAW_IP: u64 = 1 << 33;
+/// In the classifier's snaplen argument: blocks have room for [`epb::OPT_PACKETID`].
+pub const SNAP_PACKETID: u64 = 1 << 34;
 
 /// Sizes of the records that the kernel side reserves, in bytes, ascending.
 ///
@@ -123,7 +125,7 @@ mod tests {
     fn classes_ascend_and_hold_the_largest_packet() {
         assert!(RECORD_CLASSES.is_sorted());
         let largest = RECORD_CLASSES[RECORD_CLASSES.len() - 1];
-        assert!(largest >= epb::block_len(MAX_SNAPLEN, true) as usize);
+        assert!(largest >= epb::block_len(MAX_SNAPLEN, true, true) as usize);
         // The ring buffer adds a header of 8 bytes and refuses a record as large as itself.
         assert!(largest + 8 < MIN_RING_BYTES as usize);
         assert!(RECORD_CLASSES.iter().all(|size| size % 8 == 0));

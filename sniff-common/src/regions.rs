@@ -263,7 +263,7 @@ mod tests {
     fn the_largest_block_fits_in_an_empty_region() {
         let largest = ROOMS[ROOMS.len() - 1];
         assert!(ROOMS.is_sorted());
-        assert!(largest >= epb::block_len(MAX_SNAPLEN, true) as usize);
+        assert!(largest >= epb::block_len(MAX_SNAPLEN, true, true) as usize);
         assert!(FIRST_BLOCK + largest <= REGION_BYTES);
         assert_eq!(REGION_BYTES % 4096, 0);
     }

@@ -2,7 +2,7 @@
 
 use aya_ebpf::{helpers::generated::bpf_ktime_get_boot_ns, programs::TcContext};
 use aya_log_ebpf::debug;
-use sniff_common::{Counters, MAX_SNAPLEN, SNAP_HEADERS, SNAP_RAW_IP, epb};
+use sniff_common::{Counters, MAX_SNAPLEN, SNAP_HEADERS, SNAP_PACKETID, SNAP_RAW_IP, epb};
 
 use crate::{
     counters::{self, LostPackets},
@@ -86,6 +86,14 @@ fn count<R: Ring>(
     }
 }
 
+impl Arguments {
+    /// Whether blocks have room for a packet's id. A constant of the program, as are all arguments that this asks for.
+    #[inline(always)]
+    fn has_packetid(&self) -> bool {
+        self.snaplen & SNAP_PACKETID != 0
+    }
+}
+
 /// A packet on its way to become a block.
 struct Capture<'a> {
     packet: Packet<'a>,
@@ -99,7 +107,8 @@ struct Capture<'a> {
 impl Block for Capture<'_> {
     #[inline(always)]
     fn bound(&self) -> u64 {
-        self.captured + u64::from(epb::OVERHEAD)
+        let packetid = if self.arguments.has_packetid() { epb::PACKETID } else { 0 };
+        self.captured + u64::from(epb::OVERHEAD + packetid)
     }
 
     #[inline(always)]
@@ -109,11 +118,12 @@ impl Block for Capture<'_> {
         // SAFETY: a helper without arguments.
         let timestamp = unsafe { bpf_ktime_get_boot_ns() } + self.arguments.clock_offset;
         let captured = with_sound_bounds(self.captured);
-        if captured > room::<N>() {
+        let has_packetid = self.arguments.has_packetid();
+        if captured > room::<N>() || has_packetid && captured > room::<N>() - u64::from(epb::PACKETID) {
             return Err(Unreadable);
         }
         let padded = (captured + 3) & !3;
-        let total = epb::block_len(captured as u32, self.lost_before.is_some());
+        let total = epb::block_len(captured as u32, has_packetid, self.lost_before.is_some());
         // SAFETY: DATA_OFFSET + padded + trailer with all options <= N, because captured <= room::<N>().
         unsafe {
             let data = to.add(epb::DATA_OFFSET);
@@ -121,7 +131,7 @@ impl Block for Capture<'_> {
             data.add((captured & !3) as usize).cast::<u32>().write(0);
             self.packet.copy(data, at_least_one(captured), room::<BELOW>(), room::<N>())?;
             let flags = self.arguments.direction | self.arguments.flags | self.packet.offload_flags();
-            let end = write_options(data.add(padded as usize).cast(), flags, self.lost_before);
+            let end = write_options(data.add(padded as usize).cast(), flags, has_packetid, self.lost_before);
             end.write(total);
             let words = [
                 epb::BLOCK_TYPE,
@@ -148,14 +158,18 @@ const fn room<const N: usize>() -> u64 {
 ///
 /// # Safety
 ///
-/// `at` points to 28 writable bytes, aligned to 4.
+/// `at` points to 28 writable bytes, aligned to 4, and to 12 more for a packet's id.
 #[inline(always)]
-unsafe fn write_options(at: *mut u32, flags: u32, dropcount: Option<u64>) -> *mut u32 {
-    // SAFETY: at most 6 words, and the caller's one word more.
+unsafe fn write_options(at: *mut u32, flags: u32, has_packetid: bool, dropcount: Option<u64>) -> *mut u32 {
+    // SAFETY: at most 6 words and the id's 3, and the caller's one word more.
     unsafe {
         at.write(epb::option_header(epb::OPT_FLAGS, 4));
         at.add(1).write(flags);
         let mut next = at.add(2);
+        if has_packetid {
+            next.cast::<[u32; 3]>().write([epb::option_header(epb::OPT_PACKETID, 8), 0, 0]);
+            next = next.add(3);
+        }
         if let Some(dropcount) = dropcount {
             next.write(epb::option_header(epb::OPT_DROPCOUNT, 8));
             let halves: [u32; 2] = core::mem::transmute(dropcount);

@@ -54,8 +54,8 @@ extern "C" fn sniff_buffer(
 /// - `interface`: pcapng interface id, and from bit [`sniff_common::INTERFACE_FLAGS_SHIFT`] on what the prologue adds to the
 ///   packet's `epb_flags`. Of all arguments the only one that is no constant.
 /// - `direction`: [`sniff_common::Direction`] as a number.
-/// - `snaplen`: 1 to [`sniff_common::MAX_SNAPLEN`] bytes, and above them [`sniff_common::SNAP_HEADERS`] and
-///   [`sniff_common::SNAP_RAW_IP`].
+/// - `snaplen`: 1 to [`sniff_common::MAX_SNAPLEN`] bytes, and above them [`sniff_common::SNAP_HEADERS`],
+///   [`sniff_common::SNAP_RAW_IP`] and [`sniff_common::SNAP_PACKETID`].
 /// - `clock_offset`: nanoseconds from the kernel's boot clock to the Unix epoch.
 #[inline(always)]
 fn capture_into<R: Ring>(

@@ -43,6 +43,8 @@ pub struct Packet {
     pub checksum_not_ready: bool,
     /// `epb_dropcount`: packets lost since the one before.
     pub dropcount: Option<u64>,
+    /// `epb_packetid`.
+    pub packet_id: Option<u64>,
 }
 
 /// A pcapng file of one section.
@@ -158,6 +160,7 @@ pub fn read_pcap(file: &Path) -> Vec<Packet> {
         direction: None,
         checksum_not_ready: false,
         dropcount: None,
+        packet_id: None,
     };
     capture.blocks.iter().map(packet).collect()
 }
@@ -223,11 +226,13 @@ impl Packet {
 
 impl fmt::Debug for Packet {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { interface, timestamp_ns, original_len, data, direction, checksum_not_ready: _, dropcount } =
-            self;
+        let Self { interface, timestamp_ns, original_len, data, direction, dropcount, packet_id, .. } = self;
         write!(f, "{timestamp_ns} if{interface} {direction:?} {}/{original_len}", data.len())?;
         if let Some(count) = dropcount {
             write!(f, " dropcount {count}")?;
+        }
+        if let Some(id) = packet_id {
+            write!(f, " id {id:#x}")?;
         }
         write!(f, " ")?;
         data.iter().take(64).try_for_each(|byte| write!(f, "{byte:02x}"))
@@ -356,7 +361,7 @@ fn read_ipv6(octets: &[u8]) -> (Ipv6Addr, u8) {
 
 fn read_packet(block: &EnhancedPacketBlock<'_>, interfaces: usize) -> Packet {
     assert!((block.if_id as usize) < interfaces, "a packet of interface {}", block.if_id);
-    // Options of an enhanced packet block: epb_flags is 2, epb_dropcount is 4.
+    // Options of an enhanced packet block: epb_flags is 2, epb_dropcount is 4, epb_packetid is 5.
     let option = |code| block.options.iter().find(|option| option.code == OptionCode(code));
     let flags = option(2).map(|flags| flags.as_u32_le().expect("32 bits of flags"));
     Packet {
@@ -371,6 +376,7 @@ fn read_packet(block: &EnhancedPacketBlock<'_>, interfaces: usize) -> Packet {
         },
         checksum_not_ready: flags.unwrap_or_default() >> 9 & 1 == 1,
         dropcount: option(4).map(|count| count.as_u64_le().expect("64 bits of drops")),
+        packet_id: option(5).map(|id| id.as_u64_le().expect("64 bits of an id")),
     }
 }
 
@@ -410,6 +416,7 @@ mod tests {
             direction: None,
             checksum_not_ready: false,
             dropcount: None,
+            packet_id: None,
         }
     }
 

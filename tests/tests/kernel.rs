@@ -6,6 +6,7 @@ mod attach;
 mod checksums;
 mod clock;
 mod detach;
+mod ends;
 mod filtering;
 mod frames;
 mod limits;

@@ -6,6 +6,7 @@
 mod against_tcpdump;
 mod agent;
 mod bad_input;
+mod both_ends;
 mod file;
 mod files;
 mod filter;

@@ -6,7 +6,7 @@ use bytesize::ByteSize;
 use clap::{ArgAction, Args};
 use sniff_common::{MAX_SNAPLEN, MIN_RING_BYTES};
 use sniff_output::lines::{Color, Dump, Form, Style, Time};
-use sniff_protocol::request::{AttachAt, Directions};
+use sniff_protocol::request::{AttachAt, BothEnds, Directions};
 
 /// Options that say what is captured, and how much.
 #[derive(Clone, Debug, Args)]
@@ -43,6 +43,10 @@ pub struct CaptureArgs {
     #[arg(long)]
     pub headers: bool,
 
+    /// Write a packet between two captured pods once, as it is sent, and not again as it comes in
+    #[arg(long)]
+    pub one_side: bool,
+
     /// Stop after this many packets
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub count: Option<u64>,
@@ -54,6 +58,30 @@ pub struct CaptureArgs {
     /// Memory between the kernel and sniff, over all CPUs, as in 512KiB or 1GiB; a number alone is KiB
     #[arg(short = 'B', long = "buffer-size", value_name = "SIZE", default_value = "64MiB", value_parser = ring_bytes)]
     pub ring_bytes: u32,
+}
+
+impl CaptureArgs {
+    /// What becomes of packets that are seen at both ends of their way; `None` where that cannot happen, with one target or
+    /// one direction.
+    pub fn both_ends(&self, are_several: bool) -> Option<BothEnds> {
+        match (self.one_side, are_several && self.direction == Directions::Inout) {
+            (true, _) => Some(BothEnds::OneSide),
+            (false, true) => Some(BothEnds::Marked),
+            (false, false) => None,
+        }
+    }
+
+    /// What clap cannot tell from a single option; says what is wrong.
+    ///
+    /// # Errors
+    ///
+    /// When options contradict each other.
+    pub fn check(&self) -> Result<(), &'static str> {
+        match self.one_side && self.direction != Directions::Inout {
+            true => Err("--one-side takes both directions: one has no packet twice; leave out -Q"),
+            false => Ok(()),
+        }
+    }
 }
 
 /// Options that say how packets are printed.

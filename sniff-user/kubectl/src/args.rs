@@ -444,7 +444,7 @@ impl Args {
         } else if self.write.is_none() && self.manner().packing.is_some() {
             Err("--compress zstd and gzip are of a file: name one with -w")
         } else {
-            self.files.check()
+            self.capture.check().and_then(|()| self.files.check())
         }
     }
 }
@@ -607,6 +607,8 @@ mod tests {
         assert!(parse(&["node/a"]).check().is_err());
         assert!(parse(&["node/a", "-i", "eth0"]).check().is_ok());
         assert!(parse(&["a", "--print", "-w", "-"]).check().is_err());
+        assert!(parse(&["a", "--one-side", "-Q", "in"]).check().unwrap_err().contains("leave out -Q"));
+        assert!(parse(&["a", "--one-side"]).check().is_ok());
     }
 
     #[test]

@@ -150,7 +150,7 @@ mod tests {
     const LATER: Duration = Duration::from_secs(3600);
 
     fn ended(reason: Reason) -> Result<Option<End>> {
-        Ok(Some(End { reason, captured: 0, matched: 0, dropped: 0 }))
+        Ok(Some(End { reason, ..End::default() }))
     }
 
     /// As a session reports it.

@@ -1,7 +1,7 @@
 //! What a node does with the packets that come out of the ring: collects short runs, hands them to the [`Sink`], and
 //! counts for each interface what became of them.
 
-use std::{io, mem, os::fd::BorrowedFd, sync::Arc};
+use std::{io, mem, ops::AddAssign, os::fd::BorrowedFd, sync::Arc};
 
 use bytes::{BufMut as _, BytesMut};
 use sniff_pcapng::{InterfaceDescription, Names, heads};
@@ -21,6 +21,17 @@ pub struct Delivery {
     pub delivered: u64,
     /// Packets that came out of the ring and were not: beyond `--count`, or the output failed.
     pub discarded: u64,
+    /// Packets that came out of the ring and are left out, since another copy of each was written.
+    pub left_out: u64,
+}
+
+impl AddAssign for Delivery {
+    fn add_assign(&mut self, other: Self) {
+        let Self { delivered, discarded, left_out } = other;
+        self.delivered += delivered;
+        self.discarded += discarded;
+        self.left_out += left_out;
+    }
 }
 
 /// The output of one capture.
@@ -92,6 +103,12 @@ impl Output {
     /// Counts packets that are not to be written.
     pub fn discard(&mut self, run: &[u8]) {
         self.count(run, |delivery| &mut delivery.discarded);
+    }
+
+    /// Counts packets of which another copy is written.
+    pub fn leave_out(&mut self, run: &[u8]) {
+        let count = self.count(run, |delivery| &mut delivery.left_out);
+        self.written.leave_out(count);
     }
 
     /// Hands on what was collected.

@@ -195,7 +195,7 @@ mod tests {
         let udp = [port, 4711, len - 20, 0].map(u16::to_be_bytes).concat();
         let data = [&ip.concat()[..], &udp, message].concat();
         let data = &data[..data.len() - cut as usize];
-        RingPacket { interface: 0, time_ns: 1, data, cut, lost: None }.block()
+        RingPacket { time_ns: 1, data, cut, ..RingPacket::default() }.block()
     }
 
     fn packet(message: &[u8]) -> Vec<u8> {

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 pub struct Written {
     packets: AtomicU64,
     bytes: AtomicU64,
+    left_out: AtomicU64,
 }
 
 impl Written {
@@ -18,6 +19,16 @@ impl Written {
     /// Bytes of blocks, before they are compressed or made into lines.
     pub fn bytes(&self) -> u64 {
         self.bytes.load(Ordering::Relaxed)
+    }
+
+    /// Packets that are left out, since another copy of each is there.
+    pub fn left_out(&self) -> u64 {
+        self.left_out.load(Ordering::Relaxed)
+    }
+
+    /// Notes that there are more of those.
+    pub fn leave_out(&self, packets: u64) {
+        self.left_out.fetch_add(packets, Ordering::Relaxed);
     }
 
     /// Notes that there are more.

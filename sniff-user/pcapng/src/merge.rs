@@ -480,7 +480,7 @@ fn time_of(block: &[u8], snaplen: u32) -> Result<u64> {
     ensure!(len <= original_len as usize, "{len} bytes of a packet of {original_len}");
     let around = block.len() - len;
     ensure!(
-        !has_foreign_options && around <= epb::OVERHEAD as usize,
+        !has_foreign_options && around <= (epb::OVERHEAD + epb::PACKETID) as usize,
         "a packet with {around} bytes around it that sniff does not write"
     );
     Ok(timestamp_ns)

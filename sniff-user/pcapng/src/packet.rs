@@ -8,7 +8,7 @@ use std::fmt;
 use anyhow::{Context as _, Result, ensure};
 use sniff_common::{
     Direction,
-    epb::{self, BLOCK_TYPE, DATA_OFFSET, FLAGS_DIRECTION, OPT_DROPCOUNT, OPT_FLAGS},
+    epb::{self, BLOCK_TYPE, DATA_OFFSET, FLAGS_DIRECTION, OPT_DROPCOUNT, OPT_FLAGS, OPT_PACKETID},
 };
 
 use super::block::blocks;
@@ -53,12 +53,21 @@ impl PacketHead {
         Ok(Self { total_len, interface: word(8), timestamp_ns, captured_len: word(20) })
     }
 
-    /// Where the value of `epb_dropcount` begins in a block out of the ring; `None` when it has none.
+    /// Where the value of `epb_dropcount` begins in `block`, which is this one out of the ring; `None` when it has none.
     #[inline]
-    pub fn dropcount_at(&self) -> Option<usize> {
-        // More than the block holds is no length that the kernel side writes.
-        let captured = Some(self.captured_len).filter(|&len| len as usize <= self.total_len)?;
-        epb::dropcount_at(self.total_len, captured)
+    pub fn dropcount_at(&self, block: &[u8]) -> Option<usize> {
+        epb::dropcount_at(block, self.captured_within(block)?)
+    }
+
+    /// The same of `epb_packetid`.
+    #[inline]
+    pub fn packetid_at(&self, block: &[u8]) -> Option<usize> {
+        epb::packetid_at(block, self.captured_within(block)?)
+    }
+
+    /// More than the block holds is no length that the kernel side writes.
+    fn captured_within(&self, block: &[u8]) -> Option<u32> {
+        Some(self.captured_len).filter(|&len| len as usize <= block.len())
     }
 }
 
@@ -106,6 +115,8 @@ pub struct EnhancedPacket<'a> {
     pub flags: u32,
     /// `epb_dropcount`: packets lost on the interface between the packet before and this one; 0 when not told.
     pub dropcount: u64,
+    /// `epb_packetid`: the same for one packet wherever it was seen; `None` when not told.
+    pub packet_id: Option<u64>,
     /// Whether the block has options that sniff does not write.
     pub has_foreign_options: bool,
 }
@@ -142,11 +153,12 @@ impl<'a> EnhancedPacket<'a> {
         })?;
         // The block's length is a multiple of 4, so the padding is inside when the data is.
         let mut options = &body[(DATA_OFFSET + captured_len).next_multiple_of(4)..];
-        let (mut flags, mut dropcount, mut has_foreign_options) = (0, 0, false);
+        let (mut flags, mut dropcount, mut packet_id, mut has_foreign_options) = (0, 0, None, false);
         while let Some((code, value)) = take_option(&mut options)? {
             match code {
                 OPT_FLAGS => flags = u32::from_ne_bytes(fixed(code, value)?),
                 OPT_DROPCOUNT => dropcount = u64::from_ne_bytes(fixed(code, value)?),
+                OPT_PACKETID => packet_id = Some(u64::from_ne_bytes(fixed(code, value)?)),
                 _ => has_foreign_options = true,
             }
         }
@@ -159,6 +171,7 @@ impl<'a> EnhancedPacket<'a> {
             data,
             flags,
             dropcount,
+            packet_id,
             has_foreign_options,
         })
     }

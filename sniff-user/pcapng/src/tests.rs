@@ -330,7 +330,9 @@ fn netmask_of_every_prefix() {
 
 #[test]
 fn packet_is_read_as_it_was_written() {
-    let block = packet_block(b"a packet!", 1514, &flags_and_dropcount(0x202, 1 << 33));
+    let id = [&shorts(5, 8)[..], &(7_u64 << 60).to_ne_bytes()].concat();
+    let options = [id, flags_and_dropcount(0x202, 1 << 33)].concat();
+    let block = packet_block(b"a packet!", 1514, &options);
     let record = [&block[..], &[0xee; 40]].concat();
     let packet = EnhancedPacket::parse(&record).unwrap();
     assert_eq!(
@@ -343,6 +345,7 @@ fn packet_is_read_as_it_was_written() {
             data: b"a packet!",
             flags: 0x202,
             dropcount: 1 << 33,
+            packet_id: Some(7 << 60),
             has_foreign_options: false,
         }
     );

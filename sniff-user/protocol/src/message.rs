@@ -9,7 +9,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use super::frame::{Frame, MAX_JSON, PACKETS, Payload};
-use crate::request::{AttachAt, Compress, Directions};
+use crate::request::{AttachAt, BothEnds, Compress, Directions};
 
 const HELLO: u8 = 0x01;
 const EVENT: u8 = 0x03;
@@ -78,6 +78,9 @@ pub struct NodeHello {
     /// that has ended makes the API server reset the connection, with what is on its way.
     #[serde(default)]
     pub waits_for_goodbye: bool,
+    /// Whether it knows [`CapturePlan::both_ends`].
+    #[serde(default)]
+    pub has_both_ends: bool,
 }
 
 /// The client's first message.
@@ -122,6 +125,9 @@ pub struct CapturePlan {
     pub buffer_bytes: Option<u32>,
     /// Where to attach.
     pub attach: AttachAt,
+    /// What becomes of packets between two pods of the node, which are seen at both; `None` leaves them as they are. Only
+    /// whoever takes `epb_packetid` in packets may ask for it.
+    pub both_ends: Option<BothEnds>,
     /// What packets to compress.
     pub compress: Compress,
 }
@@ -313,6 +319,9 @@ pub struct Stats {
     /// Of those that were lost, those that were while others were held up on their way to the client.
     #[serde(default)]
     pub held_up: u64,
+    /// Of those that matched, those left out since another copy of each was sent to the client.
+    #[serde(default)]
+    pub left_out: u64,
 }
 
 /// Something is wrong at the node.
@@ -348,7 +357,7 @@ pub enum Code {
 }
 
 /// The last message of a session.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct End {
     /// Why it ended.
     pub reason: Reason,
@@ -358,10 +367,27 @@ pub struct End {
     pub matched: u64,
     /// Packets lost.
     pub dropped: u64,
+    /// Packets left out since another copy of each was sent to the client.
+    #[serde(default)]
+    pub left_out: u64,
+    /// Where packets between captured pods were seen, where the plan asks for that.
+    #[serde(default)]
+    pub seen: Option<Seen>,
+}
+
+/// How many packets between captured pods of one node were seen where.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Seen {
+    /// Seen where they were sent and where they came in.
+    pub at_both: u64,
+    /// Seen only where they were sent, though another captured pod has the address that they went to.
+    pub only_sent: u64,
+    /// Not followed from where they were sent, since too many were on their way.
+    pub forgotten: u64,
 }
 
 /// Why a session ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Reason {
     /// The client said so.
@@ -381,6 +407,7 @@ pub enum Reason {
     /// Something failed; an error said what.
     Failed,
     /// Anything else.
+    #[default]
     #[serde(other)]
     Other,
 }

@@ -30,6 +30,16 @@ pub enum Compress {
     Never,
 }
 
+/// What becomes of packets that are seen at both ends of their way, in two captured pods.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum BothEnds {
+    /// Both copies stay, with one id.
+    Marked,
+    /// `--one-side`: only the copy stays that is seen where the packet is sent.
+    OneSide,
+}
+
 /// `--direction`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]

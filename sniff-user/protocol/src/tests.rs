@@ -5,11 +5,11 @@ use bytes::Bytes;
 use super::{
     Broken, Decoder, Frame, MAX_JSON, MAX_PAYLOAD, PREFACE, PROTOCOL, ToClient, ToNode, encode,
     message::{
-        CapturePlan, ClientHello, Code, End, Event, Level, NodeError, NodeHello, Reason, Stats, Target,
+        CapturePlan, ClientHello, Code, End, Event, Level, NodeError, NodeHello, Reason, Seen, Stats, Target,
         TargetId, Targets,
     },
 };
-use crate::request::{AttachAt, Directions};
+use crate::request::{AttachAt, BothEnds, Directions};
 
 fn pod(name: &str) -> TargetId {
     TargetId::Pod { namespace: "shop".into(), name: name.into(), uid: "u-1".into() }
@@ -33,9 +33,17 @@ fn to_client() -> Vec<ToClient> {
             fullest_percent: 100,
             unreadable: 3,
             held_up: 4,
+            left_out: 5,
         }),
         ToClient::Error(NodeError { code: Code::RefusedLimit, message: "8 sessions run".into() }),
-        ToClient::End(End { reason: Reason::Stopped, captured: 1, matched: 3, dropped: 2 }),
+        ToClient::End(End {
+            reason: Reason::Stopped,
+            captured: 1,
+            matched: 4,
+            dropped: 2,
+            left_out: 1,
+            seen: Some(Seen { at_both: 1, only_sent: 2, forgotten: 3 }),
+        }),
     ]
 }
 
@@ -50,6 +58,7 @@ fn to_node() -> Vec<ToNode> {
         filter: Some("tcp[13] = 2; rm -rf /".into()),
         direction: Directions::In,
         attach: AttachAt::Pod,
+        both_ends: Some(BothEnds::OneSide),
         ..CapturePlan::default()
     };
     let hello =

@@ -15,7 +15,7 @@ use aya_obj::generated::{
     BPF_ALU64, BPF_EXIT, BPF_JMP, BPF_JNE, BPF_K, BPF_LDX, BPF_MEM, BPF_MOV, BPF_OR, BPF_W, bpf_insn,
 };
 use log::debug;
-use sniff_common::{Direction, SNAP_HEADERS, SNAP_RAW_IP};
+use sniff_common::{Direction, SNAP_HEADERS, SNAP_PACKETID, SNAP_RAW_IP};
 use sniff_filter::{compile::Fragment, ebpf::Encoded};
 use sniff_pcapng::LinkType;
 
@@ -50,6 +50,8 @@ pub struct Arguments {
     pub headers: bool,
     /// What packets begin with.
     pub link_type: LinkType,
+    /// Whether blocks have room for a packet's id.
+    pub packetid: bool,
     /// Nanoseconds from the boot clock to the Unix epoch.
     pub clock_offset: u64,
     /// The network namespace whose packets alone are taken, where the interface may be moved to another.
@@ -166,7 +168,8 @@ fn pass_over_returned() -> [bpf_insn; 4] {
 fn snaplen(arguments: &Arguments) -> u64 {
     let headers = if arguments.headers { SNAP_HEADERS } else { 0 };
     let raw_ip = if arguments.link_type == LinkType::Raw { SNAP_RAW_IP } else { 0 };
-    u64::from(arguments.snaplen) | headers | raw_ip
+    let packetid = if arguments.packetid { SNAP_PACKETID } else { 0 };
+    u64::from(arguments.snaplen) | headers | raw_ip | packetid
 }
 
 /// A program's id, from what the kernel shows of its descriptor (`bpf_prog_show_fdinfo`, kernel/bpf/syscall.c).
@@ -199,6 +202,7 @@ mod tests {
             snaplen: 96,
             headers: true,
             link_type: LinkType::Raw,
+            packetid: true,
             clock_offset: 0x0102_0304_f5f6_f7f8,
             home: None,
             summed: None,
@@ -207,7 +211,7 @@ mod tests {
             prologue(&arguments).iter().map(|insn| (insn.dst_reg(), insn.imm)).collect();
         let clock_offset = [(5, 0xf5f6_f7f8_u32 as i32), (0, 0x0102_0304)];
         assert_eq!(set[..2], [(2, 3), (3, 2)]);
-        assert_eq!(set[2..4], [(4, 96), (0, 3)]);
+        assert_eq!(set[2..4], [(4, 96), (0, 7)]);
         assert_eq!(set[4..], clock_offset);
     }
 }

@@ -8,6 +8,7 @@ use sniff_cli::logging;
 use sniff_common::Counters;
 use sniff_output::{Delivery, Output};
 use sniff_pcapng::InterfaceStatistics;
+use sniff_protocol::message::Seen;
 
 use crate::{bpf::object::KernelSide, capture::losses::Losses, system::clock::Clock};
 
@@ -37,8 +38,13 @@ struct Account {
     delivery: Delivery,
 }
 
-/// The accounts of a capture whose classifiers are detached and whose ring is empty, by pcapng interface id.
-pub struct Accounts(Vec<Account>);
+/// The accounts of a capture whose classifiers are detached and whose ring is empty.
+pub struct Accounts {
+    /// By pcapng interface id.
+    each: Vec<Account>,
+    /// Where its packets were seen, if that was asked for.
+    seen: Option<Seen>,
+}
 
 impl Accounts {
     /// Reads the kernel's counters.
@@ -46,15 +52,23 @@ impl Accounts {
     /// # Errors
     ///
     /// When the kernel does not give them.
-    pub fn read(kernel_side: &KernelSide, output: &Output, losses: &Losses, spans: &[Span]) -> Result<Self> {
-        let accounts = (0..).zip(spans).map(|(interface, span)| {
+    pub fn read(
+        kernel_side: &KernelSide,
+        output: &Output,
+        losses: &Losses,
+        seen: Option<Seen>,
+        spans: &[Span],
+    ) -> Result<Self> {
+        let each = (0..).zip(spans).map(|(interface, span)| {
             let counters = kernel_side.counters(interface)?;
             let delivery = output.delivery(interface);
             let mut span = span.clone();
-            span.notes.extend(untold(counters.lost().saturating_sub(losses.told(interface))));
+            span.notes.extend(left_out(delivery.left_out));
+            span.notes
+                .extend(untold(counters.lost().saturating_sub(losses.told(interface)), delivery.left_out));
             Ok(Account { span, counters, delivery })
         });
-        Ok(Self(accounts.collect::<Result<_>>()?))
+        Ok(Self { each: each.collect::<Result<_>>()?, seen })
     }
 
     /// Writes a statistics block for each interface, with the time of the packets' clock.
@@ -64,7 +78,7 @@ impl Accounts {
     /// When the output fails.
     pub fn write(&self, output: &mut Output, clock: Clock) -> Result<()> {
         let now = clock.now()?;
-        for (interface, account) in (0..).zip(&self.0) {
+        for (interface, account) in (0..).zip(&self.each) {
             let Account { span, counters, delivery } = account;
             let statistics = InterfaceStatistics {
                 interface,
@@ -87,32 +101,45 @@ impl Accounts {
 
     /// Whether an interface was not captured all the time.
     pub fn have_gaps(&self) -> bool {
-        self.0.iter().any(|account| account.span.has_gap)
+        self.each.iter().any(|account| account.span.has_gap)
     }
 
     /// What was counted, and what became of it, over all interfaces.
     pub fn totals(&self) -> (Counters, Delivery) {
         let (mut counters, mut delivery) = (Counters::default(), Delivery::default());
-        for account in &self.0 {
+        for account in &self.each {
             counters += account.counters;
-            delivery.delivered += account.delivery.delivered;
-            delivery.discarded += account.delivery.discarded;
+            delivery += account.delivery;
         }
         (counters, delivery)
     }
 
-    /// Prints tcpdump's three lines, and a fourth where they leave something out.
+    /// Where packets between captured pods were seen, if that was asked for.
+    pub fn seen(&self) -> Option<Seen> {
+        self.seen
+    }
+
+    /// Prints tcpdump's three lines, and others where they leave something out.
     pub fn print(&self) {
         let (counters, delivery) = self.totals();
         let (matched, lost) = (counters.matched, counters.lost());
-        let Delivery { delivered, discarded } = delivery;
+        let Delivery { delivered, discarded, left_out } = delivery;
         say(&format!("{delivered} packets captured"));
         say(&format!("{matched} packets received by filter"));
         say(&format!("{lost} packets dropped by kernel"));
         if discarded > 0 {
             say(&format!("{discarded} packets received but not written"));
         }
-        let told = delivered + discarded + lost;
+        if left_out > 0 {
+            say(&format!("{left_out} packets left out, which are here where they were sent"));
+        }
+        if let Some(Seen { at_both, only_sent, forgotten }) = self.seen {
+            say(&format!("{at_both} packets seen at both ends, {only_sent} only where sent"));
+            if forgotten > 0 {
+                say(&format!("{forgotten} sent packets were not followed: too many were on their way"));
+            }
+        }
+        let told = delivered + discarded + left_out + lost;
         if told != matched {
             warn!("the counts do not add up ({told} of {matched} packets): that is a bug in sniff");
         }
@@ -134,9 +161,20 @@ fn notes(span: &Span) -> String {
     notes
 }
 
-/// What is told of lost packets that no packet in the file tells of, if there are any.
-fn untold(lost: u64) -> Option<String> {
-    (lost > 0).then(|| format!("{lost} of the dropped packets were lost behind the last packet in this file"))
+/// What is told of packets that are left out, if there are any.
+fn left_out(count: u64) -> Option<String> {
+    (count > 0)
+        .then(|| format!("{count} of the received packets are left out: they are here where they were sent"))
+}
+
+/// What is told of lost packets that no packet in the file tells of, if there are any. A packet that is left out does not
+/// tell of those before it.
+fn untold(lost: u64, left_out: u64) -> Option<String> {
+    let place = match left_out {
+        0 => "behind the last packet in this file",
+        _ => "behind the last packet in this file, or before others that are left out",
+    };
+    (lost > 0).then(|| format!("{lost} of the dropped packets were lost {place}"))
 }
 
 fn say(line: &str) {

@@ -318,8 +318,10 @@ impl Running {
 fn finish(taps: Taps) -> Result<(End, Accounts)> {
     let Taps { drain, kernel_side, clock, spans, .. } = taps;
     drain.stop();
-    let Drained { mut output, losses, end, fullest_percent } = drain.join()?;
-    let accounts = Accounts::read(&kernel_side, &output, &losses, &spans)?;
+    let Drained { mut output, losses, ends, end, fullest_percent } = drain.join()?;
+    let is_all = matches!(end, End::Asked);
+    let seen = ends.map(|ends| if is_all { ends.all_seen() } else { ends.seen() });
+    let accounts = Accounts::read(&kernel_side, &output, &losses, seen, &spans)?;
     let written = accounts.write(&mut output, clock);
     accounts.print();
     info!("the buffer was at most {fullest_percent} % full ({})", kernel_side.describe_ring());

@@ -34,6 +34,11 @@ impl Progress {
         self.written.packets()
     }
 
+    /// Packets that were left out so far, since another copy of each was delivered.
+    pub fn left_out(&self) -> u64 {
+        self.written.left_out()
+    }
+
     /// Packets that were lost so far.
     pub fn lost(&self) -> u64 {
         self.gauge.get().map_or(0, |gauge| gauge.lost())

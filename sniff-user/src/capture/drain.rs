@@ -3,6 +3,7 @@
 
 use std::{
     io, mem,
+    net::IpAddr,
     os::fd::{AsFd as _, BorrowedFd},
     sync::{
         Arc,
@@ -18,7 +19,8 @@ use nix::{
     sys::eventfd::{EfdFlags, EventFd},
 };
 use sniff_output::{Full, Output, Written};
-use sniff_pcapng::{InterfaceDescription, Names, Watermark, blocks};
+use sniff_pcapng::{InterfaceDescription, Names, PacketHead, Watermark, blocks};
+use sniff_protocol::request::BothEnds;
 use tokio::sync::oneshot;
 
 use crate::{
@@ -26,7 +28,7 @@ use crate::{
         checksum::Summed,
         ring::{Ring, Until},
     },
-    capture::{losses::Losses, unsummed::Unsummed},
+    capture::{ends::Ends, losses::Losses, unsummed::Unsummed},
     system::signals::Stages,
 };
 
@@ -55,6 +57,8 @@ pub enum End {
 /// Tells the thread something.
 enum Message {
     Interface(Box<InterfaceDescription>),
+    Captured { interface: u32, addresses: Vec<IpAddr>, since: u64 },
+    Left { interface: u32, until: u64 },
     Names(Names),
     Watermark,
     Stop,
@@ -66,6 +70,8 @@ pub struct Drained {
     pub output: Output,
     /// What the packets in it tell of those that were lost.
     pub losses: Losses,
+    /// Which of them were seen at both ends, where that was asked for.
+    pub ends: Option<Ends>,
     /// Why it ended.
     pub end: End,
     /// The largest part of the ring that was ever in use.
@@ -91,6 +97,7 @@ impl Drain {
         ring: Ring,
         output: Output,
         count: Option<u64>,
+        both_ends: Option<BothEnds>,
         packet_buffered: bool,
         stages: Stages,
     ) -> Result<(Self, oneshot::Receiver<()>)> {
@@ -104,6 +111,8 @@ impl Drain {
             losses: Losses::default(),
             unsummed: Summed::known().is_none().then(Unsummed::default),
             any_lost: false,
+            ends: both_ends.map(|_| Ends::default()),
+            one_side: both_ends == Some(BothEnds::OneSide),
             left,
             stopping: false,
             watermark: false,
@@ -134,6 +143,25 @@ impl Drain {
     /// When the thread has ended.
     pub fn add_interface(&self, description: InterfaceDescription) -> Result<()> {
         self.send(Message::Interface(Box::new(description)))
+    }
+
+    /// Tells that what goes to these addresses is seen as it comes into an interface, `since` then in nanoseconds since the
+    /// epoch.
+    ///
+    /// # Errors
+    ///
+    /// When the thread has ended.
+    pub fn captured(&self, interface: u32, addresses: Vec<IpAddr>, since: u64) -> Result<()> {
+        self.send(Message::Captured { interface, addresses, since })
+    }
+
+    /// Tells that this is over, from `until` on.
+    ///
+    /// # Errors
+    ///
+    /// When the thread has ended.
+    pub fn left(&self, interface: u32, until: u64) -> Result<()> {
+        self.send(Message::Left { interface, until })
     }
 
     /// Has the output tell what addresses are called, as far as that is news.
@@ -216,6 +244,7 @@ impl Worker {
         Drained {
             output: self.delivery.output,
             losses: self.delivery.losses,
+            ends: self.delivery.ends,
             end,
             fullest_percent: self.fullest_percent.load(Ordering::Relaxed),
         }
@@ -318,6 +347,10 @@ struct Delivery {
     unsummed: Option<Unsummed>,
     /// Whether packets may have something to tell of losses. They are not looked at until then.
     any_lost: bool,
+    /// Where packets that are seen at both ends are told.
+    ends: Option<Ends>,
+    /// Whether those that come in are left out then.
+    one_side: bool,
     /// Packets that may still be delivered.
     left: u64,
     /// Whether the thread was told to stop. Whoever says so has detached before: what is in the ring then is all.
@@ -336,10 +369,23 @@ impl Delivery {
             match message {
                 Message::Stop => self.stopping = true,
                 Message::Names(names) => self.output.names(&names)?,
+                Message::Captured { interface, addresses, since } => {
+                    if let Some(ends) = &mut self.ends {
+                        ends.captured(interface, addresses, since);
+                    }
+                }
+                Message::Left { interface, until } => {
+                    if let Some(ends) = &mut self.ends {
+                        ends.left(interface, until);
+                    }
+                }
                 Message::Watermark => self.watermark = true,
                 Message::Interface(description) => {
                     if let Some(unsummed) = &mut self.unsummed {
                         unsummed.interface(&description);
+                    }
+                    if let Some(ends) = &mut self.ends {
+                        ends.interface(&description);
                     }
                     self.output.interface(&description)?;
                 }
@@ -354,15 +400,49 @@ impl Delivery {
             self.output.discard(run);
             return Ok(());
         }
-        let (wanted, beyond) = run.split_at_mut(self.wanted(run));
-        self.output.discard(beyond);
+        match self.ends.take() {
+            Some(mut ends) => {
+                let delivered = self.deliver_marked(run, &mut ends);
+                self.ends = Some(ends);
+                delivered
+            }
+            None => {
+                let (wanted, beyond) = run.split_at_mut(self.wanted(run));
+                self.output.discard(beyond);
+                self.hand_on(wanted)
+            }
+        }
+    }
+
+    /// Hands on a run whose packets have ids, without those to be left out. They are no part of what may be delivered.
+    fn deliver_marked(&mut self, run: &mut [u8], ends: &mut Ends) -> io::Result<()> {
+        let (mut begin, mut end) = (0, 0);
+        while self.left > 0
+            && let Ok(head) = PacketHead::parse(&run[end..])
+        {
+            let next = end + head.total_len;
+            if ends.mark(head, &mut run[end..next]) && self.one_side {
+                self.output.leave_out(&run[end..next]);
+                self.hand_on(&mut run[begin..end]).inspect_err(|_| self.output.discard(&run[next..]))?;
+                begin = next;
+            } else if self.left != u64::MAX {
+                self.left -= 1;
+            }
+            end = next;
+        }
+        self.output.discard(&run[end..]);
+        self.hand_on(&mut run[begin..end])
+    }
+
+    /// Hands packets that come next to the output.
+    fn hand_on(&mut self, run: &mut [u8]) -> io::Result<()> {
         if self.any_lost {
-            self.losses.tell(wanted);
+            self.losses.tell(run);
         }
         if let Some(unsummed) = &self.unsummed {
-            unsummed.mark(wanted);
+            unsummed.mark(run);
         }
-        if wanted.is_empty() { Ok(()) } else { self.output.packets(wanted) }
+        if run.is_empty() { Ok(()) } else { self.output.packets(run) }
     }
 
     /// How much of a run may still be delivered. Nothing is counted without a limit.

@@ -18,7 +18,7 @@ impl Losses {
     /// since the one before.
     pub fn tell(&mut self, run: &mut [u8]) {
         change_each(run, |head, block| {
-            if let Some(at) = head.dropcount_at()
+            if let Some(at) = head.dropcount_at(block)
                 && let Some(value) = block[at..].first_chunk_mut()
             {
                 let lost = self.told_now(head.interface, u64::from_ne_bytes(*value));

@@ -3,8 +3,9 @@
 //! - [`plan`]: what is asked; [`control`]: what a running capture is told, and what it tells.
 //! - [`taps`]: the interfaces that are captured, and changes of them; [`tap`]: one of them, at which end ([`view`]).
 //! - [`watch`] and [`newcomers`]: who goes and who comes.
-//! - [`drain`]: from the ring to the output; [`losses`]: packets of which only the count is there; [`unsummed`]: packets whose
-//!   checksum is still to be filled in, where the kernel does not tell.
+//! - [`drain`]: from the ring to the output; [`losses`]: packets of which only the count is there; [`ends`]: packets that two
+//!   pods have; [`unsummed`]: packets whose checksum is still to be filled in, where the kernel does not tell;
+//!   [`network_layer`]: where both find the IP header.
 //! - [`status`]: counts while it runs; [`accounts`]: those at the end.
 
 pub mod accounts;
@@ -12,7 +13,9 @@ pub mod accounts;
 mod capture;
 mod control;
 mod drain;
+mod ends;
 mod losses;
+mod network_layer;
 mod newcomers;
 mod plan;
 mod point;

@@ -7,7 +7,7 @@ use sniff_common::Direction;
 use sniff_filter::{Filters, Source};
 use sniff_output::Sink;
 use sniff_pcapng::{LinkType, Names};
-use sniff_protocol::request::AttachAt;
+use sniff_protocol::request::{AttachAt, BothEnds};
 use tokio::sync::mpsc;
 
 use crate::{
@@ -55,6 +55,9 @@ pub struct Plan {
     pub ring_bytes: u32,
     /// In which order packets are written.
     pub sorting: ring::Sorting,
+    /// What becomes of packets that are seen at both ends; `None` where they are not told apart. That takes both directions
+    /// and the order of time.
+    pub both_ends: Option<BothEnds>,
     /// How much wakes the reader.
     pub batch: ring::Batch,
     /// What addresses are called, as that becomes known; `None` where nobody is to be told.

@@ -47,7 +47,7 @@ pub fn start(mut plan: Plan, output: OpenOutput, progress: &Progress, stages: &S
     let interfaces = mem::take(&mut plan.interfaces);
     let (prepared, refused) = prepare(general.as_deref(), &plan, 0, interfaces)?;
     go_on_without(refused, !prepared.is_empty())?;
-    let Plan { ring, ring_bytes, sorting, batch, count, .. } = plan;
+    let Plan { ring, ring_bytes, sorting, batch, count, both_ends, .. } = plan;
     let mut kernel_side = KernelSide::load(Sizes { ring, ring_bytes, batch })?;
     // Only here, so that a capture that cannot start leaves an older file as it is.
     let mut output = Output::new(output()?, Arc::clone(&progress.written));
@@ -65,7 +65,8 @@ pub fn start(mut plan: Plan, output: OpenOutput, progress: &Progress, stages: &S
     // It is the only one.
     let _ = progress.gauge.set(Arc::clone(&gauge));
     let status = Status::new(gauge);
-    let (drain, drained) = Drain::start(ring, output, count, batch == Batch::Packet, stages.clone())?;
+    let (drain, drained) =
+        Drain::start(ring, output, count, both_ends, batch == Batch::Packet, stages.clone())?;
     let (wanted, room) = (prepared.len(), prepared.len() + plan.room as usize);
     let mut taps = Taps::new(plan, general, room, kernel_side, clock, drain);
     let refused = taps.begin(prepared, || stages.is_to_end())?;

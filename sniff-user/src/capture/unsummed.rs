@@ -7,10 +7,8 @@
 use sniff_common::epb::{self, DATA_OFFSET, FLAGS_CHECKSUM_NOT_READY};
 use sniff_pcapng::{InterfaceDescription, LinkType, PacketHead, change_each};
 
-const ETHERTYPE_IPV4: u16 = 0x0800;
-const ETHERTYPE_IPV6: u16 = 0x86dd;
-/// 802.1Q, and 802.1ad around it.
-const ETHERTYPES_VLAN: [u16; 2] = [0x8100, 0x88a8];
+use super::network_layer::{self, u16_at};
+
 const PROTOCOL_TCP: u8 = 6;
 const PROTOCOL_UDP: u8 = 17;
 /// Offset and "more fragments" in the word of IPv4 that has them (RFC 791, section 3.1).
@@ -52,10 +50,7 @@ impl Unsummed {
 /// Whether a packet's checksum is that of its pseudo-header (RFC 9293, section 3.1; RFC 8200, section 8.1); none when it
 /// does not show.
 fn is_unsummed(packet: &[u8], link_type: LinkType) -> Option<bool> {
-    let ip = match link_type {
-        LinkType::Ethernet => behind_ethernet(packet)?,
-        LinkType::Raw => packet,
-    };
+    let ip = network_layer::of(packet, link_type)?;
     let (protocol, payload_len, addresses, payload) = match ip.first()? >> 4 {
         4 => {
             let header = ip.first_chunk::<20>()?;
@@ -84,19 +79,6 @@ fn is_unsummed(packet: &[u8], link_type: LinkType) -> Option<bool> {
 fn sum(addresses: &[u8]) -> u64 {
     let words = addresses.as_chunks::<4>().0.iter();
     words.map(|word| u64::from(u32::from_be_bytes(*word))).sum()
-}
-
-fn behind_ethernet(frame: &[u8]) -> Option<&[u8]> {
-    let mut at = 12;
-    while ETHERTYPES_VLAN.contains(&u16_at(frame, at)?) {
-        at += 4;
-    }
-    let is_ip = [ETHERTYPE_IPV4, ETHERTYPE_IPV6].contains(&u16_at(frame, at)?);
-    is_ip.then(|| &frame[at + 2..])
-}
-
-fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {
-    bytes.get(at..)?.first_chunk().map(|bytes| u16::from_be_bytes(*bytes))
 }
 
 /// A sum of a few words of 32 bits in one's complement of 16.
@@ -159,8 +141,8 @@ mod tests {
     }
 
     fn framed(tags: &[u8], packet: &[u8]) -> Vec<u8> {
-        let ethertype = if packet[0] >> 4 == 4 { ETHERTYPE_IPV4 } else { ETHERTYPE_IPV6 };
-        [&[2; 12], tags, &ethertype.to_be_bytes(), packet].concat()
+        let ethertype = if packet[0] >> 4 == 4 { [8, 0] } else { [0x86, 0xdd] };
+        [&[2; 12], tags, &ethertype, packet].concat()
     }
 
     #[test]

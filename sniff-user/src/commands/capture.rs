@@ -160,7 +160,7 @@ pub struct Args {
     )]
     pub ring: ring::Kind,
 
-    /// Do not sort the packets of several CPUs by time
+    /// Do not sort the packets of several CPUs by time; they have no ids then that tell the two ends' copies
     #[arg(long, help_heading = "Output")]
     pub unsorted: bool,
 
@@ -269,8 +269,10 @@ impl Args {
             Err("-b, -a filesize and -a files are about files: name one with -w".to_owned())
         } else if self.lines.is_printing() && self.write == Some(To::StandardOutput) {
             Err("--print and --write - would mix lines into the packets: write to a file".to_owned())
+        } else if self.capture.one_side && self.unsorted {
+            Err("--one-side takes packets in the order of time: leave out --unsorted".to_owned())
         } else {
-            self.manner().rotation.check().map_err(str::to_owned)
+            self.capture.check().and_then(|()| self.manner().rotation.check()).map_err(str::to_owned)
         }
     }
 
@@ -317,6 +319,12 @@ impl Args {
             targets.extend(self.interfaces.iter().cloned().map(|name| Target::Interface(name).into()));
         }
         targets
+    }
+
+    /// Whether there may be packets between two of the targets.
+    fn has_several_targets(&self) -> bool {
+        let Self { pods, containers, pids, netns, selector, .. } = self;
+        selector.is_some() || pods.len() + containers.len() + pids.len() + netns.len() > 1
     }
 
     fn namespace(&self) -> &str {
@@ -530,6 +538,7 @@ fn options(args: &Args) -> targets::Options {
 fn plan(args: Args, scopes: Vec<targets::Scope>, interfaces: Vec<targets::Interface>) -> Result<Plan> {
     let (filter, batch) = (args.filter_source(), args.batch());
     let (count, duration, status_line) = (args.count(), args.duration(), args.status_line());
+    let both_ends = args.capture.both_ends(args.has_several_targets()).filter(|_| !args.unsorted);
     let CaptureArgs { attach, direction, snaplen, headers, ring_bytes, .. } = args.capture;
     Ok(Plan {
         interfaces,
@@ -546,6 +555,7 @@ fn plan(args: Args, scopes: Vec<targets::Scope>, interfaces: Vec<targets::Interf
         ring: args.ring,
         ring_bytes,
         sorting: if args.unsorted { ring::Sorting::Unsorted } else { ring::Sorting::Time },
+        both_ends,
         batch,
         names: None,
         only: None,
@@ -560,6 +570,7 @@ fn plan(args: Args, scopes: Vec<targets::Scope>, interfaces: Vec<targets::Interf
 mod tests {
     use sniff_cli::{exit, habits};
     use sniff_output::lines::{Dump, DumpForm, Form, Time};
+    use sniff_protocol::request::BothEnds;
 
     use super::*;
 
@@ -635,6 +646,33 @@ mod tests {
             assert!(of(line).unwrap_err().contains("name one with -w"), "{line:?}");
         }
         assert!(Args::try_parse_from(["sniff", "-i", "lo", "-c", "1", "--count", "2"]).is_err());
+    }
+
+    #[test]
+    fn one_side_takes_what_tells_the_ends_apart() {
+        let of = |line: &[&str]| {
+            let args =
+                Args::try_parse_from([&["sniff", "--netns", "a", "--one-side"], line].concat()).unwrap();
+            args.check().map(|()| args.capture.both_ends(false))
+        };
+        assert_eq!(of(&[]), Ok(Some(BothEnds::OneSide)));
+        assert_eq!(of(&["-Q", "inout"]), Ok(Some(BothEnds::OneSide)));
+        for (line, out) in [(["-Q", "in"], "leave out -Q"), (["-Q", "out"], "leave out -Q")] {
+            assert!(of(&line).unwrap_err().contains(out), "{line:?}");
+        }
+        assert!(of(&["--unsorted"]).unwrap_err().contains("leave out --unsorted"));
+        let args = Args::try_parse_from(["sniff", "-i", "a", "-Q", "in"]).unwrap();
+        assert_eq!(args.capture.both_ends(true), None);
+        for (line, are_several) in [
+            (&["--pod", "a/b"][..], false),
+            (&["-i", "eth0", "-i", "eth1"], false),
+            (&["--pod", "a/b", "--pid", "7"], true),
+            (&["--netns", "a", "--netns", "b"], true),
+            (&["--selector", "app=web"], true),
+        ] {
+            let args = Args::try_parse_from([&["sniff"], line].concat()).unwrap();
+            assert_eq!(args.has_several_targets(), are_several, "{line:?}");
+        }
     }
 
     #[test]

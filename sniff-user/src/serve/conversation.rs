@@ -414,9 +414,10 @@ impl<'a> Conversation<'a> {
     }
 
     fn stats(&self) -> Stats {
-        let (delivered, dropped) = (self.progress.delivered(), self.counters.lost());
+        let (delivered, left_out) = (self.progress.delivered(), self.progress.left_out());
+        let dropped = self.counters.lost();
         // Those were counted a while ago; what has been sent meanwhile was matched.
-        let matched = self.counters.matched.max(delivered + dropped);
+        let matched = self.counters.matched.max(delivered + left_out + dropped);
         Stats {
             matched,
             delivered,
@@ -424,6 +425,7 @@ impl<'a> Conversation<'a> {
             fullest_percent: self.fullest_percent,
             unreadable: self.counters.unreadable,
             held_up: self.output.stdout().lost_meanwhile(self.progress.lost()).min(dropped),
+            left_out,
         }
     }
 

@@ -28,7 +28,7 @@ use sniff_protocol::{
         Awaited, CapturePlan, ClientHello, Code, End, Event as Told, Level, NodeError, NodeHello, Reason,
         Target,
     },
-    request::Compress,
+    request::{Compress, Directions},
 };
 use tokio::{
     sync::{mpsc, oneshot},
@@ -113,7 +113,7 @@ pub async fn run(args: Options) -> Result<()> {
         Err(Failure { code, error }) => {
             let error = privileges::advise(error);
             output.tell(ToClient::Error(NodeError { code, message: format!("{error:#}") }));
-            (End { reason: Reason::Failed, captured: 0, matched: 0, dropped: 0 }, Err(error))
+            (End { reason: Reason::Failed, ..End::default() }, Err(error))
         }
     };
     info!("the session has ended: {:?}, {} packets captured", end.reason, end.captured);
@@ -135,7 +135,7 @@ async fn session(
     let system = System::this(args.node_name.as_deref()).map_err(failed(Code::Kernel))?;
     let opened = match open(&args, system, input, output).await {
         Err(_) if input.is_told_to_stop() => {
-            return Ok(End { reason: Reason::Stopped, captured: 0, matched: 0, dropped: 0 });
+            return Ok(End { reason: Reason::Stopped, ..End::default() });
         }
         opened => opened?,
     };
@@ -169,10 +169,11 @@ async fn session(
     let ((reason, mut grant), captured) = tokio::join!(conversation, capture);
     let ended = async {
         let (why, accounts) = captured.map_err(failed(Code::Kernel))?;
-        let (counters, Delivery { delivered, .. }) = accounts.totals();
+        let (counters, Delivery { delivered, left_out, .. }) = accounts.totals();
         let (matched, dropped) = (counters.matched, counters.lost());
         grant.report(&Report { matched, delivered, dropped, bytes: stdout.moved() }).await;
-        Ok(End { reason: reason.unwrap_or(by_itself(why)), captured: delivered, matched, dropped })
+        let (reason, seen) = (reason.unwrap_or(by_itself(why)), accounts.seen());
+        Ok(End { reason, captured: delivered, matched, dropped, left_out, seen })
     };
     let ended: Result<End, Failure> = ended.await;
     grant
@@ -231,6 +232,7 @@ async fn open(
         kernel: system.os.rsplit(' ').next().unwrap_or_default().to_owned(),
         has_watermarks: true,
         waits_for_goodbye: true,
+        has_both_ends: true,
     }));
     let ClientHello { version, who, plan, targets, awaited, lease_seconds, says_goodbye } =
         greeting(input).await?;
@@ -276,7 +278,8 @@ async fn greeting(input: &mut Input) -> Result<ClientHello, Failure> {
 
 /// The plan of a session that begins without interfaces; numbers from outside are checked.
 fn plan_of(asked: CapturePlan, system: System) -> Result<Plan> {
-    let CapturePlan { filter, snaplen, headers, direction, count, buffer_bytes, attach, .. } = asked;
+    let CapturePlan { filter, snaplen, headers, direction, count, buffer_bytes, attach, both_ends, .. } =
+        asked;
     let snaplen = snaplen.unwrap_or(MAX_SNAPLEN);
     ensure!(
         (1..=MAX_SNAPLEN).contains(&snaplen),
@@ -288,6 +291,10 @@ fn plan_of(asked: CapturePlan, system: System) -> Result<Plan> {
         "a buffer of {buffer} bytes: it is {MIN_RING_BYTES} to {MAX_BUFFER_BYTES}"
     );
     ensure!(count != Some(0), "a count of 0 packets");
+    ensure!(
+        both_ends.is_none() || direction == Directions::Inout,
+        "one direction of packets that are to be seen at both ends"
+    );
     Ok(Plan {
         interfaces: Vec::new(),
         scopes: Vec::new(),
@@ -303,6 +310,7 @@ fn plan_of(asked: CapturePlan, system: System) -> Result<Plan> {
         ring: ring::Kind::Auto,
         ring_bytes: buffer,
         sorting: Sorting::Time,
+        both_ends,
         batch: Batch::Small,
         // The client knows better, and would not believe a node.
         names: None,

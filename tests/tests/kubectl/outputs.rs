@@ -1,6 +1,7 @@
 //! Files, lines and Wireshark.
 
 use std::{
+    collections::HashSet,
     fs,
     net::IpAddr,
     os::unix::fs::symlink,
@@ -9,7 +10,7 @@ use std::{
 };
 
 use serde_json::json;
-use sniff_tests::{client::Client, terminal::Terminal, traffic, wait, wireshark};
+use sniff_tests::{client::Client, pcap::Direction, terminal::Terminal, traffic, wait, wireshark};
 
 use super::{GONE, LISTENING, Shop, assert_pings, ping_much};
 
@@ -52,6 +53,39 @@ fn a_terminal_shows_how_it_goes_in_all_and_at_each_node() {
     let came = terminal.came();
     let (_, last) = came.rsplit_once("\x1b[J").expect("lines that were taken away");
     assert!(last.contains("40 packets captured\r\n") && !last.contains("waiting"), "{came:?}");
+}
+
+#[test]
+fn packets_between_two_pods_of_a_node_are_written_once_or_told_apart() {
+    let place = Shop::new();
+    let db = place.node.pod("shop", "db-0").start();
+    place.cluster.add_pod("shop", "db-0", &db.sandbox.uid, "n1", &json!({"app": "db"}));
+    traffic::ping(&place.web.netns, db.ipv4.into(), 1, 56);
+    for (args, packets, left_out) in [(&["--one-side"][..], 10, 10), (&[], 20, 0)] {
+        let targets = ["shop/web-0", "shop/db-0", "-w", "FILE", "-f", "icmp"];
+        let client = place.listen(&[args, &targets].concat());
+        traffic::ping(&place.web.netns, db.ipv4.into(), 5, 56);
+        client.wait_for_packets(packets);
+        let outcome = client.stop();
+        outcome.assert_success();
+        let file = outcome.file();
+        let ids: HashSet<u64> = file.packets.iter().map(|packet| packet.packet_id.expect("an id")).collect();
+        assert_eq!((file.packets.len(), ids.len()), (packets, 10), "{args:?}");
+        let sent = file.packets.iter().filter(|packet| packet.direction == Some(Direction::Out));
+        assert_eq!(sent.count(), 10, "{args:?}");
+        let seen = "10 packets seen at both ends, 0 only where sent, between pods of one node";
+        assert!(outcome.said(seen), "{:#?}", outcome.stderr);
+        assert!(outcome.said("20 packets received by filter"), "{:#?}", outcome.stderr);
+        let is_told =
+            outcome.said(&format!("{left_out} packets left out, which are here where they were sent"));
+        assert_eq!(is_told, left_out > 0, "{:#?}", outcome.stderr);
+        assert!(!outcome.said("not written"), "{:#?}", outcome.stderr);
+    }
+    // One pod alone has no other end.
+    let client = place.listen_to_pings(&["shop/web-0"]);
+    let outcome = client.stop();
+    assert!(outcome.file().packets.iter().all(|packet| packet.packet_id.is_none()));
+    assert!(!outcome.said("both ends"), "{:#?}", outcome.stderr);
 }
 
 #[test]

@@ -101,7 +101,7 @@ fn a_node_has_no_say_in_what_is_anothers() {
     let of_another = Event::TargetGone { target: web(), why: "it ended".into() };
     let failed = Event::TargetFailed { target: web(), error: "it ended".into() };
     let alias = Event::TargetAdded { target: web(), interfaces: vec!["shop/web-0/eth0".into()] };
-    let ended = |reason| ToClient::End(End { reason, captured: 0, matched: 0, dropped: 0 });
+    let ended = |reason| ToClient::End(End { reason, ..End::default() });
     let other = || NodeHello { node: "n1".into(), ..NodeHello::default() };
     let mut other_node = PREFACE.to_vec();
     encode(&ToClient::Hello(other()), &mut other_node).expect("a frame");

@@ -23,6 +23,7 @@ const TEXTS: [&str; 17] = [
     "README.md",
     "SECURITY.md",
     "docs/bench.svg",
+    "docs/both-ends.md",
     "docs/cli.md",
     "docs/cluster.md",
     "docs/files.md",

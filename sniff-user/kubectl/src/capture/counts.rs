@@ -6,6 +6,7 @@ use std::{
 };
 
 use sniff_cli::sanitize::sanitize_line;
+use sniff_protocol::message::Seen;
 
 use super::{
     Capture,
@@ -24,42 +25,74 @@ impl Capture {
         }
         let silent = self.sessions.iter().filter(|it| it.accounts == Accounts::Open);
         let silent: BTreeSet<&str> = silent.map(|it| it.session.node.as_str()).collect();
-        let counts = counts(
-            self.progress.written().packets(),
-            self.sum(|it| it.matched(&self.merger)),
-            self.sum(|it| it.stats.dropped),
-            &Vec::from_iter(silent),
-        );
+        let counts = Counts {
+            captured: self.progress.written().packets(),
+            matched: self.sum(|it| it.matched(&self.merger)),
+            dropped: self.sum(|it| it.stats.dropped),
+            left_out: self.sum(|it| it.stats.left_out),
+        };
+        let counts = counts.say(&Vec::from_iter(silent));
         let mut stderr = io::stderr();
         // A closed stderr is no reason to fail.
         let _ = stderr.write_all(counts.as_bytes());
+        let _ = stderr.write_all(seen(self.sessions.iter().filter_map(|it| it.seen)).as_bytes());
         if self.merger.late() > 0 {
             let _ = writeln!(stderr, "{} packets written out of order", self.merger.late());
         }
     }
 }
 
-/// The counts at the end, as tcpdump has them. What `silent` nodes said before they broke off is the least that it was;
-/// so is what came from them.
-fn counts(captured: u64, matched: u64, dropped: u64, silent: &[&str]) -> String {
-    if silent.is_empty() {
-        let counts = format!(
-            "{captured} packets captured\n{matched} packets received by filter\n{dropped} packets dropped by kernel\n"
-        );
-        return match matched.saturating_sub(dropped).saturating_sub(captured) {
-            0 => counts,
-            left => format!("{counts}{left} packets received but not written\n"),
+/// Packets, over all sessions.
+#[derive(Clone, Copy, Default)]
+struct Counts {
+    captured: u64,
+    matched: u64,
+    dropped: u64,
+    left_out: u64,
+}
+
+impl Counts {
+    /// The counts at the end, as tcpdump has them. What `silent` nodes said before they broke off is the least that it was;
+    /// so is what came from them.
+    fn say(self, silent: &[&str]) -> String {
+        let Self { captured, matched, dropped, left_out } = self;
+        let (least, missing, matched) = match silent {
+            [] => ("", String::new(), matched),
+            nodes => {
+                let nodes = sanitize_line(&nodes.join(", "));
+                ("at least ", format!("; no final counts from node {nodes}"), matched.max(captured))
+            }
         };
+        let unwritten = matched.saturating_sub(dropped).saturating_sub(left_out).saturating_sub(captured);
+        let mut said = format!(
+            "{captured} packets captured{missing}\n{least}{matched} packets received by filter\n\
+             {least}{dropped} packets dropped by kernel\n"
+        );
+        if unwritten > 0 {
+            said += &format!("{least}{unwritten} packets received but not written\n");
+        }
+        if left_out > 0 {
+            said += &format!("{least}{left_out} packets left out, which are here where they were sent\n");
+        }
+        said
     }
-    let (nodes, matched) = (sanitize_line(&silent.join(", ")), matched.max(captured));
-    let counts = format!(
-        "{captured} packets captured; no final counts from node {nodes}\nat least {matched} packets received by filter\n\
-         at least {dropped} packets dropped by kernel\n"
+}
+
+/// Where packets were seen whose two ends are captured on one node, in all; nothing when no node tells.
+fn seen(nodes: impl Iterator<Item = Seen>) -> String {
+    let add = |one: Seen, other: Seen| Seen {
+        at_both: one.at_both.saturating_add(other.at_both),
+        only_sent: one.only_sent.saturating_add(other.only_sent),
+        forgotten: one.forgotten.saturating_add(other.forgotten),
+    };
+    let Some(Seen { at_both, only_sent, forgotten }) = nodes.reduce(add) else { return String::new() };
+    let mut said = format!(
+        "{at_both} packets seen at both ends, {only_sent} only where sent, between pods of one node\n"
     );
-    match matched.saturating_sub(dropped).saturating_sub(captured) {
-        0 => counts,
-        left => format!("{counts}at least {left} packets received but not written\n"),
+    if forgotten > 0 {
+        said += &format!("{forgotten} sent packets were not followed: too many were on their way\n");
     }
+    said
 }
 
 /// What the end of a capture waits for: `left` packets, and what the nodes `yet_to_tell` have beyond that.
@@ -88,6 +121,10 @@ pub(super) fn left_out(yet_to_tell: &[&str]) -> String {
 mod tests {
     use super::*;
 
+    fn counts(captured: u64, matched: u64, dropped: u64, silent: &[&str]) -> String {
+        Counts { captured, matched, dropped, left_out: 0 }.say(silent)
+    }
+
     #[test]
     fn counts_that_are_not_final_are_said_to_be_the_least() {
         assert_eq!(
@@ -106,6 +143,29 @@ mod tests {
         );
         assert!(counts(8, 22, 3, &["a"]).contains("at least 22 packets received"));
         assert!(counts(8, 22, 3, &["a"]).ends_with("\nat least 11 packets received but not written\n"));
+    }
+
+    #[test]
+    fn what_is_left_out_is_no_packet_that_was_not_written() {
+        let counts = Counts { captured: 8, matched: 15, dropped: 1, left_out: 6 };
+        let said = counts.say(&[]);
+        assert!(said.ends_with("\n6 packets left out, which are here where they were sent\n"), "{said}");
+        assert!(!said.contains("not written"), "{said}");
+        assert!(Counts { matched: 16, ..counts }.say(&[]).contains("\n1 packets received but not written\n"));
+    }
+
+    #[test]
+    fn packets_at_both_ends_are_those_of_all_nodes() {
+        assert_eq!(seen([].into_iter()), "");
+        let node = |at_both, only_sent| Seen { at_both, only_sent, forgotten: 0 };
+        let both = [node(7, 0), node(2, 1)];
+        assert_eq!(
+            seen(both.into_iter()),
+            "9 packets seen at both ends, 1 only where sent, between pods of one node\n"
+        );
+        let hostile = Seen { at_both: u64::MAX, only_sent: 0, forgotten: 3 };
+        let said = seen(both.into_iter().chain([hostile]));
+        assert!(said.ends_with("\n3 sent packets were not followed: too many were on their way\n"));
     }
 
     #[test]

@@ -15,7 +15,7 @@ use sniff_pcapng::{
     merge::{Merger, StreamId},
 };
 use sniff_protocol::message::{
-    Awaited, AwaitedBy, CapturePlan, Code, End, Event, Level, NodeHello, Reason, Stats, Target, Targets,
+    Awaited, AwaitedBy, CapturePlan, Code, End, Event, Level, NodeHello, Reason, Seen, Stats, Target, Targets,
 };
 
 use super::{
@@ -51,6 +51,8 @@ pub(super) struct Running {
     /// Whether it was said that its clock is wrong.
     is_clock_told: bool,
     pub(super) stats: Stats,
+    /// Where packets between its pods were seen, once it has ended.
+    pub(super) seen: Option<Seen>,
     pub(super) accounts: Accounts,
     /// When it may be asked for a watermark next, if it answers.
     next_ask: Option<Instant>,
@@ -82,15 +84,18 @@ pub(super) enum Accounts {
 impl Running {
     /// Packets that it has captured and that have not come, as far as it has told.
     pub(super) fn left(&self, merger: &Merger) -> u64 {
-        let Stats { matched, dropped, .. } = self.stats;
-        matched.saturating_sub(dropped).saturating_sub(merger.received(self.stream))
+        let Stats { matched, dropped, left_out, .. } = self.stats;
+        matched.saturating_sub(dropped).saturating_sub(left_out).saturating_sub(merger.received(self.stream))
     }
 
     /// Packets that matched; at least, before its accounts are final: its counts come behind its packets.
     pub(super) fn matched(&self, merger: &Merger) -> u64 {
-        let Stats { matched, dropped, .. } = self.stats;
+        let Stats { matched, dropped, left_out, .. } = self.stats;
         match self.accounts {
-            Accounts::Open => matched.max(merger.received(self.stream).saturating_add(dropped)),
+            Accounts::Open => {
+                let received = merger.received(self.stream);
+                matched.max(received.saturating_add(dropped).saturating_add(left_out))
+            }
             Accounts::NotBegun | Accounts::Final => matched,
         }
     }
@@ -207,6 +212,7 @@ impl Capture {
             limits,
             is_clock_told: false,
             stats: Stats::default(),
+            seen: None,
             accounts: Accounts::NotBegun,
             next_ask: None,
             spoke: Instant::now(),
@@ -226,6 +232,8 @@ impl Capture {
     /// The plan of a session that begins now: what limits the capture holds over all of it.
     fn plan(&self) -> CapturePlan {
         let mut plan = plan(&self.args);
+        let is_one = matches!(&self.selections[..], [selection] if matches!(selection.by, By::Name(_)));
+        plan.both_ends = self.args.capture.both_ends(!is_one);
         // None is no limit of a session's.
         plan.count = plan.count.map(|count| count.saturating_sub(self.merger.written()).max(1));
         if let Some(deadline) = self.deadline() {
@@ -297,6 +305,12 @@ impl Capture {
         running.pod = Some(pod);
         running.next_ask = hello.has_watermarks.then(Instant::now);
         running.remit.check_hello(hello)?;
+        if self.args.capture.one_side && !hello.has_both_ends {
+            warn!(
+                "node {node} has sniff {}, which does not know --one-side: packets between two pods there are here twice",
+                hello.version
+            );
+        }
         if hello.version != env!("CARGO_PKG_VERSION") {
             let ours = env!("CARGO_PKG_VERSION");
             info!("node {node} has sniff {}, this is {ours}", hello.version);
@@ -419,6 +433,7 @@ impl Capture {
                 running.accounts = Accounts::Final;
                 let stats = &mut running.stats;
                 (stats.matched, stats.dropped, stats.delivered) = (end.matched, end.dropped, end.captured);
+                (stats.left_out, running.seen) = (end.left_out, end.seen);
                 if !matches!(end.reason, Reason::Stopped | Reason::Count | Reason::Duration) {
                     self.failed = true;
                     error!("node {node}: the capture has ended: {}{again}", why(end.reason));
@@ -521,6 +536,7 @@ fn plan(args: &Args) -> CapturePlan {
         duration_ms: capture.duration.map(|duration| duration.as_millis() as u64),
         buffer_bytes: Some(capture.ring_bytes),
         attach: capture.attach,
+        both_ends: None,
         compress: args.compress_on_the_way(),
     }
 }

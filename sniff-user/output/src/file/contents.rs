@@ -73,7 +73,7 @@ impl Contents {
     pub(super) fn note_packet(&mut self, head: PacketHead, block: &[u8]) {
         let Some(interface) = self.interfaces.get_mut(head.interface as usize) else { return };
         interface.here.packets += 1;
-        let lost = head.dropcount_at().and_then(|at| block.get(at..)?.first_chunk());
+        let lost = head.dropcount_at(block).and_then(|at| block.get(at..)?.first_chunk());
         interface.here.lost += lost.map_or(0, |lost| u64::from_ne_bytes(*lost));
         self.first_ns.get_or_insert(head.timestamp_ns);
         self.last_ns = self.last_ns.max(head.timestamp_ns);

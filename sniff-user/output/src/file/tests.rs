@@ -28,7 +28,16 @@ fn interface(link_type: LinkType, name: &str) -> Vec<u8> {
 /// A packet whose bytes depend on its time, one byte of it cut off.
 fn packet(interface: u32, time_ns: u64, len: usize, lost: Option<u64>) -> Vec<u8> {
     let data: Vec<u8> = (0..len).map(|at| (at as u64).wrapping_add(time_ns) as u8).collect();
-    RingPacket { interface, time_ns, data: &data, cut: 1, lost }.block()
+    RingPacket {
+        interface,
+        time_ns,
+        data: &data,
+        cut: 1,
+        lost,
+        has_packetid: time_ns % 2 == 1,
+        ..RingPacket::default()
+    }
+    .block()
 }
 
 fn statistics(interface: u32, delivered: u64, lost: u64) -> Vec<u8> {

@@ -130,6 +130,10 @@ impl Printer {
         );
         json.field("length", len_on_wire(packet));
         json.field("captured", packet.data.len());
+        if let Some(id) = packet.packet_id {
+            // More than a number of JavaScript holds, or jq's.
+            json.field("packet_id", out::Hex::<16>(id));
+        }
         let mut context = Context { style, connections, names, interface: interface.number, depth: 0 };
         packet::describe(&mut json, &mut context, interface.link_type, packet.data, len_on_wire(packet));
         if let Some(dump) = style.dump {

@@ -1,6 +1,7 @@
 //! Attaching the classifiers of taps.
 
 use std::{
+    net::IpAddr,
     sync::{Arc, mpsc::sync_channel},
     thread,
 };
@@ -21,6 +22,7 @@ use crate::{
         plan::Plan,
         tap::{Tap, link_type},
     },
+    targets::Interface,
 };
 
 /// Interfaces to attach to before looking whether a signal came.
@@ -84,14 +86,32 @@ impl Taps {
             match Attachment::new(&tap.side, classifiers, self.plan.mechanism, self.clock) {
                 Ok(attachment) => {
                     self.note_start(&tap, &attachment);
+                    let since = attachment.since(tap.point.hook(Direction::In));
                     tap.attachment = Some(attachment);
                     tap.announce();
                     self.attached.push(tap);
+                    if let Some(since) = since {
+                        self.await_packets(self.attached.len() - 1, since);
+                    }
                 }
                 Err(error) => failed.push((tap.id, error.context(tap.interface.name))),
             }
         }
         failed
+    }
+
+    /// Has packets awaited `since` then that others send to the tap at this place, if it takes what comes in.
+    pub(super) fn await_packets(&self, at: usize, since: u64) {
+        let Tap { id, interface, directions, .. } = &self.attached[at];
+        let takes = |(direction, filter): &(Direction, Filter)| {
+            *direction == Direction::In && *filter != Filter::Nothing
+        };
+        if tells_ends(&self.plan, interface) && directions.iter().any(takes) {
+            let ipv4 = interface.ipv4.iter().map(|&(address, _)| IpAddr::from(address));
+            let ipv6 = interface.ipv6.iter().map(|&(address, _)| IpAddr::from(address));
+            // A thread that has ended needs to know nothing more.
+            let _ = self.drain.captured(*id, ipv4.chain(ipv6).collect(), since);
+        }
     }
 
     /// Has the file tell from when on each direction is complete: one is attached after the other.
@@ -120,6 +140,7 @@ impl Taps {
         directions: &[(Direction, Filter)],
     ) -> impl Iterator<Item = Option<Arguments>> {
         let Plan { snaplen, headers, .. } = self.plan;
+        let packetid = tells_ends(&self.plan, &tap.interface);
         let (clock_offset, link_type, home) = (self.clock.offset(), link_type(&tap.interface), tap.home);
         directions.iter().map(move |(direction, filter)| {
             let filter = match filter {
@@ -136,12 +157,18 @@ impl Taps {
                 snaplen,
                 headers,
                 link_type,
+                packetid,
                 clock_offset,
                 home,
                 summed: Summed::known(),
             })
         })
     }
+}
+
+/// Whether packets of an interface are looked for at other ends.
+fn tells_ends(plan: &Plan, interface: &Interface) -> bool {
+    plan.both_ends.is_some() && interface.pod_side.is_some() && !interface.is_loopback
 }
 
 /// Loads classifiers, unless it `is_over` meanwhile; none where there are no arguments.

@@ -127,6 +127,7 @@ impl Taps {
             let before = mem::replace(&mut tap.id, id);
             tap.directions = directions;
             self.close(before, now);
+            self.await_packets(at, now);
         }
         Ok(())
     }

@@ -144,6 +144,8 @@ impl Taps {
     fn close(&mut self, id: u32, now: u64) {
         self.spans[id as usize].end = Some(now);
         self.unsettled.push(id);
+        // A thread that has ended needs to know nothing more.
+        let _ = self.drain.left(id, now);
     }
 
     /// Takes the counts of interfaces that are over from the kernel, whose memory they hold: there can be many, one after

@@ -85,6 +85,7 @@ fn packet(data: &[u8], original_len: usize) -> EnhancedPacket<'_> {
         data,
         flags: Direction::In as u32,
         dropcount: 0,
+        packet_id: None,
         has_foreign_options: false,
     }
 }

@@ -503,6 +503,16 @@ fn addresses_with_names_carry_them() {
 }
 
 #[test]
+fn json_has_the_id_that_a_packet_has_at_both_ends() {
+    let style = Style { form: Form::Json, ..Style::default() };
+    let mut printer = printer(style, TimeZone::UTC, LinkType::Ethernet, &["shop/web/eth0"]);
+    let frame = udp(5, 53, b"");
+    let packet = EnhancedPacket { packet_id: Some(u64::MAX - 1), ..packet(&frame, frame.len()) };
+    let json: serde_json::Value = serde_json::from_str(&print(&mut printer, &packet)).unwrap();
+    assert_eq!(json["packet_id"], "0xfffffffffffffffe");
+}
+
+#[test]
 fn json_has_what_text_has() {
     let style = Style { form: Form::Json, dump: Dump::of_options(1, 0, 0), ..Style::default() };
     let mut printer =
@@ -517,6 +527,7 @@ fn json_has_what_text_has() {
         (&json["direction"], &json["length"], &json["captured"]),
         (&"in".into(), &64.into(), &63.into())
     );
+    assert_eq!(json["packet_id"], serde_json::Value::Null);
     assert_eq!(json["dns"]["name"], r#"a\"\xff."#);
     assert_eq!((&json["dns"]["id"], &json["udp"]["dst_port"]), (&4711.into(), &53.into()));
     assert!(json["bytes"].as_str().unwrap().starts_with("45000031"), "{json}");
