@@ -2,7 +2,7 @@
 
 use std::{fmt, time::Duration};
 
-use anyhow::{Context as _, Result, anyhow, ensure};
+use anyhow::{Context as _, Result, anyhow};
 use kube::{Api, Client, Config, api::ListParams};
 use serde::de::DeserializeOwned;
 
@@ -98,27 +98,23 @@ impl Cluster {
     ///
     /// # Errors
     ///
-    /// When the server refuses or does not answer, or there are more than `most`.
+    /// When the server refuses or does not answer.
     pub(crate) async fn list_each<K: Clone + fmt::Debug + DeserializeOwned>(
         &self,
         request: Request<'_>,
         api: &Api<K>,
         mut parameters: ListParams,
-        most: usize,
         mut take: impl FnMut(K),
     ) -> Result<()> {
         parameters.limit = Some(PAGE);
-        let mut count = 0;
         loop {
             let page = self.ask(request, api.list(&parameters)).await?;
             let page = page.with_context(|| format!("the server knows no {}", request.resource))?;
             parameters.continue_token = page.metadata.continue_.clone().filter(|token| !token.is_empty());
-            count += page.items.len();
             page.into_iter().for_each(&mut take);
             if parameters.continue_token.is_none() {
                 return Ok(());
             }
-            ensure!(count < most, "there are more than {count} {}", request.resource);
         }
     }
 }

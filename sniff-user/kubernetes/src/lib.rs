@@ -25,6 +25,7 @@ pub use exec::{CommandOutput, Input, Piece, Process};
 /// Pauses between tries: longer each time up to half a minute, never two clients in step, and short again after two
 /// minutes without a try.
 pub use kube::runtime::watcher::DefaultBackoff as Backoff;
+pub use names::{Named, follow_names};
 pub use nodes::Node;
 pub use refusal::Forbidden;
 pub use workloads::Workload;

@@ -1,46 +1,168 @@
-//! What the addresses of pods and services are called.
+//! What the addresses of pods and services are called, from the start of a capture to its end.
 
-use std::{fmt::Debug, net::IpAddr};
+use std::{collections::HashMap, fmt::Debug, net::IpAddr};
 
-use anyhow::Result;
+use anyhow::{Result, anyhow};
+use futures_util::{StreamExt as _, future::join_all};
 use k8s_openapi::api::core::v1;
-use kube::{Api, Resource, api::ListParams, core::NamespaceResourceScope};
+use kube::{
+    Api, Resource,
+    core::NamespaceResourceScope,
+    runtime::watcher::{self, Event, watcher},
+};
+use log::debug;
 use serde::de::DeserializeOwned;
+use tokio::{sync::mpsc, time::sleep};
 
-use crate::{Cluster, Request};
+use crate::{
+    Cluster, Forbidden, Request,
+    pods::watch::{EXPIRED, Pauses},
+    refusal::explain_watch,
+};
 
 /// Most objects of a kind: whoever captures a few pods does not load a whole large cluster.
 const MOST: usize = 10_000;
 
-impl Cluster {
-    /// What the addresses of the pods and services of a namespace are called, or of all namespaces: `web-0.shop` and
-    /// `db.shop.svc`. Pods on their node's network have no address of their own.
-    ///
-    /// # Errors
-    ///
-    /// When the server refuses or does not answer, or there are more than 10,000 of either.
-    pub async fn names_of_addresses(&self, namespace: Option<&str>) -> Result<Vec<(IpAddr, String)>> {
-        let mut names = Vec::new();
-        self.each("pods", namespace, |pod: v1::Pod| names.extend(of_pod(&pod))).await?;
-        self.each("services", namespace, |service: v1::Service| names.extend(of_service(&service))).await?;
-        Ok(names)
+/// What is heard of names.
+#[derive(Debug)]
+pub enum Named {
+    /// These addresses are called so: `web-0.shop` and `db.shop.svc`.
+    Names(Vec<(IpAddr, String)>),
+    /// The server does not answer; tries go on.
+    Trouble(anyhow::Error),
+    /// Some will not be heard of, or no more of them: the server refuses, or there are more than 10,000 of a kind.
+    Over(anyhow::Error),
+}
+
+/// Follows what the addresses of pods and services are called, until nobody hears it any more: in the whole cluster, or in
+/// these namespaces if that cannot be had. Pods on their node's network have no address of their own.
+pub fn follow_names(cluster: Cluster, namespaces: Vec<String>, told: mpsc::Sender<Named>) {
+    tokio::spawn(async move {
+        let each = async {
+            tokio::join!(
+                follow_kind(&cluster, "pods", &namespaces, of_pod, &told),
+                follow_kind(&cluster, "services", &namespaces, of_service, &told),
+            )
+        };
+        tokio::select! {
+            _ = each => {}
+            () = told.closed() => {}
+        }
+    });
+}
+
+/// What the addresses of an object are called.
+type NamesOf<K> = fn(&K) -> Vec<(IpAddr, String)>;
+
+async fn follow_kind<K>(
+    cluster: &Cluster,
+    resource: &'static str,
+    namespaces: &[String],
+    names_of: NamesOf<K>,
+    told: &mpsc::Sender<Named>,
+) where
+    K: Clone
+        + Debug
+        + DeserializeOwned
+        + Resource<DynamicType = (), Scope = NamespaceResourceScope>
+        + Send
+        + 'static,
+{
+    let follow = |namespace| Followed { cluster, resource, namespace, names_of, told }.follow();
+    let over = follow(None).await;
+    let over = if namespaces.is_empty() {
+        vec![over]
+    } else {
+        debug!("names of all {resource}: {over:#}");
+        join_all(namespaces.iter().map(|namespace| follow(Some(namespace)))).await
+    };
+    for error in over {
+        // Whoever does not hear it has ended.
+        let _ = told.send(Named::Over(error)).await;
+    }
+}
+
+/// Objects of a kind that are followed.
+struct Followed<'a, K> {
+    cluster: &'a Cluster,
+    resource: &'static str,
+    /// `None` for all.
+    namespace: Option<&'a str>,
+    names_of: NamesOf<K>,
+    told: &'a mpsc::Sender<Named>,
+}
+
+impl<K> Followed<'_, K>
+where
+    K: Clone
+        + Debug
+        + DeserializeOwned
+        + Resource<DynamicType = (), Scope = NamespaceResourceScope>
+        + Send
+        + 'static,
+{
+    /// Lists and watches, again and again; returns why that cannot go on.
+    async fn follow(self) -> anyhow::Error {
+        let mut pauses = Pauses::default();
+        loop {
+            let error = match self.once().await {
+                Ok(too_many) => return too_many,
+                Err(error) => explain_watch(self.cluster.server(), |verb| self.request(verb), error),
+            };
+            if error.is::<Forbidden>() {
+                return error;
+            }
+            // Whoever does not hear it has ended.
+            let _ = self.told.send(Named::Trouble(error)).await;
+            sleep(pauses.next().unwrap_or_default()).await;
+        }
     }
 
-    async fn each<K>(
-        &self,
-        resource: &'static str,
-        namespace: Option<&str>,
-        take: impl FnMut(K),
-    ) -> Result<()>
-    where
-        K: Clone + Debug + DeserializeOwned + Resource<DynamicType = (), Scope = NamespaceResourceScope>,
-    {
-        let api: Api<K> = match namespace {
-            Some(namespace) => Api::namespaced(self.client.clone(), namespace),
-            None => Api::all(self.client.clone()),
+    /// The same until something goes wrong; says that there are too many.
+    async fn once(&self) -> Result<anyhow::Error, watcher::Error> {
+        let api: Api<K> = match self.namespace {
+            Some(namespace) => Api::namespaced(self.cluster.client.clone(), namespace),
+            None => Api::all(self.cluster.client.clone()),
         };
-        let request = Request { verb: "list", resource, namespace, name: None };
-        self.list_each(request, &api, ListParams::default(), MOST, take).await
+        let mut events = watcher(api, watcher::Config::default()).boxed();
+        let (mut listed, mut count) = (Vec::new(), 0);
+        let mut known = HashMap::new();
+        while let Some(event) = events.next().await {
+            let names = match event {
+                Ok(Event::Init) => {
+                    (listed, count) = (Vec::new(), 0);
+                    continue;
+                }
+                Ok(Event::InitApply(object)) => {
+                    listed.extend((self.names_of)(&object));
+                    count += 1;
+                    if count > MOST {
+                        return Ok(anyhow!("there are more than {MOST} {}", self.resource));
+                    }
+                    continue;
+                }
+                Ok(Event::InitDone) => std::mem::take(&mut listed),
+                Ok(Event::Apply(object)) => (self.names_of)(&object),
+                Ok(Event::Delete(_)) => continue,
+                // It lists again by itself.
+                Err(watcher::Error::WatchError(status)) if status.code == EXPIRED => continue,
+                Err(error) => return Err(error),
+            };
+            // Kubelets report often; most of that changes nothing here.
+            let is_news = |(address, name): &(IpAddr, String)| {
+                known.insert(*address, name.clone()).as_ref() != Some(name)
+            };
+            let news: Vec<_> = names.into_iter().filter(is_news).collect();
+            if !news.is_empty() {
+                // Whoever does not hear it has ended.
+                let _ = self.told.send(Named::Names(news)).await;
+            }
+        }
+        Ok(anyhow!("the watch of {} has ended", self.resource))
+    }
+
+    fn request(&self, verb: &'static str) -> Request<'_> {
+        Request { verb, resource: self.resource, namespace: self.namespace, name: None }
     }
 }
 
@@ -85,13 +207,42 @@ mod tests {
     use super::*;
     use crate::Login;
 
+    async fn follow(api: &ApiServer, namespaces: &[&str]) -> mpsc::Receiver<Named> {
+        let login = Login { kubeconfig: Some(api.kubeconfig_file().to_owned()), ..Login::default() };
+        let cluster = Cluster::configured(&login).await.unwrap().unwrap();
+        let (told, named) = mpsc::channel(16);
+        follow_names(cluster, namespaces.iter().map(|it| (*it).to_owned()).collect(), told);
+        named
+    }
+
+    /// The next so many names, in order.
+    async fn names(named: &mut mpsc::Receiver<Named>, count: usize) -> Vec<String> {
+        let mut names = Vec::new();
+        while names.len() < count {
+            match named.recv().await {
+                Some(Named::Names(more)) => {
+                    names.extend(more.iter().map(|(address, name)| format!("{address} {name}")));
+                }
+                other => panic!("{other:?}: {names:?}"),
+            }
+        }
+        names.sort();
+        names
+    }
+
+    fn put(api: &ApiServer, resource: &str, name: &str, mut object: serde_json::Value) {
+        object["metadata"] = json!({"namespace": "shop", "name": name});
+        api.put(resource, "shop", name, object);
+    }
+
+    fn pod(api: &ApiServer, name: &str, address: &str) {
+        put(api, "pods", name, json!({"status": {"podIP": address}}));
+    }
+
     #[tokio::test]
     async fn addresses_are_called_by_pods_and_services() {
         let api = ApiServer::without_nodes();
-        let put = |resource: &str, name: &str, mut object: serde_json::Value| {
-            object["metadata"] = json!({"namespace": "shop", "name": name});
-            api.put(resource, "shop", name, object);
-        };
+        let put = |resource: &str, name: &str, object| put(&api, resource, name, object);
         let several = json!([{"ip": "10.0.0.1"}, {"ip": "fd00::1"}]);
         put("pods", "web-0", json!({"status": {"podIP": "10.0.0.1", "podIPs": several}}));
         let on_node = json!({"hostNetwork": true, "containers": []});
@@ -103,26 +254,107 @@ mod tests {
         let spec = json!({"clusterIP": "10.96.0.1", "clusterIPs": ["10.96.0.1", "fd96::1"]});
         put("services", "db", json!({"spec": spec, "status": ingress}));
         put("services", "headless", json!({"spec": {"clusterIP": "None"}}));
-        let login = Login { kubeconfig: Some(api.kubeconfig_file().to_owned()), ..Login::default() };
-        let cluster = Cluster::configured(&login).await.unwrap().unwrap();
-        for namespace in [Some("shop"), None] {
-            let mut names = cluster.names_of_addresses(namespace).await.unwrap();
-            names.sort();
-            names.dedup();
-            let names: Vec<_> = names.iter().map(|(address, name)| format!("{address} {name}")).collect();
-            assert_eq!(
-                names,
-                [
-                    "10.0.0.1 web-0.shop",
-                    "10.96.0.1 db.shop.svc",
-                    "203.0.113.1 db.shop.svc",
-                    "fd00::1 web-0.shop",
-                    "fd96::1 db.shop.svc"
-                ]
-            );
+        let mut named = follow(&api, &[]).await;
+        assert_eq!(
+            names(&mut named, 5).await,
+            [
+                "10.0.0.1 web-0.shop",
+                "10.96.0.1 db.shop.svc",
+                "203.0.113.1 db.shop.svc",
+                "fd00::1 web-0.shop",
+                "fd96::1 db.shop.svc"
+            ]
+        );
+    }
+
+    #[tokio::test]
+    async fn what_comes_or_changes_later_is_told_once() {
+        let api = ApiServer::without_nodes();
+        pod(&api, "web-0", "10.0.0.1");
+        let mut named = follow(&api, &["shop"]).await;
+        assert_eq!(names(&mut named, 1).await, ["10.0.0.1 web-0.shop"]);
+        pod(&api, "web-0", "10.0.0.1");
+        pod(&api, "web-1", "10.0.0.2");
+        assert_eq!(names(&mut named, 1).await, ["10.0.0.2 web-1.shop"]);
+        // Another pod has the address of one that is gone, and gives it back.
+        api.remove_pod("shop", "web-1");
+        pod(&api, "db-0", "10.0.0.2");
+        assert_eq!(names(&mut named, 1).await, ["10.0.0.2 db-0.shop"]);
+        put(&api, "services", "db", json!({"spec": {"clusterIP": "10.96.0.1"}}));
+        assert_eq!(names(&mut named, 1).await, ["10.96.0.1 db.shop.svc"]);
+        put(&api, "services", "db", json!({"spec": {"clusterIP": "10.96.0.2"}}));
+        assert_eq!(names(&mut named, 1).await, ["10.96.0.2 db.shop.svc"]);
+    }
+
+    #[tokio::test]
+    async fn what_comes_in_an_outage_is_told_behind_it() {
+        let api = ApiServer::without_nodes();
+        pod(&api, "web-0", "10.0.0.1");
+        let mut named = follow(&api, &[]).await;
+        assert_eq!(names(&mut named, 1).await, ["10.0.0.1 web-0.shop"]);
+        api.go_down();
+        pod(&api, "web-1", "10.0.0.2");
+        assert!(matches!(named.recv().await, Some(Named::Trouble(_))));
+        api.come_up();
+        loop {
+            match named.recv().await {
+                Some(Named::Names(names)) if names.iter().any(|(_, name)| name == "web-1.shop") => break,
+                Some(Named::Over(error)) => panic!("{error:#}"),
+                None => panic!("it has ended"),
+                _ => {}
+            }
         }
-        assert!(cluster.names_of_addresses(Some("other")).await.unwrap().is_empty());
-        api.deny("list", "services");
-        assert!(cluster.names_of_addresses(None).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn what_is_refused_is_said_of_each_and_the_rest_is_told() {
+        for (verb, namespaces, refused) in [
+            ("list", &[][..], &["you may not list services in all namespaces"][..]),
+            (
+                "list",
+                &["shop", "tools"],
+                &[
+                    "you may not list services in namespace shop",
+                    "you may not list services in namespace tools",
+                ],
+            ),
+            ("watch", &["shop"], &["you may not watch services in namespace shop"]),
+        ] {
+            let api = ApiServer::without_nodes();
+            pod(&api, "web-0", "10.0.0.1");
+            api.deny(verb, "services");
+            let mut named = follow(&api, namespaces).await;
+            let (mut over, mut is_named) = (Vec::new(), false);
+            while over.len() < refused.len() || !is_named {
+                match named.recv().await.unwrap() {
+                    Named::Names(names) => is_named |= names.iter().any(|(_, name)| name == "web-0.shop"),
+                    Named::Over(error) => over.push(format!("{error:#}")),
+                    Named::Trouble(error) => panic!("{error:#}"),
+                }
+            }
+            assert!(over.iter().zip(refused).all(|(said, why)| said.starts_with(why)), "{over:?}");
+            // The others go on.
+            pod(&api, "web-1", "10.0.0.2");
+            assert_eq!(names(&mut named, 1).await, ["10.0.0.2 web-1.shop"]);
+        }
+    }
+
+    #[tokio::test]
+    async fn too_many_are_not_loaded() {
+        let api = ApiServer::without_nodes();
+        (0..=MOST).for_each(|n| pod(&api, &format!("web-{n}"), "10.0.0.1"));
+        put(&api, "services", "db", json!({"spec": {"clusterIP": "10.96.0.1"}}));
+        let mut named = follow(&api, &[]).await;
+        let mut over = None;
+        let mut told = Vec::new();
+        while over.is_none() || told.is_empty() {
+            match named.recv().await.unwrap() {
+                Named::Names(names) => told.extend(names),
+                Named::Over(error) => over = Some(error.to_string()),
+                Named::Trouble(error) => panic!("{error:#}"),
+            }
+        }
+        assert_eq!(over.as_deref(), Some("there are more than 10000 pods"));
+        assert_eq!(told, [([10, 96, 0, 1].into(), "db.shop.svc".to_owned())]);
     }
 }

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use anyhow::anyhow;
-use kube::core::Status;
+use kube::{core::Status, runtime::watcher};
 
 use crate::Request;
 
@@ -19,6 +19,22 @@ pub(crate) fn explain(server: &str, request: Request<'_>, error: kube::Error) ->
     match error {
         kube::Error::Api(status) => refusal(server, request, &status),
         other => anyhow!("Kubernetes API at {server}: {request}: {}", root(&other.into())),
+    }
+}
+
+/// The same of a watch; `request` is what is asked with a verb.
+pub(crate) fn explain_watch<'a>(
+    server: &str,
+    request: impl FnOnce(&'static str) -> Request<'a>,
+    error: watcher::Error,
+) -> anyhow::Error {
+    match error {
+        watcher::Error::InitialListFailed(error) => explain(server, request("list"), error),
+        watcher::Error::WatchStartFailed(error) | watcher::Error::WatchFailed(error) => {
+            explain(server, request("watch"), error)
+        }
+        watcher::Error::WatchError(status) => refusal(server, request("watch"), &status),
+        other @ watcher::Error::NoResourceVersion => other.into(),
     }
 }
 

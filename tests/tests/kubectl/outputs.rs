@@ -190,8 +190,18 @@ fn the_api_tells_who_pods_are_and_what_addresses_are_called() {
     client.wait_for_packets(8);
     let is_told = || fs::read(client.file()).is_ok_and(|file| file.windows(6).any(|it| it == b"db.sho"));
     wait::until("the names of others", Duration::from_secs(10), || is_told().then_some(()));
+    // One that comes while it runs, and one that changes.
+    place.cluster.put("pods", "shop", "other-1", pod("other-1", "10.1.1.2"));
+    let db = json!({"metadata": {"namespace": "shop", "name": "db"}, "spec": {"clusterIP": "10.96.0.2"}});
+    place.cluster.put("services", "shop", "db", db);
+    let are_told = || {
+        let file = fs::read(client.file()).unwrap_or_default();
+        [&[10, 1, 1, 2][..], &[10, 96, 0, 2]].iter().all(|it| file.windows(4).any(|bytes| bytes == *it))
+    };
+    wait::until("names that come later", Duration::from_secs(10), || are_told().then_some(()));
     let outcome = client.stop();
     outcome.assert_success();
+    assert!(!outcome.said("some pods or services"), "{:#?}", outcome.stderr);
     wireshark::assert_clean(&outcome.path());
     let file = outcome.file();
     let facts = "labels: app=web, pod-template-hash=5d4f\nowner: Deployment/web\nnode: n1\n\
@@ -204,11 +214,30 @@ fn the_api_tells_who_pods_are_and_what_addresses_are_called() {
         (place.web.ipv4.into(), "web-0.shop".to_owned()),
         (place.web.ipv6.into(), "web-0.shop".to_owned()),
         ([10, 1, 1, 1].into(), "other-0.shop".to_owned()),
+        ([10, 1, 1, 2].into(), "other-1.shop".to_owned()),
         ([10, 96, 0, 1].into(), "db.shop.svc".to_owned()),
+        ([10, 96, 0, 2].into(), "db.shop.svc".to_owned()),
         (place.web.gateway4.into(), "api.example".to_owned()),
     ];
     expected.sort();
     assert_eq!(names, expected);
+}
+
+#[test]
+fn names_that_are_refused_are_told_of_once_and_the_capture_goes_on() {
+    let place = Shop::new();
+    place.cluster.deny("list", "services");
+    place.cluster.deny("watch", "services");
+    let mut client = Client::start(&place.cluster, &["shop/web-0", "-w", "FILE", "-f", "icmp"]);
+    client.wait_for("some pods or services have no names: you may not list services in namespace shop: ");
+    client.wait_for(LISTENING);
+    place.ping(2);
+    client.wait_for_packets(4);
+    let outcome = client.stop();
+    outcome.assert_success();
+    let said = outcome.stderr.iter().filter(|line| line.contains("have no names")).count();
+    assert_eq!(said, 1, "{:#?}", outcome.stderr);
+    assert_pings(&outcome.file(), 56, 2);
 }
 
 #[test]

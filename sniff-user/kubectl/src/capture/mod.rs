@@ -27,7 +27,7 @@ use anyhow::{Result, anyhow};
 use log::{error, info, warn};
 use sniff_cli::{exit, interrupt::Interrupts, status_line::StatusLine};
 use sniff_kubernetes::{
-    Cluster,
+    Cluster, Named,
     pods::{Change, Follow, Selection},
 };
 use sniff_pcapng::{Names, PodFacts, merge::Merger};
@@ -93,7 +93,9 @@ struct Capture {
     names: HashSet<String>,
     /// What addresses are called, as the output tells.
     addresses: Names,
-    named: mpsc::Receiver<Names>,
+    named: mpsc::Receiver<Named>,
+    /// Whether it was said that some have no names.
+    is_nameless_told: bool,
     /// The kubelets' ports of nodes that are targets themselves.
     kubelet_ports: HashMap<String, u16>,
     /// Targets to join or leave, by node, until the sessions are told.
@@ -174,7 +176,7 @@ impl Capture {
                     (Turn::Room, None) => {}
                 },
                 Some((number, update)) = self.updates.recv(), if has_room => self.update(number, update),
-                Some(names) = self.named.recv() => self.name(&names),
+                Some(named) = self.named.recv() => self.named(named),
                 Some((selection, change)) = self.changes.recv(), if self.orders == Orders::Run => {
                     self.change(selection, change);
                 }

@@ -1,38 +1,44 @@
-//! What addresses are called: those of captured pods as they come, those of others as the API tells once.
+//! What addresses are called: those of captured pods as they come, those of others as the API tells.
 
 use std::collections::BTreeSet;
 
-use anyhow::Result;
-use log::debug;
-use sniff_kubernetes::Cluster;
+use log::{debug, info};
+use sniff_kubernetes::{Named, follow_names};
 use sniff_pcapng::Names;
 use tokio::sync::mpsc;
 
 use super::Capture;
 
 impl Capture {
-    /// Has the API asked for what all addresses are called that this user may know: of the whole cluster, or of the
-    /// namespaces that are captured from. Nothing waits for the answer.
-    pub(super) fn ask_for_names(&self, told: mpsc::Sender<Names>) {
+    /// Has the API tell what all addresses are called that this user may know: of the whole cluster, or of the namespaces that
+    /// are captured from. Nothing waits for it.
+    pub(super) fn ask_for_names(&self, told: mpsc::Sender<Named>) {
         if self.args.files.no_names || self.args.dry_run {
             return;
         }
-        let cluster = self.common.cluster.clone();
         let namespaces: BTreeSet<String> =
             self.selections.iter().filter_map(|it| it.namespace.clone()).collect();
-        tokio::spawn(async move {
-            let mut names = Names::default();
-            if let Err(error) = ask(&cluster, None, &mut names).await {
-                debug!("names of all pods and services: {error:#}");
-                for namespace in namespaces {
-                    if let Err(error) = ask(&cluster, Some(&namespace), &mut names).await {
-                        debug!("names of pods and services of {namespace}: {error:#}");
-                    }
+        follow_names(self.common.cluster.clone(), namespaces.into_iter().collect(), told);
+    }
+
+    /// Passes on what is heard of names; says once why some will not be heard of.
+    pub(super) fn named(&mut self, named: Named) {
+        let why = match named {
+            Named::Names(told) => {
+                let mut names = Names::default();
+                for (address, name) in told {
+                    names.insert(address, &name);
                 }
+                return self.name(&names);
             }
-            // A capture that has ended needs no names.
-            let _ = told.send(names).await;
-        });
+            Named::Trouble(error) => format!("are named later: {error:#}; trying again"),
+            Named::Over(error) => format!("have no names: {error:#}"),
+        };
+        if std::mem::replace(&mut self.is_nameless_told, true) {
+            debug!("some pods or services {why}");
+        } else {
+            info!("some pods or services {why} (--no-names asks for none)");
+        }
     }
 
     /// Has the output tell what addresses are called, as far as that is news.
@@ -41,11 +47,4 @@ impl Capture {
             self.addresses.update(names).write(&mut self.pending);
         }
     }
-}
-
-async fn ask(cluster: &Cluster, namespace: Option<&str>, names: &mut Names) -> Result<()> {
-    for (address, name) in cluster.names_of_addresses(namespace).await? {
-        names.insert(address, &name);
-    }
-    Ok(())
 }

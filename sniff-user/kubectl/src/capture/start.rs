@@ -84,6 +84,7 @@ impl Capture {
             names: HashSet::new(),
             addresses: Names::default(),
             named,
+            is_nameless_told: false,
             kubelet_ports: HashMap::new(),
             joining: BTreeMap::new(),
             expected: BTreeSet::new(),

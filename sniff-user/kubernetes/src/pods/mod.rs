@@ -2,7 +2,7 @@
 
 mod facts;
 pub(crate) mod state;
-mod watch;
+pub(crate) mod watch;
 
 use std::{fmt, net::IpAddr};
 
@@ -122,7 +122,7 @@ impl Cluster {
             ListParams { label_selector: labels, field_selector: fields, ..ListParams::default() };
         let mut pods = Vec::new();
         let take = |pod| pods.push(Pod::from(pod));
-        self.list_each(selection.request("list"), &api, parameters, usize::MAX, take).await?;
+        self.list_each(selection.request("list"), &api, parameters, take).await?;
         Ok(pods)
     }
 

@@ -12,13 +12,13 @@ use kube::runtime::watcher::{self, Event, watcher};
 use tokio::{sync::mpsc, task::AbortHandle, time::sleep};
 
 use super::{Pod, Selection};
-use crate::{Backoff, Cluster, Forbidden, refusal};
+use crate::{Backoff, Cluster, Forbidden, refusal::explain_watch};
 
 /// The longest pause between two tries of a watch.
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
 /// The code of an answer from a server that has forgotten where a watch was.
-const EXPIRED: u16 = 410;
+pub(crate) const EXPIRED: u16 = 410;
 
 /// What happens to the pods of a selection.
 #[derive(Debug)]
@@ -50,7 +50,8 @@ pub fn follow(cluster: Cluster, selection: Selection, changes: mpsc::Sender<Chan
 }
 
 /// Pauses between the tries of a watch: never so long that pods which start after an outage are missed.
-struct Pauses(Backoff);
+#[derive(Default)]
+pub(crate) struct Pauses(Backoff);
 
 impl Iterator for Pauses {
     type Item = Duration;
@@ -67,9 +68,10 @@ impl Iterator for Pauses {
 }
 
 async fn watch(cluster: Cluster, selection: Selection, changes: mpsc::Sender<Change>) {
-    for pause in Pauses(Backoff::default()) {
+    for pause in Pauses::default() {
         let Err(error) = watch_once(&cluster, &selection, &changes).await else { return };
-        let (change, is_over) = match trouble(&cluster, &selection, error).downcast::<Forbidden>() {
+        let error = explain_watch(cluster.server(), |verb| selection.request(verb), error);
+        let (change, is_over) = match error.downcast::<Forbidden>() {
             // Whoever is told this has taken over.
             Ok(forbidden) => (Change::NotAllowed(forbidden), true),
             Err(error) => (Change::Trouble(error), false),
@@ -130,28 +132,13 @@ async fn watch_once(
     Ok(())
 }
 
-fn trouble(cluster: &Cluster, selection: &Selection, error: watcher::Error) -> anyhow::Error {
-    match error {
-        watcher::Error::InitialListFailed(error) => {
-            refusal::explain(cluster.server(), selection.request("list"), error)
-        }
-        watcher::Error::WatchStartFailed(error) | watcher::Error::WatchFailed(error) => {
-            refusal::explain(cluster.server(), selection.request("watch"), error)
-        }
-        watcher::Error::WatchError(status) => {
-            refusal::refusal(cluster.server(), selection.request("watch"), &status)
-        }
-        other @ watcher::Error::NoResourceVersion => other.into(),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn a_watch_is_never_long_without_a_try() {
-        let pauses: Vec<Duration> = Pauses(Backoff::default()).take(50).collect();
+        let pauses: Vec<Duration> = Pauses::default().take(50).collect();
         assert_eq!(pauses.len(), 50, "it gives up");
         assert!(pauses.iter().all(|pause| *pause <= LONGEST_PAUSE), "{pauses:?}");
         assert!(pauses[10..].iter().all(|pause| *pause >= LONGEST_PAUSE / 2), "{pauses:?}");
