@@ -20,7 +20,7 @@ pub fn bench(args: &[OsString]) -> Result<ExitCode> {
     run(cargo().args(["build", "--release", "--package", "sniff-bench"]))?;
     let mut bench = process::as_root(process::built("sniff-bench")?);
     if takes_a_build(args) {
-        bench.env("SNIFF_BIN", process::build_sniff()?);
+        bench.env("SNIFF_BIN", process::build_sniff(None)?);
     }
     Err(replace_by(bench.env("SNIFF_PROJECT", process::root()).args(args)))
 }

@@ -39,7 +39,7 @@ pub fn test(kernels: &[String], args: &[OsString]) -> Result<()> {
         package::named(name)?;
     }
     setup::setup(&[Extra::Tests, Extra::Kernels])?;
-    process::build_sniff()?;
+    process::build_sniff(None)?;
     let xtask = env::current_exe().context("cannot tell where xtask is")?;
     let runner = format!("{} {RUNNER} {} --", xtask.display(), kernels.join(" "));
     run(cargo()

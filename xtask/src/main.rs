@@ -17,7 +17,7 @@ mod tidy;
 use std::{ffi::OsString, path::PathBuf, process::ExitCode};
 
 use anyhow::Result;
-use clap::{Parser, Subcommand};
+use clap::{Parser, Subcommand, builder::PossibleValuesParser};
 
 use crate::setup::Extra;
 
@@ -44,6 +44,9 @@ enum Command {
         /// Also what the tests in virtual machines need: QEMU and others
         #[arg(long)]
         kernels: bool,
+        /// And for `dist`
+        #[arg(long)]
+        dist: bool,
     },
     /// Build sniff and run it as root; without arguments, capture a made-up pod as a demo
     Run {
@@ -81,11 +84,14 @@ enum Command {
         #[arg(long, default_value = concat!("localhost/sniff:", env!("CARGO_PKG_VERSION")))]
         name: String,
     },
-    /// Make a release in target/dist: archives, checksums, completions, manual pages, the krew manifest
+    /// Make a release in target/dist: archives for each system, checksums, krew manifests
     Dist {
         /// Where the archives will be downloaded from
         #[arg(long, default_value = "https://example.com/sniff")]
         url: String,
+        /// Only the client for this system, as rustc calls it; may be repeated
+        #[arg(long = "client", value_name = "TARGET", value_parser = PossibleValuesParser::new(setup::CLIENTS))]
+        clients: Vec<String>,
     },
     /// The demo alone, for `run` to start as root
     #[command(hide = true)]
@@ -112,12 +118,13 @@ fn main() -> ExitCode {
 
 fn run(Cli { command }: Cli) -> Result<ExitCode> {
     match command {
-        Command::Setup { lint, tests, bench, kernels } => {
+        Command::Setup { lint, tests, bench, kernels, dist } => {
             let extras = [
                 (lint, Extra::Lint),
                 (tests, Extra::Tests),
                 (bench, Extra::Bench),
                 (kernels, Extra::Kernels),
+                (dist, Extra::Dist),
             ];
             let extras: Vec<_> =
                 extras.into_iter().filter_map(|(wanted, extra)| wanted.then_some(extra)).collect();
@@ -133,7 +140,7 @@ fn run(Cli { command }: Cli) -> Result<ExitCode> {
         Command::Lint => lint::lint()?,
         Command::Deploy => deploy::write(process::root())?,
         Command::Image { output, name } => dist::image(&output, &name)?,
-        Command::Dist { url } => dist::release(&url)?,
+        Command::Dist { url, clients } => dist::release(&url, &clients)?,
         Command::Demo => return demo::demo(),
     }
     Ok(ExitCode::SUCCESS)

@@ -46,9 +46,12 @@ pub fn built(program: &str) -> Result<PathBuf> {
     Ok(target()?.join("release").join(program))
 }
 
-/// Builds what [`built_sniff`] names, and kubectl-sniff beside it.
-pub fn build_sniff() -> Result<PathBuf> {
-    run(cargo().args([
+/// The variable from which the compiler knows what a release is built from; `Build` in sniff-protocol reads it.
+pub const COMMIT: &str = "SNIFF_COMMIT";
+
+/// Builds what [`built_sniff`] names, and kubectl-sniff beside it; they tell the commit, if there is one to tell.
+pub fn build_sniff(commit: Option<&str>) -> Result<PathBuf> {
+    run(cargo().envs(commit.map(|commit| (COMMIT, commit))).args([
         "build",
         "--release",
         "--package",

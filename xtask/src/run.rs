@@ -19,7 +19,7 @@ use crate::{demo, process, setup};
 /// Something needed is missing, or sniff does not build or start.
 pub fn run(args: &[OsString]) -> Result<ExitCode> {
     setup::setup(&[])?;
-    let sniff = process::build_sniff()?;
+    let sniff = process::build_sniff(None)?;
     if !args.is_empty() {
         return Err(replace_by(process::as_root(sniff).args(args)));
     }

@@ -16,6 +16,18 @@ use crate::process::{self, NIGHTLY, as_root, cargo, nightly, step};
 /// Windows and macOS, on which the client runs too.
 pub const OTHER_SYSTEMS: [&str; 2] = ["x86_64-pc-windows-gnu", "aarch64-apple-darwin"];
 
+/// The systems that the client is released for, as rustc calls them.
+pub const CLIENTS: [&str; 5] = [
+    "x86_64-unknown-linux-musl",
+    "aarch64-unknown-linux-musl",
+    "x86_64-apple-darwin",
+    "aarch64-apple-darwin",
+    "x86_64-pc-windows-gnu",
+];
+
+/// What links for other systems, from PyPI.
+const ZIG: [&str; 2] = ["ziglang==0.17.1", "cargo-zigbuild==0.24.1"];
+
 /// The keys of Debian's archives.
 pub const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 
@@ -33,6 +45,8 @@ pub enum Extra {
     Bench,
     /// `cargo xtask test --kernel`
     Kernels,
+    /// `cargo xtask dist`
+    Dist,
 }
 
 /// Installs what is missing, and says so. Returns whether there was anything to install.
@@ -41,7 +55,8 @@ pub enum Extra {
 /// Something cannot be installed; on a system without apt, all that is missing is named.
 pub fn setup(extras: &[Extra]) -> Result<bool> {
     let installed_toolchain = ensure_toolchain()?;
-    let installed_targets = extras.contains(&Extra::Lint) && ensure_targets()?;
+    let mut installed_targets = extras.contains(&Extra::Lint) && ensure_targets(&OTHER_SYSTEMS)?;
+    installed_targets |= extras.contains(&Extra::Dist) && ensure_targets(&CLIENTS)?;
     let llvm = nightly_llvm()?;
     let linker_works = check_bpf_linker(llvm);
 
@@ -52,6 +67,7 @@ pub fn setup(extras: &[Extra]) -> Result<bool> {
             Extra::Tests => needs_of_tests(),
             Extra::Bench => needs_of_bench(),
             Extra::Kernels => needs_of_kernels(),
+            Extra::Dist => needs_of_dist(),
         });
     }
     if linker_works.is_err() {
@@ -67,7 +83,12 @@ pub fn setup(extras: &[Extra]) -> Result<bool> {
         eprintln!("setup: bpf-linker: {problem:#}");
         install_bpf_linker(llvm)?;
     }
-    Ok(installed_toolchain || installed_targets || !needs.is_empty() || linker_works.is_err())
+    let installed_zig = extras.contains(&Extra::Dist) && ensure_zig()?;
+    Ok(installed_toolchain
+        || installed_targets
+        || installed_zig
+        || !needs.is_empty()
+        || linker_works.is_err())
 }
 
 /// Makes sure of the nightly toolchain and of the sources of `core`, which cargo builds for BPF.
@@ -88,11 +109,10 @@ fn ensure_toolchain() -> Result<bool> {
     Ok(true)
 }
 
-/// Makes sure of the standard library for the other systems that the client is checked for. Returns whether anything
-/// was installed.
-fn ensure_targets() -> Result<bool> {
+/// Makes sure of the standard library for other systems. Returns whether anything was installed.
+fn ensure_targets(targets: &[&str]) -> Result<bool> {
     let mut missing = Vec::new();
-    for target in OTHER_SYSTEMS {
+    for target in targets {
         let libraries = ["--print", "target-libdir", "--target", target];
         let folder = process::output(Command::new("rustc").args(libraries))?;
         if !Path::new(folder.trim()).exists() {
@@ -103,6 +123,29 @@ fn ensure_targets() -> Result<bool> {
         return Ok(false);
     }
     step(Command::new("rustup").args(["target", "add"]).args(missing))?;
+    Ok(true)
+}
+
+/// Where zig and cargo-zigbuild are, as Python packages: programs in `bin`.
+pub fn zig_folder() -> Result<PathBuf> {
+    Ok(process::target()?.join("zig"))
+}
+
+/// Makes sure of the programs in [`zig_folder`]. Returns whether anything was installed.
+fn ensure_zig() -> Result<bool> {
+    let folder = zig_folder()?;
+    // Another version has another list.
+    let list = folder.join("installed");
+    if fs::read_to_string(&list).is_ok_and(|installed| installed == ZIG.join(" ")) {
+        return Ok(false);
+    }
+    if folder.exists() {
+        fs::remove_dir_all(&folder).with_context(|| format!("cannot remove {}", folder.display()))?;
+    }
+    step(
+        Command::new("python3").args(["-m", "pip", "install", "--quiet", "--target"]).arg(&folder).args(ZIG),
+    )?;
+    fs::write(&list, ZIG.join(" ")).with_context(|| format!("cannot write {}", list.display()))?;
     Ok(true)
 }
 
@@ -240,6 +283,13 @@ fn needs_of_kernels() -> Vec<Need> {
         Need::command("apt-get", "apt"),
         Need::file(&[KEYRING], "debian-archive-keyring"),
     ]
+}
+
+/// What links for other systems comes as Python packages.
+fn needs_of_dist() -> Vec<Need> {
+    let mut pip = Need::command("python3", "python3-pip");
+    pip.met = process::output(Command::new("python3").args(["-m", "pip", "--version"])).is_ok();
+    vec![pip, Need::command("git", "git")]
 }
 
 fn needs_of_bpf_linker(llvm: u32) -> Vec<Need> {

@@ -26,7 +26,7 @@ pub fn test(args: &[OsString]) -> Result<()> {
     // Those that make network namespaces.
     run(as_root()?.args(["test", "--package", "sniff-user", "--lib", "--", "--ignored"]).args(args))?;
 
-    let sniff = process::build_sniff()?;
+    let sniff = process::build_sniff(None)?;
     let image = sniff.with_file_name("sniff-image.tar");
     dist::image(&image, concat!("localhost/sniff:", env!("CARGO_PKG_VERSION")))?;
     run(as_root()?

@@ -1,14 +1,15 @@
-//! Tar archives that are the same whenever they are made, and digests.
+//! Archives that are the same whenever they are made, and digests.
 
 use std::{
     fs,
-    io::{self, Write as _},
+    io::{self, Cursor, Write as _},
     path::Path,
 };
 
 use anyhow::{Context as _, Result};
 use flate2::{Compression, write::GzEncoder};
 use sha2::{Digest as _, Sha256};
+use zip::{DateTime, ZipWriter, write::SimpleFileOptions};
 
 /// An archive in memory. Entries stay in the order that they are added in.
 pub struct Archive(tar::Builder<Vec<u8>>);
@@ -64,6 +65,36 @@ fn header(kind: tar::EntryType, mode: u32, size: u64) -> tar::Header {
     header.set_uid(0);
     header.set_gid(0);
     header
+}
+
+/// A file to be packed: its path in the archive, its mode, and what is in it.
+pub type Entry = (String, u32, Vec<u8>);
+
+/// A tar archive, compressed.
+///
+/// # Errors
+/// A path does not fit.
+pub fn tar_gz(entries: &[Entry]) -> Result<Vec<u8>> {
+    let mut archive = Archive::new();
+    for (path, mode, content) in entries {
+        archive.file(path, *mode, content)?;
+    }
+    gzip(&archive.finish()?)
+}
+
+/// A ZIP archive, as Windows opens them. The time of all that is in it is the oldest that there is.
+///
+/// # Errors
+/// A path does not fit.
+pub fn zip(entries: &[Entry]) -> Result<Vec<u8>> {
+    let mut archive = ZipWriter::new(Cursor::new(Vec::new()));
+    for (path, mode, content) in entries {
+        let options =
+            SimpleFileOptions::DEFAULT.unix_permissions(*mode).last_modified_time(DateTime::DEFAULT);
+        archive.start_file(path.as_str(), options).with_context(|| path.clone())?;
+        archive.write_all(content)?;
+    }
+    Ok(archive.finish()?.into_inner())
 }
 
 /// Compressed as gzip does, without a name and a time.

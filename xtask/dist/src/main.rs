@@ -5,12 +5,17 @@
 mod archive;
 mod copyright;
 mod image;
+mod krew;
 mod libraries;
+mod platform;
 mod release;
 
 use std::{path::PathBuf, process::ExitCode};
 
+use anyhow::{Context as _, Result};
 use clap::Parser;
+
+use self::{platform::Platform, release::Programs};
 
 #[derive(Parser)]
 enum Cli {
@@ -28,9 +33,12 @@ enum Cli {
     },
     /// Make the archives of a release
     Release {
-        /// The folder with the programs
+        /// The program of this machine's nodes
         #[arg(long)]
-        programs: PathBuf,
+        sniff: PathBuf,
+        /// The client for a platform; that for this machine writes the manual of all
+        #[arg(long = "client", value_name = "TARGET=PROGRAM", value_parser = client)]
+        clients: Vec<(Platform, PathBuf)>,
         /// The folder to make
         #[arg(long)]
         output: PathBuf,
@@ -43,10 +51,17 @@ enum Cli {
     },
 }
 
+fn client(text: &str) -> Result<(Platform, PathBuf)> {
+    let (target, program) = text.split_once('=').context("TARGET=PROGRAM is expected")?;
+    Ok((target.parse()?, program.into()))
+}
+
 fn main() -> ExitCode {
     let done = match Cli::parse() {
         Cli::Image { sniff, output, name } => image::write(&sniff, &output, &name),
-        Cli::Release { programs, output, url, project } => release::write(&programs, &output, &url, &project),
+        Cli::Release { sniff, clients, output, url, project } => {
+            release::write(&Programs { sniff, clients }, &output, &url, &project)
+        }
     };
     match done {
         Ok(said) => {

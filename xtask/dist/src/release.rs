@@ -1,5 +1,4 @@
-//! A release: an archive of each program, checksums, and the manifest for krew, kubectl's plugin manager
-//! (<https://krew.sigs.k8s.io/docs/developer-guide/plugin-manifest/>).
+//! A release: an archive of each program for each platform, checksums, and the manifests for krew.
 
 use std::{
     env, fs,
@@ -9,11 +8,15 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 
-use crate::archive::{Archive, gzip, sha256};
+use crate::{
+    archive::{Entry, sha256, tar_gz, zip},
+    krew::{self, Plugin},
+    platform::Platform,
+};
 
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 /// What a program goes together with: the licences, README.md, and what it leads to.
-const TEXTS: [&str; 17] = [
+const TEXTS: [&str; 19] = [
     "ARCHITECTURE.md",
     "CHANGELOG.md",
     "CONTRIBUTING.md",
@@ -28,6 +31,7 @@ const TEXTS: [&str; 17] = [
     "docs/cluster.md",
     "docs/files.md",
     "docs/how-it-works.md",
+    "docs/install.md",
     "docs/kernels.md",
     "docs/lines.md",
     "docs/performance.md",
@@ -35,39 +39,85 @@ const TEXTS: [&str; 17] = [
 ];
 /// Shells, and what each puts around a program's name to call a file of completions for it.
 const SHELLS: [(&str, &str, &str); 3] = [("bash", "", ""), ("zsh", "_", ""), ("fish", "", ".fish")];
+/// The client.
+const CLIENT: &str = "kubectl-sniff";
+
+/// The programs of a release.
+pub struct Programs {
+    /// The node's, for this machine's platform.
+    pub sniff: PathBuf,
+    /// The client, for each platform.
+    pub clients: Vec<(Platform, PathBuf)>,
+}
 
 /// Makes the release's folder anew, and says what is in it.
 ///
 /// # Errors
 /// Something that belongs into it is not there, or it cannot be written.
-pub fn write(programs: &Path, output: &Path, url: &str, project: &Path) -> Result<String> {
+pub fn write(programs: &Programs, output: &Path, url: &str, project: &Path) -> Result<String> {
     if output.exists() {
         fs::remove_dir_all(output).with_context(|| format!("cannot remove {}", output.display()))?;
     }
     fs::create_dir_all(output).with_context(|| format!("cannot make {}", output.display()))?;
-    let mut files = Vec::new();
-    let platform = format!("{VERSION}-{}-{}", env::consts::OS, architecture());
-    files.push((format!("sniff-{platform}.tar.gz"), packed("sniff", programs, project, output)?));
-    if programs.join("kubectl-sniff").exists() {
-        let archive = format!("kubectl-sniff-{platform}.tar.gz");
-        let content = packed("kubectl-sniff", programs, project, output)?;
-        files.push(("krew-sniff.yaml".to_owned(), krew(url, &archive, &sha256(&content)).into_bytes()));
-        files.push((archive, content));
-    }
+    let texts = texts(project)?;
+    let here = Platform::here()?;
+    let documented = documents("sniff", &programs.sniff, output)?;
+    let mut files = vec![packed("sniff", here, &programs.sniff, &[&texts, &documented])?];
+    files.extend(clients(&programs.clients, here, &texts, output, url)?);
     let sums: String = files.iter().map(|(name, content)| format!("{}  {name}\n", sha256(content))).collect();
     files.push(("SHA256SUMS".to_owned(), sums.into_bytes()));
     for (name, content) in &files {
-        fs::write(output.join(name), content).with_context(|| format!("cannot write {name}"))?;
+        let path = output.join(name);
+        path.parent().map_or(Ok(()), fs::create_dir_all)?;
+        fs::write(path, content).with_context(|| format!("cannot write {name}"))?;
     }
     let names: Vec<&str> = files.iter().map(|(name, _)| name.as_str()).collect();
     Ok(format!("{}: {}", output.display(), names.join(", ")))
 }
 
+/// The client's archives, and the manifests that name them; nothing without clients.
+fn clients(
+    clients: &[(Platform, PathBuf)],
+    here: Platform,
+    texts: &[Entry],
+    output: &Path,
+    url: &str,
+) -> Result<Vec<(String, Vec<u8>)>> {
+    if clients.is_empty() {
+        return Ok(Vec::new());
+    }
+    let writer = clients.iter().find(|(platform, _)| *platform == here);
+    let (_, writer) = writer.context("no client for this machine, to write the manual with")?;
+    let documented = documents(CLIENT, writer, output)?;
+    let mut files = Vec::new();
+    let mut plugins = Vec::new();
+    for (platform, program) in clients {
+        let (archive, content) = packed(CLIENT, *platform, program, &[texts, &documented])?;
+        plugins.push(Plugin { platform: *platform, archive: archive.clone(), digest: sha256(&content) });
+        files.push((archive, content));
+    }
+    files.extend(
+        krew::NAMES.map(|name| (krew::path(name), krew::manifest(name, VERSION, url, &plugins).into_bytes())),
+    );
+    Ok(files)
+}
+
+/// The project's texts.
+fn texts(project: &Path) -> Result<Vec<Entry>> {
+    let read = |text: &str| {
+        let path = project.join(text);
+        let content = fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
+        Ok((text.to_owned(), 0o644, content))
+    };
+    TEXTS.into_iter().map(read).collect()
+}
+
 /// A program's completions and manual pages, which it writes itself; for the pages, `output` has a folder meanwhile.
-fn documents(name: &str, program: &Path, output: &Path) -> Result<Vec<(String, Vec<u8>)>> {
+fn documents(name: &str, program: &Path, output: &Path) -> Result<Vec<Entry>> {
     let mut files = Vec::new();
     for (shell, before, behind) in SHELLS {
-        files.push((format!("completions/{before}{name}{behind}"), run(program, &["completions", shell])?));
+        let path = format!("completions/{before}{name}{behind}");
+        files.push((path, 0o644, run(program, &["completions", shell])?));
     }
     let folder = output.join("manual");
     fs::create_dir(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
@@ -77,14 +127,14 @@ fn documents(name: &str, program: &Path, output: &Path) -> Result<Vec<(String, V
     Ok(files)
 }
 
-fn manual(program: &Path, folder: &Path) -> Result<Vec<(String, Vec<u8>)>> {
+fn manual(program: &Path, folder: &Path) -> Result<Vec<Entry>> {
     run(program, &["manual", &folder.to_string_lossy()])?;
     let mut paths: Vec<PathBuf> =
         fs::read_dir(folder)?.map(|entry| Ok(entry?.path())).collect::<Result<_>>()?;
     paths.sort();
     let page = |path: PathBuf| {
         let name = path.file_name().unwrap_or_default().to_string_lossy();
-        Ok((format!("man/man1/{name}"), fs::read(&path)?))
+        Ok((format!("man/man1/{name}"), 0o644, fs::read(&path)?))
     };
     paths.into_iter().map(page).collect()
 }
@@ -96,62 +146,19 @@ fn run(program: &Path, args: &[&str]) -> Result<Vec<u8>> {
     Ok(output.stdout)
 }
 
-/// An archive of a program with the project's texts and its own documents.
-fn packed(name: &str, programs: &Path, project: &Path, output: &Path) -> Result<Vec<u8>> {
-    let program = programs.join(name);
-    let mut archive = Archive::new();
-    archive.copy(name, 0o755, &program)?;
-    for text in TEXTS {
-        archive.copy(text, 0o644, &project.join(text))?;
-    }
-    for (path, content) in documents(name, &program, output)? {
-        archive.file(&path, 0o644, &content)?;
-    }
-    gzip(&archive.finish()?)
-}
-
-fn krew(url: &str, archive: &str, digest: &str) -> String {
-    let url = url.trim_end_matches('/');
-    let architecture = architecture();
-    format!(
-        "apiVersion: krew.googlecontainertools.github.com/v1alpha2
-kind: Plugin
-metadata:
-  name: sniff
-spec:
-  version: v{VERSION}
-  homepage: {url}
-  shortDescription: Capture the packets of pods with eBPF
-  description: |
-    Captures the packets of pods on any node, with nothing put into the pods, and shows them in Wireshark, as lines,
-    or writes them as pcapng. Follows deployments, selectors and services as their pods come and go.
-  caveats: |
-    Works at once where sniff's DaemonSet is installed; elsewhere it needs the right to create a privileged pod for
-    as long as a capture runs. `kubectl sniff doctor` tells what is missing.
-  platforms:
-    - selector:
-        matchLabels:
-          os: linux
-          arch: {architecture}
-      uri: {url}/{archive}
-      sha256: {digest}
-      bin: kubectl-sniff
-"
-    )
-}
-
-/// As Go and the container world call it.
-fn architecture() -> &'static str {
-    match env::consts::ARCH {
-        "x86_64" => "amd64",
-        "aarch64" => "arm64",
-        other => other,
-    }
+/// The name and the bytes of an archive of a program, with what goes along.
+fn packed(name: &str, platform: Platform, program: &Path, along: &[&[Entry]]) -> Result<(String, Vec<u8>)> {
+    let content = fs::read(program).with_context(|| format!("cannot read {}", program.display()))?;
+    let mut entries = vec![(platform.program(name), 0o755, content)];
+    entries.extend(along.concat());
+    let (bytes, ending) =
+        if platform.has_zip() { (zip(&entries)?, "zip") } else { (tar_gz(&entries)?, "tar.gz") };
+    Ok((format!("{name}-{VERSION}-{platform}.{ending}"), bytes))
 }
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt as _;
+    use std::{io::Read as _, os::unix::fs::PermissionsExt as _};
 
     use super::*;
 
@@ -159,36 +166,47 @@ mod tests {
         Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
     }
 
-    /// A folder with programs that only know how to write their manual.
-    fn programs(names: &[&str]) -> tempfile::TempDir {
-        let folder = tempfile::tempdir().expect("a folder");
-        for name in names {
-            let path = folder.path().join(name);
+    const ELSEWHERE: Platform = Platform { os: "windows", architecture: "amd64" };
+
+    /// Programs that only know how to write their manual, and one that does not run here.
+    fn programs(folder: &Path) -> Programs {
+        for name in ["sniff", "kubectl-sniff"] {
+            let path = folder.join(name);
             let script = format!(
                 "#!/bin/sh\n[ \"$1\" = manual ] && echo page > \"$2/{name}.1\"\necho {name} \"$@\"\n"
             );
             fs::write(&path, script).expect("a script");
             fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("a program");
         }
-        folder
+        let elsewhere = folder.join("elsewhere");
+        fs::write(&elsewhere, "MZ").expect("a program");
+        let here = Platform::here().expect("a platform");
+        Programs {
+            sniff: folder.join("sniff"),
+            clients: vec![(here, folder.join("kubectl-sniff")), (ELSEWHERE, elsewhere)],
+        }
     }
 
     fn contents(output: &Path) -> Vec<(String, Vec<u8>)> {
-        let entries = fs::read_dir(output).expect("a folder").flatten();
-        let read = |entry: fs::DirEntry| {
-            (entry.file_name().to_string_lossy().into_owned(), fs::read(entry.path()).expect("a file"))
+        let entries = [output.to_owned(), output.join("plugins")]
+            .into_iter()
+            .filter_map(|folder| folder.read_dir().ok());
+        let files = entries.flatten().flatten().map(|entry| entry.path()).filter(|path| path.is_file());
+        let read = |path: PathBuf| {
+            let name = path.strip_prefix(output).expect("a file of it").to_string_lossy().into_owned();
+            (name, fs::read(path).expect("a file"))
         };
-        let mut contents: Vec<_> = entries.map(read).collect();
+        let mut contents: Vec<_> = files.map(read).collect();
         contents.sort();
         contents
     }
 
     #[test]
     fn a_release_is_the_same_each_time_and_its_checksums_hold() {
-        let programs = programs(&["sniff", "kubectl-sniff"]);
-        let output = programs.path().join("dist");
+        let folder = tempfile::tempdir().expect("a folder");
+        let (programs, output) = (programs(folder.path()), folder.path().join("dist"));
         let make = || {
-            write(programs.path(), &output, "https://example.com/v1/", &project()).expect("a release");
+            write(&programs, &output, "https://example.com/v1/", &project()).expect("a release");
             contents(&output)
         };
         let release = make();
@@ -199,9 +217,15 @@ mod tests {
         for (name, content) in release.iter().filter(|(name, _)| name != "SHA256SUMS") {
             assert!(sums.contains(&format!("{}  {name}\n", sha256(content))), "{name}");
         }
-        let krew = String::from_utf8_lossy(file("krew"));
-        let digest = sha256(file("kubectl-sniff"));
-        assert!(krew.contains(&format!("sha256: {digest}\n")) && !krew.contains("//kubectl"), "{krew}");
+        for name in krew::NAMES {
+            let krew = String::from_utf8_lossy(file(&krew::path(name)));
+            assert!(krew.contains(&format!("  name: {name}\n")) && !krew.contains("//kubectl"), "{krew}");
+            for (platform, _) in &programs.clients {
+                let digest = sha256(file(&format!("kubectl-sniff-{VERSION}-{platform}")));
+                assert!(krew.contains(&format!("sha256: {digest}\n")), "{krew}");
+            }
+            assert!(krew.contains("      bin: kubectl-sniff.exe\n"), "{krew}");
+        }
     }
 
     /// Of the project's folder: where the links of a text lead to, without those that name a site or a heading.
@@ -231,13 +255,13 @@ mod tests {
 
     #[test]
     fn each_program_comes_with_its_own_completions_and_manual_pages() {
-        let programs = programs(&["sniff", "kubectl-sniff"]);
-        let output = programs.path().join("dist");
-        write(programs.path(), &output, "https://example.com", &project()).expect("a release");
+        let folder = tempfile::tempdir().expect("a folder");
+        let (programs, output) = (programs(folder.path()), folder.path().join("dist"));
+        write(&programs, &output, "https://example.com", &project()).expect("a release");
         for name in ["sniff", "kubectl-sniff"] {
             let (archive, _) = contents(&output)
                 .into_iter()
-                .find(|(file, _)| file.starts_with(&format!("{name}-")))
+                .find(|(file, _)| file.starts_with(&format!("{name}-")) && file.ends_with(".tar.gz"))
                 .expect("an archive");
             let read = |member: &str| {
                 run(Path::new("tar"), &["-xOzf", &output.join(&archive).to_string_lossy(), member])
@@ -254,10 +278,26 @@ mod tests {
     }
 
     #[test]
-    fn without_the_plugin_there_is_no_krew_manifest() {
-        let programs = programs(&["sniff"]);
-        let output = programs.path().join("dist");
-        write(programs.path(), &output, "https://example.com", &project()).expect("a release");
-        assert!(contents(&output).iter().all(|(name, _)| !name.contains("krew")));
+    fn windows_gets_a_zip_with_a_program_that_it_can_run() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (programs, output) = (programs(folder.path()), folder.path().join("dist"));
+        write(&programs, &output, "https://example.com", &project()).expect("a release");
+        let archive = fs::File::open(output.join(format!("kubectl-sniff-{VERSION}-{ELSEWHERE}.zip")));
+        let mut archive = zip::ZipArchive::new(archive.expect("an archive")).expect("a ZIP archive");
+        let mut program = String::new();
+        archive.by_name("kubectl-sniff.exe").expect("it").read_to_string(&mut program).expect("text");
+        assert_eq!(program, "MZ");
+        assert!(
+            archive.by_name("LICENSE-MIT").is_ok() && archive.by_name("man/man1/kubectl-sniff.1").is_ok()
+        );
+    }
+
+    #[test]
+    fn without_the_client_there_is_no_manifest() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (programs, output) = (programs(folder.path()), folder.path().join("dist"));
+        let programs = Programs { clients: Vec::new(), ..programs };
+        write(&programs, &output, "https://example.com", &project()).expect("a release");
+        assert!(contents(&output).iter().all(|(name, _)| !name.ends_with(".yaml")));
     }
 }
