@@ -89,6 +89,13 @@ impl StatusLine {
         replace(lines);
         Ok(())
     }
+
+    /// Shows words in place of all that: what is waited for, and how long by now.
+    pub fn say(&self, words: &str) {
+        let Some((columns, _)) = room() else { return };
+        let words = format!("{}  {words}", clock(self.began.elapsed()));
+        replace(vec![cut(words, columns)]);
+    }
 }
 
 impl Drop for StatusLine {
@@ -105,12 +112,17 @@ fn fitting(
 ) -> Result<Vec<String>> {
     let all = table.len();
     let shown = if all > rows { rows.saturating_sub(1) } else { all };
-    let cut = |line: String| line.chars().take(columns.saturating_sub(1)).collect();
-    let mut lines = table.take(shown).map(|line| line.map(cut)).collect::<Result<Vec<String>>>()?;
+    let mut lines =
+        table.take(shown).map(|line| line.map(|line| cut(line, columns))).collect::<Result<Vec<String>>>()?;
     if shown < all {
         lines.push(format!("{:>15}", format!("and {} more", all - shown)));
     }
     Ok(lines)
+}
+
+/// As much of a line as there is room for; the last column stays free.
+fn cut(line: String, columns: usize) -> String {
+    line.chars().take(columns.saturating_sub(1)).collect()
 }
 
 /// The line: what there is `elapsed` after the start, how fast it grows since `before`, so long ago, and `rest`. What has

@@ -120,6 +120,11 @@ impl Rejoins {
         self.0.get(node).is_some_and(|lost| lost.due.is_some())
     }
 
+    /// The nodes that wait to be tried again, and when each is.
+    pub fn waiting(&self) -> impl Iterator<Item = (&str, Instant)> {
+        self.0.iter().filter_map(|(node, lost)| Some((node.as_str(), lost.due?)))
+    }
+
     /// When the next node is tried again.
     pub fn due(&self) -> Option<Instant> {
         self.0.values().filter_map(|lost| lost.due).min()

@@ -1,10 +1,11 @@
 //! One node's part of a capture: a pod there to run in, `sniff serve` in it, and the conversation with that.
 
 use std::{
-    fmt,
+    convert::Infallible,
+    fmt, future,
     pin::pin,
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
@@ -25,7 +26,7 @@ use sniff_protocol::{
 };
 use tokio::{
     sync::{mpsc, oneshot, watch},
-    time::{Instant, MissedTickBehavior, interval, timeout},
+    time::{Instant, MissedTickBehavior, interval, sleep, timeout},
 };
 
 /// Between two keep-alives.
@@ -43,6 +44,9 @@ const GOODBYE: Duration = Duration::from_secs(2);
 const ATTACHING: Duration = Duration::from_secs(120);
 /// How long a short-lived pod may take to start; images are pulled meanwhile.
 const POD_START: Duration = Duration::from_secs(120);
+
+/// Between two looks at what a pod's image does.
+const BETWEEN_LOOKS: Duration = Duration::from_millis(500);
 
 /// What all sessions of a capture have in common.
 #[derive(Debug)]
@@ -71,6 +75,8 @@ pub struct Common {
     pub what: String,
     /// Bytes of each session's buffer.
     pub buffer_bytes: u32,
+    /// Whether a terminal shows what is waited for.
+    pub is_watched: bool,
 }
 
 /// What a session begins with.
@@ -130,6 +136,28 @@ pub struct Session {
     changes: mpsc::UnboundedSender<ToNode>,
     orders: watch::Sender<Orders>,
     received: Arc<AtomicU64>,
+    waiting: Arc<Waiting>,
+}
+
+/// What a session that does not capture yet waits for, and since when.
+#[derive(Debug)]
+struct Waiting(Mutex<(String, Instant)>);
+
+impl Waiting {
+    /// Has it wait for this from now on, unless it does already.
+    fn set(&self, what: &str) {
+        let mut waiting = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if waiting.0 != what {
+            *waiting = (what.to_owned(), Instant::now());
+        }
+    }
+}
+
+impl fmt::Display for Waiting {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (what, since) = &*self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        write!(f, "{what} ({} s)", since.elapsed().as_secs())
+    }
 }
 
 /// Number of a session, in the order of their starts.
@@ -147,6 +175,8 @@ impl Session {
         let (changes, received) = mpsc::unbounded_channel();
         let (orders, ordered) = watch::channel(Orders::Run);
         let bytes = Arc::<AtomicU64>::default();
+        let waiting = Mutex::new(("sniff's pod to be found".to_owned(), Instant::now()));
+        let waiting = Arc::new(Waiting(waiting));
         let task = Task {
             common,
             node: node.clone(),
@@ -154,14 +184,20 @@ impl Session {
             orders: ordered,
             updates,
             received: Arc::clone(&bytes),
+            waiting: Arc::clone(&waiting),
         };
         tokio::spawn(task.run(start, received));
-        Self { node, changes, orders, received: bytes }
+        Self { node, changes, orders, received: bytes, waiting }
     }
 
     /// Says how it is to go on.
     pub fn order(&self, orders: Orders) {
         self.orders.send_if_modified(|before| std::mem::replace(before, orders.max(*before)) < orders);
+    }
+
+    /// What it waits for as long as it does not capture, as in `its pod: ContainerCreating (3 s)`.
+    pub fn waits_for(&self) -> String {
+        self.waiting.to_string()
     }
 
     /// Bytes that came from there, as they were on the wire.
@@ -228,6 +264,7 @@ struct Task {
     orders: watch::Receiver<Orders>,
     updates: mpsc::Sender<(Number, Update)>,
     received: Arc<AtomicU64>,
+    waiting: Arc<Waiting>,
 }
 
 impl Task {
@@ -275,10 +312,17 @@ impl Task {
             let pod = match capturing {
                 CapturePod::Installed(pod) => pod,
                 CapturePod::Made(job) => {
-                    let tell = |what: &str| info!("node {}: waiting for {what}", self.node);
-                    self.common.cluster.wait_for_job_pod(job, POD_START, tell).await.map_err(no_pod)?
+                    let tell = |what: &str| {
+                        info!("node {}: waiting for {what}", self.node);
+                        self.waiting.set(&format!("its pod: {what}"));
+                    };
+                    tokio::select! {
+                        pod = self.common.cluster.wait_for_job_pod(job, POD_START, tell) => pod.map_err(no_pod)?,
+                        never = self.look_at_image(job) => match never {},
+                    }
                 }
             };
+            self.waiting.set("the connection to its pod");
             let command = ["sniff", "serve"];
             self.common.cluster.exec(&pod.namespace, &pod.name, CONTAINER, &command).await
         };
@@ -317,6 +361,19 @@ impl Task {
         }
         self.report(stderr.take());
         outcome
+    }
+
+    /// Has a terminal show that an image is being pulled.
+    async fn look_at_image(&self, job: &SniffJob) -> Infallible {
+        if !self.common.is_watched {
+            return future::pending().await;
+        }
+        loop {
+            sleep(BETWEEN_LOOKS).await;
+            if let Some(said) = self.common.cluster.image_on_its_way(job).await {
+                self.waiting.set(&format!("its pod: {said}"));
+            }
+        }
     }
 
     /// What the peer's program writes besides, line by line.
@@ -400,6 +457,7 @@ impl Task {
                         ensure!(!greeted, "a second hello");
                         greeted = true;
                         waits_for_goodbye.store(hello.waits_for_goodbye, Ordering::Relaxed);
+                        self.waiting.set("its interfaces to be attached to");
                         Update::Hello(hello, kind)
                     }
                     ToClient::Error(error) => Update::Error(error),

@@ -3,13 +3,15 @@
 use std::{
     collections::HashSet,
     fs,
-    net::IpAddr,
+    net::{IpAddr, TcpListener},
     os::unix::fs::symlink,
     thread,
     time::{Duration, Instant},
 };
 
+use nix::sys::signal::Signal;
 use serde_json::json;
+use sniff_apiserver::ApiServer;
 use sniff_tests::{client::Client, pcap::Direction, terminal::Terminal, traffic, wait, wireshark};
 
 use super::{GONE, LISTENING, Shop, assert_pings, ping_much};
@@ -86,6 +88,47 @@ fn packets_between_two_pods_of_a_node_are_written_once_or_told_apart() {
     let outcome = client.stop();
     assert!(outcome.file().packets.iter().all(|packet| packet.packet_id.is_none()));
     assert!(!outcome.said("both ends"), "{:#?}", outcome.stderr);
+}
+
+#[test]
+fn a_terminal_shows_what_is_waited_for() {
+    let place = Shop::without_daemonset();
+    place.cluster.set_pod_start(Duration::from_secs(4));
+    let (terminal, stderr) = Terminal::open();
+    let args = ["shop/web-0", "--image", "sniff:test", "-w", "FILE", "--", "icmp"];
+    let client = Client::start_on_terminal(&place.cluster, &args, stderr);
+    terminal.wait_for("node n1: waiting for its pod: ContainerCreating: test (");
+    let pod = place.cluster.pods("sniff").pop().expect("a pod");
+    let event = json!({
+        "metadata": {"namespace": "sniff", "name": "pulling"},
+        "involvedObject": {"kind": "Pod", "name": pod},
+        "reason": "Pulling",
+        "message": "Pulling image \"sniff:test\"",
+    });
+    place.cluster.put("events", "sniff", "pulling", event);
+    terminal.wait_for("node n1: waiting for its pod: Pulling image \"sniff:test\" (1 s)");
+    terminal.wait_for("listening after");
+    place.ping(2);
+    terminal.wait_for("  4 packets  0 dropped  ");
+    assert_eq!(client.stop().code, Some(0));
+    terminal.wait_for("0 packets dropped by kernel");
+    let came = terminal.came();
+    let (_, behind) = came.split_once("  4 packets  0 dropped  ").expect("the status line");
+    assert!(!behind.contains("waiting for"), "{came:?}");
+}
+
+#[test]
+fn a_terminal_shows_that_pods_are_looked_for() {
+    // It takes connections and says nothing.
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a listener");
+    let server = format!("--server=http://{}", listener.local_addr().expect("an address"));
+    let cluster = ApiServer::without_nodes();
+    let (terminal, stderr) = Terminal::open();
+    let client = Client::start_on_terminal(&cluster, &["shop/web-0", "-w", "FILE", &server], stderr);
+    terminal.wait_for("0:01  finding what is to be captured");
+    client.signal(Signal::SIGINT);
+    assert_eq!(client.outcome().code, Some(0));
+    terminal.wait_for("finding what is to be captured\r\x1b[J");
 }
 
 #[test]

@@ -25,7 +25,11 @@ use std::{
 
 use anyhow::{Result, anyhow};
 use log::{error, info, warn};
-use sniff_cli::{exit, interrupt::Interrupts, status_line::StatusLine};
+use sniff_cli::{
+    exit,
+    interrupt::Interrupts,
+    status_line::{StatusLine, room},
+};
 use sniff_kubernetes::{
     Cluster, Named,
     pods::{Change, Follow, Selection},
@@ -63,11 +67,19 @@ const MAX_PENDING: usize = 8 << 20;
 pub async fn run(cluster: Cluster, args: Args) -> Result<u8> {
     let mut interrupts = Interrupts::take_over()?;
     let began = Instant::now();
-    let starting = Capture::start(cluster, args, began);
-    let mut capture = tokio::select! {
-        started = starting => started?,
-        () = interrupts.next() => return Ok(exit::SUCCESS),
+    let is_shown = !args.quiet && !args.dry_run && room().is_some();
+    let mut finding = is_shown.then(|| StatusLine::new(began));
+    let mut starting = Box::pin(Capture::start(cluster, args, began));
+    let mut capture = loop {
+        tokio::select! {
+            started = &mut starting => break started?,
+            () = interrupts.next() => return Ok(exit::SUCCESS),
+            () = StatusLine::tick(finding.as_mut()) => {
+                finding.iter().for_each(|line| line.say("finding what is to be captured"));
+            }
+        }
     };
+    drop(finding);
     if capture.args.dry_run {
         return capture.describe().await;
     }

@@ -11,7 +11,7 @@ use std::{
 
 use anyhow::{Context as _, Result, bail, ensure};
 use log::{info, warn};
-use sniff_cli::exit;
+use sniff_cli::{exit, status_line::room};
 use sniff_kubernetes::{
     Cluster, Forbidden,
     jobs::Resources,
@@ -56,6 +56,7 @@ impl Capture {
             who: who(),
             what,
             buffer_bytes: args.capture.ring_bytes,
+            is_watched: !args.quiet && room().is_some(),
             cluster,
         });
         let selections = selections(&common.cluster, &args).await?;

@@ -1,6 +1,6 @@
 //! How the capture goes, at the bottom of the terminal, unless that shows the packets themselves.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::Result;
 use sniff_cli::{
@@ -31,7 +31,24 @@ impl Capture {
             format!("{} node{}", live.len(), if live.len() == 1 { "" } else { "s" }),
         ];
         let each = if self.args.verbose > 0 { live.len() } else { 0 };
-        line.show(counts, &rest, live.iter().take(each).map(|it| Ok(self.of_node(it))))
+        let each = live.iter().take(each).map(|it| self.of_node(it));
+        let table: Vec<String> = self.waits_for(&live).into_iter().chain(each).collect();
+        line.show(counts, &rest, table.into_iter().map(Ok))
+    }
+
+    /// What is waited for at nodes that do not capture yet, or not any more.
+    fn waits_for(&self, live: &[&Running]) -> Vec<String> {
+        let starting = live.iter().filter(|it| it.listening_since.is_none());
+        let starting = starting.map(|it| (it.session.node.as_str(), it.session.waits_for()));
+        let now = Instant::now();
+        let lost = self.rejoins.waiting().map(|(node, due)| {
+            let left = due.saturating_duration_since(now).as_secs() + 1;
+            (node, format!("another try in {left} s"))
+        });
+        let line = |(node, what): (&str, String)| sanitize_line(&format!("node {node}: waiting for {what}"));
+        let mut lines: Vec<String> = starting.chain(lost).map(line).collect();
+        lines.sort();
+        lines
     }
 
     /// What a node has matched and lost, how far behind what comes from it is, and what came over the wire.

@@ -90,6 +90,28 @@ impl Cluster {
         }
     }
 
+    /// What the kubelet says of an image that it pulls for a Job's pod; `None` when it does not, or says it nowhere that may be
+    /// read.
+    pub async fn image_on_its_way(&self, job: &SniffJob) -> Option<String> {
+        match self.said_of_pod(job, "Pulled").await {
+            Some(_) => None,
+            None => self.said_of_pod(job, "Pulling").await,
+        }
+    }
+
+    /// The message of the last event with this reason of a Job's pod.
+    async fn said_of_pod(&self, SniffJob { namespace, name, .. }: &SniffJob, reason: &str) -> Option<String> {
+        let request = Request { verb: "list", resource: "events", namespace: Some(namespace), name: None };
+        let of_pods = ListParams::default().fields(&format!("involvedObject.kind=Pod,reason={reason}"));
+        let api = Api::<v1::Event>::namespaced(self.client.clone(), namespace);
+        let events = self.ask(request, api.list(&of_pods)).await.ok()??;
+        let is_its = |event: &v1::Event| {
+            let pod = event.involved_object.name.as_deref();
+            pod.and_then(|pod| pod.strip_prefix(name.as_str())).is_some_and(|rest| rest.starts_with('-'))
+        };
+        events.into_iter().filter(is_its).filter_map(|event| event.message).next_back()
+    }
+
     /// Sets or lifts the time that a Job may live from its start, whatever its pod says.
     async fn limit(
         &self,
@@ -187,11 +209,42 @@ fn state(pod: &v1::Pod) -> State {
 
 #[cfg(test)]
 mod tests {
+    use sniff_apiserver::ApiServer;
+
     use super::*;
+    use crate::Login;
 
     fn state_of(status: &str) -> State {
         let pod = format!(r#"{{"metadata": {{}}, "status": {status}}}"#);
         state(&serde_json::from_str(&pod).unwrap())
+    }
+
+    #[tokio::test]
+    async fn an_image_is_on_its_way_from_pulling_to_pulled() {
+        let api = ApiServer::without_nodes();
+        let login = Login { kubeconfig: Some(api.kubeconfig_file().to_owned()), ..Login::default() };
+        let cluster = Cluster::configured(&login).await.unwrap().unwrap();
+        let job = SniffJob { namespace: "sniff".into(), name: "sniff-x".into(), uid: "u".into() };
+        let event = |pod: &str, reason: &str| {
+            let name = format!("{pod}.{reason}");
+            let event = json!({
+                "metadata": {"namespace": "sniff", "name": name},
+                "involvedObject": {"kind": "Pod", "name": pod},
+                "reason": reason,
+                "message": format!("{reason} image of {pod}"),
+            });
+            api.put("events", "sniff", &name, event);
+        };
+        event("sniff-xy-1", "Pulling");
+        assert_eq!(cluster.image_on_its_way(&job).await, None);
+        event("sniff-x-1", "Pulling");
+        event("sniff-xy-1", "Pulled");
+        let said = cluster.image_on_its_way(&job).await;
+        assert_eq!(said.as_deref(), Some("Pulling image of sniff-x-1"));
+        event("sniff-x-1", "Pulled");
+        assert_eq!(cluster.image_on_its_way(&job).await, None);
+        api.deny("list", "events");
+        assert_eq!(cluster.image_on_its_way(&job).await, None);
     }
 
     #[test]
