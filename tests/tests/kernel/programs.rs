@@ -67,23 +67,20 @@ fn home() -> Option<Home> {
     home
 }
 
-/// Each snapshot length with each kind of packet, whole or headers alone, with room for an id and without. The place is a constant that no branch depends
-/// on: any will do.
+/// Each snapshot length, whole packets or headers alone, with each kind of packet: one of them with room for an id, the
+/// other without. The place is a constant that no branch depends on: any will do.
 fn variants() -> impl Iterator<Item = Arguments> {
     let lengths = SNAPLENS.iter().flat_map(|&snaplen| [false, true].map(|headers| (snaplen, headers)));
-    let packets =
-        lengths.flat_map(|(snaplen, headers)| LINK_TYPES.map(|link_type| (snaplen, headers, link_type)));
-    let packets: Vec<_> = packets.collect();
-    let packets = [false, true]
-        .into_iter()
-        .flat_map(move |packetid| packets.clone().into_iter().map(move |it| (it, packetid)));
+    let packets = lengths.flat_map(|(snaplen, headers)| {
+        LINK_TYPES.map(|link_type| (snaplen, headers, link_type, headers != (link_type == LinkType::Raw)))
+    });
     let places = [(Direction::In, Hook::Ingress, 0), (Direction::Out, Hook::Egress, LAST_INTERFACE)];
     let places = places.into_iter().cycle();
     // As many as have no common divisor with the places.
     let (home, summed) = (home(), Summed::known());
     let kernels_words = [(None, None), (None, summed), (home, None), (home, summed), (None, summed)];
     packets.zip(places).zip(kernels_words.into_iter().cycle()).map(|((packet, place), (home, summed))| {
-        let (((snaplen, headers, link_type), packetid), (direction, hook, interface)) = (packet, place);
+        let ((snaplen, headers, link_type, packetid), (direction, hook, interface)) = (packet, place);
         let clock_offset = 1_700_000_000_000_000_000;
         Arguments {
             filter: None,
