@@ -19,6 +19,7 @@ use k8s_openapi::{
 };
 use serde_json::Value;
 use sniff_protocol::{
+    Build,
     message::{CapturePlan, ClientHello, Reason},
     request::AttachAt,
 };
@@ -349,7 +350,7 @@ fn the_image_runs_and_serves_in_a_privileged_container() {
     let web = node.pod("shop", "web").start();
     let agent = Agent::start(&node, &daemon_set(None));
     let version = agent.pod.sandbox.exec(&agent.container, &["sniff", "--version"]);
-    assert_eq!(version.trim(), concat!("sniff ", env!("CARGO_PKG_VERSION")));
+    assert_eq!(version.trim(), format!("sniff {}", Build::THIS));
     // Names of services are known there, too.
     let filter = agent.pod.sandbox.exec(&agent.container, &["sniff", "-d", "udp", "port", "domain"]);
     assert!(filter.contains("#0x35"), "{filter}");

@@ -10,8 +10,8 @@ use crate::{
     setup::{self, Extra},
 };
 
-/// Integration tests at a time: each has a node of its own, and times what it sees.
-const THREADS: &str = "2";
+/// Integration tests at a time: each has a node of its own, and most of its time it waits.
+const THREADS: &str = "4";
 
 /// Runs the unit tests as the caller where they can be, then the others and the integration tests as root; `args`
 /// goes to all of them.

@@ -36,11 +36,12 @@ fn place() -> (Machine, FakePod, FakePod) {
 
 /// 12 packets that arrive and 5 that do not, some of them alike.
 fn exchange(a: &FakePod, b: &FakePod) {
+    let (there, lost) = (flow(a, b, PORT), flow(b, a, LOST_PORT));
     for text in [&b"one"[..], b"again", b"again", b"again", b"", b"last"] {
-        flow(a, b, PORT).deliver(text);
+        there.deliver(text);
     }
     for text in [b"lost"; 5] {
-        flow(b, a, LOST_PORT).send_payload(text);
+        lost.send_payload(text);
     }
     traffic::ping(&a.netns, b.ipv4.into(), 3, 56);
 }

@@ -122,7 +122,7 @@ fn pods_of_two_nodes_are_followed_into_one_file() {
     assert!(comments(&file, "shop/web-10/eth0")[0].contains("joined the running capture"));
     assert_eq!(file.packets_of("shop/web-0/eth0").len(), 8);
     assert!(names(&file).iter().all(|name| *name != "shop/other/eth0"));
-    let watches = cluster.log().iter().filter(|line| line.starts_with("watch")).count();
+    let watches = cluster.log().iter().filter(|line| line.starts_with("watch pods shop/")).count();
     assert!(watches <= 3, "one watch, and one after each time it was lost: {:#?}", cluster.log());
 }
 
@@ -180,7 +180,7 @@ fn a_pod_is_captured_in_its_init_containers() {
 #[test]
 fn no_follow_keeps_to_the_pods_of_the_start() {
     let place = Shop::new();
-    let mut client = place.listen(&["-l", "app=web", "-A", "--no-follow", "-w", "FILE"]);
+    let mut client = place.listen(&["-l", "app=web", "-A", "--no-follow", "--no-names", "-w", "FILE"]);
     place.web.sandbox.stop();
     client.wait_for("nothing is left to capture");
     let outcome = client.outcome();
