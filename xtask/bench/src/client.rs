@@ -86,7 +86,7 @@ mod tests {
         }
         fs::write(&stream, &bytes).unwrap();
         assert!(unwrap(&stream, &file).is_err(), "it has no end");
-        let end = End { reason: Reason::Signal, captured: 2, matched: 5, dropped: 3 };
+        let end = End { reason: Reason::Signal, captured: 2, matched: 5, dropped: 3, ..End::default() };
         encode(&ToClient::End(end), &mut bytes).unwrap();
         fs::write(&stream, &bytes).unwrap();
         assert_eq!(unwrap(&stream, &file).unwrap(), 3);
