@@ -11,7 +11,7 @@ use std::{
 
 use anyhow::{Context as _, Result, bail, ensure};
 use log::{info, warn};
-use sniff_cli::{exit, status_line::room};
+use sniff_cli::exit;
 use sniff_kubernetes::{
     Cluster, Forbidden,
     jobs::Resources,
@@ -21,7 +21,7 @@ use sniff_pcapng::{Names, SectionHeader, merge::Merger};
 use sniff_protocol::message::TargetId;
 use tokio::sync::mpsc;
 
-use super::{Capture, members::name};
+use super::{Capture, members::name, status_line::is_shown};
 use crate::{
     args::{Args, IMAGE},
     output::ClientDestination,
@@ -56,7 +56,7 @@ impl Capture {
             who: who(),
             what,
             buffer_bytes: args.capture.ring_bytes,
-            is_watched: !args.quiet && room().is_some(),
+            is_watched: is_shown(&args, &wanted),
             cluster,
         });
         let selections = selections(&common.cluster, &args).await?;

@@ -9,12 +9,17 @@ use sniff_cli::{
 };
 
 use super::{Capture, sessions::Running};
+use crate::{args::Args, output::ClientDestination};
+
+/// Whether a terminal shows how a capture goes that comes to this.
+pub(super) fn is_shown(args: &Args, wanted: &ClientDestination) -> bool {
+    !args.quiet && !wanted.prints() && room().is_some()
+}
 
 impl Capture {
     /// Where it is shown, if it is.
     pub(super) fn status_line(&self) -> Option<StatusLine> {
-        let is_shown = !self.args.quiet && !self.wanted.prints() && room().is_some();
-        is_shown.then(|| StatusLine::new(self.began))
+        is_shown(&self.args, &self.wanted).then(|| StatusLine::new(self.began))
     }
 
     /// Shows how it goes: all nodes together, and with `-v` a line for each.
