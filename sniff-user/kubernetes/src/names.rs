@@ -40,8 +40,8 @@ pub fn follow_names(cluster: Cluster, namespaces: Vec<String>, told: mpsc::Sende
     tokio::spawn(async move {
         let each = async {
             tokio::join!(
-                follow_kind(&cluster, "pods", &namespaces, of_pod, &told),
-                follow_kind(&cluster, "services", &namespaces, of_service, &told),
+                follow_kind::<v1::Pod>(&cluster, &namespaces, &told),
+                follow_kind::<v1::Service>(&cluster, &namespaces, &told),
             )
         };
         tokio::select! {
@@ -51,29 +51,40 @@ pub fn follow_names(cluster: Cluster, namespaces: Vec<String>, told: mpsc::Sende
     });
 }
 
-/// What the addresses of an object are called.
-type NamesOf<K> = fn(&K) -> Vec<(IpAddr, String)>;
-
-async fn follow_kind<K>(
-    cluster: &Cluster,
-    resource: &'static str,
-    namespaces: &[String],
-    names_of: NamesOf<K>,
-    told: &mpsc::Sender<Named>,
-) where
-    K: Clone
-        + Debug
-        + DeserializeOwned
-        + Resource<DynamicType = (), Scope = NamespaceResourceScope>
-        + Send
-        + 'static,
+/// Objects that addresses are called by.
+trait Kind:
+    Clone + Debug + DeserializeOwned + Resource<DynamicType = (), Scope = NamespaceResourceScope> + Send + 'static
 {
-    let follow = |namespace| Followed { cluster, resource, namespace, names_of, told }.follow();
+    /// As requests and rules name it.
+    const RESOURCE: &'static str;
+
+    /// What its addresses are called.
+    fn names(&self) -> Vec<(IpAddr, String)>;
+}
+
+impl Kind for v1::Pod {
+    const RESOURCE: &'static str = "pods";
+
+    fn names(&self) -> Vec<(IpAddr, String)> {
+        of_pod(self)
+    }
+}
+
+impl Kind for v1::Service {
+    const RESOURCE: &'static str = "services";
+
+    fn names(&self) -> Vec<(IpAddr, String)> {
+        of_service(self)
+    }
+}
+
+async fn follow_kind<K: Kind>(cluster: &Cluster, namespaces: &[String], told: &mpsc::Sender<Named>) {
+    let follow = |namespace| Followed { cluster, namespace, told }.follow::<K>();
     let over = follow(None).await;
     let over = if namespaces.is_empty() {
         vec![over]
     } else {
-        debug!("names of all {resource}: {over:#}");
+        debug!("names of all {}: {over:#}", K::RESOURCE);
         join_all(namespaces.iter().map(|namespace| follow(Some(namespace)))).await
     };
     for error in over {
@@ -83,31 +94,21 @@ async fn follow_kind<K>(
 }
 
 /// Objects of a kind that are followed.
-struct Followed<'a, K> {
+struct Followed<'a> {
     cluster: &'a Cluster,
-    resource: &'static str,
     /// `None` for all.
     namespace: Option<&'a str>,
-    names_of: NamesOf<K>,
     told: &'a mpsc::Sender<Named>,
 }
 
-impl<K> Followed<'_, K>
-where
-    K: Clone
-        + Debug
-        + DeserializeOwned
-        + Resource<DynamicType = (), Scope = NamespaceResourceScope>
-        + Send
-        + 'static,
-{
+impl Followed<'_> {
     /// Lists and watches, again and again; returns why that cannot go on.
-    async fn follow(self) -> anyhow::Error {
+    async fn follow<K: Kind>(self) -> anyhow::Error {
         let mut pauses = Pauses::default();
         loop {
-            let error = match self.once().await {
+            let error = match self.once::<K>().await {
                 Ok(too_many) => return too_many,
-                Err(error) => explain_watch(self.cluster.server(), |verb| self.request(verb), error),
+                Err(error) => explain_watch(self.cluster.server(), |verb| self.request::<K>(verb), error),
             };
             if error.is::<Forbidden>() {
                 return error;
@@ -119,7 +120,7 @@ where
     }
 
     /// The same until something goes wrong; says that there are too many.
-    async fn once(&self) -> Result<anyhow::Error, watcher::Error> {
+    async fn once<K: Kind>(&self) -> Result<anyhow::Error, watcher::Error> {
         let api: Api<K> = match self.namespace {
             Some(namespace) => Api::namespaced(self.cluster.client.clone(), namespace),
             None => Api::all(self.cluster.client.clone()),
@@ -134,15 +135,15 @@ where
                     continue;
                 }
                 Ok(Event::InitApply(object)) => {
-                    listed.extend((self.names_of)(&object));
+                    listed.extend(object.names());
                     count += 1;
                     if count > MOST {
-                        return Ok(anyhow!("there are more than {MOST} {}", self.resource));
+                        return Ok(anyhow!("there are more than {MOST} {}", K::RESOURCE));
                     }
                     continue;
                 }
                 Ok(Event::InitDone) => std::mem::take(&mut listed),
-                Ok(Event::Apply(object)) => (self.names_of)(&object),
+                Ok(Event::Apply(object)) => object.names(),
                 Ok(Event::Delete(_)) => continue,
                 // It lists again by itself.
                 Err(watcher::Error::WatchError(status)) if status.code == EXPIRED => continue,
@@ -158,11 +159,11 @@ where
                 let _ = self.told.send(Named::Names(news)).await;
             }
         }
-        Ok(anyhow!("the watch of {} has ended", self.resource))
+        Ok(anyhow!("the watch of {} has ended", K::RESOURCE))
     }
 
-    fn request(&self, verb: &'static str) -> Request<'_> {
-        Request { verb, resource: self.resource, namespace: self.namespace, name: None }
+    fn request<K: Kind>(&self, verb: &'static str) -> Request<'_> {
+        Request { verb, resource: K::RESOURCE, namespace: self.namespace, name: None }
     }
 }
 

@@ -93,23 +93,18 @@ impl Cluster {
     /// What the kubelet says of an image that it pulls for a Job's pod; `None` when it does not, or says it nowhere that may be
     /// read.
     pub async fn image_on_its_way(&self, job: &SniffJob) -> Option<String> {
-        match self.said_of_pod(job, "Pulled").await {
-            Some(_) => None,
-            None => self.said_of_pod(job, "Pulling").await,
-        }
+        let pulling = self.said_of_pod(job, "Pulling").await?;
+        self.said_of_pod(job, "Pulled").await.is_none().then_some(pulling)
     }
 
     /// The message of the last event with this reason of a Job's pod.
     async fn said_of_pod(&self, SniffJob { namespace, name, .. }: &SniffJob, reason: &str) -> Option<String> {
-        let request = Request { verb: "list", resource: "events", namespace: Some(namespace), name: None };
-        let of_pods = ListParams::default().fields(&format!("involvedObject.kind=Pod,reason={reason}"));
-        let api = Api::<v1::Event>::namespaced(self.client.clone(), namespace);
-        let events = self.ask(request, api.list(&of_pods)).await.ok()??;
+        let events = self.events(namespace, &format!("involvedObject.kind=Pod,reason={reason}")).await?;
         let is_its = |event: &v1::Event| {
             let pod = event.involved_object.name.as_deref();
             pod.and_then(|pod| pod.strip_prefix(name.as_str())).is_some_and(|rest| rest.starts_with('-'))
         };
-        events.into_iter().filter(is_its).filter_map(|event| event.message).next_back()
+        events.filter(is_its).filter_map(|event| event.message).last()
     }
 
     /// Sets or lifts the time that a Job may live from its start, whatever its pod says.
@@ -138,18 +133,23 @@ impl Cluster {
 
     /// Why Kubernetes does not let a Job have its pod, as far as its events may be read.
     async fn refusal_of_pod(&self, SniffJob { namespace, name, .. }: &SniffJob) -> Option<String> {
-        let request = Request { verb: "list", resource: "events", namespace: Some(namespace), name: None };
-        let refused =
-            ListParams::default().fields(&format!("involvedObject.name={name},reason=FailedCreate"));
-        let api = Api::<v1::Event>::namespaced(self.client.clone(), namespace);
-        let events = self.ask(request, api.list(&refused)).await.ok()??;
-        let says = events.into_iter().filter_map(|event| event.message).next_back()?;
+        let events =
+            self.events(namespace, &format!("involvedObject.name={name},reason=FailedCreate")).await?;
+        let says = events.filter_map(|event| event.message).last()?;
         let advice = if says.contains("PodSecurity") {
             ": choose a namespace for privileged pods with --job-namespace, or install the DaemonSet"
         } else {
             ""
         };
         Some(format!("namespace {namespace} takes no pod of job {name}: {says}{advice}"))
+    }
+
+    /// The events that a field selector picks, if they may be read.
+    async fn events(&self, namespace: &str, fields: &str) -> Option<impl Iterator<Item = v1::Event> + use<>> {
+        let request = Request { verb: "list", resource: "events", namespace: Some(namespace), name: None };
+        let api = Api::<v1::Event>::namespaced(self.client.clone(), namespace);
+        let picked = ListParams::default().fields(fields);
+        Some(self.ask(request, api.list(&picked)).await.ok()??.into_iter())
     }
 }
 
