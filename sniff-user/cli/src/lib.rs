@@ -12,3 +12,4 @@ pub mod profile;
 pub mod sanitize;
 pub mod similar;
 pub mod status_line;
+pub mod summary;

@@ -4,7 +4,10 @@ use std::io::{self, Write as _};
 
 use anyhow::Result;
 use log::warn;
-use sniff_cli::logging;
+use sniff_cli::{
+    logging,
+    summary::{self, Summary},
+};
 use sniff_common::Counters;
 use sniff_output::{Delivery, Output};
 use sniff_pcapng::InterfaceStatistics;
@@ -124,21 +127,10 @@ impl Accounts {
         let (counters, delivery) = self.totals();
         let (matched, lost) = (counters.matched, counters.lost());
         let Delivery { delivered, discarded, left_out } = delivery;
-        say(&format!("{delivered} packets captured"));
-        say(&format!("{matched} packets received by filter"));
-        say(&format!("{lost} packets dropped by kernel"));
-        if discarded > 0 {
-            say(&format!("{discarded} packets received but not written"));
-        }
-        if left_out > 0 {
-            say(&format!("{left_out} packets left out, which are here where they were sent"));
-        }
-        if let Some(Seen { at_both, only_sent, forgotten }) = self.seen {
-            say(&format!("{at_both} packets seen at both ends, {only_sent} only where sent"));
-            if forgotten > 0 {
-                say(&format!("{forgotten} sent packets were not followed: too many were on their way"));
-            }
-        }
+        let summary = Summary { captured: delivered, matched, dropped: lost, unwritten: discarded, left_out };
+        let seen = self.seen.map(|seen| summary::seen(seen, "")).unwrap_or_default();
+        // A closed stderr is no reason to fail.
+        let _ = io::stderr().write_all((summary.lines("", "") + &seen).as_bytes());
         let told = delivered + discarded + left_out + lost;
         if told != matched {
             warn!("the counts do not add up ({told} of {matched} packets): that is a bug in sniff");
@@ -175,9 +167,4 @@ fn untold(lost: u64, left_out: u64) -> Option<String> {
         _ => "behind the last packet in this file, or before others that are left out",
     };
     (lost > 0).then(|| format!("{lost} of the dropped packets were lost {place}"))
-}
-
-fn say(line: &str) {
-    // A closed stderr is no reason to fail.
-    let _ = writeln!(io::stderr(), "{line}");
 }

@@ -5,7 +5,10 @@ use std::{
     io::{self, Write as _},
 };
 
-use sniff_cli::sanitize::sanitize_line;
+use sniff_cli::{
+    sanitize::sanitize_line,
+    summary::{self, Summary},
+};
 use sniff_protocol::message::Seen;
 
 use super::{
@@ -64,17 +67,7 @@ impl Counts {
             }
         };
         let unwritten = matched.saturating_sub(dropped).saturating_sub(left_out).saturating_sub(captured);
-        let mut said = format!(
-            "{captured} packets captured{missing}\n{least}{matched} packets received by filter\n\
-             {least}{dropped} packets dropped by kernel\n"
-        );
-        if unwritten > 0 {
-            said += &format!("{least}{unwritten} packets received but not written\n");
-        }
-        if left_out > 0 {
-            said += &format!("{least}{left_out} packets left out, which are here where they were sent\n");
-        }
-        said
+        Summary { captured, matched, dropped, unwritten, left_out }.lines(least, &missing)
     }
 }
 
@@ -85,14 +78,8 @@ fn seen(nodes: impl Iterator<Item = Seen>) -> String {
         only_sent: one.only_sent.saturating_add(other.only_sent),
         forgotten: one.forgotten.saturating_add(other.forgotten),
     };
-    let Some(Seen { at_both, only_sent, forgotten }) = nodes.reduce(add) else { return String::new() };
-    let mut said = format!(
-        "{at_both} packets seen at both ends, {only_sent} only where sent, between pods of one node\n"
-    );
-    if forgotten > 0 {
-        said += &format!("{forgotten} sent packets were not followed: too many were on their way\n");
-    }
-    said
+    let in_all = nodes.reduce(add);
+    in_all.map(|seen| summary::seen(seen, ", between pods of one node")).unwrap_or_default()
 }
 
 /// What the end of a capture waits for: `left` packets, and what the nodes `yet_to_tell` have beyond that.
