@@ -28,7 +28,7 @@ use sniff_output::{
 use sniff_pcapng::LinkType;
 use sniff_protocol::Build;
 
-use super::{Command, conditions::Condition};
+use super::{Command, conditions::Condition, filter_words::is_a_filter};
 use crate::{
     agent,
     bpf::{attach::Mechanism, ring},
@@ -407,14 +407,6 @@ fn target_meant(words: &[String]) -> Option<String> {
     } else {
         None
     }
-}
-
-/// Whether a word is a filter without others (pcap-filter(7)); libpcap would take any other for a host, and ask DNS.
-fn is_a_filter(word: &str) -> bool {
-    const FILTERS: &str = "aarp ah arp atalk broadcast clnp decnet esis esp geneve icmp icmp6 igmp igrp inbound ip ip6 ipx \
-                           isis iso lat mopdl moprc mpls multicast netbeui outbound pim pppoed pppoes rarp sctp stp tcp udp \
-                           vlan vrrp";
-    FILTERS.split(' ').any(|filter| filter == word)
 }
 
 fn pod(text: &str) -> Result<FilteredTarget> {

@@ -6,12 +6,8 @@
 
 use std::ffi::OsString;
 
+use super::filter_words::may_be_in_a_filter;
 use crate::targets::{Selector, check_namespace};
-
-/// Words of filters that a namespace could be called, too (pcap-filter(7)).
-const OF_FILTERS: &str = "and arp broadcast dst ether gateway geneve greater host icmp icmp6 igmp inbound ip ip6 less link mpls \
-                          multicast net not or outbound port portrange pppoed pppoes proto protochain rarp sctp src stp tcp \
-                          tcp6 udp vlan vxlan";
 
 /// A command line, the program's name first, with `--selector` and `--namespace` where `-l` and `-n` mean them.
 ///
@@ -29,7 +25,7 @@ pub fn told_apart(words: Vec<OsString>) -> Result<Vec<OsString>, String> {
     let mut changes: Vec<_> = selectors.map(|(at, ..)| (at, "--selector")).collect();
     if !changes.is_empty() {
         for (at, _, name) in pairs().filter(|(_, letter, next)| *letter == "-n" && !next.starts_with('-')) {
-            if OF_FILTERS.split(' ').any(|word| word == name) || check_namespace(name).is_err() {
+            if may_be_in_a_filter(name) || check_namespace(name).is_err() {
                 return Err(format!(
                     "'-n {name}' may be a namespace or a filter: type --namespace NAMESPACE, or -nn for addresses as numbers"
                 ));
@@ -136,6 +132,7 @@ mod tests {
     fn what_cannot_be_told_is_asked_back() {
         for (line, part) in [
             ("-l app=web -n tcp port 80", "type --namespace NAMESPACE, or -nn"),
+            ("-l app=web -n esp", "type --namespace NAMESPACE, or -nn"),
             ("-l app=web -n 'tcp port 80'", "type --namespace NAMESPACE, or -nn"),
             ("-nnl app=web", "type --selector 'app=web'"),
         ] {

@@ -3,6 +3,7 @@
 mod agent;
 mod capture;
 mod conditions;
+mod filter_words;
 mod letters;
 mod serve;
 
