@@ -28,6 +28,7 @@ const BPF_PROG_TEST_RUN: libc::c_long = 10;
 const BPF_PROG_QUERY: libc::c_long = 16;
 const BPF_LINK_CREATE: libc::c_long = 28;
 const BPF_LINK_UPDATE: libc::c_long = 29;
+const BPF_LINK_DETACH: libc::c_long = 34;
 const BPF_MAP_TYPE_ARRAY: u32 = 2;
 const BPF_PSEUDO_MAP_VALUE: u8 = 2;
 const BPF_FUNC_REDIRECT_PEER: i32 = 155;
@@ -78,10 +79,15 @@ pub struct Program(OwnedFd);
 #[derive(Debug)]
 pub enum Link {
     /// By a TCX link.
-    Tcx(OwnedFd),
+    Tcx(TcxLink),
     /// By a filter on a clsact qdisc, which other programs may share.
     Clsact(Filter),
 }
+
+/// A link, which is detached on drop, rather than when its last descriptor is closed: a program that another
+/// test is just starting has all of them until it runs.
+#[derive(Debug)]
+pub struct TcxLink(OwnedFd);
 
 /// A filter that is there alone with its priority.
 #[derive(Debug)]
@@ -106,12 +112,6 @@ pub struct Marks {
 /// Two numbers that programs count with.
 #[derive(Debug)]
 pub struct Counters(OwnedFd);
-
-/// `bpf_redirect_peer()` on a veth's ingress; detached on drop.
-#[derive(Debug)]
-pub struct RedirectPeer {
-    _link: Link,
-}
 
 impl Insn {
     /// An instruction from its parts.
@@ -185,7 +185,7 @@ impl Program {
             flags: 0,
         };
         let (fd, _) = netns.enter(|| bpf(BPF_LINK_CREATE, attr)).expect("attaching through TCX");
-        Link::Tcx(descriptor(fd))
+        Link::Tcx(TcxLink(descriptor(fd)))
     }
 
     fn pin(&self, path: &Path) {
@@ -203,7 +203,7 @@ impl Link {
     /// Puts another program in place of the one that is attached.
     pub fn replace(&self, program: &Program) {
         let link = match self {
-            Self::Tcx(link) => link,
+            Self::Tcx(TcxLink(link)) => link,
             Self::Clsact(filter) => return filter.set(program),
         };
         let attr = LinkUpdate {
@@ -213,6 +213,12 @@ impl Link {
             old_prog_fd: 0,
         };
         bpf(BPF_LINK_UPDATE, attr).expect("replacing an attached program");
+    }
+}
+
+impl Drop for TcxLink {
+    fn drop(&mut self) {
+        bpf(BPF_LINK_DETACH, self.0.as_raw_fd().cast_unsigned()).expect("detaching a link");
     }
 }
 
@@ -292,13 +298,10 @@ impl Default for Counters {
     }
 }
 
-impl RedirectPeer {
-    /// Hands the IPv4 packets that enter at host veth `from` to the pod behind host veth `to`.
-    pub fn attach(node: &Netns, from: u32, to: u32) -> Self {
-        let program =
-            Program::load(Kind::Classifier, &instructions(to)).expect("loading the redirect_peer program");
-        Self { _link: program.attach(node, from, Hook::Ingress) }
-    }
+/// Hands the IPv4 packets that enter at host veth `from` to the pod behind host veth `to`, by `bpf_redirect_peer()`.
+pub fn redirect_peer(node: &Netns, from: u32, to: u32) -> Link {
+    let program = Program::load(Kind::Classifier, &instructions(to)).expect("loading the redirect_peer program");
+    program.attach(node, from, Hook::Ingress)
 }
 
 /// The ids of the programs on an interface's TCX hooks, ingress first. (bpftool lists them only
@@ -455,24 +458,31 @@ fn descriptor(fd: i32) -> OwnedFd {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
-    use crate::{machine::Machine, tcpdump::Tcpdump, traffic, wait};
+    use crate::{machine::Machine, tcpdump::Tcpdump, traffic};
 
     #[test]
     fn programs_on_tcx_hooks_are_found() {
         let machine = Machine::boot();
         let pod = machine.fake_pod("blue", 1);
         let node = machine.netns();
-        let link = RedirectPeer::attach(&node, pod.veth.index, pod.veth.index);
+        let _link = redirect_peer(&node, pod.veth.index, pod.veth.index);
         let [ingress, egress] = tcx_programs(&node, pod.veth.index);
         assert_eq!((ingress.len(), egress.len()), (1, 0));
+    }
+
+    #[test]
+    fn a_link_is_detached_on_drop_whoever_else_has_its_descriptor() {
+        let machine = Machine::boot();
+        let pod = machine.fake_pod("blue", 1);
+        let node = machine.netns();
+        let link = redirect_peer(&node, pod.veth.index, pod.veth.index);
+        let _copy = match &link {
+            Link::Tcx(TcxLink(descriptor)) => descriptor.try_clone().ok(),
+            Link::Clsact(_) => None,
+        };
         drop(link);
-        // A program that another test is just starting has all descriptors until it runs.
-        wait::until("the program is gone", Duration::from_secs(5), || {
-            tcx_programs(&node, pod.veth.index).concat().is_empty().then_some(())
-        });
+        assert!(tcx_programs(&node, pod.veth.index).concat().is_empty());
     }
 
     #[test]
@@ -483,8 +493,8 @@ mod tests {
         let (a, b) = (machine.fake_pod("a", 1), machine.fake_pod("b", 2));
         a.netns.run(&format!("ip route add default via {}", a.gateway4));
         b.netns.run(&format!("ip route add default via {}", b.gateway4));
-        let _there = RedirectPeer::attach(&node, a.veth.index, b.veth.index);
-        let _back = RedirectPeer::attach(&node, b.veth.index, a.veth.index);
+        let _there = redirect_peer(&node, a.veth.index, b.veth.index);
+        let _back = redirect_peer(&node, b.veth.index, a.veth.index);
         let tcpdump = Tcpdump::start(&node, &b.veth.name, &["icmp"]);
         traffic::ping(&a.netns, b.ipv4.into(), 3, 56);
         assert_eq!(tcpdump.stop().len(), 3, "the replies, and none of the requests");

@@ -146,7 +146,7 @@ fn processes(machine: &Machine, program: &Path) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::bpf::RedirectPeer;
+    use crate::bpf::redirect_peer;
 
     #[test]
     fn an_attached_program_and_a_qdisc_are_noticed() {
@@ -155,7 +155,7 @@ mod tests {
         let node = machine.netns();
         let both = [node.clone(), pod.netns];
         let clean = describe(&machine, &both);
-        let link = RedirectPeer::attach(&node, pod.veth.index, pod.veth.index);
+        let link = redirect_peer(&node, pod.veth.index, pod.veth.index);
         assert_ne!(describe(&machine, &both), clean);
         drop(link);
         assert_eq!(describe(&machine, &both), clean);
@@ -173,7 +173,7 @@ mod tests {
         wait::until("sleep", GRACE, || (processes(&machine, sleep) == 1).then_some(()));
         child.wait().expect("the end of sleep");
         let snapshot = Snapshot::take(&machine, &[&node], sleep);
-        drop(RedirectPeer::attach(&node, pod.veth.index, pod.veth.index));
+        drop(redirect_peer(&node, pod.veth.index, pod.veth.index));
         snapshot.assert_unchanged(sleep);
     }
 

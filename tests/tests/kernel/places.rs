@@ -1,7 +1,7 @@
 //! What is in the way at an interface, or comes between it and the wire: sniff captures elsewhere, or says so.
 
 use sniff_tests::{
-    bpf::{Hook, Insn, Kind, Program, RedirectPeer},
+    bpf::{Hook, Insn, Kind, Program, redirect_peer},
     kernel,
     machine::{FakePod, Machine},
     netns::Netns,
@@ -200,7 +200,7 @@ fn packets_that_come_past_a_host_end_that_was_asked_for_are_told_of() {
     // Nothing of the program is to be seen at b's own host end.
     let args = ["--netns", "b", "--attach", "host", "-w", capture.arg()];
     let mut sniff = Sniff::in_netns(&node).args(args).start();
-    let _link = RedirectPeer::attach(&node, a.veth.index, b.veth.index);
+    let _link = redirect_peer(&node, a.veth.index, b.veth.index);
     traffic::ping(&a.netns, b.ipv4.into(), 5, 56);
     if kernel::counts_redirected() {
         let line = sniff.wait_for_line("packet(s) came past it unseen");
