@@ -3,6 +3,8 @@
 use aya_build::{Package, Toolchain};
 
 fn main() -> anyhow::Result<()> {
+    // Tells the cargo that this runs what to leave out.
+    println!("cargo:rerun-if-changed=../.cargo/config.toml");
     aya_build::build_ebpf(
         [Package { name: "sniff-ebpf", root_dir: "../sniff-ebpf", ..Default::default() }],
         Toolchain::Nightly,

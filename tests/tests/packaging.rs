@@ -1,6 +1,7 @@
 //! The manifests and the image: what Kubernetes would take, and what runs in real containers with just those rights.
 
 use std::{
+    collections::BTreeMap,
     fs,
     path::{Path, PathBuf},
     time::Duration,
@@ -10,14 +11,14 @@ use k8s_openapi::{
     api::{
         admissionregistration::v1::{ValidatingAdmissionPolicy, ValidatingAdmissionPolicyBinding},
         apps::v1::DaemonSet,
-        core::v1::{Container as ContainerSpec, Namespace, SecurityContext, ServiceAccount},
+        core::v1::{ConfigMap, Container as ContainerSpec, Namespace, SecurityContext, ServiceAccount},
         networking::v1::NetworkPolicy,
-        rbac::v1::{ClusterRole, ClusterRoleBinding},
+        rbac::v1::{ClusterRole, ClusterRoleBinding, PolicyRule, Role, RoleBinding},
         scheduling::v1::PriorityClass,
     },
     serde::{Serialize, de::DeserializeOwned},
 };
-use serde_json::Value;
+use serde_json::{Value, json};
 use sniff_protocol::{
     Build,
     message::{CapturePlan, ClientHello, Reason},
@@ -42,6 +43,54 @@ fn documents(path: &str) -> Vec<Value> {
     serde_saphyr::from_multiple(&text).unwrap_or_else(|error| panic!("{path}: {error}"))
 }
 
+/// What Helm or kubectl prints, as set-up has installed it.
+fn cluster_tool(name: &str, args: &[&str]) -> Result<String, String> {
+    let installed = Path::new(env!("CARGO_TARGET_TMPDIR")).with_file_name("helm").join(name);
+    let mut command = if installed.is_file() { tool(installed) } else { tool(name) };
+    let output = command.current_dir(ROOT).args(args).output().unwrap_or_else(|error| {
+        panic!("{name}: {error}: `cargo xtask setup --tests` installs it");
+    });
+    let text = |bytes| String::from_utf8(bytes).expect("text");
+    if output.status.success() { Ok(text(output.stdout)) } else { Err(text(output.stderr)) }
+}
+
+/// Objects by kind and name, with lists whose items have names in the order of those.
+type Objects = BTreeMap<(String, String), Value>;
+
+fn objects(yaml: &str) -> Objects {
+    let documents: Vec<Value> =
+        serde_saphyr::from_multiple(yaml).unwrap_or_else(|error| panic!("{error}: {yaml}"));
+    let text = |value: &Value| value.as_str().expect("a string").to_owned();
+    let documents = documents.into_iter().filter(|object| !object.is_null());
+    let by_name = documents.map(|mut object| {
+        sort_by_name(&mut object);
+        ((text(&object["kind"]), text(&object["metadata"]["name"])), object)
+    });
+    by_name.collect()
+}
+
+fn sort_by_name(value: &mut Value) {
+    match value {
+        Value::Object(fields) => fields.values_mut().for_each(sort_by_name),
+        Value::Array(items) => {
+            items.iter_mut().for_each(sort_by_name);
+            items.sort_by_key(|item| item["name"].as_str().map(str::to_owned));
+        }
+        _ => {}
+    }
+}
+
+fn kustomize(folder: &str) -> Objects {
+    objects(&cluster_tool("kubectl", &["kustomize", folder]).expect("a rendered kustomization"))
+}
+
+/// What the chart makes of these values, or what Helm says of them.
+fn chart(values: &[&str]) -> Result<Objects, String> {
+    let values = values.iter().flat_map(|value| ["--set", value]);
+    let args: Vec<_> = ["template", "sniff", "deploy/chart"].into_iter().chain(values).collect();
+    cluster_tool("helm", &args).map(|yaml| objects(&yaml))
+}
+
 /// What kustomize's strategic merge makes of `base` and `patch`, as far as the overlays use it: objects are merged,
 /// lists whose items have names are merged by name, all else is replaced.
 fn merge(base: &mut Value, patch: &Value) {
@@ -64,7 +113,7 @@ fn merge(base: &mut Value, patch: &Value) {
 }
 
 /// The DaemonSet of an overlay; without one, of the base.
-fn daemon_set(overlay: Option<&str>) -> Value {
+pub fn daemon_set(overlay: Option<&str>) -> Value {
     let documents_of_base = documents("deploy/sniff.yaml");
     let mut daemon_set =
         documents_of_base.into_iter().find(|object| object["kind"] == "DaemonSet").expect("a DaemonSet");
@@ -72,6 +121,16 @@ fn daemon_set(overlay: Option<&str>) -> Value {
         merge(&mut daemon_set, &documents(&format!("deploy/overlays/{overlay}/daemonset.yaml"))[0]);
     }
     daemon_set
+}
+
+/// What lets a group capture the pods of the namespace `shop`.
+pub fn of_namespace() -> Vec<Value> {
+    ["capture", "door"].iter().flat_map(|file| documents(&format!("deploy/namespace/{file}.yaml"))).collect()
+}
+
+/// The role of sniff's own account, with its binding.
+pub fn role_of_agent() -> Vec<Value> {
+    documents("deploy/base/rbac.yaml")
 }
 
 fn container_of(daemon_set: &Value) -> ContainerSpec {
@@ -125,11 +184,27 @@ fn kubernetes_knows_every_field_of_every_object() {
         }
         kinds.push(kind);
     }
-    let all =
-        ["Namespace", "ServiceAccount", "ClusterRole", "ClusterRoleBinding", "PriorityClass", "DaemonSet"];
+    let all = [
+        "Namespace",
+        "ServiceAccount",
+        "ServiceAccount",
+        "ClusterRole",
+        "ClusterRoleBinding",
+        "PriorityClass",
+        "DaemonSet",
+    ];
     assert_eq!(kinds, all);
-    for overlay in ["least-privilege", "metrics"] {
+    typed::<ConfigMap>(&documents("deploy/overlays/policy/configmap.yaml")[0]);
+    for overlay in ["exec-only", "least-privilege", "metrics", "policy"] {
         typed::<DaemonSet>(&daemon_set(Some(overlay)));
+    }
+    for object in of_namespace() {
+        match object["kind"].as_str().expect("a kind") {
+            "ServiceAccount" => drop(typed::<ServiceAccount>(&object)),
+            "Role" => drop(typed::<Role>(&object)),
+            "RoleBinding" => drop(typed::<RoleBinding>(&object)),
+            _ => panic!("{object:#}"),
+        }
     }
 }
 
@@ -167,8 +242,8 @@ fn an_overlay_lets_execs_capture_and_do_nothing_else() {
     assert_eq!(resources, ways_in);
     let validations = policy.validations.expect("validations");
     let [validation] = &validations[..] else { panic!("{validations:#?}") };
-    let expression =
-        "request.subResource == 'exec' && has(object.command) && object.command == ['sniff', 'serve']";
+    let expression = "request.subResource == 'exec' && has(object.command) && object.command == ['sniff', 'serve'] || \
+                      request.subResource == 'portforward' && has(object.ports) && object.ports == [9470]";
     assert_eq!(validation.expression, expression);
 }
 
@@ -187,17 +262,149 @@ fn metrics_are_for_the_monitoring_system_alone() {
     assert!(policy["spec"]["ingress"][0]["from"][0]["namespaceSelector"]["matchLabels"].is_object());
 }
 
+#[test]
+fn the_chart_makes_the_objects_of_kustomize() {
+    assert_eq!(chart(&[]).expect("objects"), kustomize("deploy/base"));
+    for (overlay, value) in [
+        ("least-privilege", "privilege=leastPrivilege"),
+        ("metrics", "metrics.enabled=true"),
+        ("exec-only", "execOnly=true"),
+        ("policy", "policy.enabled=true"),
+    ] {
+        let objects = kustomize(&format!("deploy/overlays/{overlay}"));
+        assert_eq!(chart(&[value]).expect("objects"), objects, "{overlay}");
+        // What is merged here, too, is merged as kustomize does it.
+        let mut merged = daemon_set(Some(overlay));
+        sort_by_name(&mut merged);
+        assert_eq!(objects[&("DaemonSet".to_owned(), "sniff".to_owned())], merged, "{overlay}");
+    }
+    cluster_tool("helm", &["lint", "--strict", "deploy/chart"]).expect("a clean chart");
+    let version = |key: &str| documents("deploy/chart/Chart.yaml")[0][key].clone();
+    assert_eq!([version("version"), version("appVersion")], [env!("CARGO_PKG_VERSION"); 2]);
+}
+
+#[test]
+fn each_value_of_the_chart_is_where_it_belongs() {
+    let digest = format!("sha256:{:064}", 7);
+    let objects = chart(&[
+        "namespace.name=tools",
+        "image.repository=registry.example.com/sniff",
+        &format!("image.digest={digest}"),
+        "image.pullPolicy=Always",
+        "image.pullSecrets[0].name=key",
+        "privilege=leastPrivilege",
+        "execOnly=true",
+        "policy.enabled=true",
+        "policy.rules[0].namespaces[0]=*",
+        "policy.rules[0].snaplen=96",
+        "events=false",
+        "metrics.enabled=true",
+        "metrics.address=[::]",
+        "metrics.from=prometheus",
+        "limits.sessions=4",
+        "limits.memory=1GiB",
+        "limits.bytes=2GiB",
+        "limits.duration=1h",
+        "resources.limits.memory=2Gi",
+        "tolerations[0].key=dedicated",
+        "tolerations[0].operator=Exists",
+        "nodeSelector.pool=web",
+        "priorityClass.name=system-node-critical",
+        "priorityClass.create=false",
+        "labels.team=net",
+    ])
+    .expect("objects");
+    let of = |kind: &str, name: &str| &objects[&(kind.to_owned(), name.to_owned())];
+    assert!(objects.keys().all(|(kind, _)| kind != "PriorityClass"));
+    for object in objects.values() {
+        assert_eq!(object["metadata"]["labels"]["team"], "net", "{object:#}");
+        assert_eq!(object["metadata"]["labels"]["app.kubernetes.io/name"], "sniff", "{object:#}");
+        let namespace = &object["metadata"]["namespace"];
+        assert!(namespace.is_null() || namespace == "tools", "{object:#}");
+    }
+    assert_eq!(of("ClusterRoleBinding", "sniff")["subjects"][0]["namespace"], "tools");
+    let selected = |selector: &Value| selector["matchLabels"]["kubernetes.io/metadata.name"].clone();
+    let binding = of("ValidatingAdmissionPolicyBinding", "sniff-exec-only");
+    assert_eq!(selected(&binding["spec"]["matchResources"]["namespaceSelector"]), "tools");
+    let ingress = &of("NetworkPolicy", "sniff")["spec"]["ingress"][0];
+    assert_eq!(selected(&ingress["from"][0]["namespaceSelector"]), "prometheus");
+    assert_eq!(
+        of("Namespace", "tools")["metadata"]["labels"]["pod-security.kubernetes.io/enforce"],
+        "privileged"
+    );
+
+    let daemon_set = of("DaemonSet", "sniff");
+    typed::<DaemonSet>(daemon_set);
+    let selector = &daemon_set["spec"]["selector"]["matchLabels"];
+    let template = &daemon_set["spec"]["template"];
+    assert!(selector["team"].is_null(), "a selector cannot be changed");
+    assert_eq!(template["metadata"]["labels"]["team"], "net");
+    let spec = &template["spec"];
+    assert_eq!(spec["imagePullSecrets"], json!([{"name": "key"}]));
+    assert_eq!(spec["tolerations"], json!([{"key": "dedicated", "operator": "Exists"}]));
+    assert_eq!(spec["nodeSelector"], json!({"kubernetes.io/os": "linux", "pool": "web"}));
+    assert_eq!(spec["priorityClassName"], "system-node-critical");
+    let container = &spec["containers"][0];
+    assert_eq!(container["image"], format!("registry.example.com/sniff@{digest}"));
+    assert_eq!(container["imagePullPolicy"], "Always");
+    assert_eq!(container["resources"]["limits"], json!({"memory": "2Gi"}));
+    assert_eq!(container["securityContext"]["privileged"], false);
+    let env = container["env"].as_array().expect("a list").iter();
+    let env: BTreeMap<_, _> =
+        env.filter_map(|it| Some((it["name"].as_str()?, it["value"].as_str()?))).collect();
+    let wanted = [
+        ("SNIFF_AGENT_SOCKET", "/var/lib/sniff/agent.sock"),
+        ("SNIFF_ALLOW_EXEC_SESSIONS", "true"),
+        ("SNIFF_DOOR", "127.0.0.1:9470"),
+        ("SNIFF_EVENTS", "off"),
+        ("SNIFF_MAX_BYTES", "2GiB"),
+        ("SNIFF_MAX_DURATION", "1h"),
+        ("SNIFF_MAX_MEMORY", "1GiB"),
+        ("SNIFF_MAX_SESSIONS", "4"),
+        ("SNIFF_METRICS_ADDRESS", "[::]:9469"),
+        ("SNIFF_POLICY", "/etc/sniff/policy.yaml"),
+    ];
+    assert_eq!(env, wanted.into());
+    let policy = of("ConfigMap", "sniff-policy")["data"]["policy.yaml"].as_str().expect("a text");
+    let policy: Value = serde_saphyr::from_str(policy).expect("YAML");
+    assert_eq!(policy, json!({"rules": [{"namespaces": ["*"], "snaplen": 96}]}));
+}
+
+#[test]
+fn what_the_chart_does_not_know_is_refused() {
+    for (value, part) in [
+        ("recorder.enabled=true", "'recorder' not allowed"),
+        ("image.tga=1", "'tga' not allowed"),
+        ("privilege=none", "/privilege"),
+        ("limits.sessions=many", "/limits/sessions"),
+        ("image.digest=sha256:1", "/image/digest"),
+        ("policy.rules[0].heders=true", "'heders' not allowed"),
+    ] {
+        let said = chart(&[value]).expect_err(value);
+        assert!(said.contains(part), "{value}: {said}");
+    }
+    let args = ["template", "sniff", "deploy/chart", "--namespace", "sniff"];
+    let said = cluster_tool("helm", &args).expect_err("a namespace that is there");
+    assert!(said.contains("namespace.create=false"), "{said}");
+}
+
 /// An overlay without one of its files is refused by kustomize, and one that is not listed does nothing.
 #[test]
 fn overlays_list_all_their_files() {
-    for overlay in ["exec-only", "least-privilege", "metrics"] {
+    for (overlay, base) in [
+        ("exec-only", "../../base"),
+        ("least-privilege", "../../base"),
+        ("metrics", "../../base"),
+        ("policy", "../../base"),
+        ("openshift", "../least-privilege"),
+    ] {
         let folder = format!("deploy/overlays/{overlay}");
         let kustomization = &documents(&format!("{folder}/kustomization.yaml"))[0];
         let names = |list: &Value| list.as_array().cloned().unwrap_or_default();
         let resources = names(&kustomization["resources"]);
         let patches = names(&kustomization["patches"]).into_iter().map(|patch| patch["path"].clone());
         let mut listed: Vec<Value> = resources.into_iter().chain(patches).collect();
-        assert_eq!(listed.remove(0), "../../base");
+        assert_eq!(listed.remove(0), base);
         listed.push("kustomization.yaml".into());
         let mut listed: Vec<String> =
             listed.iter().map(|it| it.as_str().expect("a name").to_owned()).collect();
@@ -210,13 +417,56 @@ fn overlays_list_all_their_files() {
     }
 }
 
+/// OpenShift lets a pod in when each field is allowed by one of the constraints that its account may use.
 #[test]
-fn the_role_reads_pods_and_nothing_else() {
+fn openshifts_constraints_allow_what_the_pods_take_and_no_more() {
+    let [scc] = &documents("deploy/overlays/openshift/scc.yaml")[..] else { panic!("not one") };
+    let daemon_set = daemon_set(Some("least-privilege"));
+    let spec = &daemon_set["spec"]["template"]["spec"];
+    let context = &spec["containers"][0]["securityContext"];
+    assert_eq!(scc["allowHostPID"], spec["hostPID"]);
+    assert_eq!(scc["allowedCapabilities"], context["capabilities"]["add"]);
+    assert_eq!(scc["requiredDropCapabilities"], context["capabilities"]["drop"]);
+    assert_eq!(scc["allowPrivilegedContainer"], context["privileged"]);
+    assert_eq!(scc["allowPrivilegeEscalation"], context["allowPrivilegeEscalation"]);
+    assert_eq!(scc["readOnlyRootFilesystem"], context["readOnlyRootFilesystem"]);
+    for volume in spec["volumes"].as_array().expect("volumes") {
+        let kinds = scc["volumes"].as_array().expect("kinds");
+        assert!(kinds.iter().any(|kind| !volume[kind.as_str().expect("a kind")].is_null()), "{volume}");
+    }
+    let account = |name: &Value| format!("system:serviceaccount:sniff:{}", name.as_str().expect("a name"));
+    assert_eq!(scc["users"], json!([account(&spec["serviceAccountName"]), account(&json!("default"))]));
+    for refused in ["allowHostIPC", "allowHostNetwork", "allowHostPorts"] {
+        assert_eq!(scc[refused], false, "{refused}");
+    }
+}
+
+#[test]
+fn the_role_reads_pods_and_namespaces_writes_events_has_tokens_reviewed_and_nothing_else() {
     let role = documents("deploy/sniff.yaml").into_iter().find(|object| object["kind"] == "ClusterRole");
     let rules = typed::<ClusterRole>(&role.expect("a role")).rules.expect("rules");
-    let [rule] = &rules[..] else { panic!("{rules:?}") };
-    assert_eq!(rule.resources.as_deref(), Some(&["pods".to_owned()][..]));
-    assert!(rule.verbs.iter().all(|verb| ["get", "list"].contains(&verb.as_str())), "{rule:?}");
+    let of = |rule: &PolicyRule| (rule.resources.clone().unwrap_or_default().join(","), rule.verbs.join(","));
+    let rules: Vec<_> = rules.iter().map(of).collect();
+    let wanted = [
+        ("pods", "get,list,watch"),
+        ("namespaces", "list,watch"),
+        ("events", "create"),
+        ("tokenreviews", "create"),
+    ];
+    assert_eq!(rules, wanted.map(|(resources, verbs)| (resources.to_owned(), verbs.to_owned())));
+}
+
+/// What the client reads of a pod, what the policy lets through, and what the agent listens on are one port.
+#[test]
+fn the_door_is_on_the_pods_loopback() {
+    let env = container_of(&daemon_set(None)).env.expect("variables");
+    let value = |name: &str| env.iter().find(|it| it.name == name).and_then(|it| it.value.as_deref());
+    assert_eq!(value("SNIFF_DOOR"), Some("127.0.0.1:9470"));
+    assert_eq!(value("SNIFF_ALLOW_EXEC_SESSIONS"), None);
+    let env = container_of(&daemon_set(Some("exec-only"))).env.expect("variables");
+    assert!(
+        env.iter().any(|it| it.name == "SNIFF_ALLOW_EXEC_SESSIONS" && it.value.as_deref() == Some("true"))
+    );
 }
 
 #[test]
@@ -285,6 +535,8 @@ fn config(spec: ContainerSpec) -> cri::ContainerConfig {
         value: variable.value.unwrap_or_else(|| "test-node".to_owned()),
         key: variable.name,
     });
+    // There is no API here that could issue tokens and review them.
+    let by_exec = cri::KeyValue { key: "SNIFF_ALLOW_EXEC_SESSIONS".to_owned(), value: "true".to_owned() };
     let mount = |mount: k8s_openapi::api::core::v1::VolumeMount| cri::Mount {
         host_path: if mount.name == "run" { "/run".to_owned() } else { "/var/lib/sniff-test".to_owned() },
         container_path: mount.mount_path,
@@ -301,7 +553,7 @@ fn config(spec: ContainerSpec) -> cri::ContainerConfig {
     cri::ContainerConfig {
         image: Some(cri::ImageSpec { image: spec.image.expect("an image") }),
         args: spec.args.expect("arguments"),
-        envs: envs.collect(),
+        envs: envs.chain([by_exec]).collect(),
         mounts: spec.volume_mounts.expect("mounts").into_iter().map(mount).chain([token]).collect(),
         linux: Some(cri::LinuxContainerConfig {
             security_context: Some(cri::LinuxContainerSecurityContext {
@@ -365,11 +617,16 @@ fn the_named_capabilities_are_enough() {
     let node = Node::start();
     let web = node.pod("shop", "web").start();
     let agent = Agent::start(&node, &daemon_set(Some("least-privilege")));
-    // BPF 39, PERFMON 38, SYS_ADMIN 21, SYS_PTRACE 19, NET_ADMIN 12, NET_BROADCAST 11 (include/uapi/linux/capability.h).
-    let wanted: u64 = [39, 38, 21, 19, 12, 11].iter().map(|bit| 1 << bit).sum();
+    // BPF 39, PERFMON 38, SYS_ADMIN 21, SYS_PTRACE 19, NET_ADMIN 12, NET_BROADCAST 11, SETUID 7, SETGID 6, KILL 5
+    // (include/uapi/linux/capability.h).
+    let wanted: u64 = [39, 38, 21, 19, 12, 11, 7, 6, 5].iter().map(|bit| 1 << bit).sum();
     for set in ["CapEff:", "CapPrm:", "CapBnd:"] {
         assert_eq!(u64::from_str_radix(&agent.status(set), 16), Ok(wanted), "{set}");
     }
+    // Runtimes whose sockets are not in /run are reached through process 1.
+    let socket = format!("/proc/1/root{CRI_SOCKET}");
+    let pods = agent.pod.sandbox.exec(&agent.container, &["sniff", "--list", "--cri-socket", &socket]);
+    assert!(pods.lines().any(|line| line.split_whitespace().take(2).eq(["shop", "web"])), "{pods}");
     assert_eq!((agent.status("NoNewPrivs:").as_str(), agent.status("Seccomp:").as_str()), ("1", "2"));
     for attach in [AttachAt::Host, AttachAt::Pod] {
         capture(&agent, &web, attach);

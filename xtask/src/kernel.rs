@@ -6,6 +6,7 @@
 mod initramfs;
 mod machine;
 mod package;
+mod processor;
 
 use std::{
     env,
@@ -17,10 +18,10 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 
+use self::processor::Processor;
 use crate::{
-    process::{self, cargo, run},
-    setup::{self, Extra},
-    test,
+    process::{self, run},
+    setup,
 };
 
 /// Where the tests that ask something of the kernel are: the module of that name.
@@ -35,17 +36,22 @@ const RUNNER: &str = "boot";
 /// # Errors
 /// A kernel's name is unknown, something needed is missing or does not build, or a test fails on one of the kernels.
 pub fn test(kernels: &[String], args: &[OsString]) -> Result<()> {
-    for name in kernels {
-        package::named(name)?;
-    }
-    setup::setup(&[Extra::Tests, Extra::Kernels])?;
-    process::build_sniff(None)?;
+    let kernels = kernels.iter().map(|name| package::named(name)).collect::<Result<Vec<_>>>()?;
     let xtask = env::current_exe().context("cannot tell where xtask is")?;
-    let runner = format!("{} {RUNNER} {} --", xtask.display(), kernels.join(" "));
-    run(cargo()
-        .env(test::runner_variable()?, runner)
-        .args(["test", "--package", "sniff-tests", "--test", "sniff", "--"])
-        .args(args))
+    let mut tested = Ok(());
+    for processor in Processor::ALL {
+        let of_it = kernels.iter().filter(|kernel| kernel.processor == processor);
+        let names: Vec<_> = of_it.map(|kernel| kernel.name).collect();
+        if names.is_empty() {
+            continue;
+        }
+        setup::setup(processor.extras())?;
+        let runner = format!("{} {RUNNER} {} --", xtask.display(), names.join(" "));
+        let mut tests = processor.tests(&runner)?;
+        tests.args(["--package", "sniff-tests", "--test", "sniff", "--"]).args(args);
+        tested = tested.and(run(&mut tests));
+    }
+    tested
 }
 
 /// Runs a test program on each of `kernels`; `command` is its path and its arguments.
@@ -67,13 +73,16 @@ pub fn boot(kernels: &[String], command: &[OsString]) -> Result<()> {
 }
 
 fn test_on(name: &str, tests: &Path, args: &[OsString]) -> Result<()> {
-    let kernel = package::named(name)?.fetch()?;
-    let sniff = process::built_sniff()?;
-    let initramfs = initramfs::make(&kernel, &initramfs::Programs { sniff: &sniff, tests, args })
+    let named = package::named(name)?;
+    let kernel = named.fetch()?;
+    let sniff = named.processor.sniff()?;
+    let tools = named.tools()?;
+    let programs = initramfs::Programs { sniff: &sniff, tests, args, tools: tools.as_deref() };
+    let initramfs = initramfs::make(&kernel, &programs)
         .with_context(|| format!("cannot make an initramfs for {}", kernel.release))?;
     eprintln!("kernel {name}: booting {}", kernel.release);
     let start = Instant::now();
-    machine::run(&kernel, &initramfs)?;
+    machine::run(named.processor, &kernel, &initramfs)?;
     eprintln!("kernel {name}: all passed on {} in {} s", kernel.release, start.elapsed().as_secs());
     Ok(())
 }

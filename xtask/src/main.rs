@@ -2,6 +2,7 @@
 //! runs the tests and the benchmark that need root, and lints the crates that cargo cannot lint together.
 
 mod bench;
+mod debian;
 mod demo;
 mod deploy;
 mod dist;
@@ -13,6 +14,7 @@ mod run;
 mod setup;
 mod test;
 mod tidy;
+mod windows;
 
 use std::{ffi::OsString, path::PathBuf, process::ExitCode};
 
@@ -35,7 +37,7 @@ enum Command {
         /// Also what the lints need: the standard library for Windows and macOS
         #[arg(long)]
         lint: bool,
-        /// Also what the tests need: containerd, runc, CNI plugins, tshark, tcpdump and others
+        /// Also what the tests need: containerd, runc, CNI plugins, tshark, tcpdump, Helm and others
         #[arg(long)]
         tests: bool,
         /// Also what the benchmark compares with: tcpdump, dumpcap, netsniff-ng, xdpdump and iperf3
@@ -44,9 +46,15 @@ enum Command {
         /// Also what the tests in virtual machines need: QEMU and others
         #[arg(long)]
         kernels: bool,
+        /// And those with a kernel for arm64
+        #[arg(long)]
+        arm64: bool,
         /// And for `dist`
         #[arg(long)]
         dist: bool,
+        /// And Wine, which runs the client for Windows
+        #[arg(long)]
+        windows: bool,
     },
     /// Build sniff and run it as root; without arguments, capture a made-up pod as a demo
     Run {
@@ -57,9 +65,12 @@ enum Command {
     /// Run the unit tests, then the integration tests as root
     Test {
         /// Instead, run the kernel-facing tests in virtual machines with these kernels of Debian: 5.10, 6.1, 6.12,
-        /// 6.12-rt, 7
+        /// 6.12-rt, 7, 6.12-arm64
         #[arg(long, value_name = "KERNEL", num_args = 1..)]
         kernel: Vec<String>,
+        /// Instead, run the tests of the client for Windows, under Wine
+        #[arg(long, conflicts_with = "kernel")]
+        windows: bool,
         /// Arguments for the test programs, such as a part of a test's name
         #[arg(last = true)]
         args: Vec<OsString>,
@@ -73,7 +84,7 @@ enum Command {
     },
     /// Check format, clippy, the client for Windows and macOS, documentation, generated files and the project's own rules
     Lint,
-    /// Make deploy/sniff.yaml, one file for `kubectl apply -f`, from deploy/base
+    /// Make deploy/sniff.yaml, one file for `kubectl apply -f`, and the chart's files from those of kustomize
     Deploy,
     /// Make sniff's image, an OCI archive for `ctr images import`, `podman load` or a registry
     Image {
@@ -92,6 +103,9 @@ enum Command {
         /// Only the client for this system, as rustc calls it; may be repeated
         #[arg(long = "client", value_name = "TARGET", value_parser = PossibleValuesParser::new(setup::CLIENTS))]
         clients: Vec<String>,
+        /// Instead, check what is there: all of it against each other, and that it can be installed
+        #[arg(long, value_name = "FOLDER", num_args = 0..=1, default_missing_value = "target/dist")]
+        check: Option<PathBuf>,
     },
     /// The demo alone, for `run` to start as root
     #[command(hide = true)]
@@ -118,13 +132,15 @@ fn main() -> ExitCode {
 
 fn run(Cli { command }: Cli) -> Result<ExitCode> {
     match command {
-        Command::Setup { lint, tests, bench, kernels, dist } => {
+        Command::Setup { lint, tests, bench, kernels, arm64, dist, windows } => {
             let extras = [
                 (lint, Extra::Lint),
                 (tests, Extra::Tests),
                 (bench, Extra::Bench),
                 (kernels, Extra::Kernels),
+                (arm64, Extra::Arm64),
                 (dist, Extra::Dist),
+                (windows, Extra::Windows),
             ];
             let extras: Vec<_> =
                 extras.into_iter().filter_map(|(wanted, extra)| wanted.then_some(extra)).collect();
@@ -133,14 +149,16 @@ fn run(Cli { command }: Cli) -> Result<ExitCode> {
             }
         }
         Command::Run { args } => return run::run(&args),
-        Command::Test { kernel, args } if kernel.is_empty() => test::test(&args)?,
-        Command::Test { kernel, args } => kernel::test(&kernel, &args)?,
+        Command::Test { windows: true, args, .. } => windows::test(&args)?,
+        Command::Test { kernel, args, .. } if kernel.is_empty() => test::test(&args)?,
+        Command::Test { kernel, args, .. } => kernel::test(&kernel, &args)?,
         Command::Boot { kernels, tests } => kernel::boot(&kernels, &tests)?,
         Command::Bench { args } => return bench::bench(&args),
         Command::Lint => lint::lint()?,
         Command::Deploy => deploy::write(process::root())?,
         Command::Image { output, name } => dist::image(&output, &name)?,
-        Command::Dist { url, clients } => dist::release(&url, &clients)?,
+        Command::Dist { check: Some(folder), clients, .. } => dist::check(&folder, &clients)?,
+        Command::Dist { url, clients, check: None } => dist::release(&url, &clients)?,
         Command::Demo => return demo::demo(),
     }
     Ok(ExitCode::SUCCESS)

@@ -1,7 +1,9 @@
 //! Other programs: how they are named, run, and made root.
 
 use std::{
-    env, io,
+    env,
+    ffi::{OsStr, OsString},
+    io,
     path::{Path, PathBuf},
     process::{Command, Stdio},
     sync::LazyLock,
@@ -46,8 +48,21 @@ pub fn built(program: &str) -> Result<PathBuf> {
     Ok(target()?.join("release").join(program))
 }
 
+/// `PATH` with these folders in front.
+///
+/// # Errors
+/// One of them has a colon in its name.
+pub fn path_with<const N: usize>(folders: [PathBuf; N]) -> Result<OsString> {
+    let path = env::var_os("PATH").unwrap_or_default();
+    Ok(env::join_paths(folders.into_iter().chain(env::split_paths(&path)))?)
+}
+
 /// The variable from which the compiler knows what a release is built from; `Build` in sniff-protocol reads it.
 pub const COMMIT: &str = "SNIFF_COMMIT";
+
+/// What `.cargo/config.toml` sets for the cargo that sniff-user's build script runs; programs that cargo runs inherit it.
+const OF_BUILD_SCRIPTS: [&str; 3] =
+    ["CARGO_TERM_QUIET", "CARGO_PROFILE_RELEASE_TRIM_PATHS", "CARGO_UNSTABLE_TRIM_PATHS"];
 
 /// Builds what [`built_sniff`] names, and kubectl-sniff beside it; they tell the commit, if there is one to tell.
 pub fn build_sniff(commit: Option<&str>) -> Result<PathBuf> {
@@ -65,19 +80,28 @@ pub fn build_sniff(commit: Option<&str>) -> Result<PathBuf> {
 
 /// The cargo that runs this program, in the workspace's folder.
 ///
-/// It says what it does: `.cargo/config.toml` silences only the one that a build script runs.
+/// It says what it does, and has no unstable options: what `.cargo/config.toml` sets is for the one that a build script
+/// runs.
 ///
 /// It is not told that it runs on behalf of this package: build scripts that look at such variables (ring's) would be
 /// run again, and all that depends on them be compiled again, each time cargo is called the other way.
 pub fn cargo() -> Command {
-    let mut cargo = Command::new(env::var_os("CARGO").unwrap_or("cargo".into()));
+    cargo_by(env::var_os("CARGO").unwrap_or("cargo".into()))
+}
+
+/// The same, by a program that runs cargo.
+pub fn cargo_by(program: impl AsRef<OsStr>) -> Command {
+    let mut cargo = Command::new(program);
     let of_this_package = |name: &str| name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_");
     for (name, _) in env::vars_os() {
         if name.to_str().is_some_and(of_this_package) {
             cargo.env_remove(name);
         }
     }
-    cargo.env_remove("CARGO_TERM_QUIET").current_dir(root());
+    for name in OF_BUILD_SCRIPTS {
+        cargo.env_remove(name);
+    }
+    cargo.current_dir(root());
     cargo
 }
 

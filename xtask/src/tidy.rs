@@ -37,13 +37,22 @@ const RULES: &[Rule] = &[
         reason: "only sniff-user/src/net speaks netlink",
     },
     Rule {
+        forbids: |word| matches!(word, "landlock" | "seccompiler"),
+        within: "",
+        except: &["sniff-user/sandbox/src/"],
+        reason: "only sniff-user/sandbox says what a sandboxed process may do",
+    },
+    Rule {
         forbids: |word| word == "unsafe",
         within: "",
         except: &[
             "sniff-ebpf/src/",
             "sniff-common/src/lib.rs",
             "sniff-common/tests/regions.rs",
+            "sniff-user/sandbox/src/capabilities.rs",
+            "sniff-user/sandbox/src/tests.rs",
             "sniff-user/src/bpf/",
+            "sniff-user/src/halves/fork.rs",
             "tests/src/bpf.rs",
             "tests/src/filter/engines.rs",
             "tests/src/frame.rs",
@@ -184,6 +193,9 @@ mod tests {
             "netlink",
         );
         assert_fine("sniff-user/src/net/tc.rs", "let handle = rtnetlink::new_connection();");
+
+        assert_breaks("sniff-user/src/main.rs", "seccompiler::apply_filter(&filter)?;", "sandbox");
+        assert_fine("sniff-user/sandbox/src/files.rs", "use landlock::Ruleset;");
     }
 
     #[test]

@@ -28,9 +28,8 @@ pub fn hello(interface: &str) -> Result<Vec<u8>> {
         who: "bench".to_owned(),
         plan: CapturePlan::default(),
         targets: vec![node],
-        awaited: Vec::new(),
         lease_seconds: LEASE_SECONDS,
-        says_goodbye: false,
+        ..ClientHello::default()
     };
     let mut bytes = PREFACE.to_vec();
     encode(&ToNode::Hello(Box::new(hello)), &mut bytes)?;

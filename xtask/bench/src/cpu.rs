@@ -27,6 +27,14 @@ pub fn of_process(pid: Pid) -> Result<Duration> {
     Ok(clock.now().with_context(|| format!("process {pid} has ended"))?.into())
 }
 
+/// A process and those that its first thread has started.
+pub fn family(pid: Pid) -> Result<Vec<Pid>> {
+    let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"))
+        .with_context(|| format!("process {pid} has ended"))?;
+    let children = children.split_whitespace().map(|word| Ok(Pid::from_raw(word.parse()?)));
+    [Ok(pid)].into_iter().chain(children).collect()
+}
+
 /// Whether all threads of a process sleep. One that waits for a CPU does not, nor one that waits for memory or a disk.
 pub fn sleeps(pid: Pid) -> Result<bool> {
     for task in

@@ -413,9 +413,15 @@ impl Capture {
         }
     }
 
-    /// CPU time of the tool so far.
+    /// CPU time of the tool's processes so far.
     pub fn cpu(&self) -> Result<Duration> {
-        cpu::of_process(self.pid())
+        cpu::family(self.pid())?.into_iter().map(cpu::of_process).sum()
+    }
+
+    fn sleeps(&self) -> Result<bool> {
+        let sleeping: Vec<_> =
+            cpu::family(self.pid())?.into_iter().map(cpu::sleeps).collect::<Result<_>>()?;
+        Ok(sleeping.into_iter().all(|sleeps| sleeps))
     }
 
     /// Waits until the tool has done what it does at its start.
@@ -442,28 +448,33 @@ impl Capture {
             self.still_runs()?;
             let used = self.cpu()?.saturating_sub(before);
             // One that is kept from running uses little, and has not finished.
-            if start.elapsed() >= at_least && used < QUIET_CPU && cpu::sleeps(self.pid())? {
+            if start.elapsed() >= at_least && used < QUIET_CPU && self.sleeps()? {
                 return Ok(());
             }
             ensure!(start.elapsed() < PATIENCE, "it is still busy after {} s", PATIENCE.as_secs());
         }
     }
 
-    /// The most memory that the tool had so far, in bytes; what it shares with the kernel included.
+    /// The most memory that each of the tool's processes had so far, added up, in bytes; what it shares with the kernel
+    /// included.
     pub fn peak_memory(&self) -> Result<u64> {
-        self.memory("VmHWM:")
+        self.memory("status", "VmHWM:")
     }
 
-    /// The memory that it has.
+    /// The memory that it has; what its processes share counts once.
     pub fn resident_memory(&self) -> Result<u64> {
-        self.memory("VmRSS:")
+        self.memory("smaps_rollup", "Pss:")
     }
 
-    fn memory(&self, name: &str) -> Result<u64> {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.pid()))?;
-        let line = status.lines().find_map(|line| line.strip_prefix(name));
-        let kib = line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok());
-        Ok(kib.with_context(|| format!("no {name} in its status"))? * 1024)
+    /// What a file of each of its processes says below this name, added up.
+    fn memory(&self, file: &str, name: &str) -> Result<u64> {
+        let of = |pid: Pid| {
+            let text = fs::read_to_string(format!("/proc/{pid}/{file}"))?;
+            let line = text.lines().find_map(|line| line.strip_prefix(name));
+            let kib = line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok());
+            Ok(kib.with_context(|| format!("no {name} in {file} of process {pid}"))? * 1024)
+        };
+        cpu::family(self.pid())?.into_iter().map(of).sum()
     }
 
     /// Ends the tool as Ctrl-C does; how many packets it says it lost. The capture then is in `file`.

@@ -1,12 +1,12 @@
 //! The image: sniff and what it needs, and nothing else, as an OCI image layout in a tar archive
-//! (<https://github.com/opencontainers/image-spec/blob/main/image-layout.md>).
+//! (<https://github.com/opencontainers/image-spec/blob/main/image-layout.md>); for one platform, or for several with an
+//! index of them.
 //!
-//! libpcap comes with the distribution, and so do the libraries that it is linked against (D-Bus among them): they are
-//! copied as they are, loader included, and what the distribution says of their copyright. A static program would need a
-//! libpcap of our own making, with nobody but us to mend it; these are the very files that the tests ran with, and a new
-//! image takes their security fixes along.
+//! The libraries come with the distribution, and are copied as they are, loader included, with what the distribution says
+//! of their copyright: a new image takes their security fixes along.
 
 use std::{
+    collections::BTreeMap,
     fs,
     path::{Path, PathBuf},
 };
@@ -15,9 +15,15 @@ use anyhow::{Context as _, Result};
 use serde_json::{Value, json};
 
 use crate::{
-    archive::{Archive, gzip, sha256},
-    copyright, libraries,
+    archive::{Archive, Entry, folders, gzip, sha256},
+    platform::Platform,
+    root::Root,
 };
+
+const INDEX: &str = "application/vnd.oci.image.index.v1+json";
+const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
+const CONFIG: &str = "application/vnd.oci.image.config.v1+json";
+const LAYER: &str = "application/vnd.oci.image.layer.v1.tar+gzip";
 
 /// Nobody in particular. A capture needs root, which the DaemonSet asks for; nothing else does.
 const USER: &str = "65532:65532";
@@ -27,79 +33,144 @@ const NSSWITCH: &str = "hosts: files dns\nprotocols: files\nservices: files\n";
 const PASSWD: &str = "root:x:0:0:root:/:/sbin/nologin\nnonroot:x:65532:65532:nonroot:/:/sbin/nologin\n";
 const GROUP: &str = "root:x:0:\nnonroot:x:65532:\n";
 
-/// Files of names that filters may use, as in `port http`.
-const NAMES: [&str; 2] = ["/etc/protocols", "/etc/services"];
+/// A platform's part of an image.
+pub struct Part {
+    /// What it runs on.
+    pub platform: Platform,
+    /// The program.
+    pub sniff: PathBuf,
+    /// What else is in it.
+    pub root: Root,
+    /// What is to be said of the program, by places in the image.
+    pub texts: Vec<Entry>,
+}
+
+impl Part {
+    /// With what is on this machine, and for it.
+    ///
+    /// # Errors
+    /// A library of the program is missing.
+    pub fn here(sniff: &Path) -> Result<Self> {
+        Ok(Self {
+            platform: Platform::here()?,
+            sniff: sniff.to_owned(),
+            root: Root::here(sniff)?,
+            texts: Vec::new(),
+        })
+    }
+}
 
 /// Writes the archive of the image called `name`, and says what it is.
 ///
 /// # Errors
 /// Something that belongs into it is not there, or it cannot be written.
 pub fn write(sniff: &Path, output: &Path, name: &str) -> Result<String> {
-    let Image { archive, digest } = make(sniff, name)?;
+    let Image { archive, digest, .. } = make(&[Part::here(sniff)?], name)?;
     fs::write(output, archive).with_context(|| format!("cannot write {}", output.display()))?;
     Ok(format!("{}: {name}@sha256:{digest}", output.display()))
 }
 
-/// An image, and the digest of its manifest, which is its name.
+/// An image, and the digest of its manifest or index, which is its name.
 #[derive(PartialEq, Eq)]
-struct Image {
-    archive: Vec<u8>,
-    digest: String,
+pub struct Image {
+    /// The archive.
+    pub archive: Vec<u8>,
+    /// SHA-256 in hexadecimal digits.
+    pub digest: String,
+    /// The same of the manifest of each platform.
+    pub manifests: Vec<(Platform, String)>,
 }
 
-fn make(sniff: &Path, name: &str) -> Result<Image> {
-    let layer = layer(sniff)?;
-    let packed = gzip(&layer)?;
-    let config = config(&sha256(&layer)).to_string().into_bytes();
-    let manifest = json!({
-        "schemaVersion": 2,
-        "mediaType": "application/vnd.oci.image.manifest.v1+json",
-        "config": descriptor("application/vnd.oci.image.config.v1+json", &config),
-        "layers": [descriptor("application/vnd.oci.image.layer.v1.tar+gzip", &packed)],
-    });
-    let manifest = manifest.to_string().into_bytes();
-    let mut named = descriptor("application/vnd.oci.image.manifest.v1+json", &manifest);
+impl Image {
+    /// The digest of a platform's manifest; `None` for one that it is not for.
+    pub fn manifest_of(&self, platform: Platform) -> Option<&str> {
+        self.manifests.iter().find(|(of, _)| *of == platform).map(|(_, digest)| digest.as_str())
+    }
+}
+
+/// SHA-256 as a descriptor has it, in hexadecimal digits.
+fn digest(descriptor: &Value) -> String {
+    descriptor["digest"].as_str().unwrap_or_default().trim_start_matches("sha256:").to_owned()
+}
+
+/// Makes the image called `name`.
+///
+/// # Errors
+/// Something that belongs into it is not there.
+pub fn make<'a>(parts: impl IntoIterator<Item = &'a Part>, name: &str) -> Result<Image> {
+    let mut blobs = Blobs(BTreeMap::new());
+    let (mut manifests, mut told) = (Vec::new(), Vec::new());
+    for part in parts {
+        let manifest = manifest(part, &mut blobs)?;
+        told.push((part.platform, digest(&manifest)));
+        manifests.push(manifest);
+    }
+    // A name leads to one thing: for several platforms, to an index of them.
+    let mut named =
+        if manifests.len() == 1 { manifests.remove(0) } else { blobs.add(INDEX, &index(manifests)) };
+    let digest = digest(&named);
     let tag = name.rsplit_once(':').map_or("latest", |(_, tag)| tag);
     named["annotations"] =
         json!({ "io.containerd.image.name": name, "org.opencontainers.image.ref.name": tag });
-    let index = json!({
-        "schemaVersion": 2,
-        "mediaType": "application/vnd.oci.image.index.v1+json",
-        "manifests": [named],
-    });
 
     let mut archive = Archive::new();
     archive.file("oci-layout", 0o644, br#"{"imageLayoutVersion":"1.0.0"}"#)?;
-    archive.file("index.json", 0o644, index.to_string().as_bytes())?;
+    archive.file("index.json", 0o644, index(vec![named]).to_string().as_bytes())?;
     for folder in ["blobs", "blobs/sha256"] {
         archive.folder(folder, 0o755)?;
     }
-    for blob in [&config, &manifest, &packed] {
-        archive.file(&format!("blobs/sha256/{}", sha256(blob)), 0o644, blob)?;
+    for (digest, blob) in blobs.0 {
+        archive.file(&format!("blobs/sha256/{digest}"), 0o644, &blob)?;
     }
-    Ok(Image { archive: archive.finish()?, digest: sha256(&manifest) })
+    Ok(Image { archive: archive.finish()?, digest, manifests: told })
+}
+
+/// What an image consists of, by digests.
+struct Blobs(BTreeMap<String, Vec<u8>>);
+
+impl Blobs {
+    /// Adds one, and returns its descriptor.
+    fn add(&mut self, kind: &str, content: &Value) -> Value {
+        self.add_bytes(kind, content.to_string().into_bytes())
+    }
+
+    fn add_bytes(&mut self, kind: &str, content: Vec<u8>) -> Value {
+        let digest = sha256(&content);
+        let descriptor =
+            json!({ "mediaType": kind, "digest": format!("sha256:{digest}"), "size": content.len() });
+        self.0.insert(digest, content);
+        descriptor
+    }
+}
+
+fn index(manifests: Vec<Value>) -> Value {
+    json!({ "schemaVersion": 2, "mediaType": INDEX, "manifests": manifests })
+}
+
+/// Adds a part's blobs, and returns the descriptor of its manifest.
+fn manifest(part: &Part, blobs: &mut Blobs) -> Result<Value> {
+    let layer = layer(part)?;
+    let config = blobs.add(CONFIG, &config(part.platform, &sha256(&layer)));
+    let layer = blobs.add_bytes(LAYER, gzip(&layer)?);
+    let manifest = json!({ "schemaVersion": 2, "mediaType": MANIFEST, "config": config, "layers": [layer] });
+    let mut descriptor = blobs.add(MANIFEST, &manifest);
+    let Platform { os, architecture } = part.platform;
+    descriptor["platform"] = json!({ "os": os, "architecture": architecture });
+    Ok(descriptor)
 }
 
 /// The root file system.
-fn layer(sniff: &Path) -> Result<Vec<u8>> {
-    let (libraries, names) = (libraries::of(sniff)?, NAMES.map(PathBuf::from));
-    let texts = copyright::of(libraries.iter().chain(&names))?;
-    let mut files = vec![("usr/bin/sniff".to_owned(), 0o755, sniff.to_owned())];
-    let same_place =
-        |mode, path: PathBuf| (path.to_string_lossy().trim_start_matches('/').to_owned(), mode, path);
-    files.extend(libraries.into_iter().map(|path| same_place(0o755, path)));
-    files.extend(names.into_iter().chain(texts).map(|path| same_place(0o644, path)));
-    let mut folders: Vec<&Path> =
-        files.iter().flat_map(|(path, ..)| Path::new(path).ancestors().skip(1)).collect();
+fn layer(Part { sniff, root, texts, .. }: &Part) -> Result<Vec<u8>> {
+    let mut files = vec![("usr/bin/sniff", 0o755, sniff)];
+    files.extend(root.libraries.iter().map(|(place, file)| (place.as_str(), 0o755, file)));
+    files.extend(root.texts.iter().map(|(place, file)| (place.as_str(), 0o644, file)));
+    let places = files.iter().map(|(path, ..)| *path).chain(texts.iter().map(|(path, ..)| path.as_str()));
     // What is mounted over, and sniff's own state. Kubernetes mounts a token below /var/run, which must not lead to /run,
     // where the node's is mounted read-only.
-    folders.extend(["run", "tmp", "var/lib", "var/lib/sniff", "var/run", "var", "etc"].map(Path::new));
-    folders.retain(|folder| !folder.as_os_str().is_empty());
-    folders.sort();
-    folders.dedup();
+    let empty = ["etc", "run", "tmp", "var/lib/sniff", "var/run"];
 
     let mut layer = Archive::new();
-    for folder in folders {
+    for folder in folders(places, &empty).into_iter().filter(|folder| !folder.as_os_str().is_empty()) {
         let mode = if folder == Path::new("tmp") { 0o1777 } else { 0o755 };
         layer.folder(&folder.to_string_lossy(), mode)?;
     }
@@ -109,20 +180,18 @@ fn layer(sniff: &Path) -> Result<Vec<u8>> {
     for (path, mode, from) in &files {
         layer.copy(path, *mode, from)?;
     }
+    for (path, mode, content) in texts {
+        layer.file(path, *mode, content)?;
+    }
     layer.finish()
 }
 
-fn config(diff_id: &str) -> Value {
-    let architecture = match std::env::consts::ARCH {
-        "x86_64" => "amd64",
-        "aarch64" => "arm64",
-        other => other,
-    };
+fn config(Platform { os, architecture }: Platform, diff_id: &str) -> Value {
     json!({
         // The same for the same content.
         "created": "1970-01-01T00:00:00Z",
         "architecture": architecture,
-        "os": "linux",
+        "os": os,
         "config": {
             "Entrypoint": ["/usr/bin/sniff"],
             "Env": ["PATH=/usr/bin"],
@@ -141,15 +210,12 @@ fn config(diff_id: &str) -> Value {
     })
 }
 
-fn descriptor(kind: &str, content: &[u8]) -> Value {
-    json!({ "mediaType": kind, "digest": format!("sha256:{}", sha256(content)), "size": content.len() })
-}
-
 #[cfg(test)]
 mod tests {
-    use std::{collections::BTreeMap, io::Read as _};
+    use std::io::Read as _;
 
     use super::*;
+    use crate::testing::own_program as program;
 
     fn entries(archive: &[u8]) -> BTreeMap<String, Vec<u8>> {
         let mut archive = tar::Archive::new(archive);
@@ -162,43 +228,75 @@ mod tests {
         archive.entries().expect("entries").map(read).collect()
     }
 
-    /// The tests' own program: dynamically linked, as sniff is.
-    fn program() -> PathBuf {
-        std::env::current_exe().expect("this program")
+    fn part() -> Part {
+        Part::here(&program()).expect("a part")
+    }
+
+    /// What a descriptor leads to.
+    fn blob<'a>(entries: &'a BTreeMap<String, Vec<u8>>, descriptor: &Value) -> &'a [u8] {
+        let digest = descriptor["digest"].as_str().expect("a digest").trim_start_matches("sha256:");
+        let blob = &entries[&format!("blobs/sha256/{digest}")];
+        assert_eq!(sha256(blob), digest);
+        assert_eq!(descriptor["size"], blob.len());
+        blob
+    }
+
+    fn json(entries: &BTreeMap<String, Vec<u8>>, descriptor: &Value) -> Value {
+        serde_json::from_slice(blob(entries, descriptor)).expect("JSON")
     }
 
     #[test]
     fn the_same_program_makes_the_same_image() {
-        let [first, second] = [(), ()].map(|()| make(&program(), "localhost/sniff:1").expect("an image"));
+        let [first, second] = [(), ()].map(|()| make(&[part()], "localhost/sniff:1").expect("an image"));
         assert_eq!(first.digest, second.digest);
         assert!(first == second);
     }
 
     #[test]
     fn every_blob_is_what_its_name_says_and_everything_is_found_from_the_index() {
-        let Image { archive, digest } = make(&program(), "localhost/sniff:1").expect("an image");
+        let Image { archive, digest, .. } = make(&[part()], "localhost/sniff:1").expect("an image");
         let entries = entries(&archive);
-        let blob = |descriptor: &Value| {
-            let digest = descriptor["digest"].as_str().expect("a digest").trim_start_matches("sha256:");
-            let blob = &entries[&format!("blobs/sha256/{digest}")];
-            assert_eq!(sha256(blob), digest);
-            assert_eq!(descriptor["size"], blob.len());
-            blob
-        };
         let index: Value = serde_json::from_slice(&entries["index.json"]).expect("JSON");
         assert_eq!(index["manifests"][0]["digest"], format!("sha256:{digest}"));
-        let manifest: Value = serde_json::from_slice(blob(&index["manifests"][0])).expect("JSON");
-        let config: Value = serde_json::from_slice(blob(&manifest["config"])).expect("JSON");
+        let manifest = json(&entries, &index["manifests"][0]);
+        let config = json(&entries, &manifest["config"]);
         let mut layer = Vec::new();
-        flate2::read::GzDecoder::new(&blob(&manifest["layers"][0])[..])
+        flate2::read::GzDecoder::new(blob(&entries, &manifest["layers"][0]))
             .read_to_end(&mut layer)
             .expect("gzip");
         assert_eq!(config["rootfs"]["diff_ids"][0], format!("sha256:{}", sha256(&layer)));
     }
 
     #[test]
+    fn an_image_for_several_platforms_is_an_index_of_one_for_each() {
+        let architectures = ["amd64", "arm64"];
+        let parts = architectures
+            .map(|architecture| Part { platform: Platform { os: "linux", architecture }, ..part() });
+        let Image { archive, digest, .. } = make(&parts, "localhost/sniff:1").expect("an image");
+        let entries = entries(&archive);
+        let outer: Value = serde_json::from_slice(&entries["index.json"]).expect("JSON");
+        let [named] = outer["manifests"].as_array().expect("a list").as_slice() else { panic!("{outer}") };
+        assert_eq!(named["mediaType"], INDEX);
+        assert_eq!(named["digest"], format!("sha256:{digest}"));
+        assert_eq!(named["annotations"]["io.containerd.image.name"], "localhost/sniff:1");
+        assert_eq!(named["annotations"]["org.opencontainers.image.ref.name"], "1");
+        let inner = json(&entries, named);
+        assert_eq!(inner["mediaType"], INDEX);
+        let manifests = inner["manifests"].as_array().expect("a list");
+        assert_eq!(manifests.len(), architectures.len());
+        for (descriptor, architecture) in manifests.iter().zip(architectures) {
+            assert_eq!(descriptor["platform"], json!({ "os": "linux", "architecture": architecture }));
+            let manifest = json(&entries, descriptor);
+            assert_eq!(manifest["mediaType"], MANIFEST);
+            let config = json(&entries, &manifest["config"]);
+            assert_eq!([&config["os"], &config["architecture"]], ["linux", architecture]);
+            assert!(!blob(&entries, &manifest["layers"][0]).is_empty());
+        }
+    }
+
+    #[test]
     fn the_root_has_the_program_its_libraries_and_their_folders() {
-        let layer = layer(&program()).expect("a layer");
+        let layer = layer(&part()).expect("a layer");
         let entries = entries(&layer);
         assert_eq!(entries["usr/bin/sniff"], fs::read(program()).expect("the program"));
         assert!(entries.keys().any(|path| path.contains("/libc.so")), "{:?}", entries.keys());
@@ -211,7 +309,7 @@ mod tests {
 
     #[test]
     fn the_root_has_the_copyright_files_of_debians_packages() {
-        let entries = entries(&layer(&program()).expect("a layer"));
+        let entries = entries(&layer(&part()).expect("a layer"));
         let text = |path: &str| entries.get(path).map(|text| String::from_utf8_lossy(text).into_owned());
         let is_debian = Path::new("/var/lib/dpkg/status").exists();
         let libc = text("usr/share/doc/libc6/copyright");

@@ -38,8 +38,8 @@ spec:
     Captures the packets of pods on any node, with nothing put into the pods, and shows them in Wireshark, as lines,
     or writes them as pcapng. Follows deployments, selectors and services as their pods come and go.
   caveats: |
-    Works at once where sniff's DaemonSet is installed; elsewhere it needs the right to create a privileged pod for
-    as long as a capture runs. `kubectl {name} doctor` tells what is missing.
+    Works at once where sniff's DaemonSet is installed; elsewhere it needs the right to create a pod on each
+    node, with something of the node's, for as long as a capture runs. `kubectl {name} doctor` tells what is missing.
   platforms:
 "
     );

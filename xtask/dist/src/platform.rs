@@ -22,6 +22,13 @@ impl Platform {
         Self::of(env::consts::OS, env::consts::ARCH)
     }
 
+    /// The one that is called so; `None` where nothing is released for it.
+    pub fn named(os: &str, architecture: &str) -> Option<Self> {
+        let os = ["linux", "darwin", "windows"].into_iter().find(|known| *known == os)?;
+        let architecture = ["amd64", "arm64"].into_iter().find(|known| *known == architecture)?;
+        Some(Self { os, architecture })
+    }
+
     fn of(os: &str, architecture: &str) -> Result<Self> {
         let os = match os {
             "linux" => "linux",

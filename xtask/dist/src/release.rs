@@ -1,22 +1,33 @@
-//! A release: an archive of each program for each platform, checksums, and the manifests for krew.
+//! A release: an archive of each program for each platform, the image, what installs them, and checksums.
 
 use std::{
     env, fs,
     path::{Path, PathBuf},
     process::Command,
+    slice,
 };
 
 use anyhow::{Context as _, Result, ensure};
+use serde_json::Value;
 
 use crate::{
     archive::{Entry, sha256, tar_gz, zip},
+    binary::Binary,
+    cluster,
+    crates::Crates,
+    debian,
+    image::{self, Image, Part},
     krew::{self, Plugin},
     platform::Platform,
+    provenance::{self, Build},
+    root::{self, Root},
+    sbom::{self, SourcePackage},
 };
 
-const VERSION: &str = env!("CARGO_PKG_VERSION");
+/// The version of all that is released.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 /// What a program goes together with: the licences, README.md, and what it leads to.
-const TEXTS: [&str; 19] = [
+const TEXTS: [&str; 22] = [
     "ARCHITECTURE.md",
     "CHANGELOG.md",
     "CONTRIBUTING.md",
@@ -29,41 +40,77 @@ const TEXTS: [&str; 19] = [
     "docs/both-ends.md",
     "docs/cli.md",
     "docs/cluster.md",
+    "docs/distributions.md",
     "docs/files.md",
     "docs/how-it-works.md",
     "docs/install.md",
     "docs/kernels.md",
     "docs/lines.md",
     "docs/performance.md",
+    "docs/policy.md",
+    "docs/security.md",
     "docs/wireshark.png",
 ];
-/// Shells, and what each puts around a program's name to call a file of completions for it.
-const SHELLS: [(&str, &str, &str); 3] = [("bash", "", ""), ("zsh", "_", ""), ("fish", "", ".fish")];
+/// The shells that programs write completions for.
+const SHELLS: [&str; 3] = ["bash", "zsh", "fish"];
+/// Where an archive has the pages of the manual.
+const MANUAL: &str = "man/man1";
+/// The licences of the crates that are in a program.
+pub const NOTICES: &str = "THIRD-PARTY-LICENSES";
+/// What is to be said of the libpcap that is in `sniff`, in the root of packages.
+const LIBPCAP_COPYRIGHT: &str = "usr/share/doc/libpcap/copyright";
+/// The same in an archive.
+pub const LIBPCAP: &str = "LICENSE-libpcap";
+/// Where the image has the licences of the program.
+pub const IMAGE_TEXTS: &str = "usr/share/doc/sniff";
+/// How the names of the image's files begin.
+pub const IMAGE: &str = "sniff-image";
 /// The client.
-const CLIENT: &str = "kubectl-sniff";
+pub const CLIENT: &str = "kubectl-sniff";
 
 /// The programs of a release.
 pub struct Programs {
-    /// The node's, for this machine's platform.
-    pub sniff: PathBuf,
+    /// The node's for each platform, and the root of the Debian packages that go into the image with it.
+    pub nodes: Vec<(PathBuf, PathBuf)>,
     /// The client, for each platform.
     pub clients: Vec<(Platform, PathBuf)>,
+}
+
+/// What a release is of, and where it goes.
+#[derive(clap::Args)]
+pub struct Origin {
+    /// Where the archives will be downloaded from
+    #[arg(long)]
+    pub url: String,
+    /// Who answers for the Debian package: a name, and an address of mail in angle brackets
+    #[arg(long)]
+    pub maintainer: String,
+    /// The time of the files in the Debian package, in seconds since 1970
+    #[arg(long)]
+    pub date: u64,
+    /// What the programs were built from
+    #[command(flatten)]
+    pub build: Build,
 }
 
 /// Makes the release's folder anew, and says what is in it.
 ///
 /// # Errors
 /// Something that belongs into it is not there, or it cannot be written.
-pub fn write(programs: &Programs, output: &Path, url: &str, project: &Path) -> Result<String> {
+pub fn write(programs: &Programs, origin: &Origin, output: &Path, project: &Path) -> Result<String> {
     if output.exists() {
         fs::remove_dir_all(output).with_context(|| format!("cannot remove {}", output.display()))?;
     }
     fs::create_dir_all(output).with_context(|| format!("cannot make {}", output.display()))?;
-    let texts = texts(project)?;
+    let release = Release { origin, texts: texts(project)?, crates: Crates::of(project)? };
     let here = Platform::here()?;
-    let documented = documents("sniff", &programs.sniff, output)?;
-    let mut files = vec![packed("sniff", here, &programs.sniff, &[&texts, &documented])?];
-    files.extend(clients(&programs.clients, here, &texts, output, url)?);
+    let mut files = release.nodes(&programs.nodes, here, output)?;
+    files.extend(release.clients(&programs.clients, here, output)?);
+    if !programs.nodes.is_empty() {
+        files.extend(cluster::files(project)?);
+    }
+    let statement = provenance::statement(&origin.build, &origin.url, origin.date, &files);
+    files.push((provenance::file_name(VERSION), json(&statement)?));
     let sums: String = files.iter().map(|(name, content)| format!("{}  {name}\n", sha256(content))).collect();
     files.push(("SHA256SUMS".to_owned(), sums.into_bytes()));
     for (name, content) in &files {
@@ -75,49 +122,189 @@ pub fn write(programs: &Programs, output: &Path, url: &str, project: &Path) -> R
     Ok(format!("{}: {}", output.display(), names.join(", ")))
 }
 
-/// The client's archives, and the manifests that name them; nothing without clients.
-fn clients(
-    clients: &[(Platform, PathBuf)],
-    here: Platform,
-    texts: &[Entry],
-    output: &Path,
-    url: &str,
-) -> Result<Vec<(String, Vec<u8>)>> {
-    if clients.is_empty() {
-        return Ok(Vec::new());
+/// A file of a release: its name and its content.
+pub type File = (String, Vec<u8>);
+
+/// What all archives have in common.
+struct Release<'a> {
+    origin: &'a Origin,
+    texts: Vec<Entry>,
+    crates: Crates,
+}
+
+impl Release<'_> {
+    /// The nodes' archives and Debian packages, the image for all of them, and what each is made of; nothing without nodes.
+    fn nodes(&self, nodes: &[(PathBuf, PathBuf)], here: Platform, output: &Path) -> Result<Vec<File>> {
+        if nodes.is_empty() {
+            return Ok(Vec::new());
+        }
+        let nodes = nodes.iter().map(|(program, packages)| Node::new(self, program, packages));
+        let nodes = nodes.collect::<Result<Vec<_>>>()?;
+        let writer = nodes.iter().find(|node| node.part.platform == here);
+        let writer = writer.context("no sniff for this machine, to write the manual with")?;
+        let documented = documents("sniff", &writer.part.sniff, output)?;
+        let mut files = Vec::new();
+        for node in &nodes {
+            files.extend(self.node(node, &documented)?);
+        }
+        let image = image::make(nodes.iter().map(|node| &node.part), &format!("localhost/sniff:{VERSION}"))?;
+        for node in &nodes {
+            files.push(self.sbom_of_image(node, &image)?);
+        }
+        files.push((format!("{IMAGE}-{VERSION}.tar"), image.archive));
+        Ok(files)
     }
-    let writer = clients.iter().find(|(platform, _)| *platform == here);
-    let (_, writer) = writer.context("no client for this machine, to write the manual with")?;
-    let documented = documents(CLIENT, writer, output)?;
-    let mut files = Vec::new();
-    let mut plugins = Vec::new();
-    for (platform, program) in clients {
-        let (archive, content) = packed(CLIENT, *platform, program, &[texts, &documented])?;
-        plugins.push(Plugin { platform: *platform, archive: archive.clone(), digest: sha256(&content) });
-        files.push((archive, content));
+
+    /// The node's program: its archive, what it is made of, and its Debian package.
+    fn node(
+        &self,
+        Node { part, program, texts, libpcap, .. }: &Node,
+        documented: &[Entry],
+    ) -> Result<Vec<File>> {
+        let debian = debian::Release {
+            version: VERSION,
+            maintainer: &self.origin.maintainer,
+            homepage: &self.origin.url,
+            date: self.origin.date,
+        };
+        let package = debian::package(&debian, program, documented, texts)?;
+        Ok(vec![
+            packed("sniff", part.platform, program, &[texts, documented])?,
+            self.sbom("sniff", part.platform, program, slice::from_ref(libpcap))?,
+            (debian::file_name(VERSION, part.platform), package),
+        ])
     }
-    files.extend(
-        krew::NAMES.map(|name| (krew::path(name), krew::manifest(name, VERSION, url, &plugins).into_bytes())),
-    );
-    Ok(files)
+
+    /// The client's archives, what each is made of, and the manifests that name them; nothing without clients.
+    fn clients(&self, clients: &[(Platform, PathBuf)], here: Platform, output: &Path) -> Result<Vec<File>> {
+        if clients.is_empty() {
+            return Ok(Vec::new());
+        }
+        let writer = clients.iter().find(|(platform, _)| *platform == here);
+        let (_, writer) = writer.context("no client for this machine, to write the manual with")?;
+        let documented = documents(CLIENT, writer, output)?;
+        let mut files = Vec::new();
+        let mut plugins = Vec::new();
+        for (platform, program) in clients {
+            let program = read(program)?;
+            let texts = self.texts_of(&program).with_context(|| format!("{CLIENT} for {platform}"))?;
+            let (archive, content) = packed(CLIENT, *platform, &program, &[&texts, &documented])?;
+            plugins.push(Plugin { platform: *platform, archive: archive.clone(), digest: sha256(&content) });
+            files.push((archive, content));
+            files.push(self.sbom(CLIENT, *platform, &program, &[])?);
+        }
+        let url = &self.origin.url;
+        files.extend(
+            krew::NAMES
+                .map(|name| (krew::path(name), krew::manifest(name, VERSION, url, &plugins).into_bytes())),
+        );
+        Ok(files)
+    }
+
+    /// The project's texts, and the licences of the crates in a program.
+    fn texts_of(&self, program: &[u8]) -> Result<Vec<Entry>> {
+        let notices = sbom::Parts::of(program)?.notices(&self.crates)?;
+        let mut texts = self.texts.clone();
+        texts.push((NOTICES.to_owned(), 0o644, notices.into_bytes()));
+        Ok(texts)
+    }
+
+    /// What a program is made of, in which there is something of these packages, too.
+    fn sbom(&self, name: &str, platform: Platform, program: &[u8], linked: &[SourcePackage]) -> Result<File> {
+        let document = sbom::of_program(&self.about(name, platform)?, program, linked, &self.crates)?;
+        Ok((sbom::file_name(&format!("{name}-{VERSION}-{platform}")), json(&document)?))
+    }
+
+    /// What a platform's part of the image is made of.
+    fn sbom_of_image(&self, node: &Node, image: &Image) -> Result<File> {
+        let Node { part, program, packages, libpcap, .. } = node;
+        let sources = part.root.packages().map(|name| root::source_package(packages, name));
+        let sources = sources.collect::<Result<Vec<_>>>()?;
+        let digest = image.manifest_of(part.platform).context("a platform is not in the image")?;
+        let (about, linked) = (self.about("sniff", part.platform)?, slice::from_ref(libpcap));
+        let document = sbom::of_image(&about, digest, program, linked, &sources, &self.crates)?;
+        Ok((sbom::file_name(&format!("{IMAGE}-{VERSION}-{}", part.platform)), json(&document)?))
+    }
+
+    fn about<'a>(&'a self, name: &'a str, platform: Platform) -> Result<sbom::About<'a>> {
+        let rust = self.origin.build.tools.iter().find(|(tool, _)| tool == "rustc");
+        let (_, rust) = rust.context("which rustc it was is not told")?;
+        let date = self.origin.date;
+        Ok(sbom::About { name, version: VERSION, platform: platform.to_string(), date, rust })
+    }
+}
+
+/// The node's program for a platform, and what goes with it.
+struct Node<'a> {
+    part: Part,
+    program: Vec<u8>,
+    /// What goes into its archive.
+    texts: Vec<Entry>,
+    /// The Debian packages that go into the image, unpacked.
+    packages: &'a Path,
+    /// The source of the libpcap that is in the program.
+    libpcap: SourcePackage,
+}
+
+impl<'a> Node<'a> {
+    fn new(release: &Release, sniff: &Path, packages: &'a Path) -> Result<Self> {
+        let program = read(sniff)?;
+        let mut texts = release.texts_of(&program)?;
+        let of_program = texts.iter().filter(|(path, ..)| path.contains("LICENSE"));
+        let in_image = |(path, mode, text): &Entry| (format!("{IMAGE_TEXTS}/{path}"), *mode, text.clone());
+        let part = Part {
+            platform: Binary::read(&program)?.platform,
+            sniff: sniff.to_owned(),
+            root: Root::unpacked(sniff, packages)?,
+            texts: of_program.map(in_image).collect(),
+        };
+        // The image has it with the other packages'.
+        texts.push((LIBPCAP.to_owned(), 0o644, read(&packages.join(LIBPCAP_COPYRIGHT))?));
+        let libpcap = root::source_package(packages, "libpcap")?;
+        Ok(Self { part, program, texts, packages, libpcap })
+    }
+}
+
+fn json(value: &Value) -> Result<Vec<u8>> {
+    let mut text = serde_json::to_vec_pretty(value)?;
+    text.push(b'\n');
+    Ok(text)
 }
 
 /// The project's texts.
 fn texts(project: &Path) -> Result<Vec<Entry>> {
-    let read = |text: &str| {
-        let path = project.join(text);
-        let content = fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
-        Ok((text.to_owned(), 0o644, content))
-    };
-    TEXTS.into_iter().map(read).collect()
+    let text = |text: &str| Ok((text.to_owned(), 0o644, read(&project.join(text))?));
+    TEXTS.into_iter().map(text).collect()
+}
+
+/// What is in a file.
+///
+/// # Errors
+/// It cannot be read.
+pub fn read(file: &Path) -> Result<Vec<u8>> {
+    fs::read(file).with_context(|| format!("cannot read {}", file.display()))
+}
+
+/// Where an archive has what a program writes itself, at the least: its completions, and the first page of its manual.
+pub fn written_by(name: &str) -> Vec<String> {
+    let page = format!("{MANUAL}/{name}.1");
+    SHELLS.map(|shell| completions(shell, name)).into_iter().chain([page]).collect()
+}
+
+/// The file of completions for a program, called as the shell looks for it.
+fn completions(shell: &str, name: &str) -> String {
+    match shell {
+        "zsh" => format!("completions/_{name}"),
+        "fish" => format!("completions/{name}.fish"),
+        _ => format!("completions/{name}"),
+    }
 }
 
 /// A program's completions and manual pages, which it writes itself; for the pages, `output` has a folder meanwhile.
 fn documents(name: &str, program: &Path, output: &Path) -> Result<Vec<Entry>> {
     let mut files = Vec::new();
-    for (shell, before, behind) in SHELLS {
-        let path = format!("completions/{before}{name}{behind}");
-        files.push((path, 0o644, run(program, &["completions", shell])?));
+    for shell in SHELLS {
+        files.push((completions(shell, name), 0o644, run(program, &["completions", shell])?));
     }
     let folder = output.join("manual");
     fs::create_dir(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
@@ -134,7 +321,7 @@ fn manual(program: &Path, folder: &Path) -> Result<Vec<Entry>> {
     paths.sort();
     let page = |path: PathBuf| {
         let name = path.file_name().unwrap_or_default().to_string_lossy();
-        Ok((format!("man/man1/{name}"), 0o644, fs::read(&path)?))
+        Ok((format!("{MANUAL}/{name}"), 0o644, fs::read(&path)?))
     };
     paths.into_iter().map(page).collect()
 }
@@ -146,10 +333,9 @@ fn run(program: &Path, args: &[&str]) -> Result<Vec<u8>> {
     Ok(output.stdout)
 }
 
-/// The name and the bytes of an archive of a program, with what goes along.
-fn packed(name: &str, platform: Platform, program: &Path, along: &[&[Entry]]) -> Result<(String, Vec<u8>)> {
-    let content = fs::read(program).with_context(|| format!("cannot read {}", program.display()))?;
-    let mut entries = vec![(platform.program(name), 0o755, content)];
+/// An archive of a program, with what goes along.
+fn packed(name: &str, platform: Platform, program: &[u8], along: &[&[Entry]]) -> Result<File> {
+    let mut entries = vec![(platform.program(name), 0o755, program.to_vec())];
     entries.extend(along.concat());
     let (bytes, ending) =
         if platform.has_zip() { (zip(&entries)?, "zip") } else { (tar_gz(&entries)?, "tar.gz") };
@@ -158,31 +344,25 @@ fn packed(name: &str, platform: Platform, program: &Path, along: &[&[Entry]]) ->
 
 #[cfg(test)]
 mod tests {
-    use std::{io::Read as _, os::unix::fs::PermissionsExt as _};
+    use std::io::Read as _;
 
     use super::*;
-
-    fn project() -> PathBuf {
-        Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
-    }
+    use crate::testing::{self, LIST, origin, project};
 
     const ELSEWHERE: Platform = Platform { os: "windows", architecture: "amd64" };
 
     /// Programs that only know how to write their manual, and one that does not run here.
     fn programs(folder: &Path) -> Programs {
         for name in ["sniff", "kubectl-sniff"] {
-            let path = folder.join(name);
-            let script = format!(
-                "#!/bin/sh\n[ \"$1\" = manual ] && echo page > \"$2/{name}.1\"\necho {name} \"$@\"\n"
-            );
-            fs::write(&path, script).expect("a script");
-            fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("a program");
+            testing::program(folder, name, Some(LIST), &[]);
         }
         let elsewhere = folder.join("elsewhere");
-        fs::write(&elsewhere, "MZ").expect("a program");
+        testing::program(folder, "elsewhere", Some(LIST), &[]);
         let here = Platform::here().expect("a platform");
+        let (sniff, root) = (folder.join("sniff"), folder.join("root"));
+        testing::packages(&root, &sniff);
         Programs {
-            sniff: folder.join("sniff"),
+            nodes: vec![(sniff, root)],
             clients: vec![(here, folder.join("kubectl-sniff")), (ELSEWHERE, elsewhere)],
         }
     }
@@ -206,7 +386,7 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let (programs, output) = (programs(folder.path()), folder.path().join("dist"));
         let make = || {
-            write(&programs, &output, "https://example.com/v1/", &project()).expect("a release");
+            write(&programs, &origin(), &output, &project()).expect("a release");
             contents(&output)
         };
         let release = make();
@@ -221,7 +401,8 @@ mod tests {
             let krew = String::from_utf8_lossy(file(&krew::path(name)));
             assert!(krew.contains(&format!("  name: {name}\n")) && !krew.contains("//kubectl"), "{krew}");
             for (platform, _) in &programs.clients {
-                let digest = sha256(file(&format!("kubectl-sniff-{VERSION}-{platform}")));
+                let ending = if platform.has_zip() { "zip" } else { "tar.gz" };
+                let digest = sha256(file(&format!("kubectl-sniff-{VERSION}-{platform}.{ending}")));
                 assert!(krew.contains(&format!("sha256: {digest}\n")), "{krew}");
             }
             assert!(krew.contains("      bin: kubectl-sniff.exe\n"), "{krew}");
@@ -257,7 +438,7 @@ mod tests {
     fn each_program_comes_with_its_own_completions_and_manual_pages() {
         let folder = tempfile::tempdir().expect("a folder");
         let (programs, output) = (programs(folder.path()), folder.path().join("dist"));
-        write(&programs, &output, "https://example.com", &project()).expect("a release");
+        write(&programs, &origin(), &output, &project()).expect("a release");
         for name in ["sniff", "kubectl-sniff"] {
             let (archive, _) = contents(&output)
                 .into_iter()
@@ -278,18 +459,58 @@ mod tests {
     }
 
     #[test]
+    fn a_release_tells_what_each_program_is_made_of_and_where_everything_comes_from() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (programs, output) = (programs(folder.path()), folder.path().join("dist"));
+        write(&programs, &origin(), &output, &project()).expect("a release");
+        let release = contents(&output);
+        let json = |name: &str| {
+            let (_, content) = release.iter().find(|(file, _)| file == name).expect(name);
+            serde_json::from_slice::<Value>(content).expect("JSON")
+        };
+        let here = Platform::here().expect("a platform");
+        for (name, platform) in [("sniff", here), (CLIENT, here), (CLIENT, ELSEWHERE)] {
+            let sbom = json(&format!("{name}-{VERSION}-{platform}.cdx.json"));
+            assert_eq!(sbom["metadata"]["component"]["name"], name);
+        }
+        let statement = json(&provenance::file_name(VERSION));
+        let told = statement["subject"].as_array().expect("subjects").iter();
+        let mut told: Vec<_> = told.map(|subject| subject["name"].as_str().expect("a name")).collect();
+        told.sort_unstable();
+        let others = release.iter().map(|(name, _)| name.as_str());
+        let others = others.filter(|name| *name != "SHA256SUMS" && !name.ends_with("provenance.json"));
+        assert_eq!(told, others.collect::<Vec<_>>());
+    }
+
+    #[test]
     fn windows_gets_a_zip_with_a_program_that_it_can_run() {
         let folder = tempfile::tempdir().expect("a folder");
         let (programs, output) = (programs(folder.path()), folder.path().join("dist"));
-        write(&programs, &output, "https://example.com", &project()).expect("a release");
+        write(&programs, &origin(), &output, &project()).expect("a release");
         let archive = fs::File::open(output.join(format!("kubectl-sniff-{VERSION}-{ELSEWHERE}.zip")));
         let mut archive = zip::ZipArchive::new(archive.expect("an archive")).expect("a ZIP archive");
-        let mut program = String::new();
-        archive.by_name("kubectl-sniff.exe").expect("it").read_to_string(&mut program).expect("text");
-        assert_eq!(program, "MZ");
+        let mut program = Vec::new();
+        archive.by_name("kubectl-sniff.exe").expect("it").read_to_end(&mut program).expect("its bytes");
+        assert_eq!(program, read(&folder.path().join("elsewhere")).expect("the program"));
+        assert!(archive.by_name(NOTICES).is_ok());
         assert!(
             archive.by_name("LICENSE-MIT").is_ok() && archive.by_name("man/man1/kubectl-sniff.1").is_ok()
         );
+    }
+
+    #[test]
+    fn a_release_has_the_image_and_says_whose_libpcap_is() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (programs, output) = (programs(folder.path()), folder.path().join("dist"));
+        write(&programs, &origin(), &output, &project()).expect("a release");
+        let archive = |name: &str, member: &str| {
+            run(Path::new("tar"), &["-xOf", &output.join(name).to_string_lossy(), member]).expect(member)
+        };
+        let index = archive(&format!("sniff-image-{VERSION}.tar"), "index.json");
+        assert!(String::from_utf8_lossy(&index).contains(&format!("localhost/sniff:{VERSION}")));
+        let here = Platform::here().expect("a platform");
+        let sniff = format!("sniff-{VERSION}-{here}.tar.gz");
+        assert_eq!(archive(&sniff, "LICENSE-libpcap"), b"whose: libpcap");
     }
 
     #[test]
@@ -297,7 +518,7 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let (programs, output) = (programs(folder.path()), folder.path().join("dist"));
         let programs = Programs { clients: Vec::new(), ..programs };
-        write(&programs, &output, "https://example.com", &project()).expect("a release");
-        assert!(contents(&output).iter().all(|(name, _)| !name.ends_with(".yaml")));
+        write(&programs, &origin(), &output, &project()).expect("a release");
+        assert!(contents(&output).iter().all(|(name, _)| !name.starts_with("plugins")));
     }
 }

@@ -16,15 +16,15 @@ done
 while read -r module; do
     insmod "$module" || echo "cannot load $module"
 done < /etc/modules
-ip link set lo up
+/usr/bin/ip link set lo up
 # An emulated processor may run into the breakpoint by which the kernel patches itself when that is over already, and the
 # kernel then goes down ("Oops: int3"). It does not patch the hooks of packets as long as one is in use.
-unshare --net sh -c 'ip link set lo up && tc qdisc add dev lo clsact && exec sleep 100000' &
+unshare --net sh -c '/usr/bin/ip link set lo up && /usr/bin/tc qdisc add dev lo clsact && exec sleep 100000' &
 
 while read -r argument; do
     set -- "$@" "$argument"
 done < /etc/arguments
 /usr/bin/sniff-tests "$@"
-echo "status $?" > /dev/ttyS1
+echo "status $?" > "$STATUS"
 
 busybox poweroff -f

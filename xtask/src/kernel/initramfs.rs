@@ -30,8 +30,8 @@ const APPLETS: [&str; 8] = ["cat", "hostname", "insmod", "ls", "mkdir", "mount",
 const MODULES: [&str; 9] =
     ["veth", "macvlan", "tun", "af_packet", "8021q", "sch_ingress", "cls_bpf", "cls_u32", "act_mirred"];
 
-/// What the libraries look up, as this machine has it: names of protocols and services.
-const FILES: [&str; 2] = ["/etc/protocols", "/etc/services"];
+/// What the libraries look up, as a machine has it: names of protocols and services.
+const FILES: [&str; 2] = ["etc/protocols", "etc/services"];
 
 /// The same for what differs from machine to machine: users, groups, hosts, networks.
 const NAMES: [(&str, &[u8]); 4] = [
@@ -49,6 +49,8 @@ pub struct Programs<'a> {
     pub tests: &'a Path,
     /// For the tests.
     pub args: &'a [OsString],
+    /// The root with the tools, where this machine's are for another processor.
+    pub tools: Option<&'a Path>,
 }
 
 /// Makes the archive for a kernel, and returns its path.
@@ -61,7 +63,7 @@ pub fn make(kernel: &Unpacked, programs: &Programs<'_>) -> Result<PathBuf> {
         fs::remove_dir_all(&root)?;
     }
     let tree = Tree { root };
-    tree.lay_out()?;
+    tree.lay_out(programs.tools.unwrap_or(Path::new("/")))?;
     tree.add_programs(programs)?;
     tree.add_modules(kernel)?;
     tree.pack()
@@ -73,7 +75,7 @@ struct Tree {
 }
 
 impl Tree {
-    fn lay_out(&self) -> Result<()> {
+    fn lay_out(&self, root: &Path) -> Result<()> {
         for folder in [
             "dev",
             "etc",
@@ -97,7 +99,7 @@ impl Tree {
             symlink("busybox", &self.root.join("usr/bin").join(applet))?;
         }
         for file in FILES {
-            self.add(Path::new(file), file)?;
+            self.add(&root.join(file), file)?;
         }
         for (file, names) in NAMES {
             self.write(file, names)?;
@@ -106,16 +108,45 @@ impl Tree {
         Ok(fs::set_permissions(self.root.join("init"), Permissions::from_mode(0o755))?)
     }
 
-    fn add_programs(&self, Programs { sniff, tests, args }: &Programs<'_>) -> Result<()> {
-        self.add_program(sniff, "/usr/bin/sniff")?;
-        self.add_program(tests, "/usr/bin/sniff-tests")?;
+    fn add_programs(&self, Programs { sniff, tests, args, tools }: &Programs<'_>) -> Result<()> {
+        let own = [("sniff", *sniff), ("sniff-tests", *tests)];
+        match tools {
+            Some(root) => self.add_foreign(&own, root)?,
+            None => self.add_own(&own)?,
+        }
+        let lines = args.iter().flat_map(|arg| [arg.as_bytes(), b"\n"]).collect::<Vec<_>>().concat();
+        self.write("etc/arguments", &lines)
+    }
+
+    /// Adds programs for this machine's processor, and its tools.
+    fn add_own(&self, programs: &[(&str, &Path)]) -> Result<()> {
+        for (name, program) in programs {
+            self.add_program(program, &format!("/usr/bin/{name}"))?;
+        }
         for name in TOOLS {
             let program = tool(name)?;
             let program = Path::new(program.get_program());
             self.add_program(program, &format!("/usr/bin/{name}"))?;
         }
-        let lines = args.iter().flat_map(|arg| [arg.as_bytes(), b"\n"]).collect::<Vec<_>>().concat();
-        self.write("etc/arguments", &lines)
+        Ok(())
+    }
+
+    /// Adds programs for another processor, the tools below `root`, and all libraries there: this machine's loader does
+    /// not know which they need.
+    fn add_foreign(&self, programs: &[(&str, &Path)], root: &Path) -> Result<()> {
+        run(Command::new("cp").arg("--archive").arg(root.join("usr/lib/.")).arg(self.root.join("usr/lib")))?;
+        for (name, program) in programs {
+            self.add(program, &format!("/usr/bin/{name}"))?;
+        }
+        for name in TOOLS {
+            let mut places = ["usr/bin", "usr/sbin"].iter().map(|folder| root.join(folder).join(name));
+            let program = places.find(|program| program.exists());
+            self.add(
+                &program.with_context(|| format!("no {name} in Debian's packages"))?,
+                &format!("/usr/bin/{name}"),
+            )?;
+        }
+        Ok(())
     }
 
     /// Adds a program as `name`, without what only debuggers read, and the libraries that it is linked with.

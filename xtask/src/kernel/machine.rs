@@ -10,9 +10,9 @@ use std::{
 
 use anyhow::{Context as _, Result, bail, ensure};
 
-use super::{package::Unpacked, tool};
+use super::{package::Unpacked, processor::Processor, tool};
 
-/// How long the tests may take on a machine that is emulated in software.
+/// How long the tests may take on a machine that is emulated in software, on a processor of its own kind.
 const LIMIT: Duration = Duration::from_secs(15 * 60);
 
 /// What the init writes to the second serial port when all tests passed.
@@ -22,22 +22,29 @@ const PASSED: &str = "status 0";
 ///
 /// # Errors
 /// A test failed, the kernel went down before the tests had ended, or it took too long.
-pub fn run(kernel: &Unpacked, initramfs: &Path) -> Result<()> {
+pub fn run(processor: Processor, kernel: &Unpacked, initramfs: &Path) -> Result<()> {
     let status = initramfs.with_extension("status");
-    let mut qemu = tool("qemu-system-x86_64")?;
-    qemu.args(["-accel", if has_kvm() { "kvm" } else { "tcg" }])
-        .args(["-cpu", "max", "-smp", "2", "-m", "2G"])
+    let machine = processor.machine();
+    let mut qemu = tool(machine.qemu)?;
+    qemu.args(["-accel", if processor == Processor::Amd64 && has_kvm() { "kvm" } else { "tcg" }])
+        .args(["-smp", "2", "-m", "2G"])
         .args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-net", "none"])
-        .args(["-serial", "stdio", "-serial"])
-        .arg(format!("file:{}", status.display()))
+        .arg("-chardev")
+        .arg(format!("file,id=status,path={}", status.display()))
+        .args(machine.options)
         .arg("-kernel")
         .arg(kernel.vmlinuz()?)
         .arg("-initrd")
         .arg(initramfs)
-        .args(["-append", "console=ttyS0 quiet panic=-1 oops=panic"])
+        .arg("-append")
+        // What the kernel does not know is in the environment of init.
+        .arg(format!(
+            "console={} STATUS=/dev/{} SNIFF_TEST_SLOWNESS={} quiet panic=-1 oops=panic",
+            machine.console, machine.status, machine.slowness
+        ))
         .stdin(Stdio::null());
     let mut qemu = qemu.spawn().context("cannot start QEMU")?;
-    let ended = wait(&mut qemu)?;
+    let ended = wait(&mut qemu, LIMIT * machine.slowness)?;
     ensure!(ended.success(), "QEMU failed: {ended}");
     match fs::read_to_string(&status).context("QEMU left no status")?.trim() {
         PASSED => Ok(()),
@@ -55,8 +62,8 @@ fn has_kvm() -> bool {
 }
 
 /// Waits for QEMU's end, and brings it about when it does not come in time.
-fn wait(qemu: &mut Child) -> Result<ExitStatus> {
-    let deadline = Instant::now() + LIMIT;
+fn wait(qemu: &mut Child, limit: Duration) -> Result<ExitStatus> {
+    let deadline = Instant::now() + limit;
     loop {
         if let Some(status) = qemu.try_wait()? {
             return Ok(status);
@@ -64,7 +71,7 @@ fn wait(qemu: &mut Child) -> Result<ExitStatus> {
         if Instant::now() > deadline {
             qemu.kill()?;
             qemu.wait()?;
-            bail!("the tests have not ended after {} min", LIMIT.as_secs() / 60);
+            bail!("the tests have not ended after {} min", limit.as_secs() / 60);
         }
         thread::sleep(Duration::from_millis(100));
     }
