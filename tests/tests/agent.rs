@@ -144,8 +144,9 @@ fn an_idle_agent_is_not_woken_up_and_is_small() {
     thread::sleep(Duration::from_secs(10));
     assert_eq!(before, (status("voluntary_ctxt_switches:"), scheduled()));
     assert_eq!(status("Threads:"), 1);
-    let rss = status("VmRSS:");
-    assert!(rss <= 10 << 10, "{rss} KiB");
+    // Its own. How much of the program is in memory beside that is the kernel's choice, which reads ahead.
+    let own = status("RssAnon:");
+    assert!(own <= 3 << 10, "{own} KiB");
 }
 
 #[test]

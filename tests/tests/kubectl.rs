@@ -1,7 +1,9 @@
 //! `kubectl sniff` against a cluster of test machines: from a name to packets in one file, and every end.
 
 mod doctor;
+mod door;
 mod ending;
+mod login;
 mod newcomers;
 mod outputs;
 mod own_stream;
@@ -10,6 +12,7 @@ mod rights;
 mod short_lived;
 mod targets;
 mod trust;
+mod windows;
 
 use std::time::{Duration, UNIX_EPOCH};
 

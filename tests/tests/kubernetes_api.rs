@@ -19,17 +19,17 @@ use sniff_tests::{
 
 use crate::{Capture, echoes};
 
-const KUBECONFIG: &str = "/run/kubeconfig";
+pub(crate) const KUBECONFIG: &str = "/run/kubeconfig";
 
 /// A node with one pod, `shop/web`, and an API server that also knows `shop/db` on another node. The
 /// fields are dropped in this order: the cgroup can go when the process has.
-struct Cluster {
-    netns: Netns,
-    api: ApiServer,
-    pod: FakePod,
-    uid: String,
+pub(crate) struct Cluster {
+    pub(crate) netns: Netns,
+    pub(crate) api: ApiServer,
+    pub(crate) pod: FakePod,
+    pub(crate) uid: String,
     process: Process,
-    _machine: Machine,
+    pub(crate) machine: Machine,
     _cgroup: Cgroup,
 }
 
@@ -44,7 +44,7 @@ impl Drop for Process {
 }
 
 impl Cluster {
-    fn start() -> Self {
+    pub(crate) fn start() -> Self {
         let machine = Machine::boot();
         let netns = machine.netns();
         let pod = machine.fake_pod("blue", 1);
@@ -56,7 +56,7 @@ impl Cluster {
         api.add_pod("shop", "web", &uid, HOSTNAME, &json!({}));
         api.add_pod("shop", "db", &random_uuid(), "node-2", &json!({}));
         fs::write(machine.path(KUBECONFIG), api.kubeconfig()).expect("a kubeconfig");
-        Self { netns, api, pod, uid, process, _machine: machine, _cgroup: cgroup }
+        Self { netns, api, pod, uid, process, machine, _cgroup: cgroup }
     }
 
     /// What sniff's service account may read on a node, and nothing else.

@@ -216,7 +216,12 @@ pub fn size(text: &str) -> Result<u64, String> {
 }
 
 /// A size; a number alone is KiB, as tcpdump has it.
-fn ring_bytes(text: &str) -> Result<u32, String> {
+/// An amount of memory, in bytes.
+///
+/// # Errors
+///
+/// When it is none, too little or too much.
+pub fn ring_bytes(text: &str) -> Result<u32, String> {
     let is_number = text.bytes().all(|byte| byte.is_ascii_digit());
     let bytes = size(&format!("{text}{}", if is_number { "KiB" } else { "" }))?;
     if bytes < u64::from(MIN_RING_BYTES) || bytes > 1 << 31 {

@@ -15,13 +15,15 @@ pub struct Summary {
     pub unwritten: u64,
     /// Left out, since another copy of each was written.
     pub left_out: u64,
+    /// Recorded, and written over by later ones.
+    pub aged_out: u64,
 }
 
 impl Summary {
     /// The lines. `least` stands in front of counts that may be more, as in `at least `, and `missing` behind what was
     /// captured; both are empty where all is known.
     pub fn lines(&self, least: &str, missing: &str) -> String {
-        let Self { captured, matched, dropped, unwritten, left_out } = self;
+        let Self { captured, matched, dropped, unwritten, left_out, aged_out } = self;
         let mut lines = format!(
             "{captured} packets captured{missing}\n{least}{matched} packets received by filter\n\
              {least}{dropped} packets dropped by kernel\n"
@@ -31,6 +33,9 @@ impl Summary {
         }
         if *left_out > 0 {
             lines += &format!("{least}{left_out} packets left out, which are here where they were sent\n");
+        }
+        if *aged_out > 0 {
+            lines += &format!("{least}{aged_out} packets too old to be held\n");
         }
         lines
     }

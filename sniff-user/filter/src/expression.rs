@@ -28,7 +28,16 @@ const DLT_RAW: i32 = 12;
 /// that does not resolve, for something that the link type has not, and for the loops of `protochain`, which the
 /// kernel would not run.
 pub fn compile(text: &str, link_type: LinkType, optimise: bool) -> Result<Program, Error> {
-    Program::decode(&encode(text, link_type, optimise)?).map_err(|invalid| {
+    decode(&encode(text, link_type, optimise)?, text)
+}
+
+/// Decodes what [`encode`] has made of `text`.
+///
+/// # Errors
+///
+/// For what could not run, as [`compile`] has it.
+pub fn decode(encoded: &[Encoded], text: &str) -> Result<Program, Error> {
+    Program::decode(encoded).map_err(|invalid| {
         let at = |at| Some(Position::new(text, at));
         match (invalid.reason, first_word(text, &TUNNELS)) {
             (Reason::BackwardJump, _) => Error {

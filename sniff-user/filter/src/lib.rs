@@ -10,7 +10,7 @@ pub mod expression;
 
 use std::{
     collections::HashMap,
-    fs,
+    fmt, fs,
     path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     thread,
@@ -63,13 +63,21 @@ pub enum Filter {
     Nothing,
 }
 
+/// Makes a program of an expression.
+type Compile = dyn Fn(&str, LinkType) -> Result<Program> + Send + Sync;
+
 /// Compiles expressions, each only once. Clones share what was compiled.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Filters {
-    /// Whether libpcap's optimiser stays out.
-    no_optimize: bool,
+    compile: Arc<Compile>,
     /// Held only to look and to put something in: libpcap may take minutes, and more if it asks for names.
     compiled: Arc<Mutex<Compiled>>,
+}
+
+impl fmt::Debug for Filters {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Filters").field("compiled", &self.compiled).finish_non_exhaustive()
+    }
 }
 
 #[derive(Debug, Default)]
@@ -79,9 +87,14 @@ struct Compiled {
 }
 
 impl Filters {
-    /// A compiler that has compiled nothing yet.
+    /// A compiler that has compiled nothing yet; libpcap's optimiser stays out if there is to be `no_optimize`.
     pub fn new(no_optimize: bool) -> Self {
-        Self { no_optimize, compiled: Arc::default() }
+        Self::compiled_by(move |text, link_type| Ok(expression::compile(text, link_type, !no_optimize)?))
+    }
+
+    /// The same, with somebody else who has libpcap compile them.
+    pub fn compiled_by(compile: impl Fn(&str, LinkType) -> Result<Program> + Send + Sync + 'static) -> Self {
+        Self { compile: Arc::new(compile), compiled: Arc::default() }
     }
 
     /// The filter for packets of one direction. What leaves the pod is what `outbound` means.
@@ -129,7 +142,7 @@ impl Filters {
         if let Some(program) = self.lock().programs.get(&key) {
             return Ok(Arc::clone(program));
         }
-        let program = Arc::new(expression::compile(text, link_type, !self.no_optimize)?);
+        let program = Arc::new((self.compile)(text, link_type)?);
         self.lock().programs.insert(key, Arc::clone(&program));
         Ok(program)
     }

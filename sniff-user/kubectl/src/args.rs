@@ -148,8 +148,12 @@ pub struct Args {
     #[arg(long, value_name = "NAME=QUANTITY", value_delimiter = ',', value_parser = quantity, help_heading = "Nodes")]
     pub limits: Vec<(String, String)>,
 
+    /// Make short-lived pods privileged, where the capabilities that sniff takes are not enough for it
+    #[arg(long, help_heading = "Nodes")]
+    pub privileged: bool,
+
     /// ksniff's privileged mode
-    #[arg(short = 'p', long = "privileged", hide = true)]
+    #[arg(short = 'p', hide = true)]
     pub ksniff_privileged: bool,
 
     /// ksniff's tcpdump in the container
@@ -160,6 +164,14 @@ pub struct Args {
     /// the role edit may, rules the nodes meanwhile
     #[arg(long, help_heading = "Nodes")]
     pub expose_nodes: bool,
+
+    /// Why you capture, for the nodes' audit, the pods' events and the file: one line
+    #[arg(long, value_name = "TEXT", value_parser = reason, help_heading = "Nodes")]
+    pub reason: Option<String>,
+
+    /// Capture pods, too, that a label denies (sniff/capture): it takes the right to capture the node, and is in the audit
+    #[arg(long, help_heading = "Nodes")]
+    pub override_deny: bool,
 
     /// Say what would be captured where, and which pods would be made; make nothing
     #[arg(long, help_heading = "Nodes")]
@@ -278,6 +290,18 @@ fn compression() -> impl TypedValueParser<Value = Compression> {
         Some(packing) => Compression::File(packing),
         None => Compression::Way(Compress::from_str(&word, false).unwrap_or_default()),
     })
+}
+
+/// Most characters of a reason.
+const MAX_REASON: usize = 256;
+
+/// Nobody's words make a line of their own in an audit.
+fn reason(text: &str) -> Result<String, String> {
+    let text = text.trim();
+    if text.is_empty() || text.contains(char::is_control) || text.chars().count() > MAX_REASON {
+        return Err(format!("a reason is one line of 1 to {MAX_REASON} characters"));
+    }
+    Ok(text.to_owned())
 }
 
 fn quantity(text: &str) -> Result<(String, String), String> {
@@ -423,7 +447,8 @@ impl Args {
         }
         if self.ksniff_privileged {
             return Err(
-                "-p is ksniff's: nothing of a pod is needed here; --agentless makes a privileged pod on the node",
+                "-p is ksniff's: nothing of a pod is needed here; --agentless makes a pod on the node, which is privileged \
+                 with --privileged",
             );
         }
         if self.ksniff_remote_tcpdump.is_some() {

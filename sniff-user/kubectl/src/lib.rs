@@ -1,13 +1,14 @@
 //! `kubectl sniff`: captures pods anywhere in a cluster, from wherever kubectl runs.
 //!
 //! [`args`] is what is typed and `reference` what it names. `capture` is the whole of a capture: it follows the
-//! pods that are meant, keeps one `session` for each node that has any (`rejoin` when it is lost), merges what they
-//! send, and hands that to `output`. `cleanup` and `doctor` are the subcommands.
+//! pods that are meant, keeps one `session` for each node that has any (`rejoin` when it is lost, `door` to come in),
+//! merges what they send, and hands that to `output`. `cleanup` and `doctor` are the subcommands.
 
 pub mod args;
 mod capture;
 mod cleanup;
 mod doctor;
+mod door;
 mod output;
 mod reference;
 mod rejoin;

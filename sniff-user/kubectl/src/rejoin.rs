@@ -13,7 +13,10 @@ use sniff_protocol::{
     message::{End, Reason},
 };
 
-use super::session::{LEASE, NoPod, PodKind};
+use super::{
+    door,
+    session::{LEASE, NoPod, PodKind},
+};
 
 /// How long a lost session may go on at its node, and count towards the limits there: its lease, and time to end.
 const LINGERS: Duration = LEASE.saturating_add(Duration::from_secs(10));
@@ -46,7 +49,7 @@ impl Ending<'_> {
             },
             Err(error) => {
                 let is_nonsense = error.downcast_ref().is_some_and(|broken| !matches!(broken, Broken::Cut));
-                !is_nonsense && !error.is::<Forbidden>()
+                !is_nonsense && !error.is::<Forbidden>() && !door::is_refused(error)
             }
         }
     }

@@ -16,18 +16,22 @@ use bytes::Bytes;
 use log::{debug, info, warn};
 use sniff_cli::sanitize::Lines;
 use sniff_kubernetes::{
-    Cluster, CommandOutput, Forbidden, Input, Piece,
+    Cluster, CommandOutput, Forbidden, Input, Piece, Process,
     jobs::{NewJob, Resources, SniffJob},
     own::{CONTAINER, SniffPod},
 };
 use sniff_protocol::{
-    Broken, Decoder, PREFACE, ToClient, ToNode, encode,
+    Broken, Decoder, PREFACE, ToClient, ToNode,
+    door::Admitted,
+    encode,
     message::{Awaited, CapturePlan, ClientHello, End, Event, NodeError, NodeHello, Stats, Target, Targets},
 };
 use tokio::{
     sync::{mpsc, oneshot, watch},
     time::{Instant, MissedTickBehavior, interval, sleep, timeout},
 };
+
+use crate::door::{self, Door, Wanted};
 
 /// Between two keep-alives.
 const KEEP_ALIVE: Duration = Duration::from_secs(5);
@@ -61,6 +65,8 @@ pub struct Common {
     pub agentless: bool,
     /// Whether short-lived pods may be made in a namespace that is not sniff's own.
     pub expose_nodes: bool,
+    /// Whether they are privileged, in place of the capabilities that sniff takes.
+    pub privileged: bool,
     /// Their image.
     pub image: Option<String>,
     /// Whether that was named on the command line.
@@ -71,6 +77,10 @@ pub struct Common {
     pub lifetime: Duration,
     /// `user@host`.
     pub who: String,
+    /// Why, for the nodes' audit.
+    pub reason: Option<String>,
+    /// Whether pods are captured, too, that deny it.
+    pub override_deny: bool,
     /// What is captured, in words.
     pub what: String,
     /// Bytes of each session's buffer.
@@ -88,6 +98,8 @@ pub struct Start {
     pub targets: Vec<Target>,
     /// And of whom as soon as they come.
     pub awaited: Vec<Awaited>,
+    /// What that takes rights to.
+    pub wanted: Wanted,
     /// Where the session ran that this one is in place of. What was in the DaemonSet's pod waits for another of its pods.
     pub again: Option<PodKind>,
 }
@@ -283,7 +295,7 @@ impl Task {
     async fn capture(
         &mut self,
         made: &mut Option<SniffJob>,
-        Start { plan, targets, awaited, again }: Start,
+        Start { plan, targets, awaited, wanted, again }: Start,
         changes: mpsc::UnboundedReceiver<ToNode>,
     ) -> Result<Option<End>> {
         let mut orders = self.orders.clone();
@@ -323,8 +335,7 @@ impl Task {
                 }
             };
             self.waiting.set("the connection to its pod");
-            let command = ["sniff", "serve"];
-            self.common.cluster.exec(&pod.namespace, &pod.name, CONTAINER, &command).await
+            self.come_in(&pod, &wanted).await
         };
         let process = tokio::select! {
             process = process => process?,
@@ -338,6 +349,8 @@ impl Task {
             awaited,
             lease_seconds: LEASE.as_secs() as u32,
             says_goodbye: true,
+            reason: self.common.reason.clone(),
+            override_deny: self.common.override_deny,
         }));
         let mut stderr = Lines::default();
         let (over, is_over) = oneshot::channel();
@@ -361,6 +374,35 @@ impl Task {
         }
         self.report(stderr.take());
         outcome
+    }
+
+    /// Begins a session in a pod: by its agent's door where it has one that this user may come in by, otherwise by exec.
+    async fn come_in(&self, pod: &SniffPod, wanted: &Wanted) -> Result<Process> {
+        let (cluster, node) = (&self.common.cluster, &self.node);
+        let by_exec = cluster.exec(&pod.namespace, &pod.name, CONTAINER, &["sniff", "serve"]);
+        let Some(port) = pod.door else {
+            debug!("node {node}: by exec, since its agent has no door");
+            return by_exec.await;
+        };
+        let shut = match door::enter(cluster, Door { pod, port, node }, wanted).await {
+            Ok((process, Admitted { namespaces, node: all })) => {
+                let what = if all { "all that it has".to_owned() } else { namespaces.join(", ") };
+                debug!("node {node}: by its agent's door, which is open to {what}");
+                return Ok(process);
+            }
+            Err(shut) if door::lacks_right(&shut) => shut,
+            Err(error) => return Err(error),
+        };
+        match by_exec.await {
+            Ok(process) => {
+                info!("node {node}: by exec, since its agent's door is shut: {shut:#}");
+                Ok(process)
+            }
+            Err(error) if error.is::<Forbidden>() => {
+                Err(error.context(format!("there is no way in; by its agent's door: {shut:#}; by exec")))
+            }
+            Err(error) => Err(error),
+        }
     }
 
     /// Has a terminal show that an image is being pulled.
@@ -539,6 +581,7 @@ pub fn new_job(common: &Common, node: &str) -> Option<NewJob> {
         node: node.into(),
         namespace: common.job_namespace.clone(),
         exposes_node: common.expose_nodes,
+        is_privileged: common.privileged,
         image: common.image.clone()?,
         who: common.who.clone(),
         what: common.what.clone(),

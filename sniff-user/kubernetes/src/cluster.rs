@@ -53,12 +53,26 @@ impl Cluster {
         config::find(login).await?.map(|config| Self::new(config, timeout)).transpose()
     }
 
+    /// As [`Self::configured`], for a program on a node: in a pod that was given no service account there is none.
+    ///
+    /// # Errors
+    ///
+    /// When there is a configuration that cannot be used.
+    pub async fn of_node() -> Result<Option<Self>> {
+        match config::has_account() {
+            true => Self::configured(&Login::default()).await,
+            false => Ok(None),
+        }
+    }
+
     /// With the longest that an answer may take.
     fn new(mut config: Config, timeout: Duration) -> Result<Self> {
         config.connect_timeout = Some(timeout);
         config.default_retry = false;
         let (server, namespace) = (config.cluster_url.to_string(), config.default_namespace.clone());
-        let client = Client::try_from(config).context("setting up the Kubernetes client")?;
+        let plugin = config.auth_info.exec.clone();
+        let client =
+            Client::try_from(config).map_err(|error| refusal::explain_client(plugin.as_ref(), error))?;
         Ok(Self { client, server, namespace, timeout })
     }
 
@@ -128,7 +142,7 @@ impl fmt::Display for Request<'_> {
         }
         match (namespace, *resource) {
             (Some(namespace), _) => write!(f, " in namespace {namespace}"),
-            (None, "nodes" | "namespaces") => Ok(()),
+            (None, "nodes" | "namespaces" | "tokenreviews.authentication.k8s.io") => Ok(()),
             (None, _) => write!(f, " in all namespaces"),
         }
     }

@@ -10,10 +10,13 @@ use kube::{
     config::{AuthInfo, KubeConfigOptions, Kubeconfig, KubeconfigError},
 };
 
-use crate::refusal::root;
+use crate::{proxy, refusal::root};
 
 /// What to do about a kubeconfig that cannot be used.
 const ADVICE: &str = "kubectl config get-contexts shows what there is";
+
+/// Where the kubelet puts a pod's service account's token.
+const ACCOUNT_TOKEN: &str = "/var/run/secrets/kubernetes.io/serviceaccount/token";
 
 /// Which cluster, and as whom: kubectl's global options. What is left out is as the configuration has it.
 #[derive(Clone, Debug, Default)]
@@ -57,10 +60,23 @@ pub struct Login {
 /// When there is one that cannot be used.
 pub(crate) async fn find(login: &Login) -> Result<Option<Config>> {
     let found = match (read_config(login).await?, &login.server) {
-        (None, Some(server)) => Some(Config::new(url(server)?)),
+        (None, Some(server)) => Some(Found { config: Config::new(url(server)?), proxy: None }),
         (found, _) => found,
     };
-    found.map(|config| login.in_place_of(config)).transpose()
+    let Some(Found { config, proxy }) = found else { return Ok(None) };
+    let mut config = login.in_place_of(config)?;
+    config.proxy_url = match proxy {
+        Some(proxy) => Some(proxy.parse().with_context(|| format!("kubeconfig: proxy-url {proxy}"))?),
+        None => proxy::of_environment(&config.cluster_url, |name| env::var(name).ok())?,
+    };
+    Ok(Some(config))
+}
+
+/// A configuration that is there.
+struct Found {
+    config: Config,
+    /// The proxy that it names itself, whatever the environment says.
+    proxy: Option<String>,
 }
 
 impl Login {
@@ -117,8 +133,14 @@ fn url(server: &str) -> Result<Uri> {
     Ok(url)
 }
 
+/// Whether somebody has told as whom to ask: a kubeconfig, or the service account of the pod that this runs in.
+pub(crate) fn has_account() -> bool {
+    let is_there = |path: &str| PathBuf::from(path).exists();
+    env::var_os("KUBERNETES_SERVICE_HOST").is_none() || is_there(ACCOUNT_TOKEN) || !matches!(read(), Ok(None))
+}
+
 /// What is there without what is said instead.
-async fn read_config(login: &Login) -> Result<Option<Config>> {
+async fn read_config(login: &Login) -> Result<Option<Found>> {
     let Login { context, cluster, user, .. } = login;
     let read = match login.kubeconfig.as_deref() {
         Some(path) => Some(Kubeconfig::read_from(path)),
@@ -127,7 +149,7 @@ async fn read_config(login: &Login) -> Result<Option<Config>> {
     let Some(read) = read else {
         return match (env::var_os("KUBERNETES_SERVICE_HOST"), context) {
             (Some(_), None) => match Config::incluster() {
-                Ok(config) => Ok(Some(config)),
+                Ok(config) => Ok(Some(Found { config, proxy: None })),
                 Err(error) => bail!(
                     "there is no kubeconfig, and the service account of this pod: {} (/var/run/secrets/kubernetes.io)",
                     root(&error.into())
@@ -139,12 +161,27 @@ async fn read_config(login: &Login) -> Result<Option<Config>> {
     };
     let options =
         KubeConfigOptions { context: context.clone(), cluster: cluster.clone(), user: user.clone() };
-    let config = async { Config::from_custom_kubeconfig(read?, &options).await };
-    match config.await {
-        Ok(config) => Ok(Some(config)),
+    let found = async {
+        let read = read?;
+        let proxy = proxy_of(&read, &options);
+        Config::from_custom_kubeconfig(read, &options).await.map(|config| Found { config, proxy })
+    };
+    match found.await {
+        Ok(found) => Ok(Some(found)),
         // The outer errors repeat what the root says.
         Err(error) => bail!("kubeconfig: {}; {ADVICE}", root(&error.into())),
     }
+}
+
+/// The proxy that the cluster that is meant names.
+fn proxy_of(kubeconfig: &Kubeconfig, options: &KubeConfigOptions) -> Option<String> {
+    let context = options.context.as_ref().or(kubeconfig.current_context.as_ref());
+    let context = kubeconfig.contexts.iter().find(|it| Some(&it.name) == context);
+    let of_context = context.and_then(|it| it.context.as_ref()).map(|context| &context.cluster);
+    let cluster = options.cluster.as_ref().or(of_context);
+    let cluster = kubeconfig.clusters.iter().find(|it| Some(&it.name) == cluster);
+    let proxy = cluster?.cluster.as_ref()?.proxy_url.clone()?;
+    (!proxy.is_empty()).then_some(proxy)
 }
 
 /// What is in the files that are read when none is named.

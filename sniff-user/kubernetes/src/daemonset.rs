@@ -9,12 +9,12 @@ use log::warn;
 
 use crate::{
     Cluster, Request,
-    own::SniffPod,
+    own::{SniffPod, door},
     pods::state::{is_of, is_running, trouble},
 };
 
 /// Name of the DaemonSet.
-const NAME: &str = "sniff";
+pub const NAME: &str = "sniff";
 /// The labels that its pods are found by.
 const LABELS: &str = "app.kubernetes.io/name=sniff";
 
@@ -29,6 +29,8 @@ pub struct DaemonPod {
     pub is_own: bool,
     /// Why it does not run, in Kubernetes' words; `None` when it does.
     pub trouble: Option<String>,
+    /// The port of its agent's door, if it has one.
+    pub door: Option<u16>,
 }
 
 impl Cluster {
@@ -55,7 +57,7 @@ impl Cluster {
             );
         }
         let own = own.into_iter().next();
-        Ok(own.map(|pod| SniffPod { namespace: namespace.into(), name: pod.name_any() }))
+        Ok(own.map(|pod| SniffPod { namespace: namespace.into(), name: pod.name_any(), door: door(&pod) }))
     }
 
     /// The pods in a namespace that have the DaemonSet's labels, but for those that are being deleted.
@@ -72,6 +74,7 @@ impl Cluster {
         let daemon_pod = |pod: v1::Pod| DaemonPod {
             name: pod.name_any(),
             is_own: is_of(&pod, daemon_set.as_deref()),
+            door: door(&pod),
             trouble: pod.status.as_ref().map_or_else(|| Some("Pending".to_owned()), trouble),
             node: pod.spec.and_then(|spec| spec.node_name),
         };

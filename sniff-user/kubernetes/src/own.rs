@@ -3,11 +3,13 @@
 //! Whoever may exec into such a pod rules its node. So one is made only in a namespace that is sniff's own, unless a
 //! person takes that upon themselves.
 
+use std::net::SocketAddr;
+
 use anyhow::{Context as _, Result};
 use k8s_openapi::api::core::v1;
 use kube::{Api, ResourceExt as _};
 
-use crate::{Cluster, Forbidden, Request};
+use crate::{Cluster, Forbidden, Request, access};
 
 /// The container that sniff runs in, in the DaemonSet's pods and in those of Jobs.
 pub const CONTAINER: &str = "sniff";
@@ -23,6 +25,20 @@ pub struct SniffPod {
     pub namespace: String,
     /// Name of the pod.
     pub name: String,
+    /// The port of its agent's door, on its loopback, if it has one.
+    pub door: Option<u16>,
+}
+
+/// The agent's option that says where its door is, as a variable of sniff's container.
+const DOOR: &str = "SNIFF_DOOR";
+
+/// The port of a pod's door, if it has one.
+pub(crate) fn door(pod: &v1::Pod) -> Option<u16> {
+    let containers = pod.spec.iter().flat_map(|spec| &spec.containers);
+    let ours = containers.filter(|container| container.name == CONTAINER);
+    let mut variables = ours.flat_map(|container| container.env.iter().flatten());
+    let address = variables.find(|variable| variable.name == DOOR)?.value.as_deref()?;
+    Some(address.parse::<SocketAddr>().ok()?.port())
 }
 
 impl Cluster {
@@ -48,6 +64,7 @@ impl Cluster {
 pub(crate) fn no_namespace(namespace: &str) -> String {
     format!(
         "there is no namespace {namespace} for short-lived pods: create it (kubectl create namespace {namespace}), and label \
-         it {NAME_LABEL}={NAMESPACE} and pod-security.kubernetes.io/enforce=privileged; or install the DaemonSet"
+         it {NAME_LABEL}={NAMESPACE}; or install the DaemonSet. {}",
+        access::how_to_let_in(namespace)
     )
 }

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use anyhow::anyhow;
-use kube::{core::Status, runtime::watcher};
+use kube::{client::AuthError, config::ExecConfig, core::Status, runtime::watcher};
 
 use crate::Request;
 
@@ -18,8 +18,38 @@ pub struct Forbidden {
 pub(crate) fn explain(server: &str, request: Request<'_>, error: kube::Error) -> anyhow::Error {
     match error {
         kube::Error::Api(status) => refusal(server, request, &status),
+        kube::Error::Auth(error) => anyhow!("Kubernetes API at {server}: {request}: {}", login(None, &error)),
         other => anyhow!("Kubernetes API at {server}: {request}: {}", root(&other.into())),
     }
+}
+
+/// The error of a client that cannot be made, by the kubeconfig's `plugin` or without one.
+pub(crate) fn explain_client(plugin: Option<&ExecConfig>, error: kube::Error) -> anyhow::Error {
+    match error {
+        kube::Error::Auth(error) => anyhow!("kubeconfig: {}", login(plugin, &error)),
+        other => anyhow!("setting up the Kubernetes client: {}", root(&other.into())),
+    }
+}
+
+/// What kept somebody from logging in. What a plugin prints to stdout is secret.
+fn login(plugin: Option<&ExecConfig>, error: &AuthError) -> String {
+    let name = plugin.and_then(|plugin| plugin.command.as_deref());
+    let hint = plugin.and_then(|plugin| plugin.install_hint.as_deref()).unwrap_or("is it on the PATH?");
+    match error {
+        AuthError::AuthExecStart(error) => {
+            let name = name.unwrap_or("what logs in there");
+            format!("{name}, by which to log in, cannot be run: {error}; {}", one_line(hint))
+        }
+        AuthError::AuthExecRun { cmd, out } => {
+            let said = one_line(&String::from_utf8_lossy(&out.stderr));
+            format!("`{cmd}`, by which to log in, failed ({}): {said}", out.status)
+        }
+        other => other.to_string(),
+    }
+}
+
+fn one_line(text: &str) -> String {
+    text.lines().map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join(" ")
 }
 
 /// The same of a watch; `request` is what is asked with a verb.

@@ -3,6 +3,7 @@
 use std::{fmt, marker::PhantomData};
 
 use bytes::{Buf as _, Bytes, BytesMut};
+use serde::{Deserialize, Serialize};
 
 #[cfg(target_os = "linux")]
 use super::compression::Compressor;
@@ -56,7 +57,7 @@ pub trait Frame: Sized {
 }
 
 /// Why a stream cannot be read on.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Broken {
     /// The other end is no sniff; the start of what it says instead, as printable ASCII.
     Foreign(String),
@@ -74,8 +75,9 @@ impl fmt::Display for Broken {
             Self::Foreign(text) => write!(f, "the other end is not sniff, it says: {text}"),
             Self::Protocol(theirs) => write!(
                 f,
-                "the other end speaks protocol {theirs}, this sniff {} speaks {PROTOCOL}: use the same version on both",
-                env!("CARGO_PKG_VERSION")
+                "the other end speaks protocol {theirs}, this sniff {} speaks {PROTOCOL}: update {}",
+                env!("CARGO_PKG_VERSION"),
+                if *theirs < PROTOCOL { "the other end" } else { "this one" }
             ),
             Self::Cut => write!(f, "the stream was cut off"),
             Self::Malformed(what) => write!(f, "the stream is garbled: {what}"),
@@ -185,6 +187,11 @@ impl<M: Frame> Decoder<M> {
         let payload =
             if flags & COMPRESSED != 0 { decompress(&payload).map_err(Broken::Malformed)? } else { payload };
         M::from_payload(kind, payload).map(Some).map_err(Broken::Malformed)
+    }
+
+    /// What has come behind the last message, where somebody else reads on.
+    pub fn rest(self) -> Bytes {
+        self.buffered.freeze()
     }
 
     /// To be asked at the end of the stream.

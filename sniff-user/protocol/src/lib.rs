@@ -12,6 +12,8 @@
 //! another. Bit 0 of the flags says that the payload, which then is packets, is one zstd frame. All other payloads are
 //! JSON, or empty. [`ToClient`] and [`ToNode`] list the kinds, [`message`] what they carry.
 //!
+//! At the [`door`] of an agent, tokens are shown first, in frames of the same kind.
+//!
 //! Nothing that comes in is trusted: lengths are checked before memory is taken, unknown kinds are errors, and packets
 //! are decompressed no further than a frame may be large. Unknown members of JSON objects are passed over, so that
 //! neighbouring versions with the same [`PROTOCOL`] understand each other.
@@ -19,6 +21,7 @@
 //! Nothing here does I/O: [`Decoder`] is fed bytes, and writing appends to a `Vec<u8>`.
 
 mod compression;
+pub mod door;
 mod frame;
 pub mod message;
 pub mod request;
@@ -28,7 +31,9 @@ mod version;
 pub use compression::Compressor;
 #[cfg(target_os = "linux")]
 pub use frame::frame_packets;
-pub use frame::{Broken, Decoder, Frame, HEADER_LEN, MAX_JSON, MAX_PAYLOAD, PREFACE, PROTOCOL, encode};
+pub use frame::{
+    Broken, Decoder, Frame, HEADER_LEN, MAX_JSON, MAX_PAYLOAD, PREFACE, PROTOCOL, Payload, encode,
+};
 pub use message::{ToClient, ToNode};
 pub use version::Build;
 

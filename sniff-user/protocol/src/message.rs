@@ -81,6 +81,9 @@ pub struct NodeHello {
     /// Whether it knows [`CapturePlan::both_ends`].
     #[serde(default)]
     pub has_both_ends: bool,
+    /// Whether it knows [`ClientHello::reason`] and [`ClientHello::override_deny`].
+    #[serde(default)]
+    pub knows_reasons: bool,
 }
 
 /// The client's first message.
@@ -103,6 +106,12 @@ pub struct ClientHello {
     /// Whether it says [`ToNode::Goodbye`].
     #[serde(default)]
     pub says_goodbye: bool,
+    /// Why, for the node's audit.
+    #[serde(default)]
+    pub reason: Option<String>,
+    /// Whether pods are captured, too, that a label denies: where the node lets whoever asks.
+    #[serde(default)]
+    pub override_deny: bool,
 }
 
 /// What of the packets is captured; the options of `sniff` of the same names.
@@ -271,6 +280,9 @@ pub enum Event {
         target: TargetId,
         /// What is wrong, and what to do.
         error: String,
+        /// Whether it is not to be captured, which does not change by trying again.
+        #[serde(default)]
+        refused: bool,
     },
     /// All targets of the hello are attached, or have failed.
     Listening {
@@ -341,6 +353,8 @@ pub enum Code {
     Usage,
     /// A limit of the node refuses the session.
     RefusedLimit,
+    /// The node does not let sessions begin in this way.
+    NotAuthorised,
     /// The versions do not go together.
     VersionSkew,
     /// A target cannot be captured.
@@ -462,11 +476,11 @@ impl Frame for ToNode {
     }
 }
 
-fn json<'a>(value: &impl Serialize) -> Payload<'a> {
+pub(crate) fn json<'a>(value: &impl Serialize) -> Payload<'a> {
     Payload::Json(serde_json::to_vec(value).expect("plain structures of strings and numbers"))
 }
 
-fn parse<T: DeserializeOwned>(kind: u8, payload: &[u8]) -> Result<T, String> {
+pub(crate) fn parse<T: DeserializeOwned>(kind: u8, payload: &[u8]) -> Result<T, String> {
     if payload.len() > MAX_JSON {
         return Err(format!("frame of kind {kind:#04x} has {} bytes of JSON", payload.len()));
     }
@@ -477,6 +491,6 @@ fn empty<T>(kind: u8, payload: &[u8], message: T) -> Result<T, String> {
     if payload.is_empty() { Ok(message) } else { Err(format!("frame of kind {kind:#04x} is not empty")) }
 }
 
-fn unknown(kind: u8) -> String {
+pub(crate) fn unknown(kind: u8) -> String {
     format!("unknown frame of kind {kind:#04x}")
 }

@@ -1,6 +1,6 @@
 //! `/metrics` and `/healthz`, for a monitoring system that asks now and then: one request a connection.
 
-use std::{collections::VecDeque, convert::Infallible, sync::Arc, time::Duration};
+use std::{convert::Infallible, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{HeaderValue, Method, Request, Response, StatusCode, header::CONTENT_TYPE};
@@ -11,41 +11,26 @@ use log::debug;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::TcpListener,
-    task::AbortHandle,
-    time::{sleep, timeout},
 };
 
-use super::{Shared, lock};
+use super::{Shared, crowd, lock};
 
 /// Longest that a connection may last.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// Most connections at a time. One more takes the place of the oldest: whoever is silent holds nobody up.
-const MAX_CONNECTIONS: usize = 16;
 /// Most bytes of a request that are held.
 const MAX_REQUEST: usize = 8 << 10;
 
 /// Answers connections, of which few are open at a time.
 pub(super) async fn serve(listener: TcpListener, ledger: Shared) {
-    let mut open: VecDeque<AbortHandle> = VecDeque::new();
-    loop {
-        match listener.accept().await {
-            Ok((stream, peer)) => {
-                open.retain(|connection| !connection.is_finished());
-                if open.len() == MAX_CONNECTIONS {
-                    let _ = open.pop_front().as_ref().map(AbortHandle::abort);
-                }
-                let ledger = Arc::clone(&ledger);
-                let connection = tokio::spawn(async move {
-                    if !matches!(timeout(PATIENCE, answer(stream, &ledger)).await, Ok(Ok(()))) {
-                        debug!("the HTTP request of {peer} came to nothing");
-                    }
-                });
-                open.push_back(connection.abort_handle());
+    let attend = |stream, peer| {
+        let ledger = Arc::clone(&ledger);
+        async move {
+            if answer(stream, &ledger).await.is_err() {
+                debug!("the HTTP request of {peer} came to nothing");
             }
-            // Out of descriptors, say; that passes.
-            Err(_) => sleep(Duration::from_secs(1)).await,
         }
-    }
+    };
+    crowd::attend(listener, PATIENCE, attend).await;
 }
 
 async fn answer(stream: impl AsyncRead + AsyncWrite + Unpin, ledger: &Shared) -> hyper::Result<()> {

@@ -1,7 +1,7 @@
 //! The agent's book of sessions: who may begin, who must end, and the sums for `/metrics`.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fmt::{self, Write as _},
     time::Duration,
 };
@@ -9,7 +9,18 @@ use std::{
 use bytesize::ByteSize;
 use tokio::sync::watch;
 
-use super::wire::{Granted, Registration, Report};
+use super::{
+    audit::Outcome,
+    wire::{Granted, Registration, Report},
+};
+
+/// Most namespaces that ends are counted for apart: each is a series of its own.
+const MAX_NAMESPACES: usize = 200;
+/// What stands for sessions beyond them, for those that captured the node, and for those that captured nothing. No namespace
+/// can be called so.
+const OF_OTHERS: &str = "_others";
+const OF_NODE: &str = "_node";
+const OF_NOBODY: &str = "_none";
 
 /// What the sessions of a node may take.
 #[derive(Clone, Copy, Debug, clap::Args)]
@@ -42,6 +53,12 @@ pub struct Limits {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct SessionId(u64);
 
+impl SessionId {
+    pub(super) fn number(self) -> u64 {
+        self.0
+    }
+}
+
 impl fmt::Display for SessionId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)
@@ -66,14 +83,24 @@ pub(super) struct Ledger {
     cut_short: u64,
     /// Of all sessions, those that have ended included.
     sum: Report,
+    /// How many have ended, by namespace and outcome.
+    ended: BTreeMap<String, BTreeMap<Outcome, u64>>,
     count: watch::Sender<usize>,
 }
 
 impl Ledger {
     /// An empty one.
     pub(super) fn new(limits: Limits) -> Self {
-        let (sessions, sum) = (BTreeMap::new(), Report::default());
-        Self { limits, sessions, started: 0, refused: 0, cut_short: 0, sum, count: watch::Sender::new(0) }
+        Self {
+            limits,
+            sessions: BTreeMap::new(),
+            started: 0,
+            refused: 0,
+            cut_short: 0,
+            sum: Report::default(),
+            ended: BTreeMap::new(),
+            count: watch::Sender::new(0),
+        }
     }
 
     /// How many sessions run, and every change of that.
@@ -101,7 +128,7 @@ impl Ledger {
         let note = (*duration > Some(limit)).then(|| {
             format!("this node ends captures after {} (--max-duration)", humantime::format_duration(limit))
         });
-        Ok((id, Granted { limit: Some(limit), note }))
+        Ok((id, Granted { limit: Some(limit), note, policy: None, remit: None }))
     }
 
     fn objection(&self, registration: &Registration) -> Option<String> {
@@ -163,6 +190,17 @@ impl Ledger {
         session.map(|session| session.report).unwrap_or_default()
     }
 
+    /// Counts how a session has ended that has captured pods of these namespaces, or the node itself: once in each.
+    pub(super) fn count_end(&mut self, (namespaces, has_node): (BTreeSet<&str>, bool), outcome: Outcome) {
+        let node = has_node.then_some(OF_NODE);
+        let nobody = (namespaces.is_empty() && !has_node).then_some(OF_NOBODY);
+        for namespace in namespaces.into_iter().chain(node).chain(nobody) {
+            let has_room = self.ended.contains_key(namespace) || self.ended.len() < MAX_NAMESPACES;
+            let namespace = if has_room { namespace } else { OF_OTHERS };
+            *self.ended.entry(namespace.to_owned()).or_default().entry(outcome).or_default() += 1;
+        }
+    }
+
     /// All in Prometheus' text format
     /// (<https://prometheus.io/docs/instrumenting/exposition_formats/#text-based-format>).
     pub(super) fn metrics(&self) -> String {
@@ -187,6 +225,18 @@ impl Ledger {
         metric("sniff_packets_delivered_total", "counter", "Packets that were sent to clients.", delivered);
         metric("sniff_packets_dropped_total", "counter", "Packets that were lost.", dropped);
         metric("sniff_sent_bytes_total", "counter", "Bytes that were sent to clients.", bytes);
+        if !self.ended.is_empty() {
+            text += "# HELP sniff_sessions_ended_total Captures that have ended; once for each namespace they had pods of.\n\
+                     # TYPE sniff_sessions_ended_total counter\n";
+        }
+        let ended =
+            self.ended.iter().flat_map(|(namespace, ends)| ends.iter().map(move |end| (namespace, end)));
+        for (namespace, (outcome, count)) in ended {
+            // A string in JSON is one here, too: neither has anything that would be escaped.
+            let outcome = serde_json::to_string(outcome).expect("a word");
+            let labels = format!("namespace=\"{namespace}\",outcome={outcome}");
+            let _ = writeln!(text, "sniff_sessions_ended_total{{{labels}}} {count}");
+        }
         text
     }
 }
@@ -211,9 +261,9 @@ mod tests {
         Registration {
             who: "ada@laptop".to_owned(),
             what: "shop/web".to_owned(),
-            filter: None,
             buffer_bytes: mib << 20,
             duration,
+            ..Registration::of_this_process()
         }
     }
 
@@ -259,6 +309,32 @@ mod tests {
         for line in ["sniff_sessions 1", "sniff_packets_dropped_total 2", "sniff_sent_bytes_total 2025"] {
             assert!(metrics.lines().any(|it| it == line), "{line} in {metrics}");
         }
+    }
+
+    #[test]
+    fn ends_are_counted_by_namespace_and_outcome_for_so_many_namespaces() {
+        let mut ledger = ledger();
+        ledger.count_end((BTreeSet::from(["shop", "tools"]), false), Outcome::InputClosed);
+        ledger.count_end((BTreeSet::from(["shop"]), true), Outcome::InputClosed);
+        ledger.count_end((BTreeSet::new(), false), Outcome::Failed);
+        let metrics = ledger.metrics();
+        for line in [
+            "sniff_sessions_ended_total{namespace=\"shop\",outcome=\"input-closed\"} 2",
+            "sniff_sessions_ended_total{namespace=\"tools\",outcome=\"input-closed\"} 1",
+            "sniff_sessions_ended_total{namespace=\"_node\",outcome=\"input-closed\"} 1",
+            "sniff_sessions_ended_total{namespace=\"_none\",outcome=\"failed\"} 1",
+        ] {
+            assert!(metrics.lines().any(|it| it == line), "{line} in {metrics}");
+        }
+        let many: Vec<String> = (0..1000).map(|at| format!("ns{at}")).collect();
+        ledger.count_end((many.iter().map(String::as_str).collect(), false), Outcome::Stopped);
+        ledger.count_end((BTreeSet::from(["shop"]), false), Outcome::InputClosed);
+        let metrics = ledger.metrics();
+        let series = metrics.lines().filter(|line| line.starts_with("sniff_sessions_ended_total{"));
+        assert_eq!(series.count(), MAX_NAMESPACES + 1);
+        let others = "sniff_sessions_ended_total{namespace=\"_others\",outcome=\"stopped\"} 804";
+        assert!(metrics.lines().any(|it| it == others), "{metrics}");
+        assert!(metrics.contains("{namespace=\"shop\",outcome=\"input-closed\"} 3\n"), "{metrics}");
     }
 
     #[test]

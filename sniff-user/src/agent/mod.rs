@@ -1,12 +1,19 @@
-//! `sniff agent`: the main process of sniff's pod on a node. Captures are `sniff serve` processes that others start
-//! beside it; each asks the agent for permission over a Unix socket, and the connection lives as long as the session
-//! does. So the agent notices every end, `kill -9` included, without looking.
+//! `sniff agent`: the main process of sniff's pod on a node. Captures are `sniff serve` processes, which the agent starts
+//! for whoever comes in by its door, or others start beside it by exec, where it has no door or that is allowed. Each asks
+//! the agent for permission over a Unix socket, and the connection lives as long as the session does. So the agent notices
+//! every end, `kill -9` included, without looking.
 //!
 //! Without sessions it waits for connections and signals only: nothing wakes it up.
 
+pub mod audit;
+mod crowd;
+mod door;
+mod events;
 pub mod guest;
 mod http;
+mod judge;
 mod ledger;
+pub mod policy;
 pub mod wire;
 
 use std::{
@@ -34,8 +41,12 @@ use tokio::{
 
 pub use self::ledger::Limits;
 use self::{
+    audit::{Caller, Ending, Outcome, Record},
+    door::{Door, Started},
+    events::{Events, SessionEvents},
     ledger::{Ledger, SessionId},
-    wire::{Cause, Registration, Report, ToAgent, ToSession, Wire},
+    policy::Policy,
+    wire::{Cause, Granted, Registration, Report, ToAgent, ToSession, Wire},
 };
 
 /// Where an agent listens unless told otherwise. Not below /run, which in sniff's pods is the node's.
@@ -49,6 +60,10 @@ const TAIL: Duration = Duration::from_secs(300);
 const PATIENCE: Duration = Duration::from_secs(5);
 /// With `--once`: how long to wait for the first session.
 const FIRST_SESSION: Duration = Duration::from_secs(20);
+/// What is said to sessions that others have started, where they may not.
+const NOT_BY_EXEC: &str = "this node's agent takes no sessions that are started by exec (--allow-exec-sessions): come in by its \
+     door, with the rights to create pods/portforward in its namespace, and serviceaccounts/token named sniff-capture in the \
+     pods' namespace, or sniff-node in the agent's for the node's interfaces";
 /// Longest deadline; an `Instant` cannot take all of a `Duration`.
 const FOREVER: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 
@@ -59,13 +74,37 @@ pub struct Options {
     pub socket: PathBuf,
     /// Where it serves metrics and health, if anywhere.
     pub metrics_address: Option<SocketAddr>,
+    /// Where it lets in who shows tokens, if anywhere.
+    pub door: Option<SocketAddr>,
+    /// Whether there may be sessions that others start, although there is a door.
+    pub allow_exec_sessions: bool,
     /// What sessions may take.
     pub limits: Limits,
     /// Whether it ends when the first sessions have ended, or none has come within 20 seconds.
     pub once: bool,
+    /// Name of this node.
+    pub node: String,
+    /// What captures must keep to, if anything.
+    pub policy: Option<PathBuf>,
+    /// Whether captured pods get events that tell of it.
+    pub events: bool,
 }
 
 type Shared = Arc<Mutex<Ledger>>;
+
+/// What is the same for all sessions.
+#[derive(Clone)]
+struct Office {
+    ledger: Shared,
+    node: Arc<str>,
+    /// Read anew for each session.
+    policy: Option<Arc<Path>>,
+    events: Events,
+    /// Those that the agent has started itself.
+    started: Arc<Started>,
+    /// Whether others may start them.
+    by_exec: bool,
+}
 
 /// Serves until a signal, or with `--once` until the sessions are over.
 ///
@@ -82,9 +121,33 @@ pub async fn run(options: Options) -> Result<()> {
         info!("metrics and health on http://{address}");
         tokio::spawn(http::serve(listener, Arc::clone(&ledger)));
     }
+    let started = Arc::<Started>::default();
+    // Without a door there is no other way.
+    let by_exec = options.allow_exec_sessions || options.door.is_none();
+    if let Some(address) = options.door {
+        match Door::new(&options.node, options.socket.clone(), Arc::clone(&started)).await {
+            Ok(door) => {
+                let listener = TcpListener::bind(address).await;
+                let listener = listener.with_context(|| format!("cannot listen on {address} (--door)"))?;
+                info!("a door on {address}, for whoever may forward it and shows tokens");
+                tokio::spawn(door.serve(listener));
+            }
+            Err(error) if by_exec => warn!("nobody is let in at the door, only by exec: {error:#}"),
+            Err(error) => return Err(error),
+        }
+    }
     info!("waiting for sessions on {}", options.socket.display());
     let (running, is_running) = watch::channel(true);
-    let accepting = accept(&listener, &ledger, &is_running);
+    let node: Arc<str> = options.node.into();
+    let office = Office {
+        started,
+        by_exec,
+        ledger: Arc::clone(&ledger),
+        events: Events::new(Arc::clone(&node), options.events),
+        node,
+        policy: options.policy.map(Into::into),
+    };
+    let accepting = accept(&listener, &office, &is_running);
     tokio::select! {
         () = signals.next() => info!("a signal: the sessions are being ended"),
         () = over(&ledger), if options.once => info!("the sessions are over"),
@@ -120,12 +183,12 @@ async fn listen(path: &Path) -> Result<UnixListener> {
 /// Attends to everybody who connects; returns only when that is over for good.
 async fn accept(
     listener: &UnixListener,
-    ledger: &Shared,
+    office: &Office,
     is_running: &watch::Receiver<bool>,
 ) -> anyhow::Error {
     loop {
         match listener.accept().await {
-            Ok((stream, _)) => drop(tokio::spawn(attend(stream, Arc::clone(ledger), is_running.clone()))),
+            Ok((stream, _)) => drop(tokio::spawn(attend(stream, office.clone(), is_running.clone()))),
             // Out of descriptors, say; that passes.
             Err(error) => {
                 warn!("cannot take a connection: {error}");
@@ -146,7 +209,7 @@ async fn over(ledger: &Shared) {
 }
 
 /// One connection, from its first words to its end.
-async fn attend(stream: UnixStream, ledger: Shared, is_running: watch::Receiver<bool>) {
+async fn attend(stream: UnixStream, office: Office, is_running: watch::Receiver<bool>) {
     let Some(pid) = stream.peer_cred().ok().and_then(|peer| peer.pid()) else {
         return;
     };
@@ -154,24 +217,22 @@ async fn attend(stream: UnixStream, ledger: Shared, is_running: watch::Receiver<
     let answer = match timeout(PATIENCE, wire.next()).await {
         Ok(Ok(Some(ToAgent::Check))) => ToSession::Healthy,
         Ok(Ok(Some(ToAgent::Register(registration)))) => {
-            let admitted = lock(&ledger).admit(pid, &registration);
-            match admitted {
-                Ok((id, granted)) => {
+            let authority = office.started.take(pid);
+            let caller = authority.as_ref().map_or_else(Caller::exec, Caller::door);
+            if authority.is_none() && !office.by_exec {
+                warn!("refused {} (process {pid}): it was started by exec", registration.who);
+                let record = Record::new(&office.node, None, pid, caller, &registration);
+                note(record.refuse(&registration, NOT_BY_EXEC));
+                let _ = wire.send(&ToSession::NotAuthorised { why: NOT_BY_EXEC.to_owned() }).await;
+                return;
+            }
+            match office.admit(pid, caller, &registration) {
+                Ok((id, granted, record)) => {
+                    let granted = Granted { remit: authority.map(|authority| authority.remit), ..granted };
                     let Registration { who, what, filter, .. } = &registration;
                     let filter = filter.as_deref().unwrap_or("every packet");
                     info!("session {id} of {who} (process {pid}) begins: {what}; filter: {filter}");
-                    let limit = granted.limit;
-                    let mut why = None;
-                    if wire.send(&ToSession::Granted(granted)).await.is_ok() {
-                        why = follow(&mut wire, id, pid, limit, &ledger, is_running).await;
-                    }
-                    let Report { matched, delivered, dropped, bytes } = lock(&ledger).leave(id);
-                    let why = why.as_deref().unwrap_or("its process has gone without a word");
-                    info!(
-                        "session {id} has ended: {why}; {matched} packets received by filter, {delivered} delivered, \
-                         {dropped} dropped, {bytes} bytes sent"
-                    );
-                    return;
+                    return office.see_through(&mut wire, id, pid, granted, record, is_running).await;
                 }
                 Err(why) => {
                     warn!("refused {} (process {pid}): {why}", registration.who);
@@ -185,6 +246,125 @@ async fn attend(stream: UnixStream, ledger: Shared, is_running: watch::Receiver<
     let _ = wire.send(&answer).await;
 }
 
+impl Office {
+    /// Lets a session begin; the error says why not. Either is in the audit.
+    fn admit(
+        &self,
+        pid: i32,
+        caller: Caller,
+        registration: &Registration,
+    ) -> Result<(SessionId, Granted, Record), String> {
+        let admitted = self.policy_for(registration).and_then(|policy| {
+            let (id, granted) = lock(&self.ledger).admit(pid, registration)?;
+            Ok((id, Granted { policy, ..granted }))
+        });
+        let id = admitted.as_ref().ok().map(|(id, _)| *id);
+        let record = Record::new(&self.node, id, pid, caller, registration);
+        match admitted {
+            Ok((id, granted)) => match record.start(registration) {
+                Ok(()) => Ok((id, granted, record)),
+                Err(error) => {
+                    lock(&self.ledger).leave(id);
+                    Err(format!("the audit on this node cannot be written: {error}"))
+                }
+            },
+            Err(why) => {
+                note(record.refuse(registration, &why));
+                Err(why)
+            }
+        }
+    }
+
+    /// The policy that is to be kept to; the error says that there is none which could be.
+    fn policy_for(&self, registration: &Registration) -> Result<Option<String>, String> {
+        let Some(path) = &self.policy else { return Ok(None) };
+        let policy = Policy::read(path).map_err(|error| {
+            format!("nothing is captured on this node until its policy is mended (--policy): {error:#}")
+        })?;
+        if !registration.keeps_policy {
+            return Err("this node has a policy (--policy), which kubectl sniff keeps to and sniff by itself does not: \
+                        capture by kubectl sniff"
+                .to_owned());
+        }
+        Ok(Some(policy))
+    }
+
+    /// A session from its permission to its end.
+    async fn see_through(
+        &self,
+        wire: &mut Wire,
+        id: SessionId,
+        pid: i32,
+        granted: Granted,
+        record: Record,
+        is_running: watch::Receiver<bool>,
+    ) {
+        let limit = granted.limit;
+        let mut witness = Witness { record, events: self.events.of_session() };
+        let mut ending = None;
+        if wire.send(&ToSession::Granted(granted)).await.is_ok() {
+            ending = follow(wire, id, pid, limit, &self.ledger, &mut witness, is_running).await;
+        }
+        let Witness { record, events } = witness;
+        record.pods().iter().for_each(|pod| events.ended(pod, &record.on_whose_behalf()));
+        let ending = ending.unwrap_or_else(|| Ending {
+            outcome: Outcome::Vanished,
+            why: "its process has gone without a word".to_owned(),
+        });
+        let report = {
+            let mut ledger = lock(&self.ledger);
+            ledger.count_end(record.namespaces(), ending.outcome);
+            ledger.leave(id)
+        };
+        note(record.end(report, &ending));
+        let Report { matched, delivered, dropped, bytes } = report;
+        info!(
+            "session {id} has ended: {}; {matched} packets received by filter, {delivered} delivered, {dropped} dropped, \
+             {bytes} bytes sent",
+            ending.why
+        );
+    }
+}
+
+/// Who hears of what a session captures.
+struct Witness {
+    record: Record,
+    events: SessionEvents,
+}
+
+impl Witness {
+    /// Tells of a change.
+    fn take_down(&mut self, id: SessionId, change: ToAgent) {
+        let Self { record, events } = self;
+        match change {
+            ToAgent::Captures(captured) => {
+                info!("session {id} captures {}", captured.what);
+                let is_new = captured.pod.as_ref().filter(|pod| !record.pods().contains(*pod));
+                is_new.into_iter().for_each(|pod| events.begun(pod, &record.on_whose_behalf()));
+                note(record.joined(&captured));
+            }
+            ToAgent::Leaves(pod) => {
+                if record.pods().contains(&pod) {
+                    events.ended(&pod, &record.on_whose_behalf());
+                }
+                note(record.left(&pod));
+            }
+            ToAgent::Denied { what, why } => {
+                info!("session {id} does not capture {what}: {why}");
+                note(record.denied(&what, &why));
+            }
+            ToAgent::Check | ToAgent::Register(_) | ToAgent::Report(_) | ToAgent::End { .. } => {}
+        }
+    }
+}
+
+/// Says that something is missing in the audit.
+fn note(written: std::io::Result<()>) {
+    if let Err(error) = written {
+        warn!("the audit cannot be written, and something is missing there: {error}");
+    }
+}
+
 /// Hears a session's reports, and sees to it that it ends in time. Returns when it has, with the reason if that is known.
 async fn follow(
     wire: &mut Wire,
@@ -192,8 +372,9 @@ async fn follow(
     pid: i32,
     limit: Option<Duration>,
     ledger: &Shared,
+    witness: &mut Witness,
     mut is_running: watch::Receiver<bool>,
-) -> Option<String> {
+) -> Option<Ending> {
     let deadline = Instant::now() + limit.unwrap_or(FOREVER);
     let mut killing = None;
     let mut sent = 0;
@@ -208,11 +389,11 @@ async fn follow(
                     sent = report.bytes;
                     lock(ledger).report(id, &report).err().map(|why| (Cause::Bytes, why))
                 }
-                Ok(Some(ToAgent::Captures { what })) => {
-                    info!("session {id} captures {what}");
+                Ok(Some(change @ (ToAgent::Captures(_) | ToAgent::Leaves(_) | ToAgent::Denied { .. }))) => {
+                    witness.take_down(id, change);
                     None
                 }
-                Ok(Some(ToAgent::End { why })) => return Some(why),
+                Ok(Some(ToAgent::End { outcome, why })) => return Some(Ending { outcome, why }),
                 // It has ended, or speaks nonsense.
                 _ => return None,
             },
@@ -227,7 +408,8 @@ async fn follow(
                 warn!("session {id} (process {pid}) does not end: killed");
                 // Its connection is open, so the number is still its own.
                 let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
-                return Some("it did not end when it was told to, and was killed".to_owned());
+                let why = "it did not end when it was told to, and was killed".to_owned();
+                return Some(Ending { outcome: Outcome::Killed, why });
             }
         };
         if let Some((cause, why)) = ending

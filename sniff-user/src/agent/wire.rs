@@ -1,16 +1,21 @@
 //! What the agent and the sessions on its node say to each other: lines of JSON over a Unix socket. Both ends are the
 //! same program, often in the same container.
 
-use std::{env, io, path::Path, time::Duration};
+use std::{collections::BTreeSet, env, fmt, io, path::Path, time::Duration};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use sniff_common::MAX_SNAPLEN;
+use sniff_protocol::message::Reason;
 use tokio::{
     net::UnixStream,
     time::{Instant, sleep, timeout},
 };
 
-use super::AGENT_SOCKET;
+use super::{
+    AGENT_SOCKET,
+    audit::{Captured, Outcome, PodId, words},
+};
 
 /// Most bytes of a line.
 const MAX_LINE: usize = 64 << 10;
@@ -29,20 +34,31 @@ pub enum ToAgent {
     /// May I?
     Register(Registration),
     /// I capture this, too.
-    Captures {
+    Captures(Captured),
+    /// I capture this pod no more.
+    Leaves(PodId),
+    /// I was asked for this, and do not capture it.
+    Denied {
         /// Whom, in words.
         what: String,
+        /// Why not.
+        why: String,
     },
     /// What I have done.
     Report(Report),
     /// I end.
-    End { why: String },
+    End {
+        /// How.
+        outcome: Outcome,
+        /// The same in words.
+        why: String,
+    },
 }
 
 /// What a session is going to be.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Registration {
-    /// Who asks for it.
+    /// Who asks for it, by their own word.
     pub who: String,
     /// What is to be captured, in words.
     pub what: String,
@@ -52,6 +68,16 @@ pub struct Registration {
     pub buffer_bytes: u64,
     /// How long it is to last, if that is known.
     pub duration: Option<Duration>,
+    /// Why, in the words of whoever asks.
+    pub reason: Option<String>,
+    /// Most bytes kept of a packet.
+    pub snaplen: u32,
+    /// Whether only headers are kept.
+    pub headers: bool,
+    /// Whether pods are to be captured that a label denies.
+    pub override_deny: bool,
+    /// Whether it keeps to a policy.
+    pub keeps_policy: bool,
 }
 
 impl Registration {
@@ -64,6 +90,11 @@ impl Registration {
             filter: None,
             buffer_bytes: 0,
             duration: None,
+            reason: None,
+            snaplen: MAX_SNAPLEN,
+            headers: false,
+            override_deny: false,
+            keeps_policy: false,
         }
     }
 }
@@ -94,6 +125,11 @@ pub enum ToSession {
         /// Which limit, and what to do.
         why: String,
     },
+    /// You may not, whatever the limits.
+    NotAuthorised {
+        /// Which right is missing.
+        why: String,
+    },
     /// You must end now.
     End {
         /// What kind of reason.
@@ -104,13 +140,57 @@ pub enum ToSession {
 }
 
 /// What a session may do.
-#[derive(Debug, Default, Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize)]
 pub struct Granted {
     /// The longest that it may last.
     pub limit: Option<Duration>,
     /// What of its wishes is not granted.
     pub note: Option<String>,
+    /// The policy that it keeps to, in YAML.
+    pub policy: Option<String>,
+    /// What may be captured; `None` is all, for whoever may exec into the agent's pod.
+    pub remit: Option<Remit>,
 }
+
+impl Granted {
+    /// Where there is nobody who could refuse anything: whoever starts a session there is root.
+    fn by_nobody() -> Self {
+        Self { limit: None, note: None, policy: None, remit: None }
+    }
+}
+
+/// What may be captured.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Remit {
+    /// The pods of these namespaces.
+    pub namespaces: BTreeSet<String>,
+    /// Whether the node's interfaces may be, and with them all pods, whose packets pass there.
+    pub node: bool,
+    /// The agent's namespace, where the account for the latter is.
+    pub sniff_namespace: String,
+}
+
+impl fmt::Display for Remit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.node {
+            return f.write_str("all that its node has");
+        }
+        let namespaces: Vec<&str> = self.namespaces.iter().map(String::as_str).collect();
+        write!(f, "pods of {}", namespaces.join(", "))
+    }
+}
+
+/// A session may not be, or may not capture something, whatever the limits.
+#[derive(Debug)]
+pub struct NotAuthorised(pub String);
+
+impl fmt::Display for NotAuthorised {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for NotAuthorised {}
 
 /// Why a session must end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -122,6 +202,16 @@ pub enum Cause {
     Bytes,
     /// The agent itself ends.
     Shutdown,
+}
+
+impl From<Cause> for Reason {
+    fn from(cause: Cause) -> Self {
+        match cause {
+            Cause::Duration => Self::Deadline,
+            Cause::Bytes => Self::Failed,
+            Cause::Shutdown => Self::Signal,
+        }
+    }
 }
 
 /// One end of a connection.
@@ -201,7 +291,7 @@ impl Grant {
         let mut wire = match connected {
             Ok(stream) => Wire::new(stream),
             Err(error) if socket.is_none() && error.kind() == io::ErrorKind::NotFound => {
-                return Ok(Self { wire: None, granted: Granted::default() });
+                return Ok(Self { wire: None, granted: Granted::by_nobody() });
             }
             Err(error) => {
                 let what = format!("sniff agent does not listen on {}: start it anew", path.display());
@@ -216,6 +306,7 @@ impl Grant {
         match answer.context("asking sniff agent")? {
             Some(ToSession::Granted(granted)) => Ok(Self { wire: Some(wire), granted }),
             Some(ToSession::Refused { why }) => bail!("{why}"),
+            Some(ToSession::NotAuthorised { why }) => Err(NotAuthorised(why).into()),
             _ => bail!("sniff agent on {} gives no clear answer", path.display()),
         }
     }
@@ -228,6 +319,21 @@ impl Grant {
     /// What of the session's wishes was not granted.
     pub fn note(&self) -> Option<&str> {
         self.granted.note.as_deref()
+    }
+
+    /// The policy that the session keeps to, in YAML.
+    pub fn policy(&self) -> Option<&str> {
+        self.granted.policy.as_deref()
+    }
+
+    /// What may be captured; `None` is all.
+    pub fn remit(&self) -> Option<&Remit> {
+        self.granted.remit.as_ref()
+    }
+
+    /// Whether it may capture what may be captured of the node, and so pods that a label denies, too.
+    pub fn may_override(&self) -> bool {
+        self.remit().is_none_or(|remit| remit.node)
     }
 
     /// Returns when the session must end, with the reason. It may be given up half-way and asked again.
@@ -246,14 +352,24 @@ impl Grant {
         self.tell(&ToAgent::Report(*report)).await;
     }
 
-    /// Tells the agent whom the session captures besides, in words.
-    pub async fn captures(&mut self, what: String) {
-        self.tell(&ToAgent::Captures { what }).await;
+    /// Tells the agent whom the session captures besides.
+    pub async fn captures(&mut self, captured: Captured) {
+        self.tell(&ToAgent::Captures(captured.bounded())).await;
     }
 
-    /// Tells the agent why the session ends: its last words.
-    pub async fn end(mut self, why: String) {
-        self.tell(&ToAgent::End { why }).await;
+    /// Tells the agent whom the session captures no more.
+    pub async fn leaves(&mut self, pod: PodId) {
+        self.tell(&ToAgent::Leaves(pod)).await;
+    }
+
+    /// Tells the agent whom the session was asked for and does not capture, and why.
+    pub async fn denied(&mut self, what: String, why: &str) {
+        self.tell(&ToAgent::Denied { what, why: words(why) }).await;
+    }
+
+    /// Tells the agent how the session ends: its last words.
+    pub async fn end(mut self, outcome: Outcome, why: String) {
+        self.tell(&ToAgent::End { outcome, why }).await;
     }
 
     /// When the agent has gone, [`Self::revoked`] says so.

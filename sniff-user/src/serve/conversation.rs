@@ -8,6 +8,7 @@ use log::{debug, info, warn};
 use sniff_cli::exit;
 use sniff_common::Counters;
 use sniff_filter::Filters;
+use sniff_kubernetes::consent::LABEL;
 use sniff_pcapng::LinkType;
 use sniff_protocol::{
     ToClient, ToNode,
@@ -20,12 +21,16 @@ use tokio::{
 
 use super::{
     MAX_INTERFACES,
+    consent::NoConsent,
     input::Input,
-    members::{Member, Members},
+    members::{Agreed, Member, Members},
     output::ClientWriter,
 };
 use crate::{
-    agent::wire::{Cause, Grant, Report},
+    agent::{
+        audit::{Captured, PodId},
+        wire::{Grant, NotAuthorised, Report},
+    },
     capture::{Event, Order, Progress, tap::link_type},
     system::privileges,
     targets::{Arrivals, Awaited, Interface, PodRef, Scope, runtime::Arrival},
@@ -65,6 +70,10 @@ pub(super) struct Conversation<'a> {
     fullest_percent: u8,
     told: Stats,
     told_at: Instant,
+    /// When a policy ends it, and the words for that.
+    longest: Option<(Instant, String)>,
+    /// What was said of policies.
+    policies_told: HashSet<String>,
 }
 
 /// The capture, as far as it is talked to.
@@ -104,6 +113,8 @@ impl<'a> Conversation<'a> {
             fullest_percent: 0,
             told,
             told_at,
+            longest: None,
+            policies_told: HashSet::new(),
         }
     }
 
@@ -115,6 +126,12 @@ impl<'a> Conversation<'a> {
         lease: Duration,
         duration: Option<Duration>,
     ) -> Option<Reason> {
+        // Meanwhile the capture prepares itself. A client that goes is noticed below.
+        let settled = async {
+            self.members.settle().await;
+            Ok(())
+        };
+        let _ = self.input.unless_gone(settled).await;
         for target in targets {
             self.admit(target, None).await;
         }
@@ -161,13 +178,15 @@ impl<'a> Conversation<'a> {
                 Some((arrival, awaited)) = self.arrivals.next() => self.meet(arrival, awaited).await,
                 (cause, why) = self.grant.revoked() => {
                     self.fail(Code::RefusedLimit, &anyhow!(why));
-                    return Some(match cause {
-                        Cause::Duration => Reason::Deadline,
-                        Cause::Bytes => Reason::Failed,
-                        Cause::Shutdown => Reason::Signal,
-                    });
+                    return Some(cause.into());
                 }
+                () = self.members.consent_changes() => self.heed_consent().await,
                 () = self.output.broken() => return Some(Reason::Failed),
+                () = at(self.longest.as_ref().map(|(at, _)| *at)) => {
+                    let why = self.longest.take().map(|(_, why)| why).unwrap_or_default();
+                    self.fail(Code::RefusedLimit, &anyhow!(why));
+                    return Some(Reason::Deadline);
+                }
                 () = sleep_until(heard + lease) => return Some(Reason::Lease),
                 () = at(over) => return Some(Reason::Duration),
                 () = sleep_until(self.told_at + KEEP_ALIVE) => self.tell_stats(),
@@ -185,9 +204,8 @@ impl<'a> Conversation<'a> {
         mut is_over: oneshot::Receiver<()>,
     ) -> Grant {
         self.capture.orders = mpsc::channel(1).0;
-        let stdout = self.output.stdout();
         let mut lease_ends = (!is_lost).then(|| Instant::now() + lease);
-        let mut moved = (stdout.moved(), Instant::now());
+        let mut moved = (self.progress.moved(), Instant::now());
         loop {
             tokio::select! {
                 _ = &mut is_over => return self.grant,
@@ -206,8 +224,8 @@ impl<'a> Conversation<'a> {
                 self.report().await;
             }
             lease_ends = lease_ends.filter(|ends| Instant::now() < *ends);
-            if stdout.moved() != moved.0 || lease_ends.is_some() {
-                moved = (stdout.moved(), Instant::now());
+            if self.progress.moved() != moved.0 || lease_ends.is_some() {
+                moved = (self.progress.moved(), Instant::now());
             }
             if moved.1.elapsed() >= LAST_WORDS {
                 warn!("ended: nobody takes the packets that are left");
@@ -250,21 +268,71 @@ impl<'a> Conversation<'a> {
         self.known.insert(target.id.clone());
         let event = match self.join(&target, comment).await {
             Ok(interfaces) => {
-                self.grant.captures(target.id.to_string()).await;
+                self.tell_of_capture(&target.id).await;
                 Told::TargetAdded { target: target.id, interfaces }
             }
             // It was not even tried to the end.
             Err(_) if self.input.is_told_to_stop() => return,
             Err(error) => {
-                Told::TargetFailed { target: target.id, error: format!("{:#}", privileges::advise(error)) }
+                let refused = error.is::<NoConsent>() || error.is::<NotAuthorised>();
+                let error = format!("{:#}", privileges::advise_session(error));
+                if refused {
+                    self.grant.denied(target.id.to_string(), &error).await;
+                }
+                Told::TargetFailed { target: target.id, error, refused }
             }
         };
         self.output.tell(ToClient::Event(event));
     }
 
+    /// Tells the agent whom the session captures besides and how, and the client what of that a policy demands.
+    async fn tell_of_capture(&mut self, id: &TargetId) {
+        let Some(Member { pod, agreed, interfaces, .. }) = self.members.get(id) else { return };
+        let names: Vec<&str> = interfaces.iter().map(|interface| interface.name.as_str()).collect();
+        let what = match id {
+            TargetId::Pod { .. } => id.to_string(),
+            TargetId::Node => format!("{id} ({})", names.join(", ")),
+        };
+        let (pod, Agreed { terms, duration }) = (pod.as_ref().map(PodId::from), agreed.clone());
+        if let Some(why) = &terms.overridden {
+            warn!("{id} is captured though {why} (--override-deny)");
+        }
+        let whose = pod.as_ref().map_or_else(|| id.to_string(), |pod| format!("pods of {}", pod.namespace));
+        if !terms.policy.is_empty() {
+            let text = format!("by the policy of this node, of {whose}: {}", terms.policy.join(", "));
+            if self.policies_told.insert(text.clone()) {
+                self.output.tell(ToClient::Event(Told::Note { level: Level::Info, text }));
+            }
+        }
+        if let Some(longest) = duration {
+            let ends = Instant::now() + longest;
+            if self.longest.as_ref().is_none_or(|(at, _)| ends < *at) {
+                let longest = humantime::format_duration(longest);
+                let why = format!("the longest capture of {whose} is {longest}, by the policy of this node");
+                self.longest = Some((ends, why));
+            }
+        }
+        self.grant.captures(Captured { what, pod, terms }).await;
+    }
+
+    /// Takes leave of those that do not consent any more.
+    async fn heed_consent(&mut self) {
+        for (target, why) in self.members.revoked() {
+            let error = format!("it must not be captured any more: {why}");
+            warn!("{target}: {error}");
+            self.leave(&target).await;
+            self.grant.denied(target.to_string(), &error).await;
+            self.output.tell(ToClient::Event(Told::TargetFailed { target, error, refused: true }));
+        }
+    }
+
     /// Has a pod that was awaited captured as soon as it has an interface, or now if that cannot be told.
     async fn meet(&mut self, arrival: Arrival, awaited: Awaited) {
-        let Arrival { namespace, name, uid, netns, at, was_there, .. } = arrival;
+        let Arrival { namespace, name, uid, labels, netns, at, was_there } = arrival;
+        // The client is told why when it names the pod, as it does once the API tells of it.
+        if !self.members.may_capture(&namespace) {
+            return;
+        }
         let id = TargetId::Pod { namespace: namespace.clone(), name: name.clone(), uid: uid.clone() };
         let is_known = !self.known.insert(id.clone());
         if is_known && was_there || self.members.has(&id) && !self.members.waits(&id) {
@@ -276,15 +344,23 @@ impl<'a> Conversation<'a> {
             let target = Target { interfaces, ..Target::new(id) };
             return self.admit(target, Some(JOINED)).await;
         };
-        let pod = PodRef { namespace, name, uid, facts: Arc::default() };
-        match Scope::of_new_pod(pod, &netns, awaited.interfaces, at) {
-            Ok(Some(scope)) => {
+        let capture_label = labels.get(LABEL).cloned();
+        let pod = PodRef { namespace, name, uid, facts: Arc::default(), capture_label };
+        match Scope::of_new_pod(pod.clone(), &netns, awaited.interfaces, at) {
+            Ok(Some(mut scope)) => {
+                let agreed = match self.members.agree(&mut scope) {
+                    Ok(agreed) => agreed,
+                    // The client names it in its turn, and hears that then.
+                    Err(error) => return info!("{id} has come and is not captured: {error:#}"),
+                };
                 self.output.tell_first(ToClient::Event(Told::TargetArrived { target: id.clone() })).await;
-                self.grant.captures(id.to_string()).await;
                 let (interfaces, scopes) = (Vec::new(), vec![scope]);
-                let member = Member { id, interfaces: Vec::new(), scopes: scopes.clone() };
+                let pod = Some(pod);
+                let member =
+                    Member { id: id.clone(), interfaces: Vec::new(), scopes: scopes.clone(), pod, agreed };
                 // A capture that has ended is noticed elsewhere.
                 let _ = self.take_in(member).await;
+                self.tell_of_capture(&id).await;
                 let _ = self.order(|done| Order::Join { interfaces, scopes, comment: None, done }).await;
             }
             Ok(None) => {}
@@ -295,6 +371,11 @@ impl<'a> Conversation<'a> {
     async fn join(&mut self, target: &Target, comment: Option<&str>) -> Result<Vec<String>> {
         let found = self.input.unless_gone(self.members.find(target)).await?;
         for interface in &found.interfaces {
+            if interface.demands.filter.is_some() {
+                // What is demanded besides must not mend what is no filter.
+                let asked = interface.filter.clone().or_else(|| self.capture.general.clone());
+                self.compile(asked, link_type(interface)).await?;
+            }
             let expression = interface.expression(self.capture.general.as_deref());
             self.compile(expression, link_type(interface)).await?;
         }
@@ -376,12 +457,19 @@ impl<'a> Conversation<'a> {
     }
 
     async fn dismiss(&mut self, target: TargetId, why: &str) {
-        let Some(Member { interfaces, scopes, .. }) = self.members.leave(&target) else {
-            return;
-        };
-        let left = self.order(|done| Order::Leave { interfaces, scopes, done }).await;
+        let Some(left) = self.leave(&target).await else { return };
         let why = left.map_or_else(|error| format!("{error:#}"), |()| why.to_owned());
         self.output.tell(ToClient::Event(Told::TargetGone { target, why }));
+    }
+
+    /// Has a target captured no more, if it is.
+    async fn leave(&mut self, target: &TargetId) -> Option<Result<()>> {
+        let Member { interfaces, scopes, pod, .. } = self.members.leave(target)?;
+        let left = self.order(|done| Order::Leave { interfaces, scopes, done }).await;
+        if let Some(pod) = &pod {
+            self.grant.leaves(PodId::from(pod)).await;
+        }
+        Some(left)
     }
 
     /// Gives the capture an order and waits until it is carried out.
@@ -409,7 +497,7 @@ impl<'a> Conversation<'a> {
     /// Tells the agent what the client was told, and how many bytes have gone there.
     async fn report(&mut self) {
         let Stats { matched, delivered, dropped, .. } = self.told;
-        let bytes = self.output.stdout().moved();
+        let bytes = self.progress.moved();
         self.grant.report(&Report { matched, delivered, dropped, bytes }).await;
     }
 
@@ -417,14 +505,14 @@ impl<'a> Conversation<'a> {
         let (delivered, left_out) = (self.progress.delivered(), self.progress.left_out());
         let dropped = self.counters.lost();
         // Those were counted a while ago; what has been sent meanwhile was matched.
-        let matched = self.counters.matched.max(delivered + left_out + dropped);
+        let matched = self.counters.matched.max(delivered.saturating_add(left_out).saturating_add(dropped));
         Stats {
             matched,
             delivered,
             dropped,
             fullest_percent: self.fullest_percent,
             unreadable: self.counters.unreadable,
-            held_up: self.output.stdout().lost_meanwhile(self.progress.lost()).min(dropped),
+            held_up: self.progress.lost_meanwhile().min(dropped),
             left_out,
         }
     }

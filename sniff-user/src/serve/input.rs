@@ -1,23 +1,17 @@
-//! What the client says: a thread that reads frames from stdin.
+//! What the client says, by way of the front half, which reads its frames.
 
-use std::{
-    collections::VecDeque,
-    future,
-    io::{self, Read as _},
-    thread,
-    time::Duration,
-};
+use std::{collections::VecDeque, future, thread, time::Duration};
 
 use anyhow::{Result, bail};
-use sniff_protocol::{Broken, Decoder, ToNode};
+use sniff_protocol::{Broken, Frame as _, ToNode};
 use tokio::{sync::mpsc, time::timeout};
+
+use crate::halves::{link, message::Heard};
 
 /// Messages that wait to be handled; a client that sends more has to wait too. Each may have a MiB.
 const QUEUED: usize = 4;
 /// Those that may come while something else is waited for.
 const EARLY: usize = 64;
-/// Bytes read at a time.
-const READ_BYTES: usize = 64 << 10;
 
 /// The client's messages.
 pub(super) struct Input {
@@ -31,10 +25,10 @@ pub(super) struct Input {
 }
 
 impl Input {
-    /// Starts to read. The thread ends with the input, or with the process.
-    pub(super) fn start(lease: Duration) -> Result<Self> {
+    /// Starts to listen. The thread ends with the input, or with the process.
+    pub(super) fn start(talk: link::Receiver, lease: Duration) -> Result<Self> {
         let (sender, receiver) = mpsc::channel(QUEUED);
-        thread::Builder::new().name("input".to_owned()).spawn(move || read(&sender))?;
+        thread::Builder::new().name("input".to_owned()).spawn(move || listen(talk, &sender))?;
         Ok(Self { messages: receiver, early: VecDeque::new(), lease, says_goodbye: false })
     }
 
@@ -95,32 +89,19 @@ impl Input {
     }
 }
 
-fn read(messages: &mpsc::Sender<Result<ToNode, Broken>>) {
-    let mut decoder = Decoder::new();
-    let mut buffer = vec![0; READ_BYTES];
-    let mut stdin = io::stdin().lock();
+fn listen(mut talk: link::Receiver, messages: &mpsc::Sender<Result<ToNode, Broken>>) {
     loop {
-        loop {
-            match decoder.next() {
-                Ok(Some(message)) => {
-                    if messages.blocking_send(Ok(message)).is_err() {
-                        return;
-                    }
-                }
-                Ok(None) => break,
-                Err(broken) => return drop(messages.blocking_send(Err(broken))),
+        let message = match talk.next() {
+            Ok(Some(Heard::Said(kind, payload))) => {
+                ToNode::from_payload(kind, payload.into()).map_err(Broken::Malformed)
             }
+            Ok(Some(Heard::Broken(broken))) => Err(broken),
+            Ok(Some(Heard::Closed) | None) => return,
+            Err(error) => Err(Broken::Malformed(error.to_string())),
+        };
+        let is_last = message.is_err();
+        if messages.blocking_send(message).is_err() || is_last {
+            return;
         }
-        match stdin.read(&mut buffer) {
-            Ok(0) => break,
-            Ok(len) => decoder.push(&buffer[..len]),
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            // As good as closed.
-            Err(_) => break,
-        }
-    }
-    // A pipe that breaks in the middle of a frame was closed, too; only what never was a client is worth words.
-    if let Err(broken @ Broken::Foreign(_)) = decoder.finish() {
-        drop(messages.blocking_send(Err(broken)));
     }
 }

@@ -1,18 +1,29 @@
 //! Who is captured in a session: from the targets that a client names to interfaces, and back.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Duration};
 
 use anyhow::{Result, ensure};
 use log::warn;
 use sniff_protocol::message::{self, Target, TargetId};
 
-use super::own_stream::OwnStream;
-use crate::targets::{self, Awaited, AwaitedBy, FilteredTarget, Interface, Scope};
+use super::{consent::Consent, own_stream::OwnStream};
+use crate::{
+    agent::{
+        audit::Terms,
+        policy::{Demanded, Whom},
+        wire::Remit,
+    },
+    targets::{self, Awaited, AwaitedBy, FilteredTarget, Interface, PodRef, Scope},
+};
 
 /// The targets that are captured.
 pub(super) struct Members {
     cri_socket: Option<PathBuf>,
     node_name: Option<String>,
+    asked: Asked,
+    /// What may be captured; `None` is all.
+    remit: Option<Remit>,
+    consent: Consent,
     joined: Vec<Member>,
 }
 
@@ -24,26 +35,106 @@ pub(super) struct Member {
     pub(super) interfaces: Vec<Interface>,
     /// Where others may come.
     pub(super) scopes: Vec<Scope>,
+    /// The pod, as the node knows it, unless it is the node.
+    pub(super) pod: Option<PodRef>,
+    /// On what terms it is captured.
+    pub(super) agreed: Agreed,
+}
+
+/// What a capture was agreed to be.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Agreed {
+    /// What is said of that where it is kept.
+    pub(super) terms: Terms,
+    /// The longest that it may last.
+    pub(super) duration: Option<Duration>,
+}
+
+/// What a client has asked for, for all of its targets.
+#[derive(Clone, Debug)]
+pub(super) struct Asked {
+    pub(super) filter: Option<String>,
+    pub(super) snaplen: u32,
+    pub(super) headers: bool,
 }
 
 impl Members {
     /// Nobody yet.
-    pub(super) fn new(cri_socket: Option<PathBuf>, node_name: Option<String>) -> Self {
-        Self { cri_socket, node_name, joined: Vec::new() }
+    pub(super) fn new(
+        cri_socket: Option<PathBuf>,
+        node_name: Option<String>,
+        asked: Asked,
+        remit: Option<Remit>,
+        consent: Consent,
+    ) -> Self {
+        Self { cri_socket, node_name, asked, remit, consent, joined: Vec::new() }
+    }
+
+    /// Whether pods of the namespace may be captured.
+    pub(super) fn may_capture(&self, namespace: &str) -> bool {
+        self.remit.as_ref().is_none_or(|remit| remit.check_namespace(namespace).is_ok())
+    }
+
+    /// Waits until it is known who consents, as far as it can be.
+    pub(super) async fn settle(&mut self) {
+        self.consent.settle().await;
+    }
+
+    /// Returns when it may be that somebody does not consent any more.
+    pub(super) async fn consent_changes(&mut self) {
+        self.consent.changed().await;
+    }
+
+    /// The targets that do not consent any more, and why.
+    pub(super) fn revoked(&self) -> Vec<(TargetId, String)> {
+        let revoked = |member: &Member| {
+            let why = self.consent.objection_now(member.pod.as_ref()?)?;
+            Some((member.id.clone(), why))
+        };
+        self.joined.iter().filter_map(revoked).collect()
+    }
+
+    /// Has the capture of whatever is at `scope` keep to what is demanded; returns what was agreed to.
+    ///
+    /// # Errors
+    ///
+    /// When it is not to be captured so.
+    pub(super) fn agree(&self, scope: &mut Scope) -> Result<Agreed> {
+        let (whom, overridden) = match scope.pod() {
+            Some(pod) => (Whom::Namespace(&pod.namespace), self.consent.ask(pod)?),
+            None => (Whom::Node, None),
+        };
+        let general = self.asked.filter.as_deref();
+        let Demanded { demands, duration, .. } = self.consent.demanded(whom, scope.asked_filter(general))?;
+        let longest = duration.map(|longest| format!("at most {}", humantime::format_duration(longest)));
+        let policy = demands.in_words().chain(longest).collect();
+        let (snaplen, headers) = (demands.snaplen(self.asked.snaplen), demands.headers || self.asked.headers);
+        scope.demand(demands);
+        let terms = Terms { filter: scope.expression(general), snaplen, headers, policy, overridden };
+        Ok(Agreed { terms, duration })
+    }
+
+    /// The target, if it is captured, or waits for another interface.
+    pub(super) fn get(&self, id: &TargetId) -> Option<&Member> {
+        self.joined.iter().find(|member| member.id == *id)
     }
 
     /// Whether the target is captured, or was and waits for another interface.
     pub(super) fn has(&self, id: &TargetId) -> bool {
-        self.joined.iter().any(|member| member.id == *id)
+        self.get(id).is_some()
     }
 
     /// A target that is to join, with its interfaces.
     ///
     /// # Errors
     ///
-    /// When it is not on this node, is not what the client takes it for, or is captured as part of another.
+    /// When it must not be captured, is not on this node, is not what the client takes it for, or is captured as part of
+    /// another.
     pub(super) async fn find(&self, target: &Target) -> Result<Member> {
         let Target { id, interfaces, filter, .. } = target;
+        if let Some(remit) = &self.remit {
+            remit.check(id)?;
+        }
         let with_filter =
             |target| FilteredTarget { target, filter: filter.clone().filter(|text| !text.is_empty()) };
         let (wanted, options) = match id {
@@ -58,7 +149,18 @@ impl Members {
                 (all.collect(), self.options(Vec::new()))
             }
         };
-        let mut scopes = targets::scopes(&wanted, &options).await?;
+        let found = targets::scopes(&wanted, &options).await;
+        let mut scopes = found.map_err(|error| match &self.remit {
+            Some(remit) => remit.explain(error),
+            None => error,
+        })?;
+        if let Some(remit) = &self.remit {
+            remit.check_found(id, &scopes)?;
+        }
+        let mut agreed = Agreed::default();
+        for scope in &mut scopes {
+            agreed = self.agree(scope)?;
+        }
         let mut found = targets::interfaces_of(&scopes)?;
         if let (TargetId::Node, Some(port)) = (id, target.kubelet_port) {
             // Whatever it was asked for as.
@@ -81,7 +183,10 @@ impl Members {
                 anyhow::bail!("{} is captured already, as {}", interface.name, shared.name);
             }
         }
-        Ok(Member { id: id.clone(), interfaces: found, scopes })
+        // What is left out of it is known only here.
+        agreed.terms.filter = scopes.first().and_then(|scope| scope.expression(self.asked.filter.as_deref()));
+        let pod = scopes.iter().find_map(Scope::pod).cloned();
+        Ok(Member { id: id.clone(), interfaces: found, scopes, pod, agreed })
     }
 
     /// Whether the target is one, without an interface.
@@ -136,6 +241,7 @@ impl Members {
             node_name: self.node_name.clone(),
             // The client knows more.
             with_facts: false,
+            is_discreet: self.remit.as_ref().is_some_and(|remit| !remit.node),
         }
     }
 }

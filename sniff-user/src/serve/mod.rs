@@ -5,13 +5,13 @@
 //! nobody takes the packets, at the node's limits and on a signal. It always detaches first; what was captured then
 //! goes out as far as somebody takes it.
 
+mod consent;
 mod conversation;
 mod input;
-mod link;
 mod members;
 mod output;
 mod own_stream;
-mod packets;
+mod remit;
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
@@ -25,10 +25,10 @@ use sniff_pcapng::LinkType;
 use sniff_protocol::{
     Broken, Build, PROTOCOL, ToClient, ToNode,
     message::{
-        Awaited, CapturePlan, ClientHello, Code, End, Event as Told, Level, NodeError, NodeHello, Reason,
-        Target,
+        Awaited, AwaitedBy, CapturePlan, ClientHello, Code, End, Event as Told, Level, NodeError, NodeHello,
+        Reason, Target, TargetId,
     },
-    request::{Compress, Directions},
+    request::Directions,
 };
 use tokio::{
     sync::{mpsc, oneshot},
@@ -36,16 +36,21 @@ use tokio::{
 };
 
 use self::{
+    consent::{Consent, Labels},
     conversation::{Capture, Conversation},
     input::Input,
-    members::Members,
+    members::{Asked, Members},
     output::ClientWriter,
-    packets::Frames,
 };
 use crate::{
-    agent::wire::{Grant, Registration, Report},
+    agent::{
+        audit::{self, Outcome},
+        policy::Policy,
+        wire::{Grant, NotAuthorised, Registration, Report},
+    },
     bpf::ring::{self, Batch, Sorting},
-    capture::{self, Plan, Progress, Remote, Why},
+    capture::{self, Plan, Progress, Remote},
+    halves::{Compiler, Halves, Writer},
     system::{
         System, privileges,
         signals::{Attended, Signals},
@@ -82,6 +87,8 @@ pub struct Options {
     pub node_name: Option<String>,
     /// Socket of the agent, which then must be there; one is asked if there is one otherwise.
     pub agent_socket: Option<PathBuf>,
+    /// Whether the agent has started this session, and says what it may capture.
+    pub is_authorised: bool,
 }
 
 /// Why there is no session, or no more, in the client's terms.
@@ -100,18 +107,19 @@ fn failed(code: Code) -> impl Fn(anyhow::Error) -> Failure {
 /// # Errors
 ///
 /// When it failed; the client was told why.
-pub async fn run(args: Options) -> Result<()> {
-    let signals = Signals::take_over()?.attend()?;
-    let mut input = Input::start(HELLO_TIME)?;
-    let mut output = ClientWriter::start()?;
+pub async fn run(args: Options, halves: Halves) -> Result<()> {
+    let signals = Signals::take_over()?.attend(halves.board)?;
+    let (front, (heard, told)) = halves.writer()?;
+    let mut input = Input::start(heard, HELLO_TIME)?;
+    let mut output = ClientWriter::start(told, front.receipts(), front.board)?;
     let notes = output.sender();
     logging::also_tell(move |text| {
         notes.tell(ToClient::Event(Told::Note { level: Level::Warn, text: text.to_owned() }));
     });
-    let (end, result) = match session(args, &mut input, &mut output, signals).await {
+    let (end, result) = match session(args, front, &mut input, &mut output, signals).await {
         Ok(end) => (end, Ok(())),
         Err(Failure { code, error }) => {
-            let error = privileges::advise(error);
+            let error = privileges::advise_session(error);
             output.tell(ToClient::Error(NodeError { code, message: format!("{error:#}") }));
             (End { reason: Reason::Failed, ..End::default() }, Err(error))
         }
@@ -128,32 +136,37 @@ pub async fn run(args: Options) -> Result<()> {
 
 async fn session(
     args: Options,
+    front: Writer,
     input: &mut Input,
     output: &mut ClientWriter,
     signals: Attended,
 ) -> Result<End, Failure> {
     let system = System::this(args.node_name.as_deref()).map_err(failed(Code::Kernel))?;
-    let opened = match open(&args, system, input, output).await {
+    // Meanwhile the API answers.
+    let labels = Labels::follow(args.node_name.as_deref()).await;
+    let opened = match open(&args, system, front.compiler(), input, output).await {
         Err(_) if input.is_told_to_stop() => {
             return Ok(End { reason: Reason::Stopped, ..End::default() });
         }
         opened => opened?,
     };
-    let Opening { plan, targets, awaited, compress, lease, duration, grant } = opened;
-    let (stdout, progress) = (output.stdout(), Arc::<Progress>::default());
-    let frames = Frames::new(stdout.clone(), Arc::clone(&progress), compress)
-        .map_err(|error| failed(Code::Output)(error.into()))?;
+    let Opening { plan, targets, awaited, lease, duration, override_deny, grant } = opened;
+    let progress = Arc::new(Progress::new(front.board));
     let (orders, ordered) = mpsc::channel(1);
     let (events, happens) = mpsc::unbounded_channel();
     let awaited = awaited.into_iter().filter_map(members::awaited).collect();
     let arrivals = Arrivals::listen(awaited, args.cri_socket.clone(), THROUGH_THE_API);
-    let members = Members::new(args.cri_socket, args.node_name);
     let general = plan.filter.read().map_err(failed(Code::Filter))?;
+    let policy = grant.policy().map(Policy::parse).transpose().map_err(failed(Code::Other))?;
+    let consent = Consent::new(labels, policy.unwrap_or_default(), override_deny, grant.may_override());
+    let asked = Asked { filter: general.clone(), snaplen: plan.snaplen, headers: plan.headers };
+    let remit = grant.remit().cloned();
+    let members = Members::new(args.cri_socket, args.node_name, asked, remit, consent);
     let capture = Capture { orders, happens, filters: plan.filters.clone(), general };
     let mut conversation =
         Conversation::new(input, output, capture, arrivals, members, grant, Arc::clone(&progress));
-    let remote = Remote { orders: ordered, events, progress, names_others: true };
-    let capture = capture::serve(plan, Box::new(|| Ok(Box::new(frames))), remote, signals);
+    let remote = Remote { orders: ordered, events, progress: Arc::clone(&progress), names_others: true };
+    let capture = capture::serve(plan, front, remote, signals);
     let (over, is_over) = oneshot::channel();
     let conversation = async {
         let reason = conversation.hold(targets, lease, duration).await;
@@ -171,18 +184,37 @@ async fn session(
         let (why, accounts) = captured.map_err(failed(Code::Kernel))?;
         let (counters, Delivery { delivered, left_out, .. }) = accounts.totals();
         let (matched, dropped) = (counters.matched, counters.lost());
-        grant.report(&Report { matched, delivered, dropped, bytes: stdout.moved() }).await;
-        let (reason, seen) = (reason.unwrap_or(by_itself(why)), accounts.seen());
+        grant.report(&Report { matched, delivered, dropped, bytes: progress.moved() }).await;
+        let (reason, seen) = (reason.unwrap_or(why.into()), accounts.seen());
         Ok(End { reason, captured: delivered, matched, dropped, left_out, seen })
     };
     let ended: Result<End, Failure> = ended.await;
-    grant
-        .end(match &ended {
-            Ok(end) => in_words(end.reason).to_owned(),
-            Err(Failure { error, .. }) => format!("it failed: {error:#}"),
-        })
-        .await;
+    match &ended {
+        Ok(end) => grant.end(end.reason.into(), in_words(end.reason).to_owned()).await,
+        Err(Failure { error, .. }) => grant.end(Outcome::Failed, format!("it failed: {error:#}")).await,
+    }
     ended
+}
+
+/// Whom a client asks for, each once; in words.
+fn asked_for(targets: &[Target], awaited: &[Awaited]) -> String {
+    let target = |Target { id, interfaces, .. }: &Target| match id {
+        TargetId::Pod { .. } => id.to_string(),
+        TargetId::Node => format!("{id} ({})", interfaces.join(", ")),
+    };
+    let to_come = |Awaited { namespace, by, .. }: &Awaited| match (by, namespace) {
+        (AwaitedBy::Name { name }, Some(namespace)) => format!("{namespace}/{name}"),
+        (AwaitedBy::Name { name }, None) => format!("{name} in any namespace"),
+        (AwaitedBy::Labels { selector }, Some(namespace)) => format!("pods of {namespace} with '{selector}'"),
+        (AwaitedBy::Labels { selector }, None) => format!("pods of any namespace with '{selector}'"),
+    };
+    let mut all: Vec<String> = Vec::new();
+    for words in targets.iter().map(target).chain(awaited.iter().map(to_come)) {
+        if !all.contains(&words) {
+            all.push(words);
+        }
+    }
+    all.join(", ")
 }
 
 /// As much of a text as the node's log takes.
@@ -212,9 +244,9 @@ struct Opening {
     plan: Plan,
     targets: Vec<Target>,
     awaited: Vec<Awaited>,
-    compress: Compress,
     lease: Duration,
     duration: Option<Duration>,
+    override_deny: bool,
     grant: Grant,
 }
 
@@ -222,6 +254,7 @@ struct Opening {
 async fn open(
     args: &Options,
     system: System,
+    compiler: Compiler,
     input: &mut Input,
     output: &ClientWriter,
 ) -> Result<Opening, Failure> {
@@ -233,34 +266,56 @@ async fn open(
         has_watermarks: true,
         waits_for_goodbye: true,
         has_both_ends: true,
+        knows_reasons: true,
     }));
-    let ClientHello { version, who, plan, targets, awaited, lease_seconds, says_goodbye } =
-        greeting(input).await?;
+    let ClientHello {
+        version,
+        who,
+        plan,
+        targets,
+        awaited,
+        lease_seconds,
+        says_goodbye,
+        reason,
+        override_deny,
+    } = greeting(input).await?;
     let who: String = who.chars().take(MAX_WHO).collect();
     let lease = Duration::from_secs(lease_seconds.clamp(LEASE.0, LEASE.1).into());
     input.agree(lease, says_goodbye);
     info!("{who} captures with kubectl sniff {version}");
     privileges::check().map_err(failed(Code::Kernel))?;
     privileges::raise_limits();
-    let (compress, duration) = (plan.compress, plan.duration_ms.map(Duration::from_millis));
-    let plan = plan_of(plan, system).map_err(failed(Code::Usage))?;
+    let duration = plan.duration_ms.map(Duration::from_millis);
+    let plan = plan_of(plan, system, compiler).map_err(failed(Code::Usage))?;
     conversation::check(&targets).map_err(failed(Code::Usage))?;
     conversation::check_awaited(&awaited).map_err(failed(Code::Usage))?;
     input.unless_gone(check_filter(&plan)).await.map_err(failed(Code::Filter))?;
-    let names: Vec<String> = targets.iter().map(|target| target.id.to_string()).collect();
     let registration = Registration {
         who,
-        what: logged(&names.join(", ")),
+        what: logged(&asked_for(&targets, &awaited)),
         filter: plan.filter.read().map_err(failed(Code::Filter))?.map(|filter| logged(&filter)),
         buffer_bytes: plan.ring_bytes.into(),
         duration,
+        reason: reason.as_deref().map(audit::claim),
+        snaplen: plan.snaplen,
+        headers: plan.headers,
+        override_deny,
+        keeps_policy: true,
     };
-    let grant =
-        Grant::ask(args.agent_socket.as_deref(), registration).await.map_err(failed(Code::RefusedLimit))?;
+    let asked = Grant::ask(args.agent_socket.as_deref(), registration).await;
+    let grant = asked.map_err(|error| {
+        let code = if error.is::<NotAuthorised>() { Code::NotAuthorised } else { Code::RefusedLimit };
+        Failure { code, error }
+    })?;
+    if args.is_authorised && grant.remit().is_none() {
+        let error =
+            anyhow::anyhow!("the agent of this node has started anew, and does not know this session");
+        return Err(Failure { code: Code::NotAuthorised, error });
+    }
     if let Some(note) = grant.note() {
         warn!("{note}");
     }
-    Ok(Opening { plan, targets, awaited, compress, lease, duration, grant })
+    Ok(Opening { plan, targets, awaited, lease, duration, override_deny, grant })
 }
 
 async fn greeting(input: &mut Input) -> Result<ClientHello, Failure> {
@@ -277,9 +332,19 @@ async fn greeting(input: &mut Input) -> Result<ClientHello, Failure> {
 }
 
 /// The plan of a session that begins without interfaces; numbers from outside are checked.
-fn plan_of(asked: CapturePlan, system: System) -> Result<Plan> {
-    let CapturePlan { filter, snaplen, headers, direction, count, buffer_bytes, attach, both_ends, .. } =
-        asked;
+fn plan_of(asked: CapturePlan, system: System, compiler: Compiler) -> Result<Plan> {
+    let CapturePlan {
+        filter,
+        snaplen,
+        headers,
+        direction,
+        count,
+        buffer_bytes,
+        attach,
+        both_ends,
+        compress,
+        ..
+    } = asked;
     let snaplen = snaplen.unwrap_or(MAX_SNAPLEN);
     ensure!(
         (1..=MAX_SNAPLEN).contains(&snaplen),
@@ -304,13 +369,14 @@ fn plan_of(asked: CapturePlan, system: System) -> Result<Plan> {
         mechanism: None,
         directions: direction.each(),
         filter: Source::Text(filter.unwrap_or_default()),
-        filters: Filters::new(false),
+        filters: Filters::compiled_by(move |text, link_type| compiler.compile(text, link_type, true)),
         headers,
         snaplen,
         ring: ring::Kind::Auto,
         ring_bytes: buffer,
         sorting: Sorting::Time,
         both_ends,
+        compress,
         batch: Batch::Small,
         // The client knows better, and would not believe a node.
         names: None,
@@ -327,16 +393,5 @@ async fn check_filter(plan: &Plan) -> Result<()> {
     match plan.filter.read()? {
         Some(text) => plan.filters.prepare(text, LinkType::Ethernet).await.context("the filter"),
         None => Ok(()),
-    }
-}
-
-/// Why a session ended that the conversation did not end.
-fn by_itself(why: Why) -> Reason {
-    match why {
-        Why::Signal => Reason::Signal,
-        Why::Count => Reason::Count,
-        Why::Duration => Reason::Duration,
-        Why::Asked => Reason::Stopped,
-        Why::Closed | Why::Empty => Reason::Failed,
     }
 }

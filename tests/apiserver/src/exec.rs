@@ -33,6 +33,9 @@ const CLOSE: u8 = 255;
 
 const PROTOCOL: &str = "v5.channel.k8s.io";
 
+/// Bytes a second that come to the client, and how many may be on their way; `None` is as fast as it goes.
+pub(crate) type Slowness = Option<(u64, usize)>;
+
 /// As much as the kubelet's copying takes at once.
 const PIECE: usize = 32 * 1024;
 
@@ -44,7 +47,7 @@ pub(crate) struct Execs {
     /// The first so many of them carry nothing any more, without being closed.
     frozen: usize,
     /// Bytes a second of new connections, and how many may be on their way.
-    pub(crate) slow: Option<(u64, usize)>,
+    pub(crate) slow: Slowness,
 }
 
 /// One connection.
@@ -52,7 +55,7 @@ struct Exec {
     shared: Arc<Shared>,
     output: Mutex<TcpStream>,
     number: usize,
-    slow: Option<(u64, usize)>,
+    slow: Slowness,
     has_ended: AtomicBool,
 }
 
@@ -69,7 +72,7 @@ impl Execs {
     }
 
     /// Its number among all connections.
-    fn add(&mut self, stream: &TcpStream) -> usize {
+    pub(crate) fn add(&mut self, stream: &TcpStream) -> usize {
         self.streams.push(stream.try_clone().expect("a descriptor"));
         self.count += 1;
         self.count
@@ -87,20 +90,10 @@ pub(crate) fn serve(
     let words: Vec<&str> =
         asked.query.iter().filter(|(key, _)| key == "command").map(|(_, word)| word.as_str()).collect();
     let found = find(&mut shared.lock(), asked, &words);
-    let accepted = found.and_then(|found| Ok((found, accept(request)?)));
-    let ((node, command), upgrade) = match accepted {
-        Ok(accepted) => accepted,
-        Err(refusal) => {
-            refuse(stream, &refusal);
-            return;
-        }
+    let Some(((node, command), number, slow)) = open(stream, shared, request, PROTOCOL, found) else {
+        return;
     };
     let output = Mutex::new(stream.try_clone().expect("a descriptor"));
-    (&*stream).write_all(upgrade.as_bytes()).expect("a client");
-    let (number, slow) = {
-        let mut state = shared.lock();
-        (state.execs.add(stream), state.execs.slow)
-    };
     let exec = Exec { shared: Arc::clone(shared), output, number, slow, has_ended: AtomicBool::new(false) };
     let exec = Arc::new(exec);
     let Some(mut command) = command else {
@@ -131,26 +124,49 @@ fn find(state: &mut State, asked: &Asked, words: &[&str]) -> Result<Found, Refus
     let Asked { namespace, name, .. } = asked;
     state.log.push(format!("create pods/exec {namespace}/{name} {words:?}"));
     // A GET that is upgraded; Kubernetes 1.35 asks for `create`, too.
-    ["get", "create"].iter().try_for_each(|verb| state.rights.check(verb, asked))?;
-    let pod = state.objects.get(&Key::new("pods", namespace, name));
-    let named = pod.and_then(|pod| Some((pod, pod["spec"]["nodeName"].as_str()?)));
-    let found = named.and_then(|(pod, node)| Some((pod, node, state.kubelets.nodes.get(node)?)));
-    let (pod, node_name, node) = found.ok_or_else(|| asked.not_found())?;
+    ["get", "create"].iter().try_for_each(|verb| state.check(verb, asked))?;
+    let (pod, node_name, node) = state.pod_and_node(namespace, name).ok_or_else(|| asked.not_found())?;
     let env = [("NODE_NAME".to_owned(), node_name.to_owned())];
     let container = Container { pod: name, has_main_process: pod["status"]["pid"].is_number(), env: &env };
     Ok((Arc::clone(node), node.command(words, &container)))
 }
 
-/// The answer that upgrades the connection.
-fn accept(request: &Request) -> Result<String, Refusal> {
+impl State {
+    /// A pod, and its node with its name.
+    pub(crate) fn pod_and_node(&self, namespace: &str, name: &str) -> Option<(&Value, &str, &Arc<dyn Node>)> {
+        let pod = self.objects.get(&Key::new("pods", namespace, name))?;
+        let node = pod["spec"]["nodeName"].as_str()?;
+        Some((pod, node, self.kubelets.nodes.get(node)?))
+    }
+}
+
+/// Upgrades the connection to what is spoken over it, if what it is for was `found`; otherwise refuses. Returns that, its
+/// number among all, and how slow it is.
+pub(crate) fn open<T>(
+    mut stream: &TcpStream,
+    shared: &Shared,
+    request: &Request,
+    protocol: &str,
+    found: Result<T, Refusal>,
+) -> Option<(T, usize, Slowness)> {
+    let accepted = found.and_then(|found| Ok((found, accept(request, protocol)?)));
+    let accepted = accepted.map_err(|refusal| refuse(stream, &refusal));
+    let (found, upgrade) = accepted.ok()?;
+    stream.write_all(upgrade.as_bytes()).expect("a client");
+    let mut state = shared.lock();
+    Some((found, state.execs.add(stream), state.execs.slow))
+}
+
+/// The answer that upgrades the connection, to what is spoken over it.
+fn accept(request: &Request, protocol: &str) -> Result<String, Refusal> {
     let protocols = request.header("sec-websocket-protocol").unwrap_or_default();
-    if !protocols.split(',').any(|it| it.trim() == PROTOCOL) {
+    if !protocols.split(',').any(|it| it.trim() == protocol) {
         return Err(Refusal::bad_request(format!("protocols {protocols}")));
     }
     let key = derive_accept_key(request.header("sec-websocket-key").unwrap_or_default().as_bytes());
     Ok(format!(
         "HTTP/1.1 101 -\r\nupgrade: websocket\r\nconnection: Upgrade\r\nsec-websocket-accept: {key}\r\n\
-         sec-websocket-protocol: {PROTOCOL}\r\n\r\n"
+         sec-websocket-protocol: {protocol}\r\n\r\n"
     ))
 }
 
@@ -159,6 +175,19 @@ fn result(status: ExitStatus) -> Value {
         Some(0) => json!({"kind": "Status", "status": "Success"}),
         code => json!({"kind": "Status", "status": "Failure", "reason": "NonZeroExitCode",
             "message": format!("command terminated with exit code {}", code.unwrap_or(137))}),
+    }
+}
+
+impl Shared {
+    /// Does not return while the connection of this number carries nothing.
+    pub(crate) fn wait_while_frozen(&self, number: usize) {
+        let is_frozen = || {
+            let state = self.lock();
+            number <= state.execs.frozen && !state.has_ended
+        };
+        while is_frozen() {
+            thread::sleep(Duration::from_millis(50));
+        }
     }
 }
 
@@ -226,13 +255,7 @@ impl Exec {
 
     /// Does not return while the connection carries nothing.
     fn wait_while_frozen(&self) {
-        let is_frozen = || {
-            let state = self.shared.lock();
-            self.number <= state.execs.frozen && !state.has_ended
-        };
-        while is_frozen() {
-            thread::sleep(Duration::from_millis(50));
-        }
+        self.shared.wait_while_frozen(self.number);
     }
 
     fn send_result(&self, status: &Value) {

@@ -2,6 +2,8 @@
 
 use std::{
     collections::HashMap,
+    io,
+    net::TcpStream,
     process::{Child, Command, Stdio},
     sync::{Arc, OnceLock},
     thread,
@@ -31,6 +33,12 @@ pub trait Node: Send + Sync {
 
     /// Starts a command on the machine.
     fn spawn(&self, command: &mut Command) -> Child;
+
+    /// Connects to a port on the loopback of the pods there, which are all in one network namespace.
+    ///
+    /// # Errors
+    /// Nobody listens there.
+    fn connect(&self, port: u16) -> io::Result<TcpStream>;
 }
 
 /// Where a command runs, for who plays that.
@@ -51,7 +59,7 @@ pub(crate) struct Kubelets {
     pub(crate) pod_start: Duration,
     /// What is said of an image that cannot be got.
     pub(crate) says: Option<String>,
-    /// The namespace that lets no privileged pods in.
+    /// The namespace that PodSecurity lets no pods of sniff's into.
     pub(crate) restricted: Option<String>,
 }
 
@@ -146,16 +154,25 @@ impl Shared {
 }
 
 impl Kubelets {
-    /// PodSecurity.
+    /// PodSecurity, as far as it looks at what sniff's pods have.
     fn admit(&self, namespace: &str, name: &str, spec: &v1::PodSpec) -> Result<(), Refusal> {
         let is_privileged = |container: &v1::Container| {
             container.security_context.as_ref().is_some_and(|it| it.privileged == Some(true))
         };
-        if self.restricted.as_deref() != Some(namespace) || !spec.containers.iter().any(is_privileged) {
+        let is_of_node = |volume: &v1::Volume| volume.host_path.is_some();
+        let violated = [
+            (spec.host_pid == Some(true), "host namespaces (hostPID=true)"),
+            (spec.volumes.iter().flatten().any(is_of_node), "hostPath volumes"),
+            (spec.containers.iter().any(is_privileged), "privileged"),
+        ];
+        let violated: Vec<_> = violated.into_iter().filter_map(|(is, what)| is.then_some(what)).collect();
+        if self.restricted.as_deref() != Some(namespace) || violated.is_empty() {
             return Ok(());
         }
-        let message =
-            format!("pods \"{name}\" is forbidden: violates PodSecurity \"restricted:latest\": privileged");
+        let message = format!(
+            "pods \"{name}\" is forbidden: violates PodSecurity \"restricted:latest\": {}",
+            violated.join(", ")
+        );
         Err(Refusal { code: 403, reason: "Forbidden", message })
     }
 }

@@ -7,7 +7,10 @@
 //! | label and field selectors | `selectors` | "Labels and Selectors"; "Field Selectors" |
 //! | watches: chunked JSON lines from a `resourceVersion` on; `410 Gone` for one that is forgotten, as an answer and as an `ERROR` event | `watch` | "Kubernetes API Concepts", "Efficient detection of changes", "410 Gone responses" |
 //! | refusals as `Status` objects | `http` | "Kubernetes API Concepts" |
-//! | RBAC's words, and `SelfSubjectAccessReview` | `rights` | "Using RBAC Authorization"; API reference, `authorization.k8s.io/v1` |
+//! | RBAC: roles, bindings and subjects, resource names and subresources, its words; `SelfSubjectAccessReview` | `rights` | "Using RBAC Authorization"; API reference, `authorization.k8s.io/v1` |
+//! | who asks: bearer tokens of users and of service accounts; 401 for others | `users` | "Authenticating" |
+//! | tokens of service accounts: `TokenRequest`, and `TokenReview` with audiences, expiry and the token's id | `tokens` | API reference, `authentication.k8s.io/v1`; "Managing Service Accounts", "TokenReview API"; RFC 7519 |
+//! | port-forward: `GET …/pods/NAME/portforward?ports=N`, asked of RBAC as exec is, over a WebSocket in `v4.channel.k8s.io` | `forward`, `websocket` | kubernetes, `kubelet/pkg/cri/streaming/portforward/websocket.go` |
 //! | exec: `GET …/pods/NAME/exec`, asked of RBAC as `create pods/exec` too, over a WebSocket in `v5.channel.k8s.io` | `exec`, `websocket` | kubernetes, `apimachinery/pkg/util/remotecommand/constants.go`, `websocket.go` |
 //! | what is written to a command that has ended resets the connection, and what is on its way is lost | `exec` | seen in a cluster of version 1.36 |
 //! | a Job's pod is known by its controller; one that lasts longer than `activeDeadlineSeconds` goes | `jobs` | "Jobs", "Job termination and cleanup" |
@@ -18,6 +21,7 @@
 //! has failed.
 
 mod exec;
+mod forward;
 mod http;
 mod jobs;
 mod kubelet;
@@ -26,6 +30,8 @@ mod rights;
 mod router;
 mod selectors;
 mod shared;
+mod tokens;
+mod users;
 mod watch;
 mod websocket;
 
@@ -34,7 +40,7 @@ use std::{
     net::{SocketAddr, TcpListener},
     os::fd::AsRawFd as _,
     path::Path,
-    sync::{Arc, MutexGuard},
+    sync::{Arc, Mutex, MutexGuard},
     thread::{self, JoinHandle},
     time::Duration,
 };
@@ -54,9 +60,60 @@ use self::{
 pub struct ApiServer {
     address: SocketAddr,
     kubeconfig: NamedTempFile,
-    listener: Arc<TcpListener>,
+    listening: Option<Listening>,
+    /// Where else it listens.
+    others: Mutex<Vec<Listening>>,
     shared: Arc<Shared>,
+}
+
+/// A listener with the thread that answers there; ended on drop.
+struct Listening {
+    listener: Arc<TcpListener>,
     thread: Option<JoinHandle<()>>,
+}
+
+impl Listening {
+    fn start(listener: TcpListener, shared: &Arc<Shared>) -> Self {
+        let (listener, shared) = (Arc::new(listener), Arc::clone(shared));
+        let thread = thread::spawn({
+            let listener = Arc::clone(&listener);
+            move || {
+                // It fails once the listener is shut down.
+                while let Ok((stream, _)) = listener.accept() {
+                    let shared = Arc::clone(&shared);
+                    thread::spawn(move || router::serve(stream, &shared));
+                }
+            }
+        });
+        Self { listener, thread: Some(thread) }
+    }
+}
+
+impl Drop for Listening {
+    fn drop(&mut self) {
+        // If there is nothing to shut down, the thread has ended.
+        let _ = socket::shutdown(self.listener.as_raw_fd(), socket::Shutdown::Both);
+        let _ = self.thread.take().map(JoinHandle::join);
+    }
+}
+
+/// A kubeconfig that leads here. (JSON is YAML.)
+fn kubeconfig(address: SocketAddr, namespace: &str, user: &Value) -> String {
+    let context = json!({ "cluster": "test", "user": "test", "namespace": namespace });
+    json!({
+        "apiVersion": "v1",
+        "kind": "Config",
+        "clusters": [{ "name": "test", "cluster": { "server": format!("http://{address}") } }],
+        "users": [{ "name": "test", "user": user }],
+        "contexts": [{ "name": "test", "context": context }],
+        "current-context": "test",
+    })
+    .to_string()
+}
+
+/// The bearer token of a user.
+fn token_of(user: &str) -> String {
+    format!("token-of-{user}")
 }
 
 impl ApiServer {
@@ -75,19 +132,10 @@ impl ApiServer {
     /// The same, reached by this listener.
     pub fn on(listener: TcpListener) -> Self {
         let address = listener.local_addr().expect("a bound address");
-        let (listener, shared) = (Arc::new(listener), Arc::new(Shared::default()));
-        let thread = thread::spawn({
-            let (listener, shared) = (Arc::clone(&listener), Arc::clone(&shared));
-            move || {
-                // It fails once the listener is shut down.
-                while let Ok((stream, _)) = listener.accept() {
-                    let shared = Arc::clone(&shared);
-                    thread::spawn(move || router::serve(stream, &shared));
-                }
-            }
-        });
+        let shared = Arc::new(Shared::default());
+        let listening = Some(Listening::start(listener, &shared));
         let kubeconfig = NamedTempFile::new().expect("a file");
-        let this = Self { address, kubeconfig, listener, shared, thread: Some(thread) };
+        let this = Self { address, kubeconfig, listening, others: Mutex::default(), shared };
         fs::write(this.kubeconfig_file(), this.kubeconfig()).expect("a kubeconfig");
         for namespace in ["default", "shop", "sniff", "tools"] {
             this.put("namespaces", "", namespace, json!({"metadata": {"name": namespace, "labels": {}}}));
@@ -95,18 +143,56 @@ impl ApiServer {
         this
     }
 
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
     /// A kubeconfig that leads here. (JSON is YAML.)
     pub fn kubeconfig(&self) -> String {
-        let context = json!({ "cluster": "test", "user": "test", "namespace": "tools" });
-        json!({
-            "apiVersion": "v1",
-            "kind": "Config",
-            "clusters": [{ "name": "test", "cluster": { "server": format!("http://{}", self.address) } }],
-            "users": [{ "name": "test", "user": {} }],
-            "contexts": [{ "name": "test", "context": context }],
-            "current-context": "test",
-        })
-        .to_string()
+        kubeconfig(self.address, "tools", &json!({}))
+    }
+
+    /// The same, as a user whom RBAC knows.
+    pub fn kubeconfig_of(&self, user: &str) -> String {
+        kubeconfig(self.address, "tools", &json!({"token": token_of(user)}))
+    }
+
+    /// Lets there be a user with these groups, who may do what RBAC grants.
+    pub fn add_user(&self, user: &str, groups: &[&str]) {
+        self.state().users.add(&token_of(user), user, groups);
+    }
+
+    /// Has the server listen here, too, and lets there be a service account: a kubeconfig for it, as if a pod of the
+    /// namespace had it.
+    pub fn kubeconfig_of_account(&self, listener: TcpListener, namespace: &str, account: &str) -> String {
+        let address = listener.local_addr().expect("a bound address");
+        self.add_account(namespace, account);
+        let audiences = [tokens::OF_SERVER.to_owned()];
+        let token = self.state().tokens.issue(namespace, account, &audiences, tokens::now(), 24 * 3600);
+        self.others.lock().expect("no panic").push(Listening::start(listener, &self.shared));
+        kubeconfig(address, namespace, &json!({"token": token}))
+    }
+
+    /// Lets there be a service account.
+    pub fn add_account(&self, namespace: &str, account: &str) {
+        let metadata = json!({"namespace": namespace, "name": account, "uid": new_uid()});
+        self.put("serviceaccounts", namespace, account, json!({"metadata": metadata}));
+    }
+
+    /// A token of a service account that was issued so many seconds ago for so many.
+    pub fn token(&self, namespace: &str, account: &str, audience: &str, age: u64, seconds: u64) -> String {
+        let issued_at = tokens::now() - age;
+        self.state().tokens.issue(namespace, account, &[audience.to_owned()], issued_at, seconds)
+    }
+
+    /// Lets there be the objects of a manifest, roles and bindings among them.
+    pub fn apply(&self, objects: impl IntoIterator<Item = Value>) {
+        for object in objects {
+            let text = |key: &str| object["metadata"][key].as_str().unwrap_or_default().to_owned();
+            let resource = format!("{}s", object["kind"].as_str().expect("a kind").to_lowercase());
+            self.put(&resource, &text("namespace"), &text("name"), object.clone());
+        }
     }
 
     /// A file with that in it, as long as the server lives.
@@ -148,6 +234,15 @@ impl ApiServer {
         self.add_pod_like_agent(&format!("sniff-{node}"), node, &controlled_by("DaemonSet", "sniff", &uid));
     }
 
+    /// Has the agent of a node have a door at this port of its loopback, as its pod's spec tells.
+    pub fn add_door(&self, node: &str, port: u16) {
+        let key = Key::new("pods", "sniff", &format!("sniff-{node}"));
+        let env = json!([{"name": "SNIFF_DOOR", "value": format!("127.0.0.1:{port}")}]);
+        self.shared.update(|state| {
+            state.objects.change(&key, |pod| pod["spec"]["containers"][0]["env"] = env).expect("an agent");
+        });
+    }
+
     /// Lets a pod run that has the labels of sniff's DaemonSet's, whosever it is.
     pub fn add_pod_like_agent(&self, name: &str, node: &str, owners: &Value) {
         let labels = json!({"app.kubernetes.io/name": "sniff", "app.kubernetes.io/component": "agent"});
@@ -185,6 +280,11 @@ impl ApiServer {
         self.state().objects.get(&Key::new("pods", namespace, name)).cloned()
     }
 
+    /// The events of a namespace, as they are stored.
+    pub fn events(&self, namespace: &str) -> Vec<Value> {
+        self.state().objects.of("events", namespace).map(|(_, event)| event.clone()).collect()
+    }
+
     /// The Jobs of a namespace, as they are stored.
     pub fn jobs(&self, namespace: &str) -> Vec<Value> {
         self.state().objects.of("jobs", namespace).map(|(_, job)| job.clone()).collect()
@@ -200,7 +300,7 @@ impl ApiServer {
         self.state().rights.deny(verb, resource);
     }
 
-    /// Lets no privileged pods into a namespace.
+    /// Has PodSecurity let no pod into a namespace that has anything of its node.
     pub fn restrict(&self, namespace: &str) {
         self.state().kubelets.restricted = Some(namespace.to_owned());
         let labels = json!({"pod-security.kubernetes.io/enforce": "restricted"});
@@ -232,17 +332,17 @@ impl ApiServer {
         self.shared.update(|state| state.objects.forget_versions());
     }
 
-    /// From now on, what new execs write comes to the client at so many bytes a second, with so many on their way.
+    /// From now on, what new execs and forwarded ports say comes to the client at so many bytes a second, with so many on their way.
     pub fn slow_execs(&self, bytes_per_second: u64, on_the_way: usize) {
         self.state().execs.slow = Some((bytes_per_second, on_the_way));
     }
 
-    /// Closes all connections of exec.
+    /// Closes all connections of exec, and those of forwarded ports.
     pub fn cut_execs(&self) {
         self.state().execs.cut();
     }
 
-    /// From now on the connections that exec has carry nothing, and nobody is told.
+    /// From now on the connections that exec has, and forwarded ports, carry nothing, and nobody is told.
     pub fn freeze_execs(&self) {
         self.state().execs.freeze();
     }
@@ -272,9 +372,8 @@ impl Drop for ApiServer {
     fn drop(&mut self) {
         self.shared.update(|state| state.has_ended = true);
         self.cut_execs();
-        // If there is nothing to shut down, the thread has ended.
-        let _ = socket::shutdown(self.listener.as_raw_fd(), socket::Shutdown::Both);
-        let _ = self.thread.take().map(JoinHandle::join);
+        self.listening = None;
+        self.others.lock().expect("no panic").clear();
     }
 }
 

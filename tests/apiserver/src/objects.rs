@@ -2,9 +2,10 @@
 
 use std::collections::BTreeMap;
 
+use k8s_openapi::api::core::v1;
 use serde_json::{Value, json};
 
-use crate::{router::Asked, selectors::selects};
+use crate::{http::Refusal, router::Asked, selectors::selects, shared::Shared};
 
 /// What an object is known by.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -33,6 +34,8 @@ struct Change {
     kind: &'static str,
     key: Key,
     object: Value,
+    /// What it was like before.
+    before: Option<Value>,
 }
 
 impl Key {
@@ -58,8 +61,8 @@ impl Objects {
         object["kind"] = json!(kind);
         object["metadata"]["resourceVersion"] = json!(self.version.to_string());
         let kind = if self.all.contains_key(key) { "MODIFIED" } else { "ADDED" };
-        self.all.insert(key.clone(), object.clone());
-        self.remember(kind, key, object.clone());
+        let before = self.all.insert(key.clone(), object.clone());
+        self.remember(kind, key, object.clone(), before);
         object
     }
 
@@ -79,12 +82,12 @@ impl Objects {
         if let Some(mut object) = self.all.remove(key) {
             self.version += 1;
             object["metadata"]["resourceVersion"] = json!(self.version.to_string());
-            self.remember("DELETED", key, object);
+            self.remember("DELETED", key, object, None);
         }
     }
 
-    fn remember(&mut self, kind: &'static str, key: &Key, object: Value) {
-        self.history.push(Change { version: self.version, kind, key: key.clone(), object });
+    fn remember(&mut self, kind: &'static str, key: &Key, object: Value, before: Option<Value>) {
+        self.history.push(Change { version: self.version, kind, key: key.clone(), object, before });
     }
 
     /// The list that is asked for.
@@ -117,14 +120,35 @@ impl Objects {
         self.forgotten = self.version;
     }
 
-    /// What a watch is told of the time after `version`.
+    /// What a watch is told of the time after `version`. What is not selected any more is deleted, as far as it is told.
     pub(crate) fn events_after(&self, version: u64, asked: &Asked) -> Vec<Value> {
-        let new = self.history.iter().filter(|change| {
-            change.version > version
-                && change.key.resource == asked.resource
-                && selects(asked, &change.key.namespace, &change.object)
+        let new = self.history.iter().filter(|it| it.version > version && it.key.resource == asked.resource);
+        let told = new.filter_map(|change| {
+            let is_selected = |object: &Value| selects(asked, &change.key.namespace, object);
+            let was_selected = change.before.as_ref().is_some_and(is_selected);
+            let kind = match (is_selected(&change.object), was_selected) {
+                (true, _) => change.kind,
+                (false, true) => "DELETED",
+                (false, false) => return None,
+            };
+            Some(json!({"type": kind, "object": change.object}))
         });
-        new.map(|change| json!({"type": change.kind, "object": change.object})).collect()
+        told.collect()
+    }
+}
+
+impl Shared {
+    /// Creates an event, which has a name of its own.
+    pub(crate) fn create_event(&self, namespace: &str, event: Value) -> Result<Value, Refusal> {
+        let typed: v1::Event =
+            serde_json::from_value(event.clone()).map_err(|error| Refusal::bad_request(error.to_string()))?;
+        if typed.involved_object.namespace.as_deref() != Some(namespace) {
+            let message = "involvedObject.namespace: does not match event.namespace".to_owned();
+            return Err(Refusal { code: 422, reason: "Invalid", message });
+        }
+        let name =
+            typed.metadata.name.ok_or_else(|| Refusal::bad_request("a name is required".to_owned()))?;
+        Ok(self.update(|state| state.objects.put(&Key::new("events", namespace, &name), event)))
     }
 }
 
@@ -169,6 +193,11 @@ fn api_and_kind(resource: &str) -> (&'static str, &'static str) {
         "replicasets" => ("apps/v1", "ReplicaSet"),
         "jobs" => ("batch/v1", "Job"),
         "events" => ("v1", "Event"),
+        "serviceaccounts" => ("v1", "ServiceAccount"),
+        "roles" => ("rbac.authorization.k8s.io/v1", "Role"),
+        "rolebindings" => ("rbac.authorization.k8s.io/v1", "RoleBinding"),
+        "clusterroles" => ("rbac.authorization.k8s.io/v1", "ClusterRole"),
+        "clusterrolebindings" => ("rbac.authorization.k8s.io/v1", "ClusterRoleBinding"),
         other => panic!("no resource {other}"),
     }
 }

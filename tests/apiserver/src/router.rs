@@ -5,10 +5,12 @@ use std::{io::BufReader, net::TcpStream, sync::Arc};
 use serde_json::{Value, json};
 
 use crate::{
-    exec,
+    exec, forward,
     http::{Refusal, Request, refuse, respond},
     objects::Key,
     shared::Shared,
+    tokens,
+    users::User,
     watch::watch,
 };
 
@@ -22,7 +24,11 @@ pub(crate) struct Asked {
     pub(crate) namespace: String,
     /// Empty for a list.
     pub(crate) name: String,
+    /// Empty for the core's.
+    pub(crate) group: String,
     pub(crate) query: Vec<(String, String)>,
+    /// Who asks.
+    pub(crate) user: User,
 }
 
 /// Answers the requests of a connection until it is closed. A client that goes away is its own affair.
@@ -30,13 +36,18 @@ pub(crate) fn serve(stream: TcpStream, shared: &Arc<Shared>) {
     stream.set_nodelay(true).expect("a TCP socket");
     let mut reader = BufReader::new(stream.try_clone().expect("a descriptor"));
     while let Some(request) = Request::read(&mut reader) {
-        let asked = Asked::of(request.line());
         if shared.lock().leaves_unanswered() {
             return;
         }
+        let asked = match shared.lock().user(request.header("authorization")) {
+            Ok(user) => Asked { user, ..Asked::of(request.line()) },
+            Err(refusal) if refuse(&stream, &refusal) => continue,
+            Err(_) => return,
+        };
         let has_gone_out = match (asked.verb, asked.resource.as_str()) {
-            ("watch", _) => return watch(&stream, shared, &asked),
+            ("watch", _) => watch(&stream, shared, &asked),
             ("get", "pods/exec") => return exec::serve(&stream, reader, shared, &request, &asked),
+            ("get", "pods/portforward") => return forward::serve(&stream, reader, shared, &request, &asked),
             _ => match answer(shared, &asked, &request.body) {
                 Ok((code, object)) => respond(&stream, code, &object),
                 Err(refusal) => refuse(&stream, &refusal),
@@ -54,17 +65,22 @@ fn answer(shared: &Arc<Shared>, asked: &Asked, body: &Value) -> Result<(u16, Val
     shared.lock().log.push(format!("{verb} {resource} {namespace}/{name}"));
     match resource.as_str() {
         "version" => return Ok((200, version())),
-        "selfsubjectaccessreviews" => return Ok((201, shared.lock().rights.review(body))),
-        _ => shared.lock().rights.check(verb, asked)?,
+        "selfsubjectaccessreviews" => return Ok((201, shared.lock().review(&asked.user, body))),
+        _ => shared.lock().check(verb, asked)?,
     }
     let key = Key::new(resource, namespace, name);
     let found = |object: Option<Value>| object.map(|it| (200, it)).ok_or_else(|| asked.not_found());
     match (*verb, resource.as_str()) {
+        ("create", "serviceaccounts/token") => {
+            tokens::issue(&mut shared.lock(), asked, body).map(|issued| (201, issued))
+        }
+        ("create", "tokenreviews") => Ok((201, shared.lock().tokens.review(body))),
         ("get", _) => found(shared.lock().objects.get(&key).cloned()),
         ("list", _) => Ok((200, shared.lock().objects.list(asked))),
         ("create", _) if !shared.lock().objects.has_namespace(namespace) => {
             Err(not_found("namespaces", namespace))
         }
+        ("create", "events") => shared.create_event(namespace, body.clone()).map(|event| (201, event)),
         ("create", "jobs") => shared.create_job(namespace, body.clone()).map(|job| (201, job)),
         ("patch", _) => found(shared.update(|state| state.objects.patch(&key, body))),
         ("delete", "jobs") => found(shared.delete_job(&key)),
@@ -77,7 +93,7 @@ fn version() -> Value {
         "goVersion": "", "compiler": "", "platform": ""})
 }
 
-fn not_found(resource: &str, name: &str) -> Refusal {
+pub(crate) fn not_found(resource: &str, name: &str) -> Refusal {
     Refusal { code: 404, reason: "NotFound", message: format!("{resource} \"{name}\" not found") }
 }
 
@@ -92,7 +108,7 @@ impl Asked {
             .filter_map(|pair| pair.split_once('='))
             .map(|(key, value)| (decode(key), decode(value)))
             .collect();
-        let (resource, namespace, name) = place(path);
+        let (group, resource, namespace, name) = place(path);
         let is_watch = query.iter().any(|(key, value)| key == "watch" && (value == "true" || value == "1"));
         let verb = match method {
             "GET" if is_watch => "watch",
@@ -103,7 +119,7 @@ impl Asked {
             "DELETE" => "delete",
             other => panic!("a method that sniff does not use: {other}"),
         };
-        Self { verb, resource, namespace, name, query }
+        Self { verb, resource, namespace, name, group, query, user: User::anybody() }
     }
 
     pub(crate) fn parameter(&self, key: &str) -> Option<&str> {
@@ -115,13 +131,13 @@ impl Asked {
     }
 }
 
-/// Resource, namespace and name of what is at a path.
-fn place(path: &str) -> (String, String, String) {
+/// API group, resource, namespace and name of what is at a path.
+fn place(path: &str) -> (String, String, String, String) {
     let steps: Vec<String> = path.split('/').filter(|step| !step.is_empty()).map(decode).collect();
     let steps: Vec<&str> = steps.iter().map(String::as_str).collect();
-    let rest = match steps.as_slice() {
-        ["api", "v1", rest @ ..] | ["apis", _, _, rest @ ..] => rest,
-        rest => rest,
+    let (group, rest) = match steps.as_slice() {
+        ["apis", group, _, rest @ ..] => (*group, rest),
+        ["api", "v1", rest @ ..] | rest => ("", rest),
     };
     let (namespace, rest) = match rest {
         ["namespaces", namespace, rest @ ..] if !rest.is_empty() => (*namespace, rest),
@@ -133,7 +149,7 @@ fn place(path: &str) -> (String, String, String) {
         [resource, name, sub] => (format!("{resource}/{sub}"), *name),
         _ => panic!("not a path of the API: {path}"),
     };
-    (resource, namespace.to_owned(), name.to_owned())
+    (group.to_owned(), resource, namespace.to_owned(), name.to_owned())
 }
 
 fn decode(text: &str) -> String {

@@ -5,7 +5,10 @@ use std::{
     time::Duration,
 };
 
-use crate::{exec::Execs, jobs::Jobs, kubelet::Kubelets, objects::Objects, rights::Rights};
+use crate::{
+    exec::Execs, jobs::Jobs, kubelet::Kubelets, objects::Objects, rights::Rights, tokens::Tokens,
+    users::Users,
+};
 
 const NOT_POISONED: &str = "no test thread has panicked with it";
 
@@ -20,6 +23,8 @@ pub(crate) struct Shared {
 pub(crate) struct State {
     pub(crate) objects: Objects,
     pub(crate) rights: Rights,
+    pub(crate) users: Users,
+    pub(crate) tokens: Tokens,
     pub(crate) kubelets: Kubelets,
     pub(crate) jobs: Jobs,
     pub(crate) execs: Execs,

@@ -10,6 +10,9 @@ use crate::{
     shared::Shared,
 };
 
+/// Behind it, nothing of a watch comes.
+const LAST_CHUNK: &[u8] = b"0\r\n\r\n";
+
 /// What there is for a watch.
 enum News {
     /// Up to this version.
@@ -22,16 +25,16 @@ enum News {
     Over,
 }
 
-/// Tells what happens until the client goes away.
-pub(crate) fn watch(mut stream: &TcpStream, shared: &Shared, asked: &Asked) {
+/// Tells what happens until the client goes away. Whether the connection goes on: a client asks the next thing on one that
+/// it was not told will be closed.
+pub(crate) fn watch(mut stream: &TcpStream, shared: &Shared, asked: &Asked) -> bool {
     let mut version = asked.parameter("resourceVersion").and_then(|it| it.parse().ok()).unwrap_or(0);
     if let Err(refusal) = begin(shared, asked, version) {
-        refuse(stream, &refusal);
-        return;
+        return refuse(stream, &refusal);
     }
     let head = "HTTP/1.1 200 -\r\ncontent-type: application/json\r\ntransfer-encoding: chunked\r\n\r\n";
     if stream.write_all(head.as_bytes()).is_err() {
-        return;
+        return false;
     }
     loop {
         let (events, is_over) = match news(shared, version, asked) {
@@ -40,19 +43,20 @@ pub(crate) fn watch(mut stream: &TcpStream, shared: &Shared, asked: &Asked) {
                 (events, false)
             }
             News::Gone => (vec![json!({"type": "ERROR", "object": gone().status()})], true),
-            News::Over => (Vec::new(), true),
-            News::Down => return,
+            News::Over => {
+                let _ = stream.write_all(LAST_CHUNK);
+                return false;
+            }
+            News::Down => return false,
         };
         for event in events {
             let line = format!("{event}\n");
             if write!(stream, "{:x}\r\n{line}\r\n", line.len()).is_err() {
-                return;
+                return false;
             }
         }
         if is_over {
-            // Nothing hangs on the end of what has ended.
-            let _ = stream.write_all(b"0\r\n\r\n");
-            return;
+            return stream.write_all(LAST_CHUNK).is_ok();
         }
     }
 }
@@ -60,7 +64,7 @@ pub(crate) fn watch(mut stream: &TcpStream, shared: &Shared, asked: &Asked) {
 fn begin(shared: &Shared, asked: &Asked, version: u64) -> Result<(), Refusal> {
     let mut state = shared.lock();
     state.log.push(format!("watch {} {}/", asked.resource, asked.namespace));
-    state.rights.check(asked.verb, asked)?;
+    state.check(asked.verb, asked)?;
     if state.objects.knows(version) { Ok(()) } else { Err(gone()) }
 }
 

@@ -31,6 +31,28 @@ fn doctor_says_what_works_and_what_to_do() {
 }
 
 #[test]
+fn doctor_says_who_lets_no_pod_of_the_daemonset_in() {
+    let place = Shop::without_daemonset();
+    let says = r#"pods "sniff-x" is forbidden: violates PodSecurity "baseline:latest": hostPath volumes"#;
+    let event = json!({
+        "metadata": {"namespace": "sniff", "name": "sniff.1"},
+        "involvedObject": {"kind": "DaemonSet", "name": "sniff"},
+        "reason": "FailedCreate",
+        "message": says,
+    });
+    place.cluster.put("events", "sniff", "sniff.1", event);
+    let outcome = Client::start(&place.cluster, &["doctor", "--image", "sniff:test"]).outcome();
+    assert_eq!(outcome.code, Some(1), "{outcome:#?}");
+    let said = String::from_utf8(outcome.stdout).expect("text");
+    for part in [
+        "BAD   DaemonSet: namespace sniff takes none of its pods (pods \"sniff-x\" is forbidden",
+        "kubectl label --overwrite namespace sniff pod-security.kubernetes.io/enforce=privileged",
+    ] {
+        assert!(said.contains(part), "no {part}: {said}");
+    }
+}
+
+#[test]
 fn doctor_knows_the_daemonsets_pods_without_the_nodes_and_names_those_that_do_not_run() {
     let place = Shop::new();
     let doctor = |code| {

@@ -2,7 +2,11 @@
 
 use serde_json::json;
 use sniff_apiserver::ApiServer;
-use sniff_tests::{client::Client, netns::tool, sniff, wait};
+use sniff_tests::{
+    client::{self, Client},
+    netns::tool,
+    wait,
+};
 
 use super::{GONE, Shop};
 
@@ -101,7 +105,7 @@ fn a_pod_that_may_not_be_watched_is_captured_all_the_same() {
 fn a_pods_service_account_takes_the_place_of_a_kubeconfig() {
     let home = tempfile::tempdir().expect("a folder");
     let run = |variables: &[(&str, &str)]| {
-        let mut command = tool(sniff::binary().with_file_name("kubectl-sniff"));
+        let mut command = tool(client::binary());
         command.args(["shop/web-0", "-w", "/dev/null"]).env_remove("KUBECONFIG").env("HOME", home.path());
         let output = command.envs(variables.iter().copied()).output().expect("kubectl-sniff");
         assert_eq!(output.status.code(), Some(1));

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use sniff_tests::{client::Client, wait};
 
 use super::{GONE, LISTENING, Shop, assert_pings};
+use crate::packaging::daemon_set;
 
 #[test]
 fn without_a_daemonset_a_pod_is_made_and_removed() {
@@ -122,7 +123,15 @@ fn pods_that_cannot_start_say_why_and_go() {
     run(&["--image", "missing"]).assert_failure(&["ImagePullBackOff", "cannot start", "n1"]);
     run(&[]).assert_failure(&["--image", "SNIFF_IMAGE", "n1"]);
     place.cluster.restrict("sniff");
-    run(&["--image", "sniff:test"]).assert_failure(&["PodSecurity", "sniff", "--job-namespace"]);
+    for rights in [&[][..], &["--privileged"]] {
+        run(&[&["--image", "sniff:test"], rights].concat()).assert_failure(&[
+            "namespace sniff takes no pod",
+            "violates PodSecurity",
+            "whoever may patch namespaces, as cluster administrators",
+            "kubectl label --overwrite namespace sniff pod-security.kubernetes.io/enforce=privileged",
+            "--job-namespace",
+        ]);
+    }
     wait::until("the end of the pods", GONE, || place.cluster.pods("sniff").is_empty().then_some(()));
 }
 
@@ -146,6 +155,23 @@ fn a_dry_run_makes_nothing() {
     let template = &pod["spec"]["template"];
     assert_eq!((&pod["kind"], &template["spec"]["nodeName"]), (&json!("Job"), &json!("n1")));
     assert_eq!(template["spec"]["containers"][0]["resources"]["limits"]["memory"], "1152Mi");
+    // Short-lived pods have the rights that the DaemonSet's have, which are tried in real containers.
+    for (rights, overlay) in [(None, Some("least-privilege")), (Some("--privileged"), None)] {
+        let args: Vec<_> = args.iter().copied().chain(rights).collect();
+        let outcome = Client::start(&place.cluster, &args).outcome();
+        let job: Value = serde_json::from_slice(&outcome.stdout).expect("a Job");
+        let rights = |workload: &Value| {
+            let spec = &workload["spec"]["template"]["spec"];
+            let container = &spec["containers"][0];
+            let mut context = container["securityContext"].clone();
+            if let Some(capabilities) = context["capabilities"]["add"].as_array_mut() {
+                capabilities.sort_unstable_by_key(Value::to_string);
+            }
+            let of_pod = ["hostPID", "volumes"].map(|field| spec[field].clone());
+            (context, container["volumeMounts"].clone(), of_pod)
+        };
+        assert_eq!(rights(&job), rights(&daemon_set(overlay)), "{overlay:?}");
+    }
     let log = place.cluster.log();
     assert!(log.iter().all(|line| !line.starts_with("create") && !line.starts_with("delete")), "{log:#?}");
 }

@@ -37,6 +37,52 @@ fn a_pod_is_captured_by_name_through_the_daemonset() {
 }
 
 #[test]
+fn a_pod_that_denies_it_is_refused_once_and_the_file_says_why_others_are_captured() {
+    let place = Shop::new();
+    let db = place.node.pod("shop", "db-0").label("sniff/capture", "deny").start();
+    place.cluster.add_pod(
+        "shop",
+        "db-0",
+        &db.sandbox.uid,
+        "n1",
+        &json!({"app": "web", "sniff/capture": "deny"}),
+    );
+    let args = ["-l", "app=web", "-n", "shop", "--reason", "INC-7", "-f", "icmp", "-w", "FILE"];
+    let mut client = place.listen(&args);
+    client.wait_for("must not be captured");
+    // Whatever is told of it later: it is not asked for again.
+    let more = json!({"app": "web", "sniff/capture": "deny", "more": "1"});
+    place.cluster.add_pod("shop", "db-0", &db.sandbox.uid, "n1", &more);
+    place.ping(3);
+    traffic::ping(&place.node.netns, db.ipv4.into(), 3, 56);
+    client.wait_for_packets(6);
+    let outcome = client.stop();
+    outcome
+        .assert_failure(&["shop/db-0 on node n1: pod shop/db-0 must not be captured", "sniff/capture: deny"]);
+    let lines = outcome.stderr.iter().filter(|line| line.contains("must not be captured"));
+    assert_eq!(lines.count(), 1, "{outcome:#?}");
+    let file = outcome.file();
+    assert_pings(&file, 56, 3);
+    assert_eq!(names(&file), ["shop/web-0/eth0"]);
+    let comment = file.section.comment.expect("a comment");
+    assert!(
+        comment.starts_with("shop/app=web, by ") && comment.ends_with(", because of: INC-7"),
+        "{comment}"
+    );
+
+    let db = ["shop/db-0", "-f", "icmp", "-w", "FILE"];
+    let outcome = Client::start(&place.cluster, &db).outcome();
+    outcome.assert_failure(&["must not be captured"]);
+    assert!(outcome.said("nobody who is there can be captured"), "{outcome:#?}");
+    let client = place.listen(&[&db[..], &["--override-deny"]].concat());
+    let outcome = client.stop();
+    outcome.assert_success();
+    assert!(outcome.said("is captured though it was made with the label"), "{outcome:#?}");
+    let outcome = Client::start(&place.cluster, &["shop/web-0", "--reason", "a\nb", "-w", "FILE"]).outcome();
+    assert_eq!(outcome.code, Some(2), "{outcome:#?}");
+}
+
+#[test]
 fn what_may_be_wrong_with_a_pods_interfaces_reaches_the_client_and_the_file() {
     let place = Shop::new();
     let (pod, inner) = (&place.web.netns, place.node.machine.add_netns("inner"));

@@ -99,7 +99,7 @@ fn a_node_has_no_say_in_what_is_anothers() {
         uid: place.web.sandbox.uid.clone(),
     };
     let of_another = Event::TargetGone { target: web(), why: "it ended".into() };
-    let failed = Event::TargetFailed { target: web(), error: "it ended".into() };
+    let failed = Event::TargetFailed { target: web(), error: "it ended".into(), refused: false };
     let alias = Event::TargetAdded { target: web(), interfaces: vec!["shop/web-0/eth0".into()] };
     let ended = |reason| ToClient::End(End { reason, ..End::default() });
     let other = || NodeHello { node: "n1".into(), ..NodeHello::default() };

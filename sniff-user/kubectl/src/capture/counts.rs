@@ -67,7 +67,7 @@ impl Counts {
             }
         };
         let unwritten = matched.saturating_sub(dropped).saturating_sub(left_out).saturating_sub(captured);
-        Summary { captured, matched, dropped, unwritten, left_out }.lines(least, &missing)
+        Summary { captured, matched, dropped, unwritten, left_out, aged_out: 0 }.lines(least, &missing)
     }
 }
 

@@ -35,6 +35,17 @@ impl Who {
     }
 }
 
+/// How a node has lost a target.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Loss {
+    /// It is gone.
+    Gone,
+    /// It cannot be captured.
+    Failed,
+    /// It must not be captured: that is final.
+    Refused,
+}
+
 /// A pod or node that is captured.
 pub(super) struct Member {
     pub(super) node: String,
@@ -118,6 +129,9 @@ impl Capture {
             }
             member.selections.insert(selection);
             member.is_confirmed = true;
+            return;
+        }
+        if self.refused.contains(&who) {
             return;
         }
         if !pod.has_sandbox {
@@ -250,14 +264,18 @@ impl Capture {
     }
 
     /// A node does not capture a target any more, or cannot.
-    pub(super) fn lost(&mut self, node: &str, id: TargetId, why: &str, is_failure: bool) {
-        let can_retry = !self.follows.is_empty();
+    pub(super) fn lost(&mut self, node: &str, id: TargetId, why: &str, loss: Loss) {
+        let can_retry = !self.follows.is_empty() && loss != Loss::Refused;
+        let is_failure = loss != Loss::Gone;
         let who = Who::of(&id, node);
+        if loss == Loss::Refused {
+            self.refused.insert(who.clone());
+        }
         match self.members.get_mut(&who) {
             // It was told to.
             None => {}
             // It ended before anybody else heard of it.
-            Some(member) if !member.is_confirmed => {
+            Some(member) if !member.is_confirmed && loss != Loss::Refused => {
                 self.members.remove(&who);
                 info!("{} on node {node} has not started: {why}", name(&id, node));
             }

@@ -99,6 +99,8 @@ struct Capture {
     unwatched: HashSet<usize>,
     /// Everybody who is captured, or is to be.
     members: HashMap<Who, Member>,
+    /// Those that a node must not capture: they are not asked for again.
+    refused: HashSet<Who>,
     /// What the API knows of pods that are captured, or may be.
     facts: HashMap<Who, PodFacts>,
     /// Pods whose names were captured before, to tell the second of a name from a new one.

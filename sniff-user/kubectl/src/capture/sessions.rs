@@ -15,17 +15,19 @@ use sniff_pcapng::{
     merge::{Merger, StreamId},
 };
 use sniff_protocol::message::{
-    Awaited, AwaitedBy, CapturePlan, Code, End, Event, Level, NodeHello, Reason, Seen, Stats, Target, Targets,
+    Awaited, AwaitedBy, CapturePlan, Code, End, Event, Level, NodeHello, Reason, Seen, Stats, Target,
+    TargetId, Targets,
 };
 
 use super::{
     Capture,
     losses::Cause,
-    members::{Member, facts_of, name},
+    members::{Loss, Member, facts_of, name},
     remit::Remit,
 };
 use crate::{
     args::Args,
+    door::Wanted,
     rejoin::Ending,
     session::{Number, Orders, PodKind, Session, Start, Update},
 };
@@ -189,6 +191,25 @@ impl Capture {
         awaited.collect()
     }
 
+    /// What a session on a node is to capture, as far as rights go: also of whom that may join later.
+    fn wanted(&self, node: &str, targets: &[Target]) -> Wanted {
+        let there = self.selections.iter().filter(|it| it.node.as_deref().is_none_or(|it| it == node));
+        let mut wanted = Wanted::default();
+        for selection in there {
+            match &selection.namespace {
+                Some(namespace) => drop(wanted.namespaces.insert(namespace.clone())),
+                None => wanted.any_namespace = true,
+            }
+        }
+        for target in targets {
+            match &target.id {
+                TargetId::Pod { namespace, .. } => drop(wanted.namespaces.insert(namespace.clone())),
+                TargetId::Node => wanted.node = true,
+            }
+        }
+        wanted
+    }
+
     /// Begins a session, with all who are to be captured on its node: nobody joins alone where others are owed.
     fn begin(&mut self, node: String, mut targets: Vec<Target>) {
         let number = self.sessions.len();
@@ -203,7 +224,8 @@ impl Capture {
         let stream = self.merger.join();
         self.merger.mark(stream, format!("node {node}: "));
         let limits = (plan.count, plan.duration_ms.map(Duration::from_millis));
-        let start = Start { plan, targets, awaited, again };
+        let wanted = self.wanted(&node, &targets);
+        let start = Start { plan, targets, awaited, wanted, again };
         let updates = self.updating.clone();
         self.sessions.push(Running {
             session: Session::start(Arc::clone(&self.common), node, start, number, updates),
@@ -311,6 +333,12 @@ impl Capture {
                 hello.version
             );
         }
+        if (self.args.reason.is_some() || self.args.override_deny) && !hello.knows_reasons {
+            warn!(
+                "node {node} has sniff {}, which knows neither --reason nor --override-deny: there is no audit there",
+                hello.version
+            );
+        }
         if hello.version != env!("CARGO_PKG_VERSION") {
             let ours = env!("CARGO_PKG_VERSION");
             info!("node {node} has sniff {}, this is {ours}", hello.version);
@@ -333,11 +361,11 @@ impl Capture {
             }
             Event::TargetGone { target, why } => {
                 running.remit.check_target(&target, &[])?;
-                self.lost(node, target, &why, false);
+                self.lost(node, target, &why, Loss::Gone);
             }
-            Event::TargetFailed { target, error } => {
+            Event::TargetFailed { target, error, refused } => {
                 running.remit.check_target(&target, &[])?;
-                self.lost(node, target, &error, true);
+                self.lost(node, target, &error, if refused { Loss::Refused } else { Loss::Failed });
             }
             Event::Listening { interfaces } => {
                 running.listening_since = Some(Instant::now());

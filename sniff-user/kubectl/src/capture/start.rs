@@ -48,12 +48,15 @@ impl Capture {
             job_namespace: args.cluster.job_namespace().to_owned(),
             agentless: args.agentless,
             expose_nodes: args.expose_nodes,
+            privileged: args.privileged,
             image: args.image.clone(),
             names_image: args.image.is_some()
                 && args.image.as_deref().map(OsStr::new) != env::var_os(IMAGE).as_deref(),
             resources: Resources { requests: args.requests.clone(), limits: args.limits.clone() },
             lifetime,
             who: who(),
+            reason: args.reason.clone(),
+            override_deny: args.override_deny,
             what,
             buffer_bytes: args.capture.ring_bytes,
             is_watched: is_shown(&args, &wanted),
@@ -66,7 +69,7 @@ impl Capture {
         let mut pending = Vec::new();
         let header = SectionHeader {
             application: concat!("kubectl-sniff ", env!("CARGO_PKG_VERSION")).into(),
-            comment: Some(format!("{}, by {}", common.what, common.who)),
+            comment: Some(annotation(&common)),
             ..SectionHeader::default()
         };
         let mut merger = Merger::new(&header, args.capture.count, &mut pending);
@@ -81,6 +84,7 @@ impl Capture {
             changes,
             unwatched: HashSet::new(),
             members: HashMap::new(),
+            refused: HashSet::new(),
             facts: HashMap::new(),
             names: HashSet::new(),
             addresses: Names::default(),
@@ -293,6 +297,13 @@ fn describe(args: &Args) -> String {
         words.push("all pods".to_owned());
     }
     words.join(" ")
+}
+
+/// What a file says of its capture: what, who, and why.
+fn annotation(common: &Common) -> String {
+    let reason = common.reason.as_deref().map(|reason| format!(", because of: {reason}")).unwrap_or_default();
+    let overriding = if common.override_deny { ", pods that deny it included" } else { "" };
+    format!("{}, by {}{reason}{overriding}", common.what, common.who)
 }
 
 /// `user@host`, as far as the environment tells.

@@ -4,21 +4,35 @@ use std::{collections::BTreeMap, time::Duration};
 
 use anyhow::{Result, bail};
 use futures_util::{StreamExt as _, stream};
-use sniff_kubernetes::{Cluster, Piece, daemonset::DaemonPod, own::CONTAINER};
+use sniff_kubernetes::{
+    Cluster, Piece,
+    daemonset::DaemonPod,
+    own::{CONTAINER, SniffPod},
+};
 use sniff_protocol::{Broken, Build, Decoder, PROTOCOL, ToClient};
 use tokio::time::timeout;
 
 use super::Finding;
+use crate::door::{self, Door, Wanted};
 
 /// Until a pod has said who it is.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Pods asked at a time.
 const AT_ONCE: usize = 16;
 
+/// How to come to a pod that has a door; one without is come to by exec.
+#[derive(Clone, Debug)]
+pub(super) enum Way {
+    /// By its door, with these rights.
+    Door(Wanted),
+    /// By exec all the same.
+    Exec,
+}
+
 /// What the pods say that they run, the same answers together.
-pub(super) async fn ask(cluster: &Cluster, namespace: &str, pods: &[DaemonPod]) -> Vec<Finding> {
+pub(super) async fn ask(cluster: &Cluster, namespace: &str, pods: &[DaemonPod], way: &Way) -> Vec<Finding> {
     let answers = stream::iter(pods).map(|pod| async move {
-        let asked = timeout(PATIENCE, hello(cluster, namespace, &pod.name));
+        let asked = timeout(PATIENCE, hello(cluster, namespace, pod, way));
         asked.await.unwrap_or_else(|_| bail!("it says nothing for {PATIENCE:?}"))
     });
     let mut counts = BTreeMap::new();
@@ -36,8 +50,14 @@ fn finding(answer: Result<String, String>, pods: usize) -> Finding {
 }
 
 /// The build that a pod runs, in its own words.
-async fn hello(cluster: &Cluster, namespace: &str, pod: &str) -> Result<String> {
-    let mut process = cluster.exec(namespace, pod, CONTAINER, &["sniff", "serve"]).await?;
+async fn hello(cluster: &Cluster, namespace: &str, pod: &DaemonPod, way: &Way) -> Result<String> {
+    let mut process = match (way, pod.door, &pod.node) {
+        (Way::Door(wanted), Some(port), Some(node)) => {
+            let pod = SniffPod { namespace: namespace.to_owned(), name: pod.name.clone(), door: Some(port) };
+            door::enter(cluster, Door { pod: &pod, port, node }, wanted).await?.0
+        }
+        _ => cluster.exec(namespace, &pod.name, CONTAINER, &["sniff", "serve"]).await?,
+    };
     let mut decoder = Decoder::<ToClient>::new();
     while let Some(piece) = process.output.next().await? {
         match piece {

@@ -2,6 +2,7 @@
 
 mod agents;
 mod plugin;
+mod ways;
 
 use std::{
     fmt,
@@ -10,7 +11,11 @@ use std::{
 
 use anyhow::Result;
 use sniff_cli::{exit, sanitize::sanitize_line};
-use sniff_kubernetes::{Cluster, Node, Permission, Request, daemonset::DaemonPod};
+use sniff_kubernetes::{
+    Cluster, Node, Permission, RefusedPod, Request,
+    daemonset::{self, DaemonPod},
+    how_to_let_in,
+};
 
 use sniff_protocol::Build;
 
@@ -52,7 +57,8 @@ pub async fn run(cluster: &Cluster, args: &Args) -> Result<u8> {
             .await?,
     );
     let nodes = nodes(cluster, &mut findings).await;
-    let missing = daemon_pods(cluster, args.cluster.daemonset_namespace(), &nodes, &mut findings).await?;
+    let missing =
+        daemon_pods(cluster, namespace, args.cluster.daemonset_namespace(), &nodes, &mut findings).await?;
     if missing {
         findings.extend(short_lived(cluster, args).await?);
     }
@@ -111,12 +117,14 @@ async fn nodes(cluster: &Cluster, findings: &mut Vec<Finding>) -> Vec<Node> {
 /// Whether the DaemonSet's pods run; `true` when some are missing, as far as can be told.
 async fn daemon_pods(
     cluster: &Cluster,
+    meant: &str,
     namespace: &str,
     nodes: &[Node],
     findings: &mut Vec<Finding>,
 ) -> Result<bool> {
-    for (verb, resource) in [("list", "pods"), ("get", "daemonsets.apps")] {
-        let request = Request { verb, resource, namespace: Some(namespace), name: None };
+    for (verb, resource, name) in [("list", "pods", None), ("get", "daemonsets.apps", Some(daemonset::NAME))]
+    {
+        let request = Request { verb, resource, namespace: Some(namespace), name };
         if cluster.may(request).await? == Permission::Denied {
             findings.push(Finding::Bad(
                 format!("DaemonSet: you may not {request}"),
@@ -133,6 +141,10 @@ async fn daemon_pods(
     let (running, stuck): (Vec<_>, Vec<_>) = own.into_iter().partition(|pod| pod.trouble.is_none());
     findings.extend(stuck.iter().map(|pod| does_not_run(namespace, pod)));
     if running.is_empty() && stuck.is_empty() {
+        if let Some(refused) = cluster.refused_pod(namespace, daemonset::NAME).await {
+            findings.push(is_refused(namespace, refused));
+            return Ok(true);
+        }
         findings.push(Finding::Note(format!(
             "DaemonSet: none in namespace {namespace}, short-lived pods take its place"
         )));
@@ -140,11 +152,10 @@ async fn daemon_pods(
     }
     if !running.is_empty() {
         findings.push(Finding::Good(runs_on(&running, nodes)));
-        let permissions = permissions(cluster, namespace, "DaemonSet", EXEC).await?;
-        let may_exec = permissions.iter().all(|finding| matches!(finding, Finding::Good(_)));
-        findings.extend(permissions);
-        if may_exec {
-            findings.extend(agents::ask(cluster, namespace, &running).await);
+        let (looked_at, way) = ways::look(cluster, meant, namespace, &running).await?;
+        findings.extend(looked_at);
+        if let Some(way) = way {
+            findings.extend(agents::ask(cluster, namespace, &running, &way).await);
         }
     }
     let has_pod = |node: &&Node| running.iter().chain(&stuck).any(|pod| is_on(pod, node));
@@ -175,6 +186,14 @@ fn does_not_run(namespace: &str, pod: &DaemonPod) -> Finding {
     Finding::Bad(
         format!("DaemonSet: pod {namespace}/{name}{node} does not run ({trouble})"),
         format!("kubectl describe pod -n {namespace} {name} says more"),
+    )
+}
+
+fn is_refused(namespace: &str, RefusedPod { says, remedy }: RefusedPod) -> Finding {
+    let says_more = || format!("kubectl describe daemonset -n {namespace} {} says more", daemonset::NAME);
+    Finding::Bad(
+        format!("DaemonSet: namespace {namespace} takes none of its pods ({says})"),
+        remedy.unwrap_or_else(says_more),
     )
 }
 
@@ -212,10 +231,10 @@ async fn short_lived(cluster: &Cluster, args: &Args) -> Result<Vec<Finding>> {
     findings.push(match cluster.pod_security(namespace).await {
         Ok(Some(Some(level))) if level != "privileged" => Finding::Bad(
             format!("short-lived pods: PodSecurity of namespace {namespace} enforces {level}"),
-            "choose a namespace for privileged pods with --job-namespace".to_owned(),
+            format!("{}, or choose another with --job-namespace", how_to_let_in(namespace)),
         ),
         Ok(Some(Some(_))) => Finding::Good(format!(
-            "short-lived pods: namespace {namespace} lets privileged pods in by its label"
+            "short-lived pods: namespace {namespace} lets them in by its PodSecurity label"
         )),
         Ok(Some(None)) => Finding::Note(format!(
             "short-lived pods: namespace {namespace} has no PodSecurity label, so the cluster's default applies"

@@ -30,6 +30,9 @@ const STATE: &str = "/var/lib/sniff";
 const HEADROOM_MIB: u64 = 128;
 /// The smallest memory limit of a pod, in MiB.
 const LEAST_MIB: u64 = 512;
+/// What a container takes that is not privileged.
+const CAPABILITIES: [&str; 9] =
+    ["BPF", "PERFMON", "NET_ADMIN", "NET_BROADCAST", "SYS_PTRACE", "SETUID", "SETGID", "KILL", "SYS_ADMIN"];
 /// Seconds that the kubelet waits for the main process at the end.
 const GRACE_SECONDS: i64 = 3;
 
@@ -117,13 +120,43 @@ impl NewJob {
                 ..v1::ResourceRequirements::default()
             }),
             security_context: Some(v1::SecurityContext {
-                privileged: Some(true),
+                read_only_root_filesystem: Some(true),
+                run_as_group: Some(0),
                 run_as_user: Some(0),
-                ..v1::SecurityContext::default()
+                ..if self.is_privileged { privileged() } else { least_privilege() }
             }),
             volume_mounts: Some(mounts()),
             ..v1::Container::default()
         }
+    }
+}
+
+fn privileged() -> v1::SecurityContext {
+    v1::SecurityContext { privileged: Some(true), ..v1::SecurityContext::default() }
+}
+
+/// What the overlay `least-privilege` gives to the DaemonSet's pods, which says what each is for.
+fn least_privilege() -> v1::SecurityContext {
+    v1::SecurityContext {
+        allow_privilege_escalation: Some(false),
+        app_armor_profile: Some(v1::AppArmorProfile {
+            type_: "Unconfined".into(),
+            ..v1::AppArmorProfile::default()
+        }),
+        capabilities: Some(v1::Capabilities {
+            add: Some(CAPABILITIES.map(Into::into).into()),
+            drop: Some(vec!["ALL".into()]),
+        }),
+        privileged: Some(false),
+        se_linux_options: Some(v1::SELinuxOptions {
+            type_: Some("spc_t".into()),
+            ..v1::SELinuxOptions::default()
+        }),
+        seccomp_profile: Some(v1::SeccompProfile {
+            type_: "RuntimeDefault".into(),
+            ..v1::SeccompProfile::default()
+        }),
+        ..v1::SecurityContext::default()
     }
 }
 
@@ -178,6 +211,7 @@ pub(super) mod tests {
             node: "n-1".into(),
             namespace: "tools".into(),
             exposes_node: false,
+            is_privileged: false,
             resources: Resources::default(),
             image: "sniff:1".into(),
             who: "jane@laptop $(reboot)".into(),
@@ -203,7 +237,6 @@ pub(super) mod tests {
         assert_eq!(spec["activeDeadlineSeconds"], 3600);
         assert_eq!(spec["tolerations"], json!([{"operator": "Exists"}]));
         let container = &spec["containers"][0];
-        assert_eq!(container["securityContext"]["privileged"], true);
         assert_eq!(container["resources"]["limits"]["memory"], "512Mi");
         assert_eq!(container["command"], json!(["sniff", "agent", "--once"]));
         assert_eq!(job["metadata"]["annotations"]["sniff/who"], "jane@laptop $(reboot)");

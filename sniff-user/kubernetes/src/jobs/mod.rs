@@ -46,6 +46,8 @@ pub struct NewJob {
     pub namespace: String,
     /// Whether the namespace may be one that is not sniff's own.
     pub exposes_node: bool,
+    /// Whether the container is privileged, in place of the capabilities that sniff takes.
+    pub is_privileged: bool,
     /// Reference of an image that has sniff on its `PATH`.
     pub image: String,
     /// `user@host`, for whoever finds the Job.

@@ -14,6 +14,7 @@ use tokio::time::{Instant, sleep};
 use super::SniffJob;
 use crate::{
     Cluster, Request,
+    access::RefusedPod,
     own::SniffPod,
     pods::state::{is_of, is_running},
 };
@@ -26,6 +27,8 @@ pub(super) const STARTING: Duration = Duration::from_secs(60);
 const EXTENSION: Duration = Duration::from_secs(15);
 /// A Job that has no pod after this long has probably been refused one.
 const POD_IS_DUE: Duration = Duration::from_secs(1);
+/// What to do where a container with named capabilities is not enough.
+const GIVE_ALL: &str = "--privileged makes the pod without naming any";
 /// Between two looks at a pod that starts: at first, and at most.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const MAX_PAUSE: Duration = Duration::from_millis(500);
@@ -57,7 +60,7 @@ impl Cluster {
                     match state(&pod) {
                         State::Running => {
                             self.limit(job, None).await?;
-                            return Ok(SniffPod { namespace: namespace.clone(), name: pod_name });
+                            return Ok(SniffPod { namespace: namespace.clone(), name: pod_name, door: None });
                         }
                         State::Failed(why) => bail!("pod {namespace}/{pod_name} cannot start: {why}"),
                         State::Waiting(why) => {
@@ -133,24 +136,19 @@ impl Cluster {
 
     /// Why Kubernetes does not let a Job have its pod, as far as its events may be read.
     async fn refusal_of_pod(&self, SniffJob { namespace, name, .. }: &SniffJob) -> Option<String> {
-        let events =
-            self.events(namespace, &format!("involvedObject.name={name},reason=FailedCreate")).await?;
-        let says = events.filter_map(|event| event.message).last()?;
-        let advice = if says.contains("PodSecurity") {
-            ": choose a namespace for privileged pods with --job-namespace, or install the DaemonSet"
-        } else {
-            ""
-        };
-        Some(format!("namespace {namespace} takes no pod of job {name}: {says}{advice}"))
+        let RefusedPod { says, remedy } = self.refused_pod(namespace, name).await?;
+        let remedy = remedy.map(|it| format!("; {it}, or choose another namespace with --job-namespace"));
+        Some(format!(
+            "namespace {namespace} takes no pod of job {name}: {says}{}",
+            remedy.unwrap_or_default()
+        ))
     }
+}
 
-    /// The events that a field selector picks, if they may be read.
-    async fn events(&self, namespace: &str, fields: &str) -> Option<impl Iterator<Item = v1::Event> + use<>> {
-        let request = Request { verb: "list", resource: "events", namespace: Some(namespace), name: None };
-        let api = Api::<v1::Event>::namespaced(self.client.clone(), namespace);
-        let picked = ListParams::default().fields(fields);
-        Some(self.ask(request, api.list(&picked)).await.ok()??.into_iter())
-    }
+fn is_privileged(pod: &v1::Pod) -> bool {
+    let containers = pod.spec.iter().flat_map(|spec| &spec.containers);
+    let mut contexts = containers.filter_map(|container| container.security_context.as_ref());
+    contexts.any(|context| context.privileged == Some(true))
 }
 
 /// How far a starting pod has come.
@@ -188,6 +186,9 @@ fn state(pod: &v1::Pod) -> State {
         return match waiting.reason.as_deref() {
             Some("ErrImagePull" | "ImagePullBackOff" | "InvalidImageName" | "ErrImageNeverPull") => {
                 State::Failed(format!("{why}; is the image right, and may the node pull it?"))
+            }
+            Some("CreateContainerError" | "RunContainerError") if !is_privileged(pod) => {
+                State::Failed(format!("{why}; does the node know the capabilities that it takes? {GIVE_ALL}"))
             }
             Some(
                 "CreateContainerConfigError"
@@ -261,6 +262,8 @@ mod tests {
         assert_eq!(state_of(&creating), State::Waiting("ContainerCreating".into()));
         let pull = container(r#"{"waiting": {"reason": "ImagePullBackOff", "message": "no such host"}}"#);
         assert!(matches!(state_of(&pull), State::Failed(why) if why.contains("no such host")));
+        let unknown = container(r#"{"waiting": {"reason": "RunContainerError", "message": "CAP_BPF?"}}"#);
+        assert!(matches!(state_of(&unknown), State::Failed(why) if why.contains("--privileged")));
         let ended =
             container(r#"{"terminated": {"exitCode": 3, "reason": "Error"}}"#).replace("Pending", "Failed");
         assert_eq!(state_of(&ended), State::Failed("Error with exit code 3".into()));

@@ -1,5 +1,7 @@
 //! Messages survive the way however it is cut, and nothing that is not one gets through.
 
+mod releases;
+
 use bytes::Bytes;
 
 use super::{
@@ -136,7 +138,9 @@ fn another_end_is_named() {
     assert_eq!(read::<ToClient>(b"", 99).unwrap_err(), Broken::Cut);
     let other = [b"SNIFF\0\0".as_slice(), &[PROTOCOL + 1]].concat();
     assert_eq!(read::<ToClient>(&other, 99).unwrap_err(), Broken::Protocol(PROTOCOL + 1));
-    assert!(Broken::Protocol(9).to_string().contains("protocol 9"));
+    let newer = Broken::Protocol(PROTOCOL + 1).to_string();
+    assert!(newer.contains("protocol 2") && newer.ends_with("update this one"), "{newer}");
+    assert!(Broken::Protocol(PROTOCOL - 1).to_string().ends_with("update the other end"));
 }
 
 #[test]
