@@ -6,12 +6,13 @@
 #![no_std]
 
 pub mod epb;
+pub mod recorder;
 pub mod regions;
 
 /// Version of this contract. The loader refuses an object that carries another one.
 ///
 /// Raise it with every change of a record, of [`Counters`], or of the classifier's arguments.
-pub const ABI_VERSION: u32 = 8;
+pub const ABI_VERSION: u32 = 9;
 
 /// Largest part of a packet that a record holds, in bytes; also pcapng's usual largest snaplen.
 ///

@@ -78,6 +78,10 @@ pub struct Header {
     pub len: u64,
     /// The region that comes after this one in the chain, plus 1; 0 while this one is still written.
     pub next: u64,
+    /// Whose it is; only in a [recorder](crate::recorder).
+    pub tag: u64,
+    /// Blocks that its owner had written into others before; only there.
+    pub before: u64,
 }
 
 /// A word in memory that both sides share. A value of such a type is a place: all methods act on the same word.
@@ -235,7 +239,7 @@ pub fn index(word: u64) -> Option<u32> {
 }
 
 /// The word of a region.
-const fn word(index: u32) -> u64 {
+pub const fn word(index: u32) -> u64 {
     index as u64 + 1
 }
 
@@ -256,6 +260,7 @@ mod tests {
         assert_eq!((size_of::<Cpu>(), align_of::<Cpu>()), (64, 64));
         assert_eq!(size_of::<Header>(), 64);
         assert_eq!((offset_of!(Header, len), offset_of!(Header, next)), (0, 8));
+        assert_eq!((offset_of!(Header, tag), offset_of!(Header, before)), (16, 24));
         assert_eq!((offset_of!(Cpu, sequence), offset_of!(Cpu, first)), (0, 8));
     }
 

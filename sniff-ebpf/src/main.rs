@@ -20,7 +20,7 @@ use aya_ebpf::{
 use capture::Arguments;
 use sniff_common::INTERFACE_FLAGS_SHIFT;
 
-use crate::ring::{Buffer, Regions, Ring};
+use crate::ring::{Buffer, Recorder, Regions, Ring};
 
 /// Captures into the regions; arguments as for [`capture_into`].
 #[unsafe(no_mangle)]
@@ -33,6 +33,19 @@ extern "C" fn sniff_regions(
     clock_offset: u64,
 ) -> i32 {
     capture_into::<Regions>(skb, interface, direction, snaplen, clock_offset)
+}
+
+/// Captures into regions that are written over; arguments as for [`capture_into`].
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "classifier/recorder")]
+extern "C" fn sniff_recorder(
+    skb: *mut __sk_buff,
+    interface: u64,
+    direction: u64,
+    snaplen: u64,
+    clock_offset: u64,
+) -> i32 {
+    capture_into::<Recorder>(skb, interface, direction, snaplen, clock_offset)
 }
 
 /// Captures into the BPF ring buffer; arguments as for [`capture_into`].

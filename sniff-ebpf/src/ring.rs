@@ -1,4 +1,5 @@
-//! Where finished blocks go. There are two rings, and one classifier for each; everything else is the same for both.
+//! Where finished blocks go. There are two rings, one of which a recorder writes over, and a classifier for each; everything
+//! else is the same for all.
 //!
 //! The reader is not woken for each packet, which would cost several times the capture itself, but each time a
 //! CPU has written [`SNIFF_WAKE_BYTES`]; what stays below that it finds by itself at its next time-out. Only a reader
@@ -17,7 +18,10 @@ use aya_ebpf::{
 };
 use sniff_common::regions::Cpu;
 
-pub use self::{buffer::Buffer, regions::Regions};
+pub use self::{
+    buffer::Buffer,
+    regions::{Recorder, Regions},
+};
 use crate::counters;
 
 /// How many bytes a CPU writes between two wake-ups; the loader sets it.

@@ -14,9 +14,27 @@ mod loopback;
 mod losses;
 mod places;
 mod programs;
+mod recorder;
 mod records;
 
-use sniff_tests::kernel;
+use std::{ops::Range, thread};
+
+use sniff_tests::{cpu, kernel, traffic::UdpFlow};
+
+/// Sends the datagrams of these numbers from two CPUs at the same time, where there are two, as fast as they can. `payload`
+/// makes one of its sender and its number.
+fn send(flows: &[UdpFlow; 2], numbers: &Range<u32>, payload: impl Fn(usize, u32) -> Vec<u8> + Copy + Send) {
+    let cpus = cpu::allowed();
+    thread::scope(|scope| {
+        for (sender, flow) in flows.iter().enumerate() {
+            let (numbers, cpu) = (numbers.clone(), cpus[sender % cpus.len()]);
+            scope.spawn(move || {
+                cpu::stay_on(cpu);
+                numbers.for_each(|number| flow.send_payload(&payload(sender, number)));
+            });
+        }
+    });
+}
 
 /// Every way in which this kernel can be made to capture, as arguments for sniff.
 fn ways() -> Vec<Vec<&'static str>> {

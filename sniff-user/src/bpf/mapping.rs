@@ -9,7 +9,7 @@ use std::{
     os::fd::AsFd,
     ptr::NonNull,
     slice,
-    sync::atomic::{AtomicU32, AtomicU64},
+    sync::atomic::{AtomicU32, AtomicU64, Ordering},
 };
 
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, mmap_anonymous, munmap};
@@ -67,6 +67,16 @@ impl Mapping {
         assert!(offset.is_multiple_of(4) && offset + 4 <= self.len, "a word outside the mapping");
         // SAFETY: as above.
         unsafe { AtomicU32::from_ptr(self.at.as_ptr().add(offset).cast()) }
+    }
+
+    /// A copy of the bytes in `range`, which others may write to meanwhile. Its bounds are multiples of 4.
+    ///
+    /// # Panics
+    ///
+    /// When they are not, or not inside.
+    pub fn copy(&self, range: Range<usize>) -> Vec<u8> {
+        let words = range.step_by(4).map(|offset| self.u32(offset).load(Ordering::Relaxed));
+        words.flat_map(u32::to_ne_bytes).collect()
     }
 
     /// The bytes in `range`.

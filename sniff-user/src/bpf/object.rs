@@ -3,14 +3,18 @@
 
 use std::{
     collections::{HashMap, HashSet, hash_map::Entry},
+    io,
     os::fd::{AsFd as _, AsRawFd as _, OwnedFd, RawFd},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use aya::{
     Ebpf, EbpfError, EbpfLoader,
-    maps::{IterableMap as _, Map, MapData, PerCpuArray},
+    maps::{IterableMap as _, Map, MapData, MapError, PerCpuArray, Queue, Stack},
     util::{KernelVersion, nr_cpus, online_cpus},
 };
 use aya_log::EbpfLogger;
@@ -22,21 +26,22 @@ use bytesize::ByteSize;
 use log::{Log, debug};
 use sniff_common::{
     ABI_VERSION, Counters, Direction,
-    regions::{self, Cpu, REGION_BYTES},
+    regions::{self, REGION_BYTES},
 };
 
 use super::{
-    mapping::Mapping,
-    ring::{self, Gauge, Memory, Ring, Sorting, buffer::Buffer, records::Records, regions::Regions},
+    ring::{self, Gauge, Maps, Shape, gauge::Room, records::Records},
     syscall,
 };
-use crate::system::{self, clock::Clock};
+use crate::system;
 
 /// Built from sniff-ebpf by the build script.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/sniff-ebpf"));
 
 /// Bytes of a ring buffer that holds only wake-ups: a page, the smallest there is.
 const WAKE_UP_BYTES: u32 = 4096;
+/// Of so many regions of a recorder, CPUs have one at least while others are read.
+const SPARE_PART: u32 = 32;
 /// The maps that an interface's own stand in for: its counters, and the count of its lost packets.
 const COUNTERS: &str = "SNIFF_COUNTERS";
 const LOST: &str = "SNIFF_LOST";
@@ -53,10 +58,19 @@ pub struct Sizes {
     pub batch: ring::Batch,
 }
 
+/// A ring that the kernel can have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Chosen {
+    Regions,
+    /// Regions that are written over.
+    Recorder,
+    Buffer,
+}
+
 /// The ring that was chosen, and how large its maps are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Layout {
-    regions: bool,
+    kind: Chosen,
     /// Regions; one where there are none, since a map has an entry at least.
     region_count: u32,
     /// Bytes of the BPF ring buffer: all of the ring, or room for wake-ups.
@@ -67,33 +81,46 @@ struct Layout {
 
 impl Layout {
     /// `cpus` is how many CPUs are online.
-    fn of(sizes: &Sizes, regions: bool, cpus: usize) -> Self {
+    fn of(sizes: &Sizes, kind: Chosen, cpus: usize) -> Self {
         let Sizes { ring_bytes, batch, .. } = *sizes;
         // All CPUs together may fill half the ring before they have woken the reader.
         let share = u64::from(ring_bytes) / (2 * cpus as u64);
         let wake_bytes = share.min(batch.bytes());
         let count = (ring_bytes as usize / REGION_BYTES).max(regions::fewest(cpus));
-        match regions {
-            true => Self { regions, region_count: count as u32, buffer_bytes: WAKE_UP_BYTES, wake_bytes },
+        match kind {
+            Chosen::Regions | Chosen::Recorder => {
+                Self { kind, region_count: count as u32, buffer_bytes: WAKE_UP_BYTES, wake_bytes }
+            }
             // The kernel takes only powers of two.
-            false => Self { regions, region_count: 1, buffer_bytes: 1 << ring_bytes.ilog2(), wake_bytes },
+            Chosen::Buffer => {
+                Self { kind, region_count: 1, buffer_bytes: 1 << ring_bytes.ilog2(), wake_bytes }
+            }
         }
     }
 
     /// Bytes of memory, and of which kind, for a person.
     fn describe(&self) -> String {
-        match self.regions {
-            true => {
+        match self.kind {
+            Chosen::Regions | Chosen::Recorder => {
                 let bytes = self.region_count as usize * REGION_BYTES;
                 format!("{} in {} regions", ByteSize(bytes as u64), self.region_count)
             }
-            false => format!("{} in a BPF ring buffer", ByteSize(self.buffer_bytes.into())),
+            Chosen::Buffer => format!("{} in a BPF ring buffer", ByteSize(self.buffer_bytes.into())),
         }
     }
 
     /// The capture function for it.
     fn function(&self) -> &'static str {
-        if self.regions { "sniff_regions" } else { "sniff_buffer" }
+        match self.kind {
+            Chosen::Regions => "sniff_regions",
+            Chosen::Recorder => "sniff_recorder",
+            Chosen::Buffer => "sniff_buffer",
+        }
+    }
+
+    /// How many regions there are, if there are any.
+    fn regions(&self) -> Option<u32> {
+        (self.kind != Chosen::Buffer).then_some(self.region_count)
     }
 }
 
@@ -213,6 +240,7 @@ impl KernelSide {
             .map_max_entries("SNIFF_RING", layout.buffer_bytes)
             .map_max_entries("SNIFF_REGIONS", layout.region_count)
             .map_max_entries("SNIFF_FREE", layout.region_count)
+            .map_max_entries("SNIFF_LEFT", layout.region_count)
             .map_max_entries("SNIFF_CPUS", possible_cpus()?)
             .override_global("SNIFF_WAKE_BYTES", &layout.wake_bytes, true)
             .load(OBJECT)
@@ -221,42 +249,62 @@ impl KernelSide {
         Ok(Self { layout, body, ebpf })
     }
 
-    /// The reader's end of the ring; there is only one. `clock` is what the classifiers stamp with.
+    /// What the ring's reader is told of it.
     ///
     /// # Errors
     ///
-    /// When it was taken before, or cannot be mapped.
-    pub fn take_ring(&mut self, sorting: Sorting, clock: Clock) -> Result<Ring> {
-        let Map::RingBuf(map) = self.ebpf.take_map("SNIFF_RING").ok_or_else(|| missing("SNIFF_RING"))? else {
-            bail!("SNIFF_RING is no ring buffer");
+    /// When the system has no descriptor left, or does not tell its CPUs.
+    pub fn ring(&self) -> Result<(Shape, Maps)> {
+        let Layout { kind, buffer_bytes, .. } = self.layout;
+        let (regions, records) = (self.layout.regions(), kind == Chosen::Recorder);
+        let shape = Shape { buffer_bytes, regions, records, cpus: possible_cpus()? };
+        let descriptor = |name| {
+            let map = data_of(self.ebpf.map(name).ok_or_else(|| missing(name))?)?;
+            Ok::<_, anyhow::Error>(map.fd().as_fd().try_clone_to_owned()?)
         };
-        let records = Records::new(map).context("cannot map the ring")?;
-        let (memory, room) = match self.layout.regions {
-            true => {
-                let regions = self.map_regions(records)?;
-                let room = regions.room();
-                (Memory::Regions(regions), room)
-            }
-            false => {
-                let buffer = Buffer::new(records);
-                let room = buffer.room();
-                (Memory::Buffer(buffer), room)
-            }
+        let maps = Maps {
+            buffer: descriptor("SNIFF_RING")?,
+            cpus: descriptor("SNIFF_CPUS")?,
+            regions: descriptor("SNIFF_REGIONS")?,
         };
-        let gauge = Gauge::new(self.map_cpus(false)?, room);
-        Ok(Ring::new(memory, self.map_cpus(true)?, gauge, sorting, clock))
+        Ok((shape, maps))
     }
 
-    fn map_cpus(&self, writable: bool) -> Result<Mapping> {
-        let cpus = data_of(self.ebpf.map("SNIFF_CPUS").ok_or_else(|| missing("SNIFF_CPUS"))?)?;
-        let bytes = possible_cpus()? as usize * size_of::<Cpu>();
-        Mapping::new(cpus.fd(), 0, bytes, writable).context("cannot map the ring")
+    /// Sets all regions free; there is only one who takes those that were read.
+    ///
+    /// # Errors
+    ///
+    /// When it was taken before, or the kernel refuses.
+    pub fn take_free(&mut self) -> Result<FreeRegions> {
+        let mut take = |name| self.ebpf.take_map(name).ok_or_else(|| missing(name));
+        let (map, left) = (take("SNIFF_FREE")?, take("SNIFF_LEFT")?);
+        let count = self.layout.regions().unwrap_or(0);
+        let (map, left) = (map.try_into()?, left.try_into()?);
+        let mut free = FreeRegions { map, left, count, given_back: Arc::default() };
+        // The first is on top.
+        (0..count).rev().try_for_each(|region| free.set_free(region)).context("cannot set the ring free")?;
+        Ok(free)
     }
 
-    fn map_regions(&mut self, bell: Records) -> Result<Regions> {
-        let free = self.ebpf.take_map("SNIFF_FREE").ok_or_else(|| missing("SNIFF_FREE"))?.try_into()?;
-        let map = |name| data_of(self.ebpf.map(name).ok_or_else(|| missing(name))?);
-        Regions::new(map("SNIFF_REGIONS")?, map("SNIFF_CPUS")?, free, bell).context("cannot map the ring")
+    /// What anybody can see of the ring.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be mapped.
+    pub fn gauge(&self, free: &FreeRegions) -> Result<Gauge> {
+        let (shape, maps) = self.ring()?;
+        let gauge = || {
+            let cpus = shape.map_cpus(&maps, false)?;
+            let room = match shape.regions {
+                Some(_) if shape.records => Room::Recorder,
+                Some(count) => {
+                    Room::Regions { given_back: Arc::clone(&free.given_back), count: count as usize }
+                }
+                None => Records::new(maps.buffer, shape.buffer_bytes as usize)?.room(),
+            };
+            Ok::<_, io::Error>(Gauge::new(cpus, room))
+        };
+        gauge().context("cannot map the ring")
     }
 
     /// What classifiers are made from.
@@ -297,21 +345,90 @@ impl KernelSide {
     }
 }
 
+/// The regions that CPUs can take.
+pub struct FreeRegions {
+    map: Stack<MapData, u32>,
+    /// Those that a recorder's CPUs have filled, the oldest first.
+    left: Queue<MapData, u32>,
+    count: u32,
+    /// How often one was given back.
+    given_back: Arc<AtomicU64>,
+}
+
+impl FreeRegions {
+    /// For CPUs to take again.
+    ///
+    /// # Errors
+    ///
+    /// When there is no such region, or the kernel refuses.
+    pub fn give_back(&mut self, region: u32) -> Result<()> {
+        ensure!(region < self.count, "there is no region {region}");
+        self.given_back.fetch_add(1, Ordering::Relaxed);
+        self.set_free(region)
+    }
+
+    /// Takes the regions that a recorder's CPUs have filled, to be given back when they are read. CPUs then go on with free
+    /// ones. Where there are hardly any, the oldest are such, unread.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses.
+    pub fn take_filled(&mut self) -> Result<Vec<u32>> {
+        let spare = self.count.div_ceil(SPARE_PART) as usize;
+        let mut free = take_up_to(spare, || self.map.pop(0))?;
+        free.extend(take_up_to(spare - free.len(), || self.left.pop(0))?);
+        // What was on top is again.
+        free.into_iter().rev().try_for_each(|region| self.set_free(region))?;
+        take_up_to(self.count as usize, || self.left.pop(0))
+    }
+
+    fn set_free(&mut self, region: u32) -> Result<()> {
+        Ok(self.map.push(region, 0)?)
+    }
+}
+
+/// Takes regions out of a map until it is empty, `most` of them at most.
+fn take_up_to(most: usize, mut pop: impl FnMut() -> Result<u32, MapError>) -> Result<Vec<u32>> {
+    let mut taken = Vec::new();
+    while taken.len() < most {
+        match pop() {
+            Ok(region) => taken.push(region),
+            Err(MapError::ElementNotFound) => break,
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(taken)
+}
+
 /// The ring that is wanted, where it can be had.
 fn choose(sizes: &Sizes) -> Result<Layout> {
     let cpus =
         online_cpus().map_err(|(path, error)| anyhow!(error).context(format!("cannot read {path}")))?;
     let obstacle = match sizes.ring {
         ring::Kind::Ringbuf => None,
-        ring::Kind::Auto | ring::Kind::Regions => obstacle_to_regions(),
+        ring::Kind::Auto | ring::Kind::Regions | ring::Kind::Recorder => obstacle_to_regions(),
     };
     match (sizes.ring, &obstacle) {
         (ring::Kind::Regions, Some(why)) => bail!("no --ring regions on this kernel: {why}"),
+        (ring::Kind::Recorder, Some(why)) => bail!("no --record on this kernel: {why}"),
         (ring::Kind::Auto, Some(why)) => debug!("no regions: {why}"),
         _ => {}
     }
-    let regions = sizes.ring != ring::Kind::Ringbuf && obstacle.is_none();
-    Ok(Layout::of(sizes, regions, cpus.len()))
+    let kind = match (sizes.ring, obstacle) {
+        (ring::Kind::Recorder, _) => Chosen::Recorder,
+        (ring::Kind::Ringbuf, _) | (_, Some(_)) => Chosen::Buffer,
+        (ring::Kind::Auto | ring::Kind::Regions, None) => Chosen::Regions,
+    };
+    let layout = Layout::of(sizes, kind, cpus.len());
+    // A budget is not to be exceeded.
+    let (asked, takes) = (sizes.ring_bytes as usize, layout.region_count as usize * REGION_BYTES);
+    ensure!(
+        kind != Chosen::Recorder || takes <= asked,
+        "--record takes {} at least on a machine of {} CPUs",
+        ByteSize(takes as u64),
+        cpus.len()
+    );
+    Ok(layout)
 }
 
 /// Why this kernel cannot have regions, if it cannot.
@@ -391,7 +508,11 @@ fn explain(error: EbpfError, kernel: Option<KernelVersion>) -> anyhow::Error {
 /// aya keeps a map's descriptor behind its type; the object has only these.
 fn data_of(map: &Map) -> Result<&MapData> {
     match map {
-        Map::Array(data) | Map::PerCpuArray(data) | Map::RingBuf(data) | Map::Stack(data) => Ok(data),
+        Map::Array(data)
+        | Map::PerCpuArray(data)
+        | Map::Queue(data)
+        | Map::RingBuf(data)
+        | Map::Stack(data) => Ok(data),
         _ => bail!("the kernel side has a map of a kind that the loader does not know"),
     }
 }
@@ -406,7 +527,18 @@ mod tests {
 
     fn layout(ring_bytes: u32, batch: Batch, regions: bool, cpus: usize) -> Layout {
         let sizes = Sizes { ring: ring::Kind::Auto, ring_bytes, batch };
-        Layout::of(&sizes, regions, cpus)
+        Layout::of(&sizes, if regions { Chosen::Regions } else { Chosen::Buffer }, cpus)
+    }
+
+    #[test]
+    fn the_object_tells_no_path_of_the_machine_that_built_it() {
+        let workspace = env!("CARGO_MANIFEST_DIR").trim_end_matches("sniff-user");
+        for part in [workspace, "/registry/src/", "/lib/rustlib/src/"] {
+            let found = OBJECT.windows(part.len()).any(|window| window == part.as_bytes());
+            assert!(!found, "{part} is in it");
+        }
+        let own = b"sniff-ebpf/src/";
+        assert!(OBJECT.windows(own.len()).any(|window| window == own), "the sources are not named");
     }
 
     #[test]

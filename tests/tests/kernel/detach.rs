@@ -129,7 +129,10 @@ fn links_that_somebody_detaches_are_attached_again_and_the_gap_is_told() {
         // One of the two, the other, and both.
         for (picked, size) in [(0..1, 57), (1..2, 58), (0..2, 59)] {
             let objects = BpfObjects::held_by(sniff.pid());
+            // On a slow machine it would attach one again before the other is detached.
+            sniff.signal(Signal::SIGSTOP);
             detach(&node, &objects.links()[picked]);
+            sniff.signal(Signal::SIGCONT);
             let line = sniff.wait_for_line("attached again");
             assert!(line.contains("netns:blue/eth0") && line.contains(DETACHED), "{line}");
             traffic::ping(&node, pod.ipv4.into(), 5, size);

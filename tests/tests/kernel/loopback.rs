@@ -7,7 +7,7 @@ use sniff_tests::{
     netns::Netns,
     pcap::{Direction, PcapNg},
     sniff::Sniff,
-    traffic,
+    traffic, wait,
 };
 
 use super::ways;
@@ -74,7 +74,7 @@ fn talk_to_oneself(netns: &Netns, address: Ipv4Addr, count: u8) {
     let socket = netns.enter(|| UdpSocket::bind((Ipv4Addr::UNSPECIFIED, PORT))).expect("a socket");
     socket.join_multicast_v4(&GROUP, &address).expect("joining");
     let sender = netns.enter(|| UdpSocket::bind((address, 0))).expect("a socket");
-    socket.set_read_timeout(Some(std::time::Duration::from_secs(10))).expect("a time-out");
+    socket.set_read_timeout(Some(wait::patience(std::time::Duration::from_secs(10)))).expect("a time-out");
     for number in 0..count {
         sender.send_to(&[number; 26], SocketAddr::new(GROUP.into(), PORT)).expect("sending");
         let mut buffer = [0; 64];

@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, ops::Range, thread, time::Duration};
 
 use sniff_tests::{
-    cpu, kernel,
+    kernel,
     machine::{FakePod, Machine},
     netns::Netns,
     pcap::{self, Packet},
@@ -148,18 +148,9 @@ fn capture_in_two_parts(args: &[&str], unread: Range<u32>, read: Range<u32>) -> 
     check(file.packets, counts.dropped)
 }
 
-/// Sends the datagrams of these numbers from two CPUs at the same time, where there are two.
+/// Sends the datagrams of these numbers.
 fn send(flows: &[UdpFlow; 2], numbers: Range<u32>) {
-    let cpus = cpu::allowed();
-    thread::scope(|scope| {
-        for (sender, flow) in flows.iter().enumerate() {
-            let (numbers, cpu) = (numbers.clone(), cpus[sender % cpus.len()]);
-            scope.spawn(move || {
-                cpu::stay_on(cpu);
-                numbers.for_each(|number| flow.send_payload(&payload(sender, number)));
-            });
-        }
-    });
+    super::send(flows, &numbers, payload);
 }
 
 /// A datagram that tells its sender and number, and of which no two are alike.

@@ -27,6 +27,8 @@ pub(in crate::bpf) enum Room {
         given_back: Arc<AtomicU64>,
         count: usize,
     },
+    /// One that is written over: what is in it does not wait for anybody.
+    Recorder,
     Buffer {
         ours: Arc<Mapping>,
         theirs: Arc<Mapping>,
@@ -55,6 +57,7 @@ impl Gauge {
                 let waiting = full.saturating_sub(given_back.load(Ordering::Relaxed));
                 waiting as f64 / count.saturating_sub(owners).max(1) as f64
             }
+            Room::Recorder => 0.0,
             Room::Buffer { ours, theirs, size } => {
                 let read = ours.u64(0).load(Ordering::Relaxed);
                 theirs.u64(0).load(Ordering::Relaxed).saturating_sub(read) as f64 / *size as f64

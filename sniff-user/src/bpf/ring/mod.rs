@@ -4,30 +4,33 @@
 //! out about the interfaces that the blocks belong to: their descriptions were sent before their packets came.
 //!
 //! - `regions`: one region a CPU at a time, mapped; nothing is copied.
+//! - `recorder`: the same where they are written over.
 //! - `buffer`: the BPF ring buffer.
 //! - `records`: the BPF ring buffer's own protocol.
 //! - `gauge`: what anybody can see of it.
 
-pub(super) mod buffer;
+mod buffer;
 pub(super) mod gauge;
+mod recorder;
 pub(super) mod records;
-pub(super) mod regions;
+mod regions;
 
 use std::{
     io, mem,
-    os::fd::{AsFd, BorrowedFd},
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
     sync::{
         Arc,
         atomic::{Ordering, fence},
     },
 };
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use clap::ValueEnum;
+use serde::{Deserialize, Serialize};
 use sniff_common::regions::Cpu;
 
-pub use self::gauge::Gauge;
-use self::{buffer::Buffer, regions::Regions};
+use self::{buffer::Buffer, gauge::Room, recorder::Owned, records::Records, regions::Regions};
+pub use self::{gauge::Gauge, recorder::Held, regions::GiveBack};
 use super::mapping::Mapping;
 use crate::system::clock::Clock;
 
@@ -41,6 +44,9 @@ pub enum Kind {
     Regions,
     /// The BPF ring buffer
     Ringbuf,
+    /// Regions that are written over: `--record`
+    #[value(skip)]
+    Recorder,
 }
 
 /// How much a CPU writes before it wakes the reader, in a ring large enough.
@@ -66,7 +72,7 @@ impl Batch {
 }
 
 /// In which order blocks are handed out.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Sorting {
     /// By their times, over all CPUs.
     Time,
@@ -83,6 +89,37 @@ pub enum Until {
     End,
 }
 
+/// A ring as its reader is told of it, which may be another process: with it go the descriptors of its maps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Shape {
+    /// Bytes of the BPF ring buffer.
+    pub buffer_bytes: u32,
+    /// How many regions there are; none, where the blocks are in the BPF ring buffer.
+    pub regions: Option<u32>,
+    /// Whether they are written over.
+    pub records: bool,
+    /// How many CPUs there may be.
+    pub cpus: u32,
+}
+
+/// The descriptors of a ring's maps.
+#[derive(Debug)]
+pub struct Maps {
+    /// The BPF ring buffer.
+    pub buffer: OwnedFd,
+    /// A [`Cpu`] for each possible CPU.
+    pub cpus: OwnedFd,
+    /// The regions, if there are any.
+    pub regions: OwnedFd,
+}
+
+impl Shape {
+    /// Maps where each CPU stands.
+    pub(super) fn map_cpus(&self, maps: &Maps, writable: bool) -> io::Result<Mapping> {
+        Mapping::new(&maps.cpus, 0, self.cpus as usize * size_of::<Cpu>(), writable)
+    }
+}
+
 /// The reader's end.
 pub struct Ring {
     memory: Memory,
@@ -93,6 +130,8 @@ pub struct Ring {
     /// That of the blocks.
     clock: Clock,
     horizon: Horizon,
+    /// What a recorder has held.
+    held: Option<Held>,
 }
 
 /// How far in time what was seen goes, in nanoseconds since the epoch.
@@ -121,15 +160,47 @@ impl Horizon {
 }
 
 /// Where the blocks are.
-pub(super) enum Memory {
+enum Memory {
     Regions(Regions),
     Buffer(Buffer),
 }
 
 impl Ring {
-    /// `cpus` is an entry for each possible CPU.
-    pub(super) fn new(memory: Memory, cpus: Mapping, gauge: Gauge, sorting: Sorting, clock: Clock) -> Self {
-        Self { memory, cpus, gauge: Arc::new(gauge), sorting, clock, horizon: Horizon::default() }
+    /// The reader's end of a ring; there is only one. `clock` is what the classifiers stamp with, and regions that were
+    /// read go to `give_back`.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be mapped.
+    pub fn open(
+        shape: Shape,
+        maps: Maps,
+        sorting: Sorting,
+        clock: Clock,
+        give_back: GiveBack,
+    ) -> Result<Self> {
+        let open = || {
+            let (seen, told) = (shape.map_cpus(&maps, false)?, shape.map_cpus(&maps, true)?);
+            let records = Records::new(maps.buffer, shape.buffer_bytes as usize)?;
+            let (memory, room, held) = match shape.regions {
+                Some(count) => {
+                    let cpus = Mapping::new(&maps.cpus, 0, seen.len(), false)?;
+                    let regions = Regions::new(maps.regions, count as usize, cpus, records, give_back);
+                    let room = if shape.records { Room::Recorder } else { regions.room() };
+                    let held = shape.records.then(Held::default);
+                    (Memory::Regions(regions), room, held)
+                }
+                None => {
+                    let buffer = Buffer::new(records);
+                    let room = buffer.room();
+                    (Memory::Buffer(buffer), room, None)
+                }
+            };
+            let gauge = Arc::new(Gauge::new(seen, room));
+            let horizon = Horizon::default();
+            Ok::<_, io::Error>(Self { memory, cpus: told, gauge, sorting, clock, horizon, held })
+        };
+        open().context("cannot map the ring")
     }
 
     /// What can be seen of it from elsewhere.
@@ -159,11 +230,36 @@ impl Ring {
     pub fn look(&mut self, until: Until) -> Result<bool> {
         let now = self.clock.now()?;
         let (settled, more) = match &mut self.memory {
-            Memory::Regions(regions) => (regions.look()?, false),
+            Memory::Regions(regions) => match (&mut self.held, until) {
+                (None, _) => (regions.look()?, false),
+                // What is held when it is wanted is not known before.
+                (Some(_), Until::Settled) => (false, false),
+                (Some(held), Until::End) => {
+                    regions.look_at_held(held, Owned::All, u64::MAX)?;
+                    (true, false)
+                }
+            },
             Memory::Buffer(buffer) => buffer.look(self.sorting)?,
         };
         self.horizon = self.horizon.of_look(until, self.sorting, settled, now);
         Ok(more)
+    }
+
+    /// Sees what a recorder holds as of now, whose `filled` regions were taken from its CPUs. They are given back when they
+    /// are handed out.
+    ///
+    /// # Errors
+    ///
+    /// When the ring does not follow its protocol, or the clock fails.
+    pub fn look_at_held(&mut self, mut filled: Vec<u32>) -> Result<()> {
+        let complete = self.clock.now()?;
+        filled.sort_unstable();
+        if let (Memory::Regions(regions), Some(held)) = (&mut self.memory, &mut self.held) {
+            regions.settle();
+            regions.look_at_held(held, Owned::These(&filled), complete)?;
+            self.horizon = Horizon { complete, wanted: u64::MAX };
+        }
+        Ok(())
     }
 
     /// Hands out what was seen, in runs of whole blocks that may be changed, and gives its room back. Returns whether
@@ -182,6 +278,11 @@ impl Ring {
     /// What was taken is all that is older than this, in nanoseconds since the epoch, by the clock of the blocks.
     pub fn complete_until(&self) -> u64 {
         self.horizon.complete
+    }
+
+    /// What a recorder has held; none of another ring.
+    pub fn held(&self) -> Option<Held> {
+        self.held
     }
 
     /// The largest part of the ring that was ever in use, 0 to 1.

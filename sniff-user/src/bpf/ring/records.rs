@@ -6,11 +6,10 @@
 
 use std::{
     io,
-    os::fd::{AsFd, BorrowedFd},
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
     sync::{Arc, atomic::Ordering},
 };
 
-use aya::maps::{MapData, MapError};
 use nix::unistd::{SysconfVar, sysconf};
 
 use super::gauge::Room;
@@ -36,7 +35,7 @@ pub enum Pause {
 
 /// The records of a ring buffer.
 pub struct Records {
-    map: MapData,
+    map: OwnedFd,
     /// The page with our position, and the pages with the kernel's and the data, which are mapped twice in a row so
     /// that each record is in one piece.
     ours: Arc<Mapping>,
@@ -46,16 +45,15 @@ pub struct Records {
 }
 
 impl Records {
-    /// Maps the ring.
+    /// Maps the ring, which has `size` bytes.
     ///
     /// # Errors
     ///
     /// When it cannot be mapped.
-    pub fn new(map: MapData) -> io::Result<Self> {
+    pub fn new(map: OwnedFd, size: usize) -> io::Result<Self> {
         let page = sysconf(SysconfVar::PAGE_SIZE)?.map_or(4096, |size| size as usize);
-        let size = map.info().map_err(into_io)?.max_entries() as usize;
-        let ours = Arc::new(Mapping::new(map.fd(), 0, page, true)?);
-        let theirs = Arc::new(Mapping::new(map.fd(), page, page + 2 * size, false)?);
+        let ours = Arc::new(Mapping::new(&map, 0, page, true)?);
+        let theirs = Arc::new(Mapping::new(&map, page, page + 2 * size, false)?);
         Ok(Self { map, ours, theirs, page, size })
     }
 
@@ -115,10 +113,6 @@ impl Records {
 
 impl AsFd for Records {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.map.fd().as_fd()
+        self.map.as_fd()
     }
-}
-
-fn into_io(error: impl Into<MapError>) -> io::Error {
-    io::Error::other(error.into())
 }

@@ -1,5 +1,5 @@
 //! Blocks out of the regions, straight from the memory that the kernel side wrote them to. The protocol is in
-//! [`sniff_common::regions`].
+//! [`sniff_common::regions`], and in [`sniff_common::recorder`] where they are written over.
 #![expect(unsafe_code, reason = "memory that is shared with the kernel")]
 
 use std::{
@@ -13,12 +13,11 @@ use std::{
     },
 };
 
-use anyhow::{Context as _, Result, ensure};
-use aya::maps::{MapData, Stack};
+use anyhow::{Result, ensure};
 use sniff_common::regions::{self, Cpu, FIRST_BLOCK, Header, Position, REGION_BYTES, Sight, Span, Word};
 use sniff_pcapng::PacketHead;
 
-use super::{Sorting, gauge::Room, records::Records};
+use super::{Sorting, gauge::Room, recorder::Written, records::Records};
 use crate::bpf::mapping::Mapping;
 
 /// How often to look whether a CPU has done with its packet: some microseconds in all.
@@ -28,59 +27,105 @@ const WAKE_UPS: usize = usize::MAX;
 
 /// The regions and their readers.
 pub struct Regions {
-    memory: Memory,
-    lanes: Vec<Lane>,
+    pub(super) memory: Memory,
+    pub(super) lanes: Vec<Lane>,
     /// Rings when a CPU has written enough.
     bell: Records,
     /// Most regions that were in use at a time.
     most_used: usize,
 }
 
+/// Most regions that are given back at once, where there are enough: as many as are read for one write.
+const GIVEN_BACK: usize = 4;
 /// Regions that are mapped at once. What is mapped counts as the process's memory, and CPUs take first what was given
 /// back last: while little passes, few are ever seen. A multiple of the page size, whichever that is.
 const WINDOW: usize = 4;
 
+/// Takes regions that were read, for CPUs to take again.
+pub type GiveBack = Box<dyn FnMut(Vec<u32>) -> io::Result<()> + Send>;
+
 /// The mapped memory.
-struct Memory {
-    regions: Windows,
+pub(super) struct Memory {
+    pub(super) regions: Windows,
     cpus: Mapping,
-    free: Stack<MapData, u32>,
+    give_back: GiveBack,
+    /// Those that were read and are not given back yet.
+    read: Vec<u32>,
     /// How many regions there are.
-    count: usize,
+    pub(super) count: usize,
     /// How often one was given back.
     given_back: Arc<AtomicU64>,
 }
 
 /// The chain of one CPU.
 #[derive(Default)]
-struct Lane {
+pub(super) struct Lane {
     /// Up to where it was seen.
     seen: Position,
+    /// The same of a recorder's.
+    pub(super) written: Written,
     /// What was seen and is not handed out yet, in order.
-    spans: VecDeque<Span>,
+    pub(super) spans: VecDeque<Part>,
     /// Time of the next block in `spans`.
-    next: Option<u64>,
+    pub(super) next: Option<u64>,
+}
+
+/// Blocks of one region.
+pub(super) struct Part {
+    /// Where they are.
+    span: Span,
+    /// In a copy, if they may not stay where they are.
+    copy: Option<Vec<u8>>,
+}
+
+impl Part {
+    /// Where they were written to.
+    pub(super) fn in_place(span: Span) -> Self {
+        Self { span, copy: None }
+    }
+
+    /// What was copied.
+    pub(super) fn copied(region: u32, copy: Vec<u8>) -> Self {
+        Self { span: Span { region, start: 0, end: copy.len(), is_last: false }, copy: Some(copy) }
+    }
+
+    /// All of the copy, if it is one.
+    pub(super) fn copy(&self) -> Option<&[u8]> {
+        self.copy.as_deref()
+    }
+
+    /// Keeps only as many bytes of a copy.
+    pub(super) fn truncate(&mut self, len: usize) {
+        self.span.end = len;
+    }
+
+    /// Has nobody read them.
+    pub(super) fn give_back(self, memory: &mut Memory) -> io::Result<()> {
+        if self.span.is_last { memory.give_back(self.span.region) } else { Ok(()) }
+    }
+
+    fn blocks<'a>(&'a self, memory: &'a Memory) -> io::Result<&'a [u8]> {
+        match &self.copy {
+            Some(copy) => Ok(&copy[self.span.start..self.span.end]),
+            None => memory.blocks(&self.span),
+        }
+    }
+
+    fn blocks_mut<'a>(&'a mut self, memory: &'a mut Memory) -> io::Result<&'a mut [u8]> {
+        match &mut self.copy {
+            Some(copy) => Ok(&mut copy[self.span.start..self.span.end]),
+            None => memory.blocks_mut(&self.span),
+        }
+    }
 }
 
 impl Regions {
-    /// Maps the memory, and sets all regions free.
-    ///
-    /// # Errors
-    ///
-    /// When the kernel does not let it be mapped.
-    pub fn new(regions: &MapData, cpus: &MapData, free: Stack<MapData, u32>, bell: Records) -> Result<Self> {
-        let (count, cpu_count) = (entries(regions)?, entries(cpus)?);
-        let mut memory = Memory {
-            regions: Windows::new(regions, count)?,
-            cpus: Mapping::new(cpus.fd(), 0, cpu_count * size_of::<Cpu>(), false)?,
-            free,
-            count,
-            given_back: Arc::default(),
-        };
-        // The first is on top.
-        (0..count as u32).rev().try_for_each(|region| memory.set_free(region))?;
-        let lanes = (0..cpu_count).map(|_| Lane::default()).collect();
-        Ok(Self { memory, lanes, bell, most_used: 0 })
+    /// Reads `count` regions that are free, which are mapped as they are needed; `cpus` has an entry for each possible CPU.
+    pub fn new(regions: OwnedFd, count: usize, cpus: Mapping, bell: Records, give_back: GiveBack) -> Self {
+        let lanes = (0..cpus.len() / size_of::<Cpu>()).map(|_| Lane::default()).collect();
+        let regions = Windows::new(regions, count);
+        let memory = Memory { regions, cpus, give_back, read: Vec::new(), count, given_back: Arc::default() };
+        Self { memory, lanes, bell, most_used: 0 }
     }
 
     /// Sees what CPUs have written. Returns whether that is all that is older than the moment before.
@@ -93,7 +138,7 @@ impl Regions {
         // The caller has read the clock; the CPUs' sequences are read after that.
         fence(Ordering::SeqCst);
         let memory = &mut self.memory;
-        let settled = (0..self.lanes.len()).all(|cpu| memory.is_settled(cpu));
+        let settled = memory.are_settled();
         for (cpu, lane) in self.lanes.iter_mut().enumerate() {
             lane.look(memory, cpu)?;
         }
@@ -108,6 +153,17 @@ impl Regions {
     ///
     /// That of `deliver`, or when a block is broken.
     pub fn take(
+        &mut self,
+        sorting: Sorting,
+        horizon: u64,
+        deliver: impl FnMut(&mut [u8]) -> io::Result<()>,
+    ) -> io::Result<bool> {
+        let taken = self.hand_out(sorting, horizon, deliver);
+        self.memory.give_back_all()?;
+        taken
+    }
+
+    fn hand_out(
         &mut self,
         sorting: Sorting,
         horizon: u64,
@@ -165,14 +221,18 @@ impl Lane {
         if self.seen.region.is_none() {
             self.seen = Position::start_of(memory.first(cpu)?);
         }
-        regions::follow(&mut self.seen, |region| memory.look(region), |span| self.spans.push_back(span))?;
+        regions::follow(
+            &mut self.seen,
+            |region| memory.look(region),
+            |span| self.spans.push_back(Part::in_place(span)),
+        )?;
         self.clear_up(memory)?;
         Ok(())
     }
 
     /// Regions that this CPU has taken and that are not given back, as far as they were seen.
     fn regions(&self) -> usize {
-        usize::from(self.seen.region.is_some()) + self.spans.iter().filter(|span| span.is_last).count()
+        usize::from(self.seen.region.is_some()) + self.spans.iter().filter(|part| part.span.is_last).count()
     }
 
     /// Hands out everything.
@@ -181,10 +241,9 @@ impl Lane {
         memory: &mut Memory,
         deliver: &mut impl FnMut(&mut [u8]) -> io::Result<()>,
     ) -> io::Result<()> {
-        while let Some(span) = self.spans.front_mut() {
-            let blocks = memory.blocks_mut(span)?;
-            span.start = span.end;
-            let result = deliver(blocks);
+        while let Some(part) = self.spans.front_mut() {
+            let result = deliver(part.blocks_mut(memory)?);
+            part.span.start = part.span.end;
             self.clear_up(memory)?;
             result?;
         }
@@ -198,8 +257,8 @@ impl Lane {
         limit: u64,
         deliver: &mut impl FnMut(&mut [u8]) -> io::Result<()>,
     ) -> io::Result<()> {
-        let Some(span) = self.spans.front_mut() else { return Ok(()) };
-        let blocks = memory.blocks(span)?;
+        let Some(part) = self.spans.front_mut() else { return Ok(()) };
+        let blocks = part.blocks(memory)?;
         // Mostly all of them are, which the last one tells: a CPU's blocks are in order.
         let newest = last_block(blocks).map(PacketHead::parse).transpose().map_err(io::Error::other)?;
         let all = newest.is_some_and(|head| head.timestamp_ns < limit);
@@ -211,20 +270,20 @@ impl Lane {
             }
             len += head.total_len;
         }
-        let result = deliver(&mut memory.blocks_mut(span)?[..len]);
-        span.start += len;
+        let result = deliver(&mut part.blocks_mut(memory)?[..len]);
+        part.span.start += len;
         self.clear_up(memory)?;
         result
     }
 
     /// Gives back the regions that are read to their end, and sees what comes next.
-    fn clear_up(&mut self, memory: &mut Memory) -> io::Result<()> {
-        while let Some(span) = self.spans.pop_front_if(|span| span.start == span.end) {
+    pub(super) fn clear_up(&mut self, memory: &mut Memory) -> io::Result<()> {
+        while let Some(Part { span, .. }) = self.spans.pop_front_if(|part| part.span.start == part.span.end) {
             if span.is_last {
                 memory.give_back(span.region)?;
             }
         }
-        let head = |span| PacketHead::parse(memory.blocks(span)?).map_err(io::Error::other);
+        let head = |part: &Part| PacketHead::parse(part.blocks(memory)?).map_err(io::Error::other);
         self.next = self.spans.front().map(head).transpose()?.map(|head| head.timestamp_ns);
         Ok(())
     }
@@ -251,6 +310,11 @@ impl Memory {
         Ok(region)
     }
 
+    /// Whether no CPU has a packet in work that it began before this was called.
+    pub(super) fn are_settled(&self) -> bool {
+        (0..self.cpus.len() / size_of::<Cpu>()).all(|cpu| self.is_settled(cpu))
+    }
+
     /// Whether a CPU has no packet in work that it began before this was called.
     fn is_settled(&self, cpu: usize) -> bool {
         let sequence = self.cpus.u64(cpu * size_of::<Cpu>() + mem::offset_of!(Cpu, sequence));
@@ -275,32 +339,33 @@ impl Memory {
     }
 
     /// For CPUs to take again.
-    fn give_back(&mut self, region: u32) -> io::Result<()> {
+    pub(super) fn give_back(&mut self, region: u32) -> io::Result<()> {
         self.given_back.fetch_add(1, Ordering::Relaxed);
-        self.set_free(region)
+        self.read.push(region);
+        // A small ring has none to spare.
+        if self.read.len() < GIVEN_BACK.min(self.count / 8) { Ok(()) } else { self.give_back_all() }
     }
 
-    fn set_free(&mut self, region: u32) -> io::Result<()> {
-        self.free.push(region, 0).map_err(io::Error::other)
+    fn give_back_all(&mut self) -> io::Result<()> {
+        if self.read.is_empty() { Ok(()) } else { (self.give_back)(mem::take(&mut self.read)) }
     }
 }
 
 /// The regions' map, of which those parts are mapped that somebody has asked for.
-struct Windows {
+pub(super) struct Windows {
     map: OwnedFd,
     count: usize,
     mapped: Vec<OnceCell<Mapping>>,
 }
 
 impl Windows {
-    fn new(regions: &MapData, count: usize) -> io::Result<Self> {
-        let map = regions.fd().as_fd().try_clone_to_owned()?;
+    fn new(map: OwnedFd, count: usize) -> Self {
         let mapped = (0..count.div_ceil(WINDOW)).map(|_| OnceCell::new()).collect();
-        Ok(Self { map, count, mapped })
+        Self { map, count, mapped }
     }
 
     /// What is mapped there, and where in it a region begins.
-    fn of(&self, region: u32) -> io::Result<(&Mapping, usize)> {
+    pub(super) fn of(&self, region: u32) -> io::Result<(&Mapping, usize)> {
         let (at, offset) = place(region);
         let cell = &self.mapped[at];
         let mapping = match cell.get() {
@@ -336,16 +401,12 @@ fn last_block(blocks: &[u8]) -> Option<&[u8]> {
 }
 
 /// A word of the mapped memory.
-struct Shared<'a>(&'a AtomicU64);
+pub(super) struct Shared<'a>(pub(super) &'a AtomicU64);
 
 impl Word for Shared<'_> {
     fn load(&self) -> u64 {
         self.0.load(Ordering::Acquire)
     }
-}
-
-fn entries(map: &MapData) -> Result<usize> {
-    Ok(map.info().context("the kernel does not describe a map")?.max_entries() as usize)
 }
 
 #[cfg(test)]
