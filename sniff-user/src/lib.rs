@@ -7,6 +7,8 @@ mod agent;
 pub mod bpf;
 mod capture;
 pub mod commands;
+mod front;
+mod halves;
 pub mod net;
 mod serve;
 pub mod system;

@@ -1,7 +1,7 @@
 //! What a node does with the packets that come out of the ring: collects short runs, hands them to the [`Sink`], and
 //! counts for each interface what became of them.
 
-use std::{io, mem, ops::AddAssign, os::fd::BorrowedFd, sync::Arc};
+use std::{io, mem, ops::AddAssign, os::fd::BorrowedFd};
 
 use bytes::{BufMut as _, BytesMut};
 use sniff_pcapng::{InterfaceDescription, Names, heads};
@@ -39,7 +39,7 @@ pub struct Output {
     sink: Box<dyn Sink>,
     /// By pcapng interface id.
     deliveries: Vec<Delivery>,
-    written: Arc<Written>,
+    written: &'static Written,
     /// What was written of names.
     names: Names,
     /// Blocks that are collected and not handed on yet.
@@ -48,7 +48,7 @@ pub struct Output {
 
 impl Output {
     /// An output to `sink`, of which nothing was written yet; `written` counts what is.
-    pub fn new(sink: Box<dyn Sink>, written: Arc<Written>) -> Self {
+    pub fn new(sink: Box<dyn Sink>, written: &'static Written) -> Self {
         let batch = BytesMut::with_capacity(BATCH_BYTES);
         Self { sink, deliveries: Vec::new(), written, names: Names::default(), batch }
     }
@@ -129,14 +129,9 @@ impl Output {
         self.sink.reader()
     }
 
-    /// What became of the packets of an interface.
-    pub fn delivery(&self, interface: u32) -> Delivery {
-        self.deliveries.get(interface as usize).copied().unwrap_or_default()
-    }
-
-    /// What was written so far.
-    pub fn written(&self) -> Arc<Written> {
-        Arc::clone(&self.written)
+    /// What became of the packets of each interface, by its id.
+    pub fn deliveries(&self) -> &[Delivery] {
+        &self.deliveries
     }
 
     fn collect(&mut self, bytes: &[u8]) -> io::Result<()> {

@@ -2,11 +2,11 @@
 
 use std::{ffi::OsString, path::PathBuf};
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 
 use crate::{
     Both, Sink,
-    file::{CaptureFile, Format, Manner},
+    file::{CaptureFile, Files, Format, Manner, NamedFiles},
     lines::{Lines, Style},
 };
 
@@ -35,6 +35,16 @@ pub enum To {
     File(PathBuf),
 }
 
+impl To {
+    /// What makes the files there; `None` where there are none to be made.
+    pub(crate) fn files(&self, manner: &Manner) -> Option<Box<dyn Files>> {
+        match self {
+            Self::StandardOutput => None,
+            Self::File(path) => Some(Box::new(NamedFiles::new(path.clone(), manner.rotation.clone()))),
+        }
+    }
+}
+
 impl From<OsString> for To {
     fn from(name: OsString) -> Self {
         if name == "-" { Self::StandardOutput } else { Self::File(name.into()) }
@@ -61,14 +71,48 @@ impl Destination {
     ///
     /// When a file cannot be made, or packets would go to a terminal.
     pub fn open(&self) -> Result<Box<dyn Sink>> {
-        let (to, manner, print) = match self {
-            Self::Lines(style) => return Ok(Box::new(Lines::new(style.clone()))),
-            Self::File { to, manner, print } => (to, manner, print),
-        };
-        let file = CaptureFile::open(to, manner)?;
-        Ok(match print {
-            Some(style) => Box::new(Both::new(file, Lines::new(style.clone()))),
-            None => Box::new(file),
+        self.prepare().open(self.files())
+    }
+
+    /// What makes its files; `None` where there are none.
+    pub fn files(&self) -> Option<Box<dyn Files>> {
+        match self {
+            Self::File { to, manner, .. } => to.files(manner),
+            Self::Lines(_) => None,
+        }
+    }
+
+    /// Reads what it takes to print lines.
+    pub fn prepare(&self) -> Prepared {
+        match self.clone() {
+            Self::Lines(style) => Prepared { file: None, lines: Some(Lines::new(style)) },
+            Self::File { to, manner, print } => {
+                Prepared { file: Some((to, manner)), lines: print.map(Lines::new) }
+            }
+        }
+    }
+}
+
+/// An output that is still to be opened.
+pub struct Prepared {
+    file: Option<(To, Manner)>,
+    lines: Option<Lines>,
+}
+
+impl Prepared {
+    /// Opens it, by what makes its files.
+    ///
+    /// # Errors
+    ///
+    /// As [`Destination::open`].
+    pub fn open(self, files: Option<Box<dyn Files>>) -> Result<Box<dyn Sink>> {
+        let Self { file, lines } = self;
+        let file = file.map(|(to, manner)| CaptureFile::open(&to, &manner, files)).transpose()?;
+        Ok(match (file, lines) {
+            (Some(file), Some(lines)) => Box::new(Both::new(file, lines)),
+            (Some(file), None) => Box::new(file),
+            (None, Some(lines)) => Box::new(lines),
+            (None, None) => bail!("packets would go nowhere"),
         })
     }
 }

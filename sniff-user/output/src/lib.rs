@@ -21,7 +21,7 @@ use sniff_pcapng::InterfaceDescription;
 #[cfg(unix)]
 pub use accounted::{Delivery, Output};
 pub use both::Both;
-pub use destination::{Destination, To};
+pub use destination::{Destination, Prepared, To};
 pub use dns_names::DnsNames;
 pub use written::Written;
 
@@ -39,9 +39,14 @@ pub trait Sink: Send {
     fn reader(&self) -> Option<BorrowedFd<'_>>;
 }
 
+/// What Windows says of a pipe whose reader has let go of it (`ERROR_PIPE_NOT_CONNECTED`); std has no kind for it.
+const PIPE_NOT_CONNECTED: i32 = 233;
+
 /// Names what could not be written, and keeps the kind of the error.
 fn cannot_write(name: &str, error: &io::Error) -> io::Error {
-    io::Error::new(error.kind(), format!("cannot write {name}: {error}"))
+    let is_closed = cfg!(windows) && error.raw_os_error() == Some(PIPE_NOT_CONNECTED);
+    let kind = if is_closed { io::ErrorKind::BrokenPipe } else { error.kind() };
+    io::Error::new(kind, format!("cannot write {name}: {error}"))
 }
 
 /// What [`Sink::write`] says when there is as much as was asked for: no more packets are taken, but what else belongs to the

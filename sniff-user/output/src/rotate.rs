@@ -193,6 +193,16 @@ impl Ring {
         Self { keep, files: files.into_iter().collect() }
     }
 
+    /// How many files there are.
+    pub fn len(&self) -> usize {
+        self.files.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.files.is_empty()
+    }
+
     /// A file more is begun. Returns those that must go before.
     pub fn begin(&mut self, file: &Path) -> Vec<PathBuf> {
         let Some(keep) = self.keep else { return Vec::new() };

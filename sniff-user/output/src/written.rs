@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 /// What was written or printed so far, of all interfaces; others may look at it meanwhile.
 #[derive(Debug, Default)]
+#[repr(C)]
 pub struct Written {
     packets: AtomicU64,
     bytes: AtomicU64,

@@ -57,7 +57,7 @@ pub enum LinkType {
 
 impl LinkType {
     /// The one of this value, when sniff has it.
-    fn of(value: u16) -> Option<Self> {
+    pub fn of(value: u16) -> Option<Self> {
         [Self::Ethernet, Self::Raw].into_iter().find(|it| *it as u16 == value)
     }
 }

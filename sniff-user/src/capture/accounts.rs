@@ -9,11 +9,15 @@ use sniff_cli::{
     summary::{self, Summary},
 };
 use sniff_common::Counters;
-use sniff_output::{Delivery, Output};
+use sniff_output::Delivery;
 use sniff_pcapng::InterfaceStatistics;
 use sniff_protocol::message::Seen;
 
-use crate::{bpf::object::KernelSide, capture::losses::Losses, system::clock::Clock};
+use crate::{
+    bpf::{object::KernelSide, ring::Held},
+    halves::message::{Drained, Fate},
+    system::clock::Clock,
+};
 
 /// Most bytes of what is told of an interface.
 const MAX_NOTES: usize = 2048;
@@ -39,6 +43,8 @@ struct Account {
     span: Span,
     counters: Counters,
     delivery: Delivery,
+    /// Recorded, and written over by later ones.
+    aged_out: u64,
 }
 
 /// The accounts of a capture whose classifiers are detached and whose ring is empty.
@@ -47,6 +53,8 @@ pub struct Accounts {
     each: Vec<Account>,
     /// Where its packets were seen, if that was asked for.
     seen: Option<Seen>,
+    /// What a recorder held, which counts by itself what it does not.
+    held: Option<Held>,
 }
 
 impl Accounts {
@@ -55,34 +63,32 @@ impl Accounts {
     /// # Errors
     ///
     /// When the kernel does not give them.
-    pub fn read(
-        kernel_side: &KernelSide,
-        output: &Output,
-        losses: &Losses,
-        seen: Option<Seen>,
-        spans: &[Span],
-    ) -> Result<Self> {
-        let each = (0..).zip(spans).map(|(interface, span)| {
+    pub fn read(kernel_side: &KernelSide, told: &Drained, spans: &[Span]) -> Result<Self> {
+        let each = (0..).zip(spans).map(|(interface, span): (u32, _)| {
             let counters = kernel_side.counters(interface)?;
-            let delivery = output.delivery(interface);
+            let fate = told.interfaces.get(interface as usize).copied().unwrap_or_default();
+            let Fate { delivered, discarded, left_out, told_lost } = fate;
+            let accounted = delivered + discarded + left_out + counters.lost();
+            let aged_out = told.held.map_or(0, |_| counters.matched.saturating_sub(accounted));
             let mut span = span.clone();
-            span.notes.extend(left_out(delivery.left_out));
-            span.notes
-                .extend(untold(counters.lost().saturating_sub(losses.told(interface)), delivery.left_out));
-            Ok(Account { span, counters, delivery })
+            span.notes.extend(of_left_out(left_out));
+            span.notes.extend(of_aged_out(aged_out, told.held));
+            let untold_lost = counters.lost().saturating_sub(told_lost);
+            span.notes.extend(untold(untold_lost, left_out, aged_out));
+            Ok(Account { span, counters, delivery: Delivery { delivered, discarded, left_out }, aged_out })
         });
-        Ok(Self { each: each.collect::<Result<_>>()?, seen })
+        Ok(Self { each: each.collect::<Result<_>>()?, seen: told.seen, held: told.held })
     }
 
-    /// Writes a statistics block for each interface, with the time of the packets' clock.
+    /// A statistics block for each interface, with the time of the packets' clock.
     ///
     /// # Errors
     ///
-    /// When the output fails.
-    pub fn write(&self, output: &mut Output, clock: Clock) -> Result<()> {
-        let now = clock.now()?;
+    /// When the clock fails.
+    pub fn statistics(&self, clock: Clock) -> Result<Vec<u8>> {
+        let (now, mut blocks) = (clock.now()?, Vec::new());
         for (interface, account) in (0..).zip(&self.each) {
-            let Account { span, counters, delivery } = account;
+            let Account { span, counters, delivery, .. } = account;
             let statistics = InterfaceStatistics {
                 interface,
                 timestamp_ns: now,
@@ -95,11 +101,9 @@ impl Accounts {
                 usrdeliv: Some(delivery.delivered),
                 comment: (!span.notes.is_empty()).then(|| notes(span)),
             };
-            let mut block = Vec::new();
-            statistics.write(&mut block);
-            output.block(&block)?;
+            statistics.write(&mut blocks);
         }
-        Ok(output.flush()?)
+        Ok(blocks)
     }
 
     /// Whether an interface was not captured all the time.
@@ -127,11 +131,14 @@ impl Accounts {
         let (counters, delivery) = self.totals();
         let (matched, lost) = (counters.matched, counters.lost());
         let Delivery { delivered, discarded, left_out } = delivery;
-        let summary = Summary { captured: delivered, matched, dropped: lost, unwritten: discarded, left_out };
+        let aged_out = self.each.iter().map(|account| account.aged_out).sum();
+        let summary =
+            Summary { captured: delivered, matched, dropped: lost, unwritten: discarded, left_out, aged_out };
         let seen = self.seen.map(|seen| summary::seen(seen, "")).unwrap_or_default();
         // A closed stderr is no reason to fail.
         let _ = io::stderr().write_all((summary.lines("", "") + &seen).as_bytes());
-        let told = delivered + discarded + left_out + lost;
+        let counted = self.held.map_or(0, |held| held.aged_out);
+        let told = delivered + discarded + left_out + lost + counted;
         if told != matched {
             warn!("the counts do not add up ({told} of {matched} packets): that is a bug in sniff");
         }
@@ -154,17 +161,27 @@ fn notes(span: &Span) -> String {
 }
 
 /// What is told of packets that are left out, if there are any.
-fn left_out(count: u64) -> Option<String> {
+fn of_left_out(count: u64) -> Option<String> {
     (count > 0)
         .then(|| format!("{count} of the received packets are left out: they are here where they were sent"))
 }
 
-/// What is told of lost packets that no packet in the file tells of, if there are any. A packet that is left out does not
-/// tell of those before it.
-fn untold(lost: u64, left_out: u64) -> Option<String> {
-    let place = match left_out {
-        0 => "behind the last packet in this file",
-        _ => "behind the last packet in this file, or before others that are left out",
+/// What is told of packets that a recorder does not hold any more, if there are any.
+fn of_aged_out(count: u64, held: Option<Held>) -> Option<String> {
+    let since =
+        held?.complete_since.map(|since| format!(", which has all since {}", sniff_pcapng::time(since)));
+    let since = since.unwrap_or_default();
+    (count > 0)
+        .then(|| format!("{count} of the received packets were too old to be held for this file{since}"))
+}
+
+/// What is told of lost packets that no packet in the file tells of, if there are any. A packet that is left out, or is not
+/// held any more, does not tell of those before it.
+fn untold(lost: u64, left_out: u64, aged_out: u64) -> Option<String> {
+    let place = match (left_out, aged_out) {
+        (0, 0) => "behind the last packet in this file",
+        (_, 0) => "behind the last packet in this file, or before others that are left out",
+        _ => "behind the last packet in this file, or before others that are not in it",
     };
     (lost > 0).then(|| format!("{lost} of the dropped packets were lost {place}"))
 }

@@ -19,18 +19,19 @@ use tokio::{
 };
 
 use crate::{
+    bpf::ring::Held,
     capture::{
         accounts::Accounts,
-        control::{Event, Order, Remote, Why},
-        drain::{Drained, End},
+        control::{Event, Order, Progress, Remote, Why},
         newcomers::{Found, Newcomers},
-        plan::{Detail, OpenOutput, Plan},
+        plan::{Detail, Plan},
         start::{Started, start},
         status::Status,
         tap::Tap,
         taps::Taps,
         watch::{self, Watch, Watched as _},
     },
+    halves::{Writer, message::End},
     net::netns::Netns,
     system::signals::{Asked, Attended},
     targets::{Interface, PodRef, PodsToCome, Scope, names_of},
@@ -41,8 +42,8 @@ use crate::{
 /// # Errors
 ///
 /// When the capture cannot start, the output fails, or it was not attached all the time.
-pub async fn run(plan: Plan, output: OpenOutput, signals: Attended) -> Result<()> {
-    let (_, accounts) = drive(plan, output, None, signals).await?;
+pub async fn run(plan: Plan, front: Writer, signals: Attended) -> Result<()> {
+    let (_, accounts) = drive(plan, front, None, signals).await?;
     ensure!(!accounts.have_gaps(), "packets may be missing, as was warned of above and the file tells");
     Ok(())
 }
@@ -52,18 +53,13 @@ pub async fn run(plan: Plan, output: OpenOutput, signals: Attended) -> Result<()
 /// # Errors
 ///
 /// When the capture cannot start, or the output fails.
-pub async fn serve(
-    plan: Plan,
-    output: OpenOutput,
-    remote: Remote,
-    signals: Attended,
-) -> Result<(Why, Accounts)> {
-    drive(plan, output, Some(remote), signals).await
+pub async fn serve(plan: Plan, front: Writer, remote: Remote, signals: Attended) -> Result<(Why, Accounts)> {
+    drive(plan, front, Some(remote), signals).await
 }
 
 async fn drive(
     mut plan: Plan,
-    output: OpenOutput,
+    front: Writer,
     remote: Option<Remote>,
     mut signals: Attended,
 ) -> Result<(Why, Accounts)> {
@@ -71,9 +67,10 @@ async fn drive(
     let starting = stages.clone();
     let (scopes, duration) = (mem::take(&mut plan.scopes), plan.duration);
     let detail = plan.status_line;
-    let progress = remote.as_ref().map(|remote| Arc::clone(&remote.progress)).unwrap_or_default();
+    let progress = remote.as_ref().map(|remote| Arc::clone(&remote.progress));
+    let progress = progress.unwrap_or_else(|| Arc::new(Progress::new(front.board)));
     let Started { taps, status, names, to_come, drained } =
-        task::spawn_blocking(move || start(plan, output, &progress, &starting)).await??;
+        task::spawn_blocking(move || start(plan, front, &progress, &starting)).await??;
     let outlives_all = remote.as_ref().is_some_and(|remote| remote.names_others);
     let (orders, events) = remote.map(|Remote { orders, events, .. }| (orders, events)).unzip();
     let shown = detail.map(|detail| (StatusLine::new(Instant::now()), detail));
@@ -138,6 +135,7 @@ impl Running {
             tokio::select! {
                 asked = signals.next() => match asked {
                     Asked::End => break Why::Signal,
+                    Asked::Counts if self.taps.is_recording() => self.taps.front.save()?,
                     Asked::Counts => Status::print(&self.taps)?,
                     Asked::Filter => reading = Some(Box::pin(self.taps.read_filter_again())),
                 },
@@ -192,7 +190,7 @@ impl Running {
     fn name(&self, names: Names) {
         if self.names.is_some() {
             // An output that has ended needs no names.
-            let _ = self.taps.drain.name(names);
+            let _ = self.taps.front.name(&names);
         }
     }
 
@@ -209,7 +207,7 @@ impl Running {
                 self.newcomers.remove(scopes);
                 (done, self.taps.of(&interfaces).into_iter().try_for_each(|id| self.taps.leave(id)))
             }
-            Order::Watermark { done } => (done, self.taps.drain.watermark()),
+            Order::Watermark { done } => (done, self.taps.front.watermark()),
         };
         // Whoever gave the order may have gone.
         let _ = done.send(result);
@@ -316,25 +314,29 @@ impl Running {
 
 /// Writes what is left, and tells how it went.
 fn finish(taps: Taps) -> Result<(End, Accounts)> {
-    let Taps { drain, kernel_side, clock, spans, .. } = taps;
-    drain.stop();
-    let Drained { mut output, losses, ends, end, fullest_percent } = drain.join()?;
-    let is_all = matches!(end, End::Asked);
-    let seen = ends.map(|ends| if is_all { ends.all_seen() } else { ends.seen() });
-    let accounts = Accounts::read(&kernel_side, &output, &losses, seen, &spans)?;
-    let written = accounts.write(&mut output, clock);
+    let Taps { front, kernel_side, clock, spans, .. } = taps;
+    let told = front.stop()?;
+    let accounts = Accounts::read(&kernel_side, &told, &spans)?;
+    let written = accounts.statistics(clock).and_then(|blocks| front.end(blocks));
     accounts.print();
-    info!("the buffer was at most {fullest_percent} % full ({})", kernel_side.describe_ring());
-    match end {
-        End::Failed(error) => Err(error),
+    let (fullest_percent, ring) = (front.board.fullest_percent(), kernel_side.describe_ring());
+    match told.held {
+        None => info!("the buffer was at most {fullest_percent} % full ({ring})"),
+        Some(Held { complete_since: None, .. }) => info!("all packets were held ({ring})"),
+        Some(Held { complete_since: Some(since), .. }) => {
+            info!("all packets since {} were held ({ring})", sniff_pcapng::time(since));
+        }
+    }
+    match told.end {
+        End::Failed(error) => Err(anyhow::Error::msg(error)),
         End::Hurried => {
             written.context("cannot write the statistics at the end")?;
             bail!("ended at once: what was still in the buffer is not in the capture")
         }
         // A reader that is gone needs no statistics.
-        End::Closed => Ok((end, accounts)),
+        End::Closed => Ok((told.end, accounts)),
         End::Asked | End::Count => {
-            written.context("cannot write the statistics at the end").map(|()| (end, accounts))
+            written.context("cannot write the statistics at the end").map(|()| (told.end, accounts))
         }
     }
 }

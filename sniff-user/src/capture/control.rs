@@ -4,11 +4,12 @@ use std::sync::{Arc, OnceLock};
 
 use anyhow::Result;
 use sniff_common::Counters;
-use sniff_output::Written;
+use sniff_protocol::message::Reason;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::{
     bpf::ring::Gauge,
+    halves::Board,
     targets::{Interface, Scope},
 };
 
@@ -22,21 +23,35 @@ pub struct Remote {
 }
 
 /// What can be seen of a capture at any time and from any thread.
-#[derive(Default)]
 pub struct Progress {
-    pub(super) written: Arc<Written>,
+    board: &'static Board,
     pub(super) gauge: OnceLock<Arc<Gauge>>,
 }
 
 impl Progress {
+    /// Of a capture whose front half counts there.
+    pub fn new(board: &'static Board) -> Self {
+        Self { board, gauge: OnceLock::new() }
+    }
+
+    /// Bytes that have gone out to a client.
+    pub fn moved(&self) -> u64 {
+        self.board.moved()
+    }
+
+    /// Packets that were lost while others were held up on their way to a client.
+    pub fn lost_meanwhile(&self) -> u64 {
+        self.board.lost_meanwhile(self.lost())
+    }
+
     /// Packets that were written or printed so far, of all interfaces.
     pub fn delivered(&self) -> u64 {
-        self.written.packets()
+        self.board.written.packets()
     }
 
     /// Packets that were left out so far, since another copy of each was delivered.
     pub fn left_out(&self) -> u64 {
-        self.written.left_out()
+        self.board.written.left_out()
     }
 
     /// Packets that were lost so far.
@@ -104,4 +119,16 @@ pub enum Why {
     Empty,
     /// There will be no more orders.
     Asked,
+}
+
+impl From<Why> for Reason {
+    fn from(why: Why) -> Self {
+        match why {
+            Why::Signal => Self::Signal,
+            Why::Count => Self::Count,
+            Why::Duration => Self::Duration,
+            Why::Asked => Self::Stopped,
+            Why::Closed | Why::Empty => Self::Failed,
+        }
+    }
 }

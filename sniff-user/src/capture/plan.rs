@@ -2,12 +2,10 @@
 
 use std::time::Duration;
 
-use anyhow::Result;
 use sniff_common::Direction;
 use sniff_filter::{Filters, Source};
-use sniff_output::Sink;
 use sniff_pcapng::{LinkType, Names};
-use sniff_protocol::request::{AttachAt, BothEnds};
+use sniff_protocol::request::{AttachAt, BothEnds, Compress};
 use tokio::sync::mpsc;
 
 use crate::{
@@ -15,9 +13,6 @@ use crate::{
     system::System,
     targets::{Interface, PodsToCome, Scope},
 };
-
-/// Opens the place that packets go to, once everything else has been found to work.
-pub type OpenOutput = Box<dyn FnOnce() -> Result<Box<dyn Sink>> + Send>;
 
 /// How much a terminal shows of how it goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,6 +53,8 @@ pub struct Plan {
     /// What becomes of packets that are seen at both ends; `None` where they are not told apart. That takes both directions
     /// and the order of time.
     pub both_ends: Option<BothEnds>,
+    /// How packets are compressed that go to a client.
+    pub compress: Compress,
     /// How much wakes the reader.
     pub batch: ring::Batch,
     /// What addresses are called, as that becomes known; `None` where nobody is to be told.

@@ -4,23 +4,23 @@ use std::{mem, sync::Arc};
 
 use anyhow::{Context as _, Result};
 use log::{info, warn};
-use sniff_output::Output;
 use sniff_pcapng::{Names, SectionHeader};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::{
     bpf::{
         BootClock,
+        checksum::Summed,
         object::{KernelSide, Sizes},
         ring::Batch,
     },
     capture::{
         control::Progress,
-        drain::Drain,
-        plan::{OpenOutput, Plan},
+        plan::Plan,
         status::Status,
         taps::{Taps, prepare},
     },
+    halves::{Writer, message::Draining},
     system::{System, clock::Clock, signals::Stages},
     targets::PodsToCome,
 };
@@ -42,38 +42,48 @@ pub struct Started {
 /// # Errors
 ///
 /// When none can be attached to, the output cannot be opened, or the kernel refuses.
-pub fn start(mut plan: Plan, output: OpenOutput, progress: &Progress, stages: &Stages) -> Result<Started> {
+pub fn start(mut plan: Plan, mut front: Writer, progress: &Progress, stages: &Stages) -> Result<Started> {
     let general = plan.filter.read()?;
     let interfaces = mem::take(&mut plan.interfaces);
     let (prepared, refused) = prepare(general.as_deref(), &plan, 0, interfaces)?;
     go_on_without(refused, !prepared.is_empty())?;
-    let Plan { ring, ring_bytes, sorting, batch, count, both_ends, .. } = plan;
+    let Plan { ring, ring_bytes, sorting, batch, compress, count, both_ends, .. } = plan;
     let mut kernel_side = KernelSide::load(Sizes { ring, ring_bytes, batch })?;
-    // Only here, so that a capture that cannot start leaves an older file as it is.
-    let mut output = Output::new(output()?, Arc::clone(&progress.written));
-    let mut block = Vec::new();
-    section_header(&plan.system).write(&mut block);
-    output.block(&block)?;
+    let mut section = Vec::new();
+    section_header(&plan.system).write(&mut section);
     let (mut names, to_come) = (plan.names.take(), plan.to_come.take());
-    output.names(&names.as_mut().map(known).unwrap_or_default())?;
-    // An output that takes nothing is found out here, before anything is attached.
-    output.flush()?;
+    // Only here, so that a capture that cannot start leaves an older file as it is; and before anything is attached.
+    front.open(compress, section, &names.as_mut().map(known).unwrap_or_default())?;
     stages.capturing();
     let clock = measure_clock()?;
-    let ring = kernel_side.take_ring(sorting, clock)?;
-    let gauge = ring.gauge();
+    let (shape, maps) = kernel_side.ring()?;
+    let free = kernel_side.take_free()?;
+    let gauge = Arc::new(kernel_side.gauge(&free)?);
     // It is the only one.
     let _ = progress.gauge.set(Arc::clone(&gauge));
     let status = Status::new(gauge);
-    let (drain, drained) =
-        Drain::start(ring, output, count, both_ends, batch == Batch::Packet, stages.clone())?;
+    let how = Draining {
+        shape,
+        sorting,
+        clock,
+        count,
+        both_ends,
+        packet_buffered: batch == Batch::Packet,
+        marks_unsummed: Summed::known().is_none(),
+    };
+    front.drain(how, maps, free)?;
+    let drained = front.take_ended();
     let (wanted, room) = (prepared.len(), prepared.len() + plan.room as usize);
-    let mut taps = Taps::new(plan, general, room, kernel_side, clock, drain);
+    let mut taps = Taps::new(plan, general, room, kernel_side, clock, front);
     let refused = taps.begin(prepared, || stages.is_to_end())?;
     let all_were_tried = taps.iter().len() + refused.len() == wanted;
     go_on_without(refused, !taps.is_empty())?;
     if all_were_tried && (wanted > 0 || to_come.is_some()) {
         info!("listening on {} interface(s)", taps.iter().len());
+    }
+    if taps.is_recording() {
+        let memory = taps.kernel_side.describe_ring();
+        info!("recording in memory, {memory}; SIGUSR1 and the end have it written");
     }
     Ok(Started { taps, status, names, to_come, drained })
 }

@@ -33,7 +33,7 @@ impl Status {
     ///
     /// When the kernel does not give its counters.
     pub fn print(taps: &Taps) -> Result<()> {
-        accounts::print_so_far(taps.drain.written().packets(), &taps.totals()?);
+        accounts::print_so_far(taps.front.board.written.packets(), &taps.totals()?);
         Ok(())
     }
 
@@ -45,7 +45,7 @@ impl Status {
     pub fn counted(&self, taps: &Taps) -> Result<Event> {
         let counters = taps.totals()?;
         // The thread does not know how full it has become while it waits for its output.
-        let fullest_percent = taps.drain.fullest_percent().max(self.full_percent());
+        let fullest_percent = taps.front.board.fullest_percent().max(self.full_percent());
         Ok(Event::Counted { counters, fullest_percent })
     }
 
@@ -82,7 +82,7 @@ impl Status {
     ///
     /// When the kernel does not give its counters.
     pub fn show(&self, line: &mut StatusLine, detail: Detail, taps: &Taps) -> Result<()> {
-        let written = taps.drain.written();
+        let written = &taps.front.board.written;
         let counts =
             Counts { packets: written.packets(), bytes: written.bytes(), dropped: self.gauge.lost() };
         let buffer = [format!("buffer {} %", self.full_percent())];

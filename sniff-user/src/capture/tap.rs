@@ -89,13 +89,15 @@ impl Tap {
             0_usize => None,
             count => Some(format!("{count} more addresses are not named here")),
         };
+        let demands: Vec<String> = self.interface.demands.in_words().collect();
+        let demands = (!demands.is_empty()).then(|| format!("by the node's policy {}", demands.join(", ")));
         let comments: Vec<String> =
-            comment.into_iter().chain(self.doubts.iter().cloned()).chain(left_out).collect();
+            comment.into_iter().chain(demands).chain(self.doubts.iter().cloned()).chain(left_out).collect();
         let comment = (!comments.is_empty()).then(|| comments.join("; "));
         let facts = self.interface.pod.as_ref().and_then(|pod| pod.facts.comment());
         InterfaceDescription {
             link_type: link_type(&self.interface),
-            snaplen,
+            snaplen: self.interface.demands.snaplen(snaplen),
             name: name.clone(),
             description: Some(self.description(system)),
             comments: comment.into_iter().chain(facts).collect(),
@@ -287,7 +289,10 @@ mod tests {
     use sniff_pcapng::PodFacts;
 
     use super::*;
-    use crate::{net::netns::Netns, targets::PodRef};
+    use crate::{
+        net::netns::Netns,
+        targets::{Demands, PodRef},
+    };
 
     fn tap(point: Point, kind: &str) -> Tap {
         let side = Side { netns: Netns::current().unwrap(), ifindex: 7, ifname: "dev0".to_owned() };
@@ -305,6 +310,7 @@ mod tests {
             ipv6: Vec::new(),
             filter: None,
             left_out: None,
+            demands: Demands::default(),
             doubts: Vec::new(),
             unfit: Vec::new(),
         };
@@ -348,7 +354,7 @@ mod tests {
         assert!(comments(&tap).is_empty());
         let facts = Arc::new(PodFacts { node: Some("n1".into()), ..PodFacts::default() });
         let [namespace, name, uid] = ["shop", "web-0", "u"].map(str::to_owned);
-        tap.interface.pod = Some(PodRef { namespace, name, uid, facts });
+        tap.interface.pod = Some(PodRef { namespace, name, uid, facts, capture_label: None });
         assert_eq!(comments(&tap), ["node: n1"]);
         tap.doubts = vec!["some".into(), "others".into()];
         assert_eq!(comments(&tap), ["some; others", "node: n1"]);

@@ -6,7 +6,10 @@ use anyhow::Result;
 use clap::ArgAction;
 use sniff_cli::logging;
 
-use crate::agent::{self, AGENT_SOCKET, Limits, Options};
+use crate::{
+    agent::{self, AGENT_SOCKET, Limits, Options},
+    system::System,
+};
 
 #[derive(Debug, clap::Args)]
 pub struct AgentArgs {
@@ -16,12 +19,34 @@ pub struct AgentArgs {
 
     /// Where to serve /metrics and /healthz, or `off`
     #[arg(long, value_name = "IP:PORT|off", env = "SNIFF_METRICS_ADDRESS", default_value = "127.0.0.1:9469",
-        value_parser = metrics_address)]
-    pub metrics_address: MetricsAddress,
+        value_parser = address)]
+    pub metrics_address: Address,
+
+    /// Where to let in who shows tokens of the service accounts sniff-capture or sniff-node, as 127.0.0.1:9470, or `off`
+    #[arg(long, value_name = "IP:PORT|off", env = "SNIFF_DOOR", default_value = "off",
+        value_parser = loopback)]
+    pub door: Address,
+
+    /// Take sessions that are started by exec, too, where there is a door
+    #[arg(long, env = "SNIFF_ALLOW_EXEC_SESSIONS")]
+    pub allow_exec_sessions: bool,
 
     /// What sessions may take.
     #[command(flatten)]
     pub limits: Limits,
+
+    /// File that says what captures must keep to, in YAML; it is read anew for each
+    #[arg(long, value_name = "FILE", env = "SNIFF_POLICY", help_heading = "Limits")]
+    pub policy: Option<PathBuf>,
+
+    /// Whether captured pods get events that tell of it, which `kubectl describe pod` shows
+    #[arg(long, value_name = "on|off", env = "SNIFF_EVENTS", default_value = "on", value_parser = on_or_off,
+        action = ArgAction::Set)]
+    pub events: bool,
+
+    /// Name of this node, if it is not the host's name
+    #[arg(long, value_name = "NAME", env = "NODE_NAME")]
+    pub node_name: Option<String>,
 
     /// End when the first sessions have ended, or none has come within 20 seconds
     #[arg(long)]
@@ -36,16 +61,34 @@ pub struct AgentArgs {
     pub verbose: u8,
 }
 
+fn on_or_off(text: &str) -> Result<bool, String> {
+    match text {
+        "on" => Ok(true),
+        "off" => Ok(false),
+        _ => Err("it is on or off".to_owned()),
+    }
+}
+
 /// An address, unless it is off.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct MetricsAddress(pub Option<SocketAddr>);
+pub struct Address(pub Option<SocketAddr>);
 
-fn metrics_address(text: &str) -> Result<MetricsAddress, String> {
+fn address(text: &str) -> Result<Address, String> {
     match text {
-        "off" => Ok(MetricsAddress(None)),
-        _ => text.parse().map(|address| MetricsAddress(Some(address))).map_err(|_| {
+        "off" => Ok(Address(None)),
+        _ => text.parse().map(|address| Address(Some(address))).map_err(|_| {
             "an address is an IP address with a port, as in 127.0.0.1:9469 or [::1]:9469; or off".to_owned()
         }),
+    }
+}
+
+/// What is said at the door is not encrypted: a forwarded port, which is, leads to the loopback.
+fn loopback(text: &str) -> Result<Address, String> {
+    match address(text)? {
+        Address(Some(address)) if !address.ip().is_loopback() => {
+            Err("a door is on the loopback, where forwarded ports lead: 127.0.0.1:9470, or off".to_owned())
+        }
+        address => Ok(address),
     }
 }
 
@@ -55,13 +98,27 @@ fn metrics_address(text: &str) -> Result<MetricsAddress, String> {
 ///
 /// When it cannot, or no agent answers.
 pub(super) async fn run(args: AgentArgs) -> Result<()> {
-    let AgentArgs { socket, metrics_address: MetricsAddress(metrics_address), limits, once, check, verbose } =
-        args;
+    let AgentArgs {
+        socket,
+        metrics_address: Address(metrics_address),
+        door: Address(door),
+        allow_exec_sessions,
+        limits,
+        policy,
+        events,
+        node_name,
+        once,
+        check,
+        verbose,
+    } = args;
     logging::start(false, verbose);
     if check {
         return agent::check(&socket).await;
     }
-    agent::run(Options { socket, metrics_address, limits, once }).await
+    let node = System::this(node_name.as_deref())?.node;
+    let options =
+        Options { socket, metrics_address, door, allow_exec_sessions, limits, once, node, policy, events };
+    agent::run(options).await
 }
 
 #[cfg(test)]
@@ -69,6 +126,21 @@ mod tests {
     use clap::Parser as _;
 
     use super::{super::Command, *};
+
+    #[test]
+    fn a_door_is_on_the_loopback_or_there_is_none() {
+        let of = |args: &[&str]| match Command::try_parse_from(args) {
+            Ok(Command::Agent(AgentArgs { door, .. })) => Some(door.0),
+            _ => None,
+        };
+        assert_eq!(of(&["sniff", "agent"]), Some(None));
+        assert_eq!(of(&["sniff", "agent", "--door", "off"]), Some(None));
+        assert!(of(&["sniff", "agent", "--door", "127.0.0.1:9470"]).flatten().is_some());
+        assert!(of(&["sniff", "agent", "--door", "[::1]:9470"]).flatten().is_some());
+        for elsewhere in ["0.0.0.0:9470", "10.0.0.1:9470", "[::]:9470", "9470"] {
+            assert_eq!(of(&["sniff", "agent", "--door", elsewhere]), None, "{elsewhere}");
+        }
+    }
 
     #[test]
     fn metrics_go_to_an_address_or_nowhere() {

@@ -11,7 +11,7 @@ use anyhow::{Context as _, Result, ensure};
 use clap::{ArgAction, CommandFactory as _, Parser};
 use sniff_cli::{
     files::{FileArgs, packing},
-    options::{CaptureArgs, LinesArgs, Printing},
+    options::{CaptureArgs, LinesArgs, Printing, ring_bytes},
     profile, status_line,
 };
 use sniff_filter::{
@@ -26,13 +26,15 @@ use sniff_output::{
     lines::Style,
 };
 use sniff_pcapng::LinkType;
-use sniff_protocol::Build;
+use sniff_protocol::{Build, request::Compress};
 
-use super::{Command, conditions::Condition, filter_words::is_a_filter};
+use super::{Command, block_on, conditions::Condition, filter_words::is_a_filter};
 use crate::{
     agent,
     bpf::{attach::Mechanism, ring},
     capture::{Detail, Plan, tap::link_type},
+    front::{self, Work},
+    halves::{self, Halves},
     system::{System, owner::Owner, privileges, signals::Signals},
     targets::{self, FilteredTarget, PodsToCome, Selector, Target},
 };
@@ -145,6 +147,10 @@ pub struct Args {
     #[arg(long, value_name = "PATH", env = "SNIFF_AGENT_SOCKET", hide = true)]
     pub agent_socket: Option<PathBuf>,
 
+    /// Let the process that reads packets keep its rights, to debug it
+    #[arg(long, hide = true)]
+    pub no_sandbox: bool,
+
     /// How to attach (default: TCX, or clsact on a kernel without it)
     #[arg(long, value_enum, hide = true, value_name = "HOW")]
     pub hook: Option<Mechanism>,
@@ -159,6 +165,11 @@ pub struct Args {
         help_heading = "Capture"
     )]
     pub ring: ring::Kind,
+
+    /// Write nothing until the end (Ctrl-C), and then the last packets: as many as this much memory holds, as in 256MiB
+    #[arg(long, value_name = "SIZE", value_parser = ring_bytes, requires = "write", help_heading = "Capture",
+        conflicts_with_all = ["ring", "ring_bytes", "count", "packets"])]
+    pub record: Option<u32>,
 
     /// Do not sort the packets of several CPUs by time; they have no ids then that tell the two ends' copies
     #[arg(long, help_heading = "Output")]
@@ -271,6 +282,8 @@ impl Args {
             Err("--print and --write - would mix lines into the packets: write to a file".to_owned())
         } else if self.capture.one_side && self.unsorted {
             Err("--one-side takes packets in the order of time: leave out --unsorted".to_owned())
+        } else if self.record.is_some() && self.count().is_some() {
+            Err("--record writes the last packets, and not the first: leave out -a packets".to_owned())
         } else {
             self.capture.check().and_then(|()| self.manner().rotation.check()).map_err(str::to_owned)
         }
@@ -371,7 +384,8 @@ impl Args {
     /// How much a terminal shows of how it goes: where packets are printed, they show it.
     fn status_line(&self) -> Option<Detail> {
         let detail = if self.verbose > 0 { Detail::Each } else { Detail::Sum };
-        (!self.prints() && !self.quiet && status_line::room().is_some()).then_some(detail)
+        let is_shown = !self.prints() && self.record.is_none() && !self.quiet;
+        (is_shown && status_line::room().is_some()).then_some(detail)
     }
 
     /// What lines are to look like.
@@ -426,21 +440,33 @@ fn pid(text: &str) -> Result<FilteredTarget> {
 /// # Errors
 ///
 /// When it fails.
-pub(super) async fn run(args: Args) -> Result<()> {
+pub(super) fn run(args: Args) -> Result<()> {
     if let Some(folder) = &args.files.wireshark_profile {
         return profile::write(folder);
     }
     if args.dump > 0 || args.dump_ebpf {
-        return dump(&args).await;
+        return block_on(dump(&args));
     }
     privileges::check()?;
     privileges::raise_limits();
     if args.list {
-        let _grant = agent::guest::list(args.agent_socket.as_deref()).await?;
-        let rows = targets::list(&options(&args)).await?;
-        return Ok(io::stdout().write_all(targets::table(&rows).as_bytes())?);
+        return block_on(list(&args));
     }
-    let signals = Signals::take_over()?.attend()?;
+    let owner = args.tcpdump.owner.as_deref().map(Owner::find).transpose()?;
+    let to = Destination::of(args.write.clone(), args.manner(), args.lines.is_printing(), args.style());
+    let work = Work::Capture { to: to.clone(), dns_names: args.files.dns_names, owner: owner.clone() };
+    let halves = halves::split(|ends| front::run(ends, work, args.no_sandbox))?;
+    block_on(capture(args, &to, owner, halves))
+}
+
+async fn list(args: &Args) -> Result<()> {
+    let _grant = agent::guest::list(args.agent_socket.as_deref()).await?;
+    let rows = targets::list(&options(args)).await?;
+    Ok(io::stdout().write_all(targets::table(&rows).as_bytes())?)
+}
+
+async fn capture(args: Args, to: &Destination, owner: Option<Owner>, halves: Halves) -> Result<()> {
+    let signals = Signals::take_over()?.attend(halves.board)?;
     let (wanted, options) = (args.targets(), options(&args));
     let scopes = targets::scopes(&wanted, &options).await?;
     let interfaces = targets::interfaces_of(&scopes)?;
@@ -448,18 +474,13 @@ pub(super) async fn run(args: Args) -> Result<()> {
     let to_come = (!awaited.is_empty()).then(|| PodsToCome::listen(awaited, &scopes, &options));
     ensure!(!interfaces.is_empty() || to_come.is_some(), "there is nothing to capture");
     let agent_socket = args.agent_socket.clone();
-    let output = Destination::of(args.write.clone(), args.manner(), args.lines.is_printing(), args.style());
     let only = interfaces.first().map_or(LinkType::Ethernet, link_type);
-    let only = output.has_one_link_type().then_some(only);
-    let owner = args.tcpdump.owner.as_deref().map(Owner::find).transpose()?;
-    let files = args.files.clone();
-    let open = move || {
-        let sink = match owner {
-            Some(owner) => owner.open(|| output.open()),
-            None => output.open(),
-        };
-        Ok(files.named(sink?))
-    };
+    let only = to.has_one_link_type().then_some(only);
+    let (front, _) = halves.writer()?;
+    let front = front.with_files(match (to.files(), owner) {
+        (Some(files), Some(owner)) => Some(owner.files(files)),
+        (files, _) => files,
+    });
     let names = (!args.files.no_names).then(|| targets::learn(&interfaces, &options));
     let plan = Plan { names, only, to_come, ..plan(args, scopes, interfaces)? };
     if plan.interfaces.is_empty()
@@ -468,7 +489,7 @@ pub(super) async fn run(args: Args) -> Result<()> {
         // Nobody else finds out before the first pod comes.
         plan.filters.prepare(text, LinkType::Ethernet).await.context("the filter")?;
     }
-    agent::guest::capture(plan, Box::new(open), agent_socket, signals).await
+    agent::guest::capture(plan, front, agent_socket, signals).await
 }
 
 fn least<T: Ord>(given: Option<T>, other: T) -> Option<T> {
@@ -524,6 +545,7 @@ fn options(args: &Args) -> targets::Options {
         interfaces: args.interfaces.clone(),
         node_name: args.node_name.clone(),
         with_facts: true,
+        is_discreet: false,
     }
 }
 
@@ -544,10 +566,11 @@ fn plan(args: Args, scopes: Vec<targets::Scope>, interfaces: Vec<targets::Interf
         filters: Filters::new(args.no_optimize),
         headers,
         snaplen,
-        ring: args.ring,
-        ring_bytes,
+        ring: args.record.map_or(args.ring, |_| ring::Kind::Recorder),
+        ring_bytes: args.record.unwrap_or(ring_bytes),
         sorting: if args.unsorted { ring::Sorting::Unsorted } else { ring::Sorting::Time },
         both_ends,
+        compress: Compress::Never,
         batch,
         names: None,
         only: None,
@@ -736,6 +759,21 @@ mod tests {
         for mixed in ["--print", "--lines=text"] {
             let args = Args::try_parse_from(["sniff", "-i", "lo", "-w", "-", mixed]).unwrap();
             assert!(args.check().is_err(), "{mixed}");
+        }
+    }
+
+    #[test]
+    fn a_recording_is_written_to_a_file_and_has_no_first_packets() {
+        let of = |args: &[&str]| {
+            let args = Args::try_parse_from([&["sniff", "-i", "lo", "--record", "256MiB"], args].concat());
+            args.map_err(|error| error.to_string()).and_then(|args| args.check().map(|()| args))
+        };
+        let args = of(&["-w", "f", "--duration", "1h"]).unwrap();
+        assert_eq!(args.record, Some(256 << 20));
+        assert!(of(&[]).is_err());
+        for wrong in [["-c", "5"], ["--count", "5"], ["-a", "packets:5"], ["-B", "1MiB"], ["--ring", "auto"]]
+        {
+            assert!(of(&[&["-w", "f"], &wrong[..]].concat()).is_err(), "{wrong:?}");
         }
     }
 

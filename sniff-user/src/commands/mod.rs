@@ -49,10 +49,10 @@ Examples:
 }
 
 impl Command {
-    async fn run(self) -> Result<()> {
+    fn run(self) -> Result<()> {
         match self {
-            Self::Serve(args) => serve::run(args).await,
-            Self::Agent(args) => agent::run(args).await,
+            Self::Serve(args) => serve::run(args),
+            Self::Agent(args) => block_on(agent::run(args)),
             Self::Completions { shell } => manual::print_completions(Args::whole(), shell),
             Self::Manual { folder } => manual::write_pages(Args::whole(), &folder),
         }
@@ -68,7 +68,7 @@ impl Command {
 pub fn main() -> ExitCode {
     if Command::is_meant(env::args_os().nth(1).as_deref()) {
         return match Command::try_parse() {
-            Ok(command) => status(block_on(command.run())),
+            Ok(command) => status(command.run()),
             Err(error) => exit::usage("sniff", &error, |_| None),
         };
     }
@@ -84,7 +84,7 @@ pub fn main() -> ExitCode {
         return exit::misuse("sniff", &wrong);
     }
     logging::start(args.quiet, args.verbose);
-    status(block_on(capture::run(args)))
+    status(capture::run(args))
 }
 
 /// Runs it in a runtime, whose open files are among those that it takes to begin.

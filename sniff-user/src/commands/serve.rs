@@ -6,7 +6,12 @@ use anyhow::Result;
 use clap::ArgAction;
 use sniff_cli::logging;
 
-use crate::serve::{self, Options};
+use super::block_on;
+use crate::{
+    front::{self, Work},
+    halves,
+    serve::{self, Options},
+};
 
 #[derive(Debug, clap::Args)]
 pub struct ServeArgs {
@@ -22,6 +27,14 @@ pub struct ServeArgs {
     #[arg(long, value_name = "PATH", env = "SNIFF_AGENT_SOCKET")]
     pub agent_socket: Option<PathBuf>,
 
+    /// Capture nothing unless the agent says what may be: for sessions that it starts
+    #[arg(long, hide = true)]
+    pub authorised: bool,
+
+    /// Let the process that reads what the client says keep its rights, to debug it
+    #[arg(long, hide = true)]
+    pub no_sandbox: bool,
+
     /// Say more on stderr
     #[arg(short, long, action = ArgAction::Count)]
     pub verbose: u8,
@@ -32,8 +45,10 @@ pub struct ServeArgs {
 /// # Errors
 ///
 /// When it failed; the client was told why.
-pub(super) async fn run(args: ServeArgs) -> Result<()> {
-    let ServeArgs { cri_socket, node_name, agent_socket, verbose } = args;
+pub(super) fn run(args: ServeArgs) -> Result<()> {
+    let ServeArgs { cri_socket, node_name, agent_socket, authorised, no_sandbox, verbose } = args;
     logging::start(false, verbose);
-    serve::run(Options { cri_socket, node_name, agent_socket }).await
+    let halves = halves::split(|ends| front::run(ends, Work::Session, no_sandbox))?;
+    let options = Options { cri_socket, node_name, agent_socket, is_authorised: authorised };
+    block_on(serve::run(options, halves))
 }

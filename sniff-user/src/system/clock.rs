@@ -10,12 +10,13 @@
 
 use anyhow::Result;
 use nix::time::{ClockId, clock_gettime};
+use serde::{Deserialize, Serialize};
 
 /// How often to measure; the tightest measurement wins.
 const TRIES: usize = 8;
 
 /// Tells the time as the packets do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Clock {
     /// From this process's boot clock to the Unix epoch, in nanoseconds; wraps, as all here.
     epoch: u64,

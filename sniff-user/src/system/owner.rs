@@ -1,11 +1,10 @@
 //! Whose the files are: `-Z USER` has them made and written with that user's rights, and no others.
 
-use std::{io, os::fd::BorrowedFd};
+use std::io;
 
 use anyhow::{Context as _, Result};
 use nix::unistd::{Gid, Uid, User, setfsgid, setfsuid, setgroups};
-use sniff_output::Sink;
-use sniff_pcapng::InterfaceDescription;
+use sniff_output::file::{Files, Made};
 
 /// A user whose the files are.
 #[derive(Clone, Debug)]
@@ -27,16 +26,15 @@ impl Owner {
         Ok(Self { name: name.to_owned(), uid, gid })
     }
 
-    /// Opens an output that is opened and written to with this user's rights. Attaching and detaching take more, so the
-    /// process keeps them for that, but for its groups.
-    ///
-    /// # Errors
-    ///
-    /// When it cannot be opened so, or this process may not become anybody else.
-    pub fn open(self, open: impl FnOnce() -> Result<Box<dyn Sink>>) -> Result<Box<dyn Sink>> {
-        setgroups(&[]).with_context(|| self.cannot())?;
-        let sink = self.act(open).with_context(|| self.cannot())??;
-        Ok(Box::new(Owned { sink, owner: self }))
+    /// The user's and the group's numbers.
+    pub fn ids(&self) -> (u32, u32) {
+        (self.uid.as_raw(), self.gid.as_raw())
+    }
+
+    /// Has files be made and deleted with this user's rights. Attaching and detaching take more, so the process keeps them for
+    /// that, but for its groups.
+    pub fn files(self, files: Box<dyn Files>) -> Box<dyn Files> {
+        Box::new(Owned { files, owner: self })
     }
 
     /// Does something with this user's rights to files and no others: with the user ID the thread gives up the
@@ -61,22 +59,22 @@ fn become_for_files(uid: Uid, gid: Gid) -> (Uid, Gid) {
     (setfsuid(uid), gid)
 }
 
-/// An output that is written to with its owner's rights.
+/// Files that are made with their owner's rights.
 struct Owned {
-    sink: Box<dyn Sink>,
+    files: Box<dyn Files>,
     owner: Owner,
 }
 
-impl Sink for Owned {
-    fn interface(&mut self, description: &InterfaceDescription) {
-        self.sink.interface(description);
+impl Files for Owned {
+    fn next(&mut self, begun_ns: u64) -> Result<Made> {
+        setgroups(&[]).with_context(|| self.owner.cannot())?;
+        let Self { files, owner } = self;
+        owner.act(|| files.next(begun_ns)).with_context(|| owner.cannot())?
     }
 
-    fn write(&mut self, blocks: &[u8]) -> (usize, io::Result<()>) {
-        self.owner.act(|| self.sink.write(blocks)).unwrap_or_else(|error| (0, Err(error)))
-    }
-
-    fn reader(&self) -> Option<BorrowedFd<'_>> {
-        self.sink.reader()
+    fn abandon(&mut self) {
+        let Self { files, owner } = self;
+        // What cannot be deleted is empty.
+        let _ = owner.act(|| files.abandon());
     }
 }

@@ -20,6 +20,11 @@ const NEEDED: [(u32, &str); 5] = [
     (39, "CAP_BPF (load programs and maps)"),
 ];
 
+/// What may be wrong where a process of a container is refused something.
+const FEW_RIGHTS: &str = "\
+    the node may want more rights than sniff's container has (--privileged gives a short-lived pod all of them, and \
+    deploy/base the DaemonSet)";
+
 /// Makes sure of the privileges before anything is touched.
 ///
 /// # Errors
@@ -66,6 +71,25 @@ pub fn advise(error: anyhow::Error) -> anyhow::Error {
     }
 }
 
+/// The same in a session, where an error may also come of the few rights that sniff's container was given.
+pub fn advise_session(error: anyhow::Error) -> anyhow::Error {
+    let is_refusal = |cause: &str| cause.contains("not permitted") || cause.contains(Errno::EACCES.desc());
+    let statuses = (proc::own_status(), proc::first_status());
+    match statuses {
+        (Ok(own), Ok(first))
+            if error.chain().any(|cause| is_refusal(&cause.to_string())) && has_fewer(&own, &first) =>
+        {
+            error.context(FEW_RIGHTS)
+        }
+        _ => advise(error),
+    }
+}
+
+/// Whether a process has not all the capabilities of the other, according to their `/proc/PID/status`.
+fn has_fewer(status: &str, other: &str) -> bool {
+    effective(status).zip(effective(other)).is_some_and(|(these, those)| those & !these != 0)
+}
+
 fn too_few_files(limit: u64) -> String {
     format!(
         "the limit of open files, {limit}, is too low for this: raise it (ulimit -n, LimitNOFILE= of a service), or name \
@@ -82,11 +106,15 @@ fn raise(limit: Resource) {
 /// What is missing, according to `/proc/PID/status`. Kernels before 5.8 have no bits 38 and 39; CAP_SYS_ADMIN stands
 /// for both there, and everywhere.
 fn missing(status: &str) -> Option<Vec<&'static str>> {
-    let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:"))?;
-    let effective = u64::from_str_radix(effective.trim(), 16).ok()?;
+    let effective = effective(status)?;
     let has = |bit: u32| effective & 1 << bit != 0;
     let covered = |bit: u32| bit >= 38 && has(21);
     Some(NEEDED.iter().filter(|&&(bit, _)| !has(bit) && !covered(bit)).map(|&(_, name)| name).collect())
+}
+
+fn effective(status: &str) -> Option<u64> {
+    let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:"))?;
+    u64::from_str_radix(effective.trim(), 16).ok()
 }
 
 #[cfg(test)]
@@ -100,5 +128,15 @@ mod tests {
         let without_the_newer_ones = format!("CapEff:\t{:016x}\n", 1u64 << 12 | 1 << 19 | 1 << 21);
         assert_eq!(missing(&without_the_newer_ones), Some(vec![]));
         assert_eq!(missing("Name:\tx\n"), None);
+    }
+
+    #[test]
+    fn a_container_with_named_capabilities_has_fewer_than_its_node() {
+        let status = |bits: u64| format!("Name:\tx\nCapEff:\t{bits:016x}\n");
+        let named: u64 = [39, 38, 21, 19, 12, 11].iter().map(|bit| 1 << bit).sum();
+        assert!(has_fewer(&status(named), &status((1 << 41) - 1)));
+        assert!(!has_fewer(&status((1 << 41) - 1), &status((1 << 41) - 1)));
+        assert!(!has_fewer(&status(named), &status(1 << 21)), "a first process that has less");
+        assert!(!has_fewer("", &status(1)) && !has_fewer(&status(1), ""), "nothing is known");
     }
 }

@@ -27,7 +27,7 @@ use nix::{
 use sniff_cli::exit;
 use tokio::sync::mpsc;
 
-use crate::targets::proc;
+use crate::{halves::Board, targets::proc};
 
 /// Signals that keep their meaning: those that cannot be taken over or say that the program is broken, job control, and
 /// those that do nothing by default.
@@ -69,6 +69,13 @@ pub enum Asked {
     Filter,
 }
 
+/// Signals that a process can be spared: all but `LEFT_ALONE`.
+pub fn all() -> SigSet {
+    let mut all = SigSet::all();
+    LEFT_ALONE.into_iter().for_each(|signal| all.remove(signal));
+    all
+}
+
 /// All signals but `LEFT_ALONE`, and but those that the parent ignores, as `nohup` does SIGHUP.
 pub struct Signals(SignalFd);
 
@@ -83,24 +90,22 @@ impl Signals {
         let ignored = ignored(&status).context("cannot tell which signals are ignored")?;
         let is_ignored = |signal: &Signal| ignored & 1 << (*signal as i32 - 1) != 0;
         let stay_ignored = Signal::iterator().filter(|it| is_ignored(it) && !ALWAYS.contains(it));
-        let mut taken = SigSet::all();
-        for signal in LEFT_ALONE.into_iter().chain(stay_ignored) {
-            taken.remove(signal);
-        }
+        let mut taken = all();
+        stay_ignored.for_each(|signal| taken.remove(signal));
         taken.thread_block().context("cannot take over the signals")?;
         let flags = SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK;
         SignalFd::with_flags(&taken, flags).map(Self).context("cannot listen for signals")
     }
 
-    /// Has a thread attend to them, whatever else holds up this one. Until [`Stages::capturing`], an end that is asked
+    /// Has a thread attend to them, whatever else holds up this one; `board` is where an end in a hurry is told. Until [`Stages::capturing`], an end that is asked
     /// for comes at once: there is nothing to clean up.
     ///
     /// # Errors
     ///
     /// When the system has no thread left.
-    pub fn attend(self) -> Result<Attended> {
+    pub fn attend(self, board: &'static Board) -> Result<Attended> {
         let (sender, asked) = mpsc::unbounded_channel();
-        let stages = Stages::default();
+        let stages = Stages { shared: Arc::default(), board };
         let attendant = Attendant { fd: self.0, sender, stages: stages.clone(), first: None };
         thread::Builder::new().name("signals".to_owned()).spawn(move || attendant.run())?;
         Ok(Attended { asked, stages })
@@ -130,15 +135,17 @@ impl Attended {
 }
 
 /// How far a capture is, which decides what becomes of a signal. Clones are of the same capture.
-#[derive(Clone, Default)]
-pub struct Stages(Arc<Shared>);
+#[derive(Clone)]
+pub struct Stages {
+    shared: Arc<Shared>,
+    board: &'static Board,
+}
 
 #[derive(Default)]
 struct Shared {
     stage: Mutex<Stage>,
     changed: Condvar,
     end: AtomicBool,
-    hurry: AtomicBool,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -161,21 +168,16 @@ impl Stages {
     /// Nothing is attached any more.
     pub fn detached(&self) {
         *self.stage() = Stage::Detached;
-        self.0.changed.notify_all();
+        self.shared.changed.notify_all();
     }
 
     /// Whether a signal has asked for an end.
     pub fn is_to_end(&self) -> bool {
-        self.0.end.load(Ordering::Relaxed)
-    }
-
-    /// Whether a person insists: what is not written yet is not to be written any more.
-    pub fn is_in_a_hurry(&self) -> bool {
-        self.0.hurry.load(Ordering::Relaxed)
+        self.shared.end.load(Ordering::Relaxed)
     }
 
     fn stage(&self) -> MutexGuard<'_, Stage> {
-        self.0.stage.lock().unwrap_or_else(PoisonError::into_inner)
+        self.shared.stage.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -216,7 +218,7 @@ impl Attendant {
             (..) => {
                 if asked == Asked::End {
                     self.first = Some(Instant::now());
-                    self.stages.0.end.store(true, Ordering::Relaxed);
+                    self.stages.shared.end.store(true, Ordering::Relaxed);
                 }
                 // The capture may have ended by itself.
                 let _ = self.sender.send(asked);
@@ -233,8 +235,8 @@ impl Attendant {
 
     /// Ends the process soon, in one way or the other.
     fn hurry(self) {
-        let shared = &self.stages.0;
-        shared.hurry.store(true, Ordering::Relaxed);
+        let shared = &self.stages.shared;
+        self.stages.board.hurry();
         // A capture that is attached by clsact must be detached first.
         let stage = shared.changed.wait_while(self.stages.stage(), |stage| *stage != Stage::Detached);
         drop(stage);

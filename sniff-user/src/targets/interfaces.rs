@@ -9,7 +9,7 @@ use std::{error::Error, fmt, iter, time::SystemTime};
 use anyhow::{Context, Result, bail};
 use strsim::damerau_levenshtein;
 
-use super::{Interface, PodRef};
+use super::{Demands, Interface, PodRef};
 use crate::net::{
     link::{self, Link, LinkLayer, Peer},
     netns::Netns,
@@ -150,6 +150,7 @@ fn bare(name: String, link: &Link, link_layer: LinkLayer) -> Interface {
         ipv6: link.ipv6.clone(),
         filter: None,
         left_out: None,
+        demands: Demands::default(),
         unfit: Vec::new(),
     }
 }

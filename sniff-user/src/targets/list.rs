@@ -156,6 +156,7 @@ mod tests {
             ipv6: vec![("fd00::5".parse().unwrap(), 64)],
             filter: None,
             left_out: None,
+            demands: crate::targets::Demands::default(),
             doubts: vec![],
             unfit: vec![],
         }

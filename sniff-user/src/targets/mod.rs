@@ -3,6 +3,7 @@
 //! [`scopes`] and [`interfaces_of`] only look; nothing is attached or changed.
 
 mod arrivals;
+mod demands;
 mod facts;
 mod interfaces;
 mod list;
@@ -30,8 +31,10 @@ use tokio::sync::OnceCell;
 
 pub use self::{
     arrivals::{Arrivals, Awaited, AwaitedBy},
+    demands::Demands,
     list::{list, table},
     names::{learn, names_of},
+    node::UsesHostNetwork,
     scope::Scope,
     selector::Selector,
     to_come::{PodsToCome, awaited},
@@ -115,6 +118,8 @@ pub struct Options {
     pub node_name: Option<String>,
     /// Whether it is to be found out what a file tells of a pod beyond its name.
     pub with_facts: bool,
+    /// Whether nothing is told of pods in other namespaces than those that are named: not even what they are called.
+    pub is_discreet: bool,
 }
 
 /// A pod.
@@ -126,6 +131,8 @@ pub struct PodRef {
     pub uid: String,
     /// What else a file tells of it.
     pub facts: Arc<PodFacts>,
+    /// What it says of captures, by a label that it was made with.
+    pub capture_label: Option<String>,
 }
 
 impl PodRef {
@@ -176,6 +183,8 @@ pub struct Interface {
     pub filter: Option<String>,
     /// What is not captured whatever the filter says, as an expression too.
     pub left_out: Option<String>,
+    /// What is demanded of its capture.
+    pub demands: Demands,
     /// What may be missing, or be otherwise than it seems; of the first interface of a target, also which others are not
     /// captured.
     pub doubts: Vec<String>,
@@ -195,11 +204,7 @@ pub struct Unfit {
 impl Interface {
     /// The expression that decides what is captured of it, where `general` is that of interfaces without one of their own.
     pub fn expression(&self, general: Option<&str>) -> Option<String> {
-        match (self.filter.as_deref().or(general), &self.left_out) {
-            (filter, None) => filter.map(str::to_owned),
-            (None, Some(left_out)) => Some(format!("not ({left_out})")),
-            (Some(filter), Some(left_out)) => Some(format!("({filter}) and not ({left_out})")),
-        }
+        demands::expression(self.filter.as_deref().or(general), self.left_out.as_deref(), &self.demands)
     }
 
     /// Whether both are the same, seen from whichever end.
@@ -327,6 +332,7 @@ pub async fn scopes(wanted: &[FilteredTarget], options: &Options) -> Result<Vec<
             may_lack: matches!(target, Target::Pods { .. }),
             filter: filter.clone(),
             left_out: None,
+            demands: Demands::default(),
             hosts: hosts.clone(),
         }));
     }

@@ -121,12 +121,17 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::targets::LinkLayer;
+    use crate::targets::{Demands, LinkLayer};
 
     #[test]
     fn captured_pods_are_called_by_their_addresses_that_others_can_use() {
-        let pod =
-            PodRef { namespace: "shop".into(), name: "web-0".into(), uid: "u".into(), facts: Arc::default() };
+        let pod = PodRef {
+            namespace: "shop".into(),
+            name: "web-0".into(),
+            uid: "u".into(),
+            facts: Arc::default(),
+            capture_label: None,
+        };
         let interface = Interface {
             name: "shop/web-0/eth0".into(),
             pod: Some(pod),
@@ -141,6 +146,7 @@ mod tests {
             ipv6: vec![("fd00::7".parse().unwrap(), 64), ("fe80::7".parse().unwrap(), 64)],
             filter: None,
             left_out: None,
+            demands: Demands::default(),
             doubts: Vec::new(),
             unfit: Vec::new(),
         };

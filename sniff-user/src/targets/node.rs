@@ -5,14 +5,14 @@
 
 use std::{
     collections::BTreeMap,
+    fmt,
     sync::Arc,
     time::{Duration, SystemTime},
 };
 
 use anyhow::{Context, Result, anyhow, bail};
 use sniff_cli::similar::did_you_mean;
-use sniff_kubernetes::{Cluster, Login, pods};
-use sniff_pcapng::PodFacts;
+use sniff_kubernetes::{Cluster, Login, consent::LABEL, pods};
 use tokio::sync::OnceCell;
 
 use super::{
@@ -33,6 +33,8 @@ pub(super) struct Node {
     name: String,
     /// Whether it is to be found out what a file tells of pods.
     with_facts: bool,
+    /// Whether nothing is told of pods in other namespaces than those that are asked about.
+    is_discreet: bool,
     runtimes: Runtimes,
     proc: ProcFs,
     /// Where host ends may be; the first is where sniff runs, the last is the node's.
@@ -57,6 +59,7 @@ impl Node {
         Ok(Self {
             name: System::this(options.node_name.as_deref())?.node,
             with_facts: options.with_facts,
+            is_discreet: options.is_discreet,
             runtimes: Runtimes::find(socket.transpose()?).await?,
             proc: ProcFs::default(),
             hosts: hosts.to_vec(),
@@ -210,7 +213,7 @@ impl Node {
 
     /// `None` for a pod that uses the node's network.
     async fn netns_of_sandbox(&self, cri: &Cri, sandbox: &Sandbox) -> Result<Option<OwnedNetns>> {
-        let Sandbox { id, namespace, name, uid, created_at, .. } = sandbox;
+        let Sandbox { id, namespace, name, uid, created_at, labels, .. } = sandbox;
         let network = cri.network_of(id).await?;
         if network.host {
             return Ok(None);
@@ -229,7 +232,14 @@ impl Node {
             netns.with_context(|| format!("pod {namespace}/{name}: finding its network namespace"))?;
         let made =
             u64::try_from(*created_at).ok().map(|ns| SystemTime::UNIX_EPOCH + Duration::from_nanos(ns));
-        Ok(Some(OwnedNetns { made, ..owned(namespace, name, uid, netns, Arc::default()) }))
+        let pod = PodRef {
+            namespace: namespace.clone(),
+            name: name.clone(),
+            uid: uid.clone(),
+            facts: Arc::default(),
+            capture_label: labels.get(LABEL).cloned(),
+        };
+        Ok(Some(OwnedNetns { made, ..owned(pod, netns) }))
     }
 
     fn netns_of_sandbox_process(&self, pid: u32, uid: &str, sandbox_id: &str) -> Result<Netns> {
@@ -269,7 +279,14 @@ impl Node {
         }
         let netns = self.netns_of(&processes);
         let netns = netns.with_context(|| format!("{who}: finding its network namespace"))?;
-        Ok(owned(namespace, name, uid, netns, Arc::new(facts.clone())))
+        let pod = PodRef {
+            namespace: namespace.clone(),
+            name: name.clone(),
+            uid: uid.clone(),
+            facts: Arc::new(facts.clone()),
+            capture_label: facts.labels.get(LABEL).cloned(),
+        };
+        Ok(owned(pod, netns))
     }
 
     /// A container that no CRI runtime knows, as those of Docker and Podman.
@@ -347,6 +364,7 @@ impl Node {
             let sandboxes = cri.sandboxes().await.unwrap_or_default();
             pods.extend(sandboxes.into_iter().map(|s| (s.namespace, s.name)));
         }
+        pods.retain(|(its_namespace, _)| !self.is_discreet || its_namespace == namespace);
         did_you_mean(namespace, name, pods)
     }
 
@@ -368,27 +386,39 @@ impl Node {
     fn uses_host_network(&self, who: &str) -> anyhow::Error {
         let there = interfaces::node(&self.hosts).map(interfaces::names_in);
         let there = there.transpose().ok().flatten().unwrap_or_default();
-        anyhow!(
-            "{who} uses the node's network (hostNetwork) and has no interface of its own: capture \
-             the node's with -i ({there})"
+        UsesHostNetwork { who: who.to_owned(), there }.into()
+    }
+}
+
+/// A pod has no network of its own.
+#[derive(Debug)]
+pub struct UsesHostNetwork {
+    /// The pod, in words.
+    pub who: String,
+    /// The node's interfaces.
+    there: String,
+}
+
+impl fmt::Display for UsesHostNetwork {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { who, there } = self;
+        write!(
+            f,
+            "{who} uses the node's network (hostNetwork) and has no interface of its own: capture the node's with -i \
+             ({there})"
         )
     }
 }
+
+impl std::error::Error for UsesHostNetwork {}
 
 /// The newest of a pod's sandboxes, a ready one if there is any.
 fn newest<C>(sandboxes: Vec<(C, Sandbox)>) -> Option<(C, Sandbox)> {
     sandboxes.into_iter().max_by_key(|(_, sandbox)| (sandbox.ready, sandbox.created_at))
 }
 
-pub(super) fn owned(
-    namespace: &str,
-    name: &str,
-    uid: &str,
-    netns: Netns,
-    facts: Arc<PodFacts>,
-) -> OwnedNetns {
-    let pod = PodRef { namespace: namespace.into(), name: name.into(), uid: uid.into(), facts };
-    OwnedNetns { label: format!("{namespace}/{name}"), pod: Some(pod), netns, made: None }
+pub(super) fn owned(pod: PodRef, netns: Netns) -> OwnedNetns {
+    OwnedNetns { label: pod.to_string(), pod: Some(pod), netns, made: None }
 }
 
 fn short(id: &str) -> String {
@@ -438,6 +468,7 @@ mod tests {
         let node = Node {
             name: "here".into(),
             with_facts: false,
+            is_discreet: false,
             runtimes: Runtimes::default(),
             proc: ProcFs::at(dir.path()),
             hosts: vec![Netns::current().unwrap()],

@@ -142,7 +142,18 @@ pub fn without_descendants(processes: &[Process]) -> impl Iterator<Item = &Proce
 /// # Errors
 /// When the file cannot be read.
 pub fn own_status() -> Result<String> {
-    let path = "/proc/self/status";
+    status_at("/proc/self/status")
+}
+
+/// The same of process 1: the node's first, where this process sees the node's.
+///
+/// # Errors
+/// When the file cannot be read.
+pub fn first_status() -> Result<String> {
+    status_at("/proc/1/status")
+}
+
+fn status_at(path: &str) -> Result<String> {
     let status = fs::read(path).with_context(|| format!("cannot read {path}"))?;
     Ok(String::from_utf8_lossy(&status).into_owned())
 }

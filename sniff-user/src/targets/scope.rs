@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result};
 use log::warn;
 
 use super::{
-    Interface, PodRef, Unfit,
+    Demands, Interface, PodRef, Unfit, demands,
     interfaces::{self, OwnedNetns},
     node,
 };
@@ -30,6 +30,8 @@ pub struct Scope {
     pub(super) filter: Option<String>,
     /// What is not captured of them whatever the filter says.
     pub(super) left_out: Option<String>,
+    /// What is demanded of their capture.
+    pub(super) demands: Demands,
     /// Where host ends may be.
     pub(super) hosts: Vec<Netns>,
 }
@@ -62,10 +64,9 @@ impl Scope {
         made: SystemTime,
     ) -> Result<Option<Self>> {
         let (hosts, netns) = (interfaces::hosts()?, Netns::at(netns)?);
-        let PodRef { namespace, name, uid, facts } = pod;
-        let owned = OwnedNetns { made: Some(made), ..node::owned(&namespace, &name, &uid, netns, facts) };
-        let whose = Whose::Targets(owned);
-        let scope = Self { whose, names, may_lack: true, filter: None, left_out: None, hosts };
+        let owned = OwnedNetns { made: Some(made), ..node::owned(pod, netns) };
+        let (whose, demands) = (Whose::Targets(owned), Demands::default());
+        let scope = Self { whose, names, may_lack: true, filter: None, left_out: None, demands, hosts };
         Ok((interfaces::node(&scope.hosts) != Some(scope.netns())).then_some(scope))
     }
 
@@ -77,7 +78,8 @@ impl Scope {
         }
     }
 
-    fn pod(&self) -> Option<&PodRef> {
+    /// The pod whose they are, where that is known.
+    pub fn pod(&self) -> Option<&PodRef> {
         match &self.whose {
             Whose::Targets(owned) => owned.pod.as_ref(),
             Whose::Hosts(_) => None,
@@ -101,6 +103,21 @@ impl Scope {
     /// Has packets that match this expression left out of what is captured of them.
     pub fn leave_out(&mut self, expression: String) {
         self.left_out = Some(expression);
+    }
+
+    /// Has their capture keep to this.
+    pub fn demand(&mut self, demands: Demands) {
+        self.demands = demands;
+    }
+
+    /// The filter that was asked for, where `general` is that of interfaces without one of their own.
+    pub fn asked_filter<'a>(&'a self, general: Option<&'a str>) -> Option<&'a str> {
+        self.filter.as_deref().or(general)
+    }
+
+    /// The expression that decides what is captured of them, where `general` is that of interfaces without one of their own.
+    pub fn expression(&self, general: Option<&str>) -> Option<String> {
+        demands::expression(self.asked_filter(general), self.left_out.as_deref(), &self.demands)
     }
 
     /// Whether that is still there.
@@ -173,6 +190,7 @@ impl Scope {
             .map(|interface| Interface {
                 filter: self.filter.clone(),
                 left_out: self.left_out.clone(),
+                demands: self.demands.clone(),
                 ..interface
             })
             .collect())

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use anyhow::Result;
 use log::{debug, warn};
+use sniff_kubernetes::consent::LABEL;
 use tokio::sync::mpsc;
 
 use super::{
@@ -120,7 +121,8 @@ async fn scope_of(arrival: Arrival, awaited: Awaited, options: &Options) -> Resu
         Some(netns) => {
             let node = System::this(options.node_name.as_deref())?.node;
             let facts = Arc::new(facts::of_new(&name, &labels, &node));
-            let scope = Scope::of_new_pod(PodRef { namespace, name, uid, facts }, &netns, interfaces, at)?;
+            let pod = PodRef { namespace, name, uid, facts, capture_label: labels.get(LABEL).cloned() };
+            let scope = Scope::of_new_pod(pod, &netns, interfaces, at)?;
             Ok(scope.map(|scope| Scope { filter, ..scope }))
         }
         None => {
@@ -137,7 +139,7 @@ mod tests {
 
     fn pod(name: &str) -> PodRef {
         let [namespace, name, uid] = ["shop", name, "u"].map(str::to_owned);
-        PodRef { namespace, name, uid, facts: Arc::default() }
+        PodRef { namespace, name, uid, facts: Arc::default(), capture_label: None }
     }
 
     #[tokio::test]

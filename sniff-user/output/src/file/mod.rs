@@ -2,6 +2,7 @@
 
 mod contents;
 mod create;
+mod files;
 mod form;
 mod place;
 mod series;
@@ -10,13 +11,16 @@ mod series;
 use std::os::fd::{BorrowedFd, OwnedFd};
 #[cfg(windows)]
 use std::os::windows::io::OwnedHandle;
-use std::{fs, io, path::Path};
+use std::{io, path::Path};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use log::{info, warn};
 use sniff_pcapng::{InterfaceDescription, LinkType};
 
-pub use self::create::create;
+pub use self::{
+    create::create,
+    files::{Files, Made, NamedFiles},
+};
 use self::{form::Form, place::Place, series::Series};
 pub use crate::format::{Format, Packing};
 use crate::{Full, Sink, To, cannot_write, format::by_name, rotate::Rotation};
@@ -45,14 +49,14 @@ impl Manner {
     }
 
     /// Says what a name does not tell, or a file has not.
-    fn say_what_is_unexpected(&self, path: &Path) {
+    fn say_what_is_unexpected(&self, name: &str) {
+        let path = Path::new(name);
         let (format, packing) = self.of(&To::File(path.to_owned()));
         let (said, is_said_packed) = by_name(path);
         if said.is_some_and(|said| said != format) || packing != is_said_packed {
             let packing = packing.map(|packing| format!(".{}", packing.ending())).unwrap_or_default();
             warn!(
-                "{} is written as .{}{packing}, as was asked for, which is not what its name says",
-                path.display(),
+                "{name} is written as .{}{packing}, as was asked for, which is not what its name says",
                 format.ending()
             );
         }
@@ -67,27 +71,34 @@ pub struct CaptureFile {
     link_types: Option<LinkTypes>,
     /// What limits and series take; without them, blocks are not looked at.
     series: Option<Series>,
+    /// Where another file comes from.
+    files: Option<Box<dyn Files>>,
 }
 
 impl CaptureFile {
-    /// A file, which is emptied if it is there, or a series of them; or a pipe or device that is there.
+    /// A file, which is emptied if it is there, or a series of them; or a pipe or device that is there. Its `files` are made
+    /// by somebody else.
     ///
     /// # Errors
     ///
     /// When it cannot be written, is a terminal, or what was asked for does not go together.
-    pub fn open(to: &To, manner: &Manner) -> Result<Self> {
+    pub fn open(to: &To, manner: &Manner, files: Option<Box<dyn Files>>) -> Result<Self> {
         let (format, packing) = manner.of(to);
         let Manner { rotation, max_bytes, .. } = manner;
         rotation.check().map_err(anyhow::Error::msg)?;
-        let mut series = (rotation.is_asked_for() || max_bytes.is_some())
-            .then(|| Series::new(to, rotation.clone(), *max_bytes, packing.is_some()))
-            .transpose()?;
-        let place = match to {
-            To::StandardOutput => Place::standard_output()?,
-            To::File(path) => {
-                let path = series.as_mut().map_or_else(|| Ok(path.clone()), |series| series.first(path))?;
-                manner.say_what_is_unexpected(&path);
-                Place::create(&path)?
+        let series = (rotation.is_asked_for() || max_bytes.is_some())
+            .then(|| Series::new(rotation.clone(), *max_bytes, packing.is_some()));
+        let begun_ns = series.as_ref().map_or(0, Series::begun_ns);
+        let (place, files) = match to {
+            To::StandardOutput if rotation.is_asked_for() => {
+                bail!("standard output cannot be followed by another file: name one with -w")
+            }
+            To::StandardOutput => (Place::standard_output()?, None),
+            To::File(_) => {
+                let mut files = files.context("nobody makes the file")?;
+                let place = Place::of(files.next(begun_ns)?)?;
+                manner.say_what_is_unexpected(&place.name);
+                (place, Some(files))
             }
         };
         let is_file = place.is_file();
@@ -104,7 +115,7 @@ impl CaptureFile {
             );
         }
         let link_types = (is_file && format == Format::Pcapng).then(LinkTypes::default);
-        Ok(Self { place, form: Form::new(format, packing), link_types, series })
+        Ok(Self { place, form: Form::new(format, packing), link_types, series, files })
     }
 
     /// pcapng into the pipe to a program's standard input.
@@ -120,7 +131,7 @@ impl CaptureFile {
     }
 
     fn to(place: Place) -> Self {
-        Self { place, form: Form::new(Format::Pcapng, None), link_types: None, series: None }
+        Self { place, form: Form::new(Format::Pcapng, None), link_types: None, series: None, files: None }
     }
 
     /// Writes blocks to the file that there is.
@@ -173,15 +184,18 @@ impl CaptureFile {
     fn begin_file(&mut self, time_ns: u64) -> io::Result<()> {
         let Some(series) = &mut self.series else { return Ok(()) };
         let ending = series.ending();
-        let path =
-            series.following(time_ns, self.place.written + ending.len() as u64).map_err(io::Error::other)?;
+        let begun_ns = series.follow(time_ns, self.place.written + ending.len() as u64);
         self.append(&ending).1?;
-        self.place = Place::create(&path).map_err(io::Error::other)?;
+        let Some(files) = &mut self.files else { return Ok(()) };
+        self.place = files.next(begun_ns).and_then(Place::of).map_err(io::Error::other)?;
         self.form.begin();
-        let Some(series) = &mut self.series else { return Ok(()) };
-        let beginning = series.beginning();
+        let beginning = self.series.as_mut().map(Series::beginning).unwrap_or_default();
+        let begun = self.append(&beginning).1;
         // A file without so much would be none.
-        self.append(&beginning).1.inspect_err(|_| drop(fs::remove_file(&path)))
+        if let (Err(_), Some(files)) = (&begun, &mut self.files) {
+            files.abandon();
+        }
+        begun
     }
 }
 

@@ -7,12 +7,11 @@ use std::os::windows::io::{AsHandle as _, OwnedHandle};
 use std::{
     fs::File,
     io::{self, IsTerminal as _, Seek as _, SeekFrom, Write as _},
-    path::Path,
 };
 
 use anyhow::{Result, ensure};
 
-use super::create::create;
+use super::files::Made;
 
 /// A file or pipe, and what is in it.
 pub(super) struct Place {
@@ -25,9 +24,9 @@ pub(super) struct Place {
 }
 
 impl Place {
-    /// A file, made or emptied by [`create`]; or a pipe or device that is there.
-    pub(super) fn create(path: &Path) -> Result<Self> {
-        Self::to(create(path)?, path.display().to_string(), true)
+    /// What was made, or is there, and is ours.
+    pub(super) fn of(made: Made) -> Result<Self> {
+        Self::to(made.file, made.name, true)
     }
 
     /// Standard output, of which others may write to the same file.

@@ -1,22 +1,11 @@
 //! A series of files, of which each takes packets until the next is due, and limits of all together.
 
-use std::{
-    fs::{self, File, OpenOptions},
-    io::{self, Read as _},
-    path::{Path, PathBuf},
-    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
-};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use anyhow::{Result, bail, ensure};
-use jiff::tz::TimeZone;
-use log::{info, warn};
 use sniff_pcapng::{AnyBlock, BlockType, PacketHead, blocks};
 
 use super::{contents::Contents, form::Form};
-use crate::{
-    To,
-    rotate::{Filled, Naming, Ring, Rotation},
-};
+use crate::rotate::{Filled, Rotation};
 
 /// How far a packet's time may be ahead of what it is here: no packet is from the future, and one that says so does not
 /// begin a file.
@@ -24,17 +13,6 @@ const AHEAD: Duration = Duration::from_secs(1);
 /// Bytes of a file that need not be filled by what is compressed, whose length is known only afterwards: else the pieces
 /// would become smaller and smaller there.
 const SLACK: u64 = 64 << 10;
-/// What capture files begin with: pcapng; pcap of either byte order and precision; zstd; gzip.
-const MAGICS: [&[u8]; 7] = [
-    b"\x0a\x0d\x0d\x0a",
-    b"\xa1\xb2\xc3\xd4",
-    b"\xd4\xc3\xb2\xa1",
-    b"\xa1\xb2\x3c\x4d",
-    b"\x4d\x3c\xb2\xa1",
-    b"\x28\xb5\x2f\xfd",
-    b"\x1f\x8b",
-];
-
 /// What is to be done with blocks.
 pub(super) enum Next {
     /// So many bytes of them come next in this file.
@@ -53,8 +31,6 @@ pub(super) struct Series {
     max_bytes: Option<u64>,
     is_packed: bool,
     contents: Contents,
-    naming: Option<Naming>,
-    ring: Ring,
     /// Bytes of files before this one.
     finished: u64,
     /// Files so far.
@@ -67,62 +43,20 @@ pub(super) struct Series {
 }
 
 impl Series {
-    /// The series that is to go to a place; compressed, if it `is_packed`.
-    pub(super) fn new(to: &To, rotation: Rotation, max_bytes: Option<u64>, is_packed: bool) -> Result<Self> {
+    /// A series that begins at present; compressed, if it `is_packed`.
+    pub(super) fn new(rotation: Rotation, max_bytes: Option<u64>, is_packed: bool) -> Self {
         let now = since_epoch();
-        if rotation.is_asked_for() {
-            match to {
-                To::StandardOutput => {
-                    bail!("standard output cannot be followed by another file: name one with -w")
-                }
-                To::File(path) => ensure!(
-                    !fs::metadata(path).is_ok_and(|metadata| !metadata.is_file()),
-                    "{} is no file: only a file can be followed by another",
-                    path.display()
-                ),
-            }
-        }
-        Ok(Self {
+        Self {
             rotation,
             max_bytes,
             is_packed,
             contents: Contents::default(),
-            naming: None,
-            ring: Ring::new(None, []),
             finished: 0,
             files: 1,
             file: Filled { begun_ns: now.as_nanos() as u64, ..Filled::default() },
             opened: (Instant::now(), now),
             is_full: false,
-        })
-    }
-
-    /// The first file's name, of a series that is named after `path`.
-    pub(super) fn first(&mut self, path: &Path) -> Result<PathBuf> {
-        if !self.rotation.is_asked_for() {
-            return Ok(path.to_owned());
         }
-        let mut naming = Naming::new(path, self.rotation.time.is_some(), TimeZone::system())?;
-        let earlier = earlier(&naming);
-        if let Some((number, _)) = earlier.last() {
-            naming.go_on_behind(*number);
-        }
-        let keep = self.rotation.keep;
-        let captures =
-            earlier.into_iter().map(|(_, path)| path).filter(|path| keep.is_some() && is_capture(path));
-        let captures: Vec<PathBuf> = captures.collect();
-        let first = naming.next(self.file.begun_ns)?;
-        if let (Some(keep), false) = (keep, captures.is_empty()) {
-            info!(
-                "{} file(s) of an earlier capture are there, and are the oldest of the {keep} that are kept: {} follows them",
-                captures.len(),
-                first.display()
-            );
-        }
-        self.naming = Some(naming);
-        self.ring = Ring::new(keep, captures);
-        self.make_room_for(&first);
-        Ok(first)
     }
 
     /// What comes next of these blocks, where the file has so many bytes.
@@ -236,69 +170,22 @@ impl Series {
         self.contents.beginning(names)
     }
 
-    /// The file of `len` bytes is over: the name of the next, which has a packet of this time. What the ring has no room
-    /// for beside it is deleted.
-    pub(super) fn following(&mut self, time_ns: u64, len: u64) -> Result<PathBuf> {
+    /// The file of `len` bytes is over; returns when the next begins, which has a packet of this time.
+    pub(super) fn follow(&mut self, time_ns: u64, len: u64) -> u64 {
         let begun_ns = self.rotation.begin_of_next(&self.file, time_ns);
-        let Some(naming) = &mut self.naming else { bail!("there is one file only") };
-        let path = naming.next(begun_ns)?;
         self.finished += len;
         self.files += 1;
         self.file = Filled { begun_ns, ..Filled::default() };
-        self.make_room_for(&path);
-        Ok(path)
+        begun_ns
     }
 
-    #[cfg(test)]
+    /// When the file begins that is being written, in nanoseconds since the epoch.
     pub(super) fn begun_ns(&self) -> u64 {
         self.file.begun_ns
     }
-
-    fn make_room_for(&mut self, path: &Path) {
-        for old in self.ring.begin(path) {
-            match fs::remove_file(&old) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                    warn!(
-                        "{} stays, though there are {} newer files: {error}",
-                        old.display(),
-                        self.rotation.keep.unwrap_or(0)
-                    );
-                }
-                _ => {}
-            }
-        }
-    }
 }
 
-fn since_epoch() -> Duration {
+/// The wall clock.
+pub(super) fn since_epoch() -> Duration {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
-}
-
-/// The files of a series that are there, by their numbers.
-fn earlier(naming: &Naming) -> Vec<(u64, PathBuf)> {
-    let entries = fs::read_dir(naming.folder()).into_iter().flatten().flatten();
-    let of_series =
-        |entry: fs::DirEntry| Some((naming.number_of(entry.file_name().to_str()?)?, entry.path()));
-    let mut earlier: Vec<_> = entries.filter_map(of_series).collect();
-    earlier.sort();
-    earlier
-}
-
-/// Whether it is a file that a capture has begun: others of such a name are not the ring's, and stay.
-fn is_capture(path: &Path) -> bool {
-    let begins = || {
-        let mut magic = Vec::new();
-        open_file(path)?.take(4).read_to_end(&mut magic)?;
-        Ok::<_, io::Error>(magic.is_empty() || MAGICS.iter().any(|it| magic.starts_with(it)))
-    };
-    fs::symlink_metadata(path).is_ok_and(|metadata| metadata.is_file()) && begins().unwrap_or(false)
-}
-
-/// Opens what was a file just before, and waits for nobody if it is none any more.
-fn open_file(path: &Path) -> io::Result<File> {
-    let mut options = OpenOptions::new();
-    options.read(true);
-    #[cfg(unix)]
-    std::os::unix::fs::OpenOptionsExt::custom_flags(&mut options, libc::O_NOFOLLOW | libc::O_NONBLOCK);
-    options.open(path)
 }

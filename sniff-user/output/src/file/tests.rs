@@ -68,6 +68,10 @@ fn by_size(bytes: u64) -> Rotation {
     Rotation { bytes: Some(bytes), ..Rotation::default() }
 }
 
+fn open(to: &To, manner: &Manner) -> Result<CaptureFile> {
+    CaptureFile::open(to, manner, to.files(manner))
+}
+
 struct Written {
     dir: TempDir,
     file: CaptureFile,
@@ -79,7 +83,7 @@ impl Written {
     }
 
     fn again(dir: TempDir, name: &str, manner: &Manner) -> Self {
-        let file = CaptureFile::open(&To::File(dir.path().join(name)), manner).unwrap();
+        let file = open(&To::File(dir.path().join(name)), manner).unwrap();
         Self { dir, file }
     }
 
@@ -486,7 +490,7 @@ fn what_cannot_be_followed_by_another_file_is_refused() {
         (file("/dev/null"), &manner, "/dev/null is no file"),
         (file("x"), &no_size, "says nothing without -C SIZE"),
     ] {
-        let error = CaptureFile::open(&to, manner).err().unwrap().to_string();
+        let error = open(&to, manner).err().unwrap().to_string();
         assert!(error.contains(part), "{error}");
     }
 }

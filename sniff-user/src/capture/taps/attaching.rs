@@ -110,7 +110,7 @@ impl Taps {
             let ipv4 = interface.ipv4.iter().map(|&(address, _)| IpAddr::from(address));
             let ipv6 = interface.ipv6.iter().map(|&(address, _)| IpAddr::from(address));
             // A thread that has ended needs to know nothing more.
-            let _ = self.drain.captured(*id, ipv4.chain(ipv6).collect(), since);
+            let _ = self.front.captured(*id, ipv4.chain(ipv6).collect(), since);
         }
     }
 
@@ -139,7 +139,8 @@ impl Taps {
         interface: u32,
         directions: &[(Direction, Filter)],
     ) -> impl Iterator<Item = Option<Arguments>> {
-        let Plan { snaplen, headers, .. } = self.plan;
+        let demands = &tap.interface.demands;
+        let (snaplen, headers) = (demands.snaplen(self.plan.snaplen), demands.headers || self.plan.headers);
         let packetid = tells_ends(&self.plan, &tap.interface);
         let (clock_offset, link_type, home) = (self.clock.offset(), link_type(&tap.interface), tap.home);
         directions.iter().map(move |(direction, filter)| {

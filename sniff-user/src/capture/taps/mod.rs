@@ -20,8 +20,9 @@ use sniff_pcapng::InterfaceDescription;
 
 pub use self::preparing::prepare;
 use crate::{
-    bpf::{object::KernelSide, wait_for_running_programs},
-    capture::{accounts::Span, drain::Drain, plan::Plan, tap::Tap},
+    bpf::{object::KernelSide, ring, wait_for_running_programs},
+    capture::{accounts::Span, plan::Plan, tap::Tap},
+    halves::Writer,
     system::clock::Clock,
     targets::{Interface, PodRef},
 };
@@ -43,7 +44,8 @@ pub struct Taps {
     general: Option<String>,
     pub kernel_side: KernelSide,
     pub clock: Clock,
-    pub drain: Drain,
+    /// What writes their packets.
+    pub front: Writer,
     /// Most interfaces that may be attached at a time.
     room: usize,
     /// Those that are attached.
@@ -68,14 +70,14 @@ impl Taps {
         room: usize,
         kernel_side: KernelSide,
         clock: Clock,
-        drain: Drain,
+        front: Writer,
     ) -> Self {
         Self {
             plan,
             general,
             kernel_side,
             clock,
-            drain,
+            front,
             room,
             attached: Vec::new(),
             spans: Vec::new(),
@@ -84,6 +86,11 @@ impl Taps {
             refused: Vec::new(),
             unfit: HashSet::new(),
         }
+    }
+
+    /// Whether packets are held until somebody wants them.
+    pub fn is_recording(&self) -> bool {
+        self.plan.ring == ring::Kind::Recorder
     }
 
     /// Those that are attached.
@@ -145,7 +152,7 @@ impl Taps {
         self.spans[id as usize].end = Some(now);
         self.unsettled.push(id);
         // A thread that has ended needs to know nothing more.
-        let _ = self.drain.left(id, now);
+        let _ = self.front.left(id, now);
     }
 
     /// Takes the counts of interfaces that are over from the kernel, whose memory they hold: there can be many, one after
@@ -183,7 +190,7 @@ impl Taps {
 
     fn introduce(&mut self, description: InterfaceDescription) -> Result<()> {
         let filtered = description.filter.is_some();
-        self.drain.add_interface(description)?;
+        self.front.add_interface(&description)?;
         self.spans.push(Span {
             start: self.clock.now()?,
             end: None,

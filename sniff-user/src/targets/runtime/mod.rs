@@ -25,9 +25,10 @@ use tonic_prost::ProstCodec;
 
 pub use self::{arrival::Arrival, events::Arrivals};
 
-/// Where runtimes listen unless told otherwise.
-pub const SOCKETS: [&str; 6] = [
-    // containerd
+/// Where runtimes listen unless told otherwise. What is not in `/run`, which sniff's pods have of their node, is reached
+/// through the node's first process.
+pub const SOCKETS: [&str; 7] = [
+    // containerd; so in Talos, Bottlerocket, GKE, EKS, AKS and kind
     "/run/containerd/containerd.sock",
     // CRI-O
     "/run/crio/crio.sock",
@@ -35,10 +36,12 @@ pub const SOCKETS: [&str; 6] = [
     "/run/cri-dockerd.sock",
     // k3s and RKE2
     "/run/k3s/containerd/containerd.sock",
+    // k3s with Docker
+    "/run/k3s/cri-dockerd/cri-dockerd.sock",
     // k0s
     "/run/k0s/containerd.sock",
     // MicroK8s
-    "/var/snap/microk8s/common/run/containerd.sock",
+    "/proc/1/root/var/snap/microk8s/common/run/containerd.sock",
 ];
 
 /// How long a runtime may take for one answer.
@@ -260,6 +263,14 @@ mod tests {
     async fn refusal(socket: &str) -> String {
         let Err(error) = Cri::connect(socket).await else { panic!("{socket} answered") };
         format!("{error:#}")
+    }
+
+    /// What the DaemonSet's pods and short-lived ones have of their node.
+    #[test]
+    fn sockets_are_where_a_pod_of_sniffs_sees_them() {
+        for socket in SOCKETS {
+            assert!(socket.starts_with("/run/") || socket.starts_with("/proc/1/root/"), "{socket}");
+        }
     }
 
     #[tokio::test]

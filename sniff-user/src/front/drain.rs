@@ -5,31 +5,27 @@ use std::{
     io, mem,
     net::IpAddr,
     os::fd::{AsFd as _, BorrowedFd},
-    sync::{
-        Arc,
-        atomic::{AtomicU8, Ordering},
-        mpsc,
-    },
+    sync::{Arc, mpsc},
     thread::{self, JoinHandle},
 };
 
 use anyhow::{Result, anyhow};
+use log::info;
 use nix::{
     poll::{PollFd, PollFlags, PollTimeout, poll},
     sys::eventfd::{EfdFlags, EventFd},
 };
-use sniff_output::{Full, Output, Written};
+use sniff_output::{Full, Output};
 use sniff_pcapng::{InterfaceDescription, Names, PacketHead, Watermark, blocks};
 use sniff_protocol::request::BothEnds;
-use tokio::sync::oneshot;
 
+use super::{ends::Ends, losses::Losses, unsummed::Unsummed};
 use crate::{
-    bpf::{
-        checksum::Summed,
-        ring::{Ring, Until},
+    bpf::ring::{Held, Ring, Until},
+    halves::{
+        Board,
+        message::{Draining, End},
     },
-    capture::{ends::Ends, losses::Losses, unsummed::Unsummed},
-    system::signals::Stages,
 };
 
 /// Longest that a packet waits in the ring while less than a batch is there, in milliseconds.
@@ -39,28 +35,21 @@ const SHORT_TIMEOUT_MS: u16 = 1;
 /// Time between two looks while there are no packets. The first one wakes us; this is for what nobody thought of.
 const IDLE_TIMEOUT_MS: u16 = 2000;
 
-/// Why the thread ended.
-#[derive(Debug)]
-pub enum End {
-    /// It was told to.
-    Asked,
-    /// It was told to, and in a hurry: packets were left.
-    Hurried,
-    /// As many packets or bytes were delivered as were asked for.
-    Count,
-    /// Nobody reads the output any more.
-    Closed,
-    /// The output, or the ring, failed.
-    Failed(anyhow::Error),
-}
-
 /// Tells the thread something.
-enum Message {
+pub enum Message {
+    /// This is the next interface.
     Interface(Box<InterfaceDescription>),
+    /// What goes to these addresses comes in there, since then in nanoseconds since the epoch.
     Captured { interface: u32, addresses: Vec<IpAddr>, since: u64 },
+    /// And until then.
     Left { interface: u32, until: u64 },
+    /// What addresses are called.
     Names(Names),
+    /// How far all is there is to be written.
     Watermark,
+    /// What a recorder holds is to be written, whose CPUs have filled these regions.
+    Save(Vec<u32>),
+    /// The ring is to be emptied once more. The classifiers are detached by now.
     Stop,
 }
 
@@ -72,10 +61,10 @@ pub struct Drained {
     pub losses: Losses,
     /// Which of them were seen at both ends, where that was asked for.
     pub ends: Option<Ends>,
+    /// What a recorder held of all packets.
+    pub held: Option<Held>,
     /// Why it ended.
     pub end: End,
-    /// The largest part of the ring that was ever in use.
-    pub fullest_percent: u8,
 }
 
 /// The running thread.
@@ -83,12 +72,10 @@ pub struct Drain {
     thread: JoinHandle<Drained>,
     messages: mpsc::Sender<Message>,
     wake: Arc<EventFd>,
-    fullest_percent: Arc<AtomicU8>,
-    written: Arc<Written>,
 }
 
 impl Drain {
-    /// Starts the thread; the receiver hears when it ended by itself.
+    /// Starts the thread, which tells when it takes no more packets.
     ///
     /// # Errors
     ///
@@ -96,106 +83,47 @@ impl Drain {
     pub fn start(
         ring: Ring,
         output: Output,
-        count: Option<u64>,
-        both_ends: Option<BothEnds>,
-        packet_buffered: bool,
-        stages: Stages,
-    ) -> Result<(Self, oneshot::Receiver<()>)> {
+        how: Draining,
+        board: &'static Board,
+        ended: impl FnOnce() + Send + 'static,
+    ) -> Result<Self> {
         let wake = Arc::new(EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?);
         let (messages, receiver) = mpsc::channel();
-        let (ended, has_ended) = oneshot::channel();
-        let left = count.unwrap_or(u64::MAX);
-        let written = output.written();
         let delivery = Delivery {
             output,
             losses: Losses::default(),
-            unsummed: Summed::known().is_none().then(Unsummed::default),
+            unsummed: how.marks_unsummed.then(Unsummed::default),
             any_lost: false,
-            ends: both_ends.map(|_| Ends::default()),
-            one_side: both_ends == Some(BothEnds::OneSide),
-            left,
+            ends: how.both_ends.map(|_| Ends::default()),
+            one_side: how.both_ends == Some(BothEnds::OneSide),
+            left: how.count.unwrap_or(u64::MAX),
             stopping: false,
             watermark: false,
+            to_save: None,
             messages: receiver,
-            stages,
+            described: 0,
+            board,
             hurried: false,
         };
-        let fullest_percent = Arc::new(AtomicU8::new(0));
         let worker = Worker {
             ring,
             delivery,
             wake: Arc::clone(&wake),
-            fullest_percent: Arc::clone(&fullest_percent),
-            packet_buffered,
+            packet_buffered: how.packet_buffered,
             more: false,
             held: false,
             asleep: false,
         };
         let thread = thread::Builder::new().name("drain".to_owned()).spawn(move || worker.run(ended))?;
-        Ok((Self { thread, messages, wake, fullest_percent, written }, has_ended))
+        Ok(Self { thread, messages, wake })
     }
 
-    /// Describes one more interface in the output. Its packets may come as soon as this returns: the thread writes
-    /// the description before the first of them. It does not wait for that, since the output may be stuck.
-    ///
-    /// # Errors
-    ///
-    /// When the thread has ended.
-    pub fn add_interface(&self, description: InterfaceDescription) -> Result<()> {
-        self.send(Message::Interface(Box::new(description)))
-    }
-
-    /// Tells that what goes to these addresses is seen as it comes into an interface, `since` then in nanoseconds since the
-    /// epoch.
-    ///
-    /// # Errors
-    ///
-    /// When the thread has ended.
-    pub fn captured(&self, interface: u32, addresses: Vec<IpAddr>, since: u64) -> Result<()> {
-        self.send(Message::Captured { interface, addresses, since })
-    }
-
-    /// Tells that this is over, from `until` on.
-    ///
-    /// # Errors
-    ///
-    /// When the thread has ended.
-    pub fn left(&self, interface: u32, until: u64) -> Result<()> {
-        self.send(Message::Left { interface, until })
-    }
-
-    /// Has the output tell what addresses are called, as far as that is news.
-    ///
-    /// # Errors
-    ///
-    /// When the thread has ended.
-    pub fn name(&self, names: Names) -> Result<()> {
-        self.send(Message::Names(names))
-    }
-
-    /// Has a [`Watermark`] written behind what is in the ring by now.
-    ///
-    /// # Errors
-    ///
-    /// When the thread has ended.
-    pub fn watermark(&self) -> Result<()> {
-        self.send(Message::Watermark)
-    }
-
-    /// Tells the thread to empty the ring once more and to end. The classifiers are detached by now.
-    pub fn stop(&self) {
-        // If it has ended already, that is as well.
-        let _ = self.send(Message::Stop);
-    }
-
-    /// The largest part of the ring that was ever in use, in per cent.
-    pub fn fullest_percent(&self) -> u8 {
-        self.fullest_percent.load(Ordering::Relaxed)
-    }
-
-    /// What was written or printed so far.
-    pub fn written(&self) -> &Written {
-        &self.written
+    /// Tells the thread something. It never waits, since the output may be stuck; what describes an interface is written before
+    /// the first of its packets.
+    pub fn tell(&self, message: Message) {
+        // A thread that has ended needs to know nothing more.
+        let _ = self.messages.send(message);
+        let _ = self.wake.write(1);
     }
 
     /// Waits for the end.
@@ -206,12 +134,6 @@ impl Drain {
     pub fn join(self) -> Result<Drained> {
         self.thread.join().map_err(|_| anyhow!("the thread that writes the packets panicked"))
     }
-
-    fn send(&self, message: Message) -> Result<()> {
-        self.messages.send(message).map_err(|_| anyhow!("the output has ended"))?;
-        self.wake.write(1)?;
-        Ok(())
-    }
 }
 
 /// What the thread works with.
@@ -219,7 +141,6 @@ struct Worker {
     ring: Ring,
     delivery: Delivery,
     wake: Arc<EventFd>,
-    fullest_percent: Arc<AtomicU8>,
     packet_buffered: bool,
     /// Whether not all of the ring was seen the last time.
     more: bool,
@@ -230,7 +151,7 @@ struct Worker {
 }
 
 impl Worker {
-    fn run(mut self, ended: oneshot::Sender<()>) -> Drained {
+    fn run(mut self, ended: impl FnOnce()) -> Drained {
         let end = loop {
             match self.turn() {
                 Ok(None) => {}
@@ -238,16 +159,11 @@ impl Worker {
                 Err(error) => break failed(error),
             }
         };
-        // Nobody listens any more when the capture is being stopped.
-        let _ = ended.send(());
+        ended();
         self.account_for_the_rest();
-        Drained {
-            output: self.delivery.output,
-            losses: self.delivery.losses,
-            ends: self.delivery.ends,
-            end,
-            fullest_percent: self.fullest_percent.load(Ordering::Relaxed),
-        }
+        let held = self.ring.held();
+        let Delivery { output, losses, ends, .. } = self.delivery;
+        Drained { output, losses, ends, held, end }
     }
 
     /// Waits for something to do, and does it.
@@ -315,16 +231,25 @@ impl Worker {
     fn empty(&mut self) -> Result<()> {
         let Self { ring, delivery, .. } = self;
         let until = if delivery.stopping { Until::End } else { Until::Settled };
-        self.more = ring.look(until)?;
-        self.fullest_percent.store((ring.fullest() * 100.0).ceil() as u8, Ordering::Relaxed);
-        // The interfaces of all packets that were seen just now were described before.
-        delivery.take_messages()?;
+        let filled = delivery.to_save.take().filter(|_| until == Until::Settled);
+        let saves = filled.is_some();
+        match filled {
+            Some(filled) => ring.look_at_held(filled)?,
+            None => self.more = ring.look(until)?,
+        }
+        delivery.board.note_fullest((ring.fullest() * 100.0).ceil() as u8);
+        // The interfaces of all packets that were seen just now were announced before.
+        delivery.take_descriptions()?;
         delivery.any_lost = delivery.any_lost || ring.lost() > 0;
         let mut any = false;
         self.held = ring.take(|run| {
             any = true;
             delivery.deliver(run)
         })?;
+        if saves {
+            delivery.output.flush()?;
+            tell_of_saved(delivery.board.written.packets(), ring.held());
+        }
         if !self.more && mem::take(&mut delivery.watermark) {
             delivery.output.block(&Watermark { time_ns: ring.complete_until() }.block())?;
         }
@@ -357,8 +282,12 @@ struct Delivery {
     stopping: bool,
     /// Whether somebody waits to hear how far the output is complete.
     watermark: bool,
+    /// Filled regions of a recorder, where somebody wants what it holds.
+    to_save: Option<Vec<u32>>,
     messages: mpsc::Receiver<Message>,
-    stages: Stages,
+    /// Interfaces whose descriptions have come.
+    described: u64,
+    board: &'static Board,
     /// Whether packets were left because a person insists on the end.
     hurried: bool,
 }
@@ -366,36 +295,55 @@ struct Delivery {
 impl Delivery {
     fn take_messages(&mut self) -> io::Result<()> {
         while let Ok(message) = self.messages.try_recv() {
-            match message {
-                Message::Stop => self.stopping = true,
-                Message::Names(names) => self.output.names(&names)?,
-                Message::Captured { interface, addresses, since } => {
-                    if let Some(ends) = &mut self.ends {
-                        ends.captured(interface, addresses, since);
-                    }
+            self.take(message)?;
+        }
+        Ok(())
+    }
+
+    /// Waits for the descriptions of all interfaces that were announced. They are never far: no output holds them up.
+    fn take_descriptions(&mut self) -> io::Result<()> {
+        self.take_messages()?;
+        let announced = self.board.announced();
+        while self.described < announced
+            && let Ok(message) = self.messages.recv()
+        {
+            self.take(message)?;
+        }
+        Ok(())
+    }
+
+    fn take(&mut self, message: Message) -> io::Result<()> {
+        match message {
+            Message::Stop => self.stopping = true,
+            Message::Names(names) => self.output.names(&names)?,
+            Message::Captured { interface, addresses, since } => {
+                if let Some(ends) = &mut self.ends {
+                    ends.captured(interface, addresses, since);
                 }
-                Message::Left { interface, until } => {
-                    if let Some(ends) = &mut self.ends {
-                        ends.left(interface, until);
-                    }
+            }
+            Message::Left { interface, until } => {
+                if let Some(ends) = &mut self.ends {
+                    ends.left(interface, until);
                 }
-                Message::Watermark => self.watermark = true,
-                Message::Interface(description) => {
-                    if let Some(unsummed) = &mut self.unsummed {
-                        unsummed.interface(&description);
-                    }
-                    if let Some(ends) = &mut self.ends {
-                        ends.interface(&description);
-                    }
-                    self.output.interface(&description)?;
+            }
+            Message::Watermark => self.watermark = true,
+            Message::Save(filled) => self.to_save.get_or_insert_default().extend(filled),
+            Message::Interface(description) => {
+                self.described += 1;
+                if let Some(unsummed) = &mut self.unsummed {
+                    unsummed.interface(&description);
                 }
+                if let Some(ends) = &mut self.ends {
+                    ends.interface(&description);
+                }
+                self.output.interface(&description)?;
             }
         }
         Ok(())
     }
 
     fn deliver(&mut self, run: &mut [u8]) -> io::Result<()> {
-        if self.stages.is_in_a_hurry() {
+        if self.board.is_in_a_hurry() {
             self.hurried = true;
             self.output.discard(run);
             return Ok(());
@@ -462,11 +410,18 @@ impl Delivery {
     }
 }
 
+/// Says that what a recorder held is written; `packets` of all that it ever held.
+fn tell_of_saved(packets: u64, held: Option<Held>) {
+    let since = held.and_then(|held| held.complete_since);
+    let since = since.map_or_else(String::new, |since| format!(", all since {}", sniff_pcapng::time(since)));
+    info!("what was held is written{since}; {packets} packets in all so far");
+}
+
 /// A closed pipe is the reader's way to say enough, and an output may have been told how much that is.
 fn failed(error: anyhow::Error) -> End {
     match error.downcast_ref::<io::Error>() {
         Some(error) if error.kind() == io::ErrorKind::BrokenPipe => End::Closed,
         Some(error) if Full::is(error) => End::Count,
-        _ => End::Failed(error),
+        _ => End::Failed(format!("{error:#}")),
     }
 }
