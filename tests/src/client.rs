@@ -1,10 +1,11 @@
 //! `kubectl sniff` as a person runs it, away from all nodes.
 
 use std::{
+    env,
     ffi::OsString,
     fs,
-    io::{BufRead as _, BufReader, Read as _},
-    os::unix::{fs::PermissionsExt as _, process::ExitStatusExt as _},
+    io::{BufRead as _, BufReader, Read as _, Write as _},
+    os::unix::process::ExitStatusExt as _,
     path::{Path, PathBuf},
     process::{Child, ChildStdout, Command, Stdio},
     sync::mpsc::{Receiver, channel},
@@ -17,13 +18,42 @@ use nix::{
     unistd::Pid,
 };
 use sniff_apiserver::ApiServer;
-use tempfile::TempDir;
+use tempfile::{NamedTempFile, TempDir};
 
-use crate::{netns::tool, pcap, sniff, wait};
+use crate::{
+    netns::{install, tool},
+    pcap, sniff, wait,
+};
+
+/// The variable that names the client for Windows, which then is under test in place of this machine's.
+pub const WINDOWS_CLIENT: &str = "SNIFF_WINDOWS_CLIENT";
+/// What has to be told to Wine: itself, and the folder that stands for a Windows machine.
+const WINE: &str = "SNIFF_WINE";
+const WINE_FOLDER: &str = "WINEPREFIX";
+
+/// The client for Windows, if that is under test.
+pub fn windows_client() -> Option<PathBuf> {
+    env::var_os(WINDOWS_CLIENT).map(PathBuf::from)
+}
+
+/// This machine's client.
+pub fn binary() -> PathBuf {
+    sniff::binary().with_file_name("kubectl-sniff")
+}
 
 /// The program under test.
-fn binary() -> PathBuf {
-    sniff::binary().with_file_name("kubectl-sniff")
+fn program() -> Command {
+    let Some(client) = windows_client() else { return tool(binary()) };
+    let mut wine = tool(env::var_os(WINE).expect(WINE));
+    wine.arg(client).env(WINE_FOLDER, env::var_os(WINE_FOLDER).expect(WINE_FOLDER)).env("WINEDEBUG", "-all");
+    wine
+}
+
+/// Writes a program of these lines of shell.
+pub fn write_script(path: &Path, lines: &str) {
+    let mut script = NamedTempFile::new().expect("a file");
+    script.write_all(format!("#!/bin/sh\n{lines}").as_bytes()).expect("a script");
+    install(script.path(), path);
 }
 
 /// How long anything may take.
@@ -58,14 +88,19 @@ impl Client {
         Self::start_with(cluster, args, |_| {})
     }
 
+    /// Starts it as a user whom RBAC knows.
+    pub fn start_as(cluster: &ApiServer, user: &str, args: &[&str]) -> Self {
+        Self::start_with(cluster, args, |folder| {
+            fs::write(folder.join("config"), cluster.kubeconfig_of(user)).expect("a kubeconfig");
+        })
+    }
+
     /// Starts it with a Wireshark on its PATH that writes what it gets to the file, and its arguments beside.
     pub fn start_with_wireshark(cluster: &ApiServer, args: &[&str], reads: &str) -> Self {
         Self::start_with(cluster, args, |folder| {
             let (script, file) = (folder.join("wireshark"), folder.join("file"));
-            let text =
-                format!("#!/bin/sh\nprintf '%s\\n' \"$@\" > {0}.args\nexec {reads} > {0}\n", file.display());
-            fs::write(&script, text).expect("a script");
-            fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).expect("a script");
+            let text = format!("printf '%s\\n' \"$@\" > {0}.args\nexec {reads} > {0}\n", file.display());
+            write_script(&script, &text);
         })
     }
 
@@ -79,14 +114,14 @@ impl Client {
 
     /// Starts it with a terminal as stderr.
     pub fn start_on_terminal(cluster: &ApiServer, args: &[&str], stderr: Stdio) -> Self {
-        let (client, stdout) = Self::launch(tool(binary()), cluster, args, Some(stderr), |_| {});
+        let (client, stdout) = Self::launch(program(), cluster, args, Some(stderr), |_| {});
         client.read(stdout)
     }
 
     /// Starts it with a stdout that is read at so many bytes a second.
     pub fn start_read_slowly(cluster: &ApiServer, args: &[&str], bytes_per_second: u32) -> Self {
         const PIECE: usize = 64 << 10;
-        let (mut client, mut stdout) = Self::launch(tool(binary()), cluster, args, None, |_| {});
+        let (mut client, mut stdout) = Self::launch(program(), cluster, args, None, |_| {});
         client.stdout = Some(thread::spawn(move || {
             let (mut read, mut piece) = (Vec::new(), vec![0; PIECE]);
             while let Ok(len @ 1..) = stdout.read(&mut piece) {
@@ -100,14 +135,14 @@ impl Client {
 
     /// Starts it with a stdout that nobody reads, and that is closed.
     pub fn start_unread(cluster: &ApiServer, args: &[&str]) -> Self {
-        let (mut client, stdout) = Self::launch(tool(binary()), cluster, args, None, |_| {});
+        let (mut client, stdout) = Self::launch(program(), cluster, args, None, |_| {});
         drop(stdout);
         client.stdout = Some(thread::spawn(Vec::new));
         client
     }
 
     fn start_with(cluster: &ApiServer, args: &[&str], prepare: impl FnOnce(&Path)) -> Self {
-        let (client, stdout) = Self::launch(tool(binary()), cluster, args, None, prepare);
+        let (client, stdout) = Self::launch(program(), cluster, args, None, prepare);
         client.read(stdout)
     }
 
@@ -165,7 +200,7 @@ impl Client {
         if let Some(line) = self.said.iter().find(|line| line.contains(part)) {
             return line.clone();
         }
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + wait::patience(PATIENCE);
         while let Ok(line) = self.stderr.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
             self.said.push(line.clone());
             if line.contains(part) {

@@ -4,6 +4,8 @@
 //! would find from its privileged pod.
 
 use std::{
+    io,
+    net::{Ipv4Addr, TcpStream},
     path::PathBuf,
     process::{Child, Command},
 };
@@ -36,6 +38,10 @@ impl Node for Netns {
     fn spawn(&self, command: &mut Command) -> Child {
         Self::spawn(self, command)
     }
+
+    fn connect(&self, port: u16) -> io::Result<TcpStream> {
+        self.enter(|| TcpStream::connect((Ipv4Addr::LOCALHOST, port)))
+    }
 }
 
 /// A node on which whatever is run says what is in a file, and then listens in silence.
@@ -54,5 +60,9 @@ impl Node for Impostor {
 
     fn spawn(&self, command: &mut Command) -> Child {
         self.netns.spawn(command)
+    }
+
+    fn connect(&self, port: u16) -> io::Result<TcpStream> {
+        self.netns.connect(port)
     }
 }

@@ -35,7 +35,7 @@ pub fn tun_device(netns: &Netns, name: &str, link_layer_type: u16) {
         // SAFETY: every bit pattern, zeros included, is an ifreq.
         let mut request: libc::ifreq = unsafe { mem::zeroed() };
         for (to, from) in request.ifr_name.iter_mut().zip(name.bytes()) {
-            *to = from.cast_signed();
+            *to = libc::c_char::from_ne_bytes([from]);
         }
         request.ifr_ifru.ifru_flags = (libc::IFF_TUN | libc::IFF_NO_PI) as libc::c_short;
         // SAFETY: the request is alive and what this ioctl takes.

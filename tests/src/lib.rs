@@ -15,12 +15,15 @@ pub mod cpu;
 pub mod cri;
 pub mod filter;
 pub mod frame;
+#[cfg(target_arch = "x86_64")]
+pub mod intruder;
 pub mod kernel;
 pub mod leftovers;
 pub mod machine;
 pub mod netns;
 pub mod node;
 pub mod pcap;
+pub mod proxy;
 pub mod serve;
 pub mod sniff;
 pub mod tcpdump;

@@ -29,6 +29,15 @@ pub fn tool(program: impl AsRef<std::ffi::OsStr>) -> Command {
     command
 }
 
+/// Puts a copy of a program where anybody may run it.
+///
+/// By a process of its own: a file that the tests themselves write, a program that another thread starts at that moment has
+/// open as well, until it is loaded; and a file that is open for writing cannot be run (`ETXTBSY`).
+pub fn install(program: &Path, to: &Path) {
+    let status = tool("install").args(["-m", "755"]).args([program, to]).status();
+    assert!(status.expect("install").success(), "cannot install {}", to.display());
+}
+
 /// A program inherits what its parent ignores, as `nohup` and shells in the background have it, and not what it catches.
 fn catch_ignored_signals() {
     static CAUGHT: Once = Once::new();

@@ -71,6 +71,8 @@ pub struct Section {
     pub os: Option<String>,
     /// `shb_userappl`.
     pub application: Option<String>,
+    /// `opt_comment`.
+    pub comment: Option<String>,
 }
 
 /// An interface description block.
@@ -298,6 +300,7 @@ fn read_section(block: &SectionHeaderBlock<'_>) -> Section {
         hardware: text(block.shb_hardware()),
         os: text(block.shb_os()),
         application: text(block.shb_userappl()),
+        comment: comments(&block.options).pop(),
     }
 }
 

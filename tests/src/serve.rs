@@ -171,7 +171,7 @@ impl Serving {
     ///
     /// When it does not come.
     pub fn wait_for<T>(&mut self, what: &str, wanted: impl Fn(&ToClient) -> Option<T>) -> T {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + wait::patience(PATIENCE);
         loop {
             match self.messages.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
                 Ok(ToClient::Packets(blocks)) => self.packets.extend(blocks),
@@ -194,7 +194,7 @@ impl Serving {
     /// When it does not come.
     pub fn ask_for_watermark(&mut self) -> u64 {
         self.send(&ToNode::Watermark);
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + wait::patience(PATIENCE);
         loop {
             match self.messages.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
                 Ok(ToClient::Packets(new)) => {
@@ -237,7 +237,7 @@ impl Serving {
     ///
     /// When it does not come.
     pub fn wait(mut self) -> Outcome {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + wait::patience(PATIENCE);
         loop {
             match self.messages.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
                 Ok(ToClient::Packets(blocks)) => self.packets.extend(blocks),

@@ -49,6 +49,7 @@ pub struct Sniff<'a> {
     stdout: Option<Stdio>,
     stderr: Option<Stdio>,
     user: Option<u32>,
+    without: Option<String>,
 }
 
 /// A started sniff; killed on drop.
@@ -88,7 +89,7 @@ impl<'a> Sniff<'a> {
     /// A sniff that will run in `netns`, with all of that namespace's machine in view.
     pub fn in_netns(netns: &'a Netns) -> Self {
         let (args, env) = (Vec::new(), Vec::new());
-        Self { netns, program: binary(), args, env, stdout: None, stderr: None, user: None }
+        Self { netns, program: binary(), args, env, stdout: None, stderr: None, user: None, without: None }
     }
 
     /// Runs this copy, a path on the machine.
@@ -126,6 +127,12 @@ impl<'a> Sniff<'a> {
         Self { user: Some(uid), ..self }
     }
 
+    /// Runs it as root without these capabilities, as setpriv(1) names them.
+    pub fn without(self, capabilities: &[&str]) -> Self {
+        let each: Vec<_> = capabilities.iter().map(|capability| format!("-{capability}")).collect();
+        Self { without: Some(each.join(",")), ..self }
+    }
+
     /// Starts it and waits until it listens.
     pub fn start(self) -> Running {
         let mut running = self.launch();
@@ -148,8 +155,15 @@ impl<'a> Sniff<'a> {
 
     /// Starts it and waits for nothing.
     pub fn launch(self) -> Running {
-        let Self { netns, program, args, env, stdout, stderr, user } = self;
-        let mut command = tool(program);
+        let Self { netns, program, args, env, stdout, stderr, user, without } = self;
+        let mut command = match without {
+            Some(set) => {
+                let mut setpriv = tool("setpriv");
+                setpriv.args(["--bounding-set", &set]).arg(program);
+                setpriv
+            }
+            None => tool(program),
+        };
         command.args(args).envs(env).stdin(Stdio::null()).stderr(stderr.unwrap_or_else(Stdio::piped));
         let collect = stdout.is_none();
         command.stdout(stdout.unwrap_or_else(Stdio::piped));
@@ -177,7 +191,7 @@ impl Running {
 
     /// Waits for a line on stderr that contains `text`, and returns it.
     pub fn wait_for_line(&mut self, text: &str) -> String {
-        let deadline = Instant::now() + START;
+        let deadline = Instant::now() + wait::patience(START);
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
             match self.stderr.recv_timeout(left) {
@@ -211,9 +225,10 @@ impl Running {
     /// Waits until a thread of it sleeps in a function of the kernel.
     fn wait_for_thread_in(&self, what: &str, is_meant: impl Fn(&str) -> bool) {
         wait::until(what, START, || {
-            let threads = fs::read_dir(format!("/proc/{}/task", self.pid())).expect("a live process");
+            let of = |pid| fs::read_dir(format!("/proc/{pid}/task")).expect("a live process").flatten();
+            let threads = halves(self.pid()).into_iter().flat_map(of);
             let waits_for = |thread: fs::DirEntry| fs::read_to_string(thread.path().join("wchan"));
-            let mut functions = threads.flatten().filter_map(|thread| waits_for(thread).ok());
+            let mut functions = threads.filter_map(|thread| waits_for(thread).ok());
             functions.any(|function| is_meant(&function)).then_some(())
         });
     }
@@ -262,11 +277,28 @@ impl Drop for Running {
 
 /// CPU time of all threads of a process.
 pub fn cpu_time(pid: u32) -> Duration {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).expect("a live process");
-    // Behind the name, which may hold anything: user and system time, in ticks of 10 ms (proc_pid_stat(5)).
-    let fields = stat.rsplit_once(')').expect("a name").1.split_whitespace();
-    let ticks: u64 = fields.skip(11).take(2).map(|ticks| ticks.parse::<u64>().expect("a number")).sum();
-    Duration::from_millis(10 * ticks)
+    let ticks = |pid| {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).expect("a live process");
+        // Behind the name, which may hold anything: user and system time, in ticks of 10 ms (proc_pid_stat(5)).
+        let fields = stat.rsplit_once(')').expect("a name").1.split_whitespace();
+        fields.skip(11).take(2).map(|ticks| ticks.parse::<u64>().expect("a number")).sum::<u64>()
+    };
+    Duration::from_millis(10 * halves(pid).into_iter().map(ticks).sum::<u64>())
+}
+
+/// A running sniff's process, and its front half's.
+fn halves(pid: u32) -> Vec<u32> {
+    [pid].into_iter().chain(children_of(pid)).collect()
+}
+
+/// The children of a process, whichever of its threads has made them.
+pub fn children_of(pid: u32) -> Vec<u32> {
+    let threads = fs::read_dir(format!("/proc/{pid}/task")).expect("a live process").flatten();
+    // A thread may have ended meanwhile.
+    let children = threads.filter_map(|thread| fs::read_to_string(thread.path().join("children")).ok());
+    let children: Vec<String> = children.collect();
+    let children = children.iter().flat_map(|children| children.split_whitespace());
+    children.map(|child| child.parse().expect("a process")).collect()
 }
 
 /// Reads a pipe to its end, while the test goes on.

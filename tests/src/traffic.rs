@@ -47,7 +47,7 @@ impl UdpFlow {
 
     /// Sends one datagram of up to 2 KiB, and returns when it has arrived.
     pub fn deliver(&self, payload: &[u8]) {
-        self.receiver.set_read_timeout(Some(PATIENCE)).expect("a time-out");
+        self.receiver.set_read_timeout(Some(wait::patience(PATIENCE))).expect("a time-out");
         self.send_payload(payload);
         let mut buffer = [0; 2048];
         let length = self.receiver.recv(&mut buffer).expect("the datagram");
@@ -84,7 +84,7 @@ pub fn iperf3(server: &Netns, client: &Netns, address: IpAddr) {
 pub fn dns(server: &Netns, client: &Netns, address: IpAddr, name: &str, answer: Ipv4Addr) {
     let UdpFlow { sender, receiver, to } = UdpFlow::open(client, server, SocketAddr::new(address, 53));
     for socket in [&sender, &receiver] {
-        socket.set_read_timeout(Some(PATIENCE)).expect("a time-out");
+        socket.set_read_timeout(Some(wait::patience(PATIENCE))).expect("a time-out");
     }
     let mut buffer = [0; 512];
     let query = dns_query(name);
@@ -103,7 +103,7 @@ pub fn http(server: &Netns, client: &Netns, address: IpAddr) {
     let mut asking = client.enter(|| TcpStream::connect(address)).expect("a connection");
     let (mut answering, _) = listener.accept().expect("the connection");
     for stream in [&asking, &answering] {
-        stream.set_read_timeout(Some(PATIENCE)).expect("a time-out");
+        stream.set_read_timeout(Some(wait::patience(PATIENCE))).expect("a time-out");
     }
     let request = b"GET /hello HTTP/1.0\r\nHost: pod\r\n\r\n";
     asking.write_all(request).expect("asking");

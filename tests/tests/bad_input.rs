@@ -12,7 +12,7 @@ use sniff_tests::{
     cgroup::MemoryLimit,
     frame,
     machine::{FakePod, Machine},
-    netns::Netns,
+    netns::{Netns, install},
     node::Node,
     sniff::{self, Sniff},
 };
@@ -227,8 +227,7 @@ fn without_privileges_the_capability_that_is_missing_is_named() {
     machine.fake_pod("blue", 1);
     // Where it was built, nobody but root may be able to look.
     let copy = machine.path("/run/sniff");
-    fs::copy(sniff::binary(), &copy).expect("a copy of sniff");
-    fs::set_permissions(&copy, Permissions::from_mode(0o755)).expect("its permissions");
+    install(&sniff::binary(), &copy);
     let netns = machine.netns();
     let sniff = Sniff::in_netns(&netns).program("/run/sniff").args(["--netns", "blue"]);
     let outcome = sniff.user(NOBODY).run();

@@ -7,10 +7,13 @@ mod against_tcpdump;
 mod agent;
 mod bad_input;
 mod both_ends;
+mod consent;
 mod file;
 mod files;
 mod filter;
 mod following;
+#[cfg(target_arch = "x86_64")]
+mod front;
 mod habits;
 mod kernel;
 mod kubectl;
@@ -19,6 +22,7 @@ mod names;
 mod newcomers;
 mod outputs;
 mod packaging;
+mod privileges;
 mod serving;
 mod signals;
 mod stopping;
@@ -31,14 +35,43 @@ use std::{
 };
 
 use sniff_tests::{
-    bpf::RedirectPeer,
+    bpf::{self, Link},
+    leftovers::Snapshot,
     machine::{FakePod, Machine},
     netns::Netns,
     pcap::{self, Direction, Packet, PcapNg},
-    sniff::Outcome,
+    sniff::{self, Outcome, Sniff},
     traffic, wireshark,
 };
 use tempfile::TempDir;
+
+/// A machine with one fake pod.
+struct OnePod {
+    machine: Machine,
+    node: Netns,
+    pod: FakePod,
+}
+
+impl OnePod {
+    fn new() -> Self {
+        let machine = Machine::boot();
+        let (node, pod) = (machine.netns(), machine.fake_pod("blue", 1));
+        Self { machine, node, pod }
+    }
+
+    fn ping(&self, count: u32) {
+        traffic::ping(&self.node, self.pod.ipv4.into(), count, 56);
+    }
+
+    /// A sniff of the pod, by its namespace.
+    fn sniff(&self, args: &[&str]) -> Sniff<'_> {
+        Sniff::in_netns(&self.node).args(["--netns", "blue"]).args(args.iter().copied())
+    }
+
+    fn snapshot(&self) -> Snapshot<'_> {
+        Snapshot::take(&self.machine, &[&self.node, &self.pod.netns], &sniff::binary())
+    }
+}
 
 /// A directory with room for one capture file; removed on drop.
 struct Capture {
@@ -105,8 +138,8 @@ fn two_pods(machine: &Machine) -> (FakePod, FakePod) {
 }
 
 /// An eBPF CNI that hands packets from one pod straight to the other, both ways.
-fn redirect_peer(node: &Netns, a: &FakePod, b: &FakePod) -> [RedirectPeer; 2] {
-    [(a, b), (b, a)].map(|(from, to)| RedirectPeer::attach(node, from.veth.index, to.veth.index))
+fn redirect_peer(node: &Netns, a: &FakePod, b: &FakePod) -> [Link; 2] {
+    [(a, b), (b, a)].map(|(from, to)| bpf::redirect_peer(node, from.veth.index, to.veth.index))
 }
 
 /// The time in a comment behind some words, in nanoseconds since the epoch.

@@ -18,8 +18,8 @@ use sniff_tests::{
     bpf::tcx_programs,
     cri,
     leftovers::{BpfObjects, Snapshot},
-    machine::{FakePod, HOSTNAME, Machine},
-    netns::{Netns, tool},
+    machine::HOSTNAME,
+    netns::tool,
     node::Node,
     pcap::Direction,
     serve::{Outcome, Serving, awaited, hello, node_interface, pod},
@@ -28,22 +28,9 @@ use sniff_tests::{
     wait, wireshark,
 };
 
-use crate::{Capture, echoes};
-
-/// A machine with one fake pod, whose host end is the target.
-struct OnePod {
-    machine: Machine,
-    node: Netns,
-    pod: FakePod,
-}
+use crate::{Capture, OnePod, echoes};
 
 impl OnePod {
-    fn new() -> Self {
-        let machine = Machine::boot();
-        let (node, pod) = (machine.netns(), machine.fake_pod("blue", 1));
-        Self { machine, node, pod }
-    }
-
     fn hello(&self, plan: CapturePlan) -> ClientHello {
         ClientHello { plan, ..hello(vec![node_interface(&self.pod.veth.name)]) }
     }
@@ -52,10 +39,6 @@ impl OnePod {
         let mut serving = Serving::start(&self.node);
         assert_eq!(serving.begin(self.hello(plan)), 1);
         serving
-    }
-
-    fn ping(&self, count: u32) {
-        traffic::ping(&self.node, self.pod.ipv4.into(), count, 56);
     }
 
     fn flood(&self, count: u32) {
@@ -177,7 +160,7 @@ fn a_pod_that_was_made_anew_is_not_taken_for_the_old_one() {
     assert!(why.contains("the pod has ended"), "{why}");
     let outcome = serving.stop();
     let failed = outcome.events().into_iter().find_map(|event| match event {
-        Event::TargetFailed { target, error } if *target == old.id => Some(error),
+        Event::TargetFailed { target, error, .. } if *target == old.id => Some(error),
         _ => None,
     });
     let error = failed.expect("a failure");
@@ -230,6 +213,22 @@ fn what_makes_no_sense_is_refused_with_a_code() {
         CapturePlan { count: Some(0), ..plan() },
     ] {
         assert_eq!(refused(bad.clone()).0, Code::Usage, "{bad:?}");
+    }
+}
+
+/// As in a container with named capabilities, of which the node wants more than there are.
+#[test]
+fn what_a_process_with_few_rights_is_refused_is_said_with_what_gives_more() {
+    let place = OnePod::new();
+    let mut command = tool("setpriv");
+    command.args(["--bounding-set=-sys_ptrace", "--"]).arg(sniff::binary()).arg("serve");
+    let mut serving = Serving::launch(&place.node, &mut command);
+    serving.send(&ToNode::Hello(Box::new(place.hello(CapturePlan::default()))));
+    let outcome = serving.wait();
+    let [error] = outcome.errors()[..] else { panic!("{outcome:#?}") };
+    assert_eq!(error.code, Code::Kernel);
+    for part in ["the node may want more rights", "--privileged", "deploy/base", "CAP_SYS_PTRACE"] {
+        assert!(error.message.contains(part), "no {part}: {}", error.message);
     }
 }
 
@@ -307,7 +306,7 @@ fn whoever_is_no_client_is_told_so() {
     };
     let newer = [b"SNIFF\0\0".as_slice(), &[PROTOCOL + 1]].concat();
     let said = talk(&newer);
-    assert!(said.contains("version-skew") && said.contains("use the same version on both"), "{said}");
+    assert!(said.contains("version-skew") && said.contains("update "), "{said}");
     for (bytes, answer) in [(&b"GET / HTTP/1.1\r\n"[..], "it says: GET"), (b"", "nobody is at the other end")]
     {
         let said = talk(bytes);

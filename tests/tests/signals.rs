@@ -16,50 +16,23 @@ use nix::{
 };
 use sniff_protocol::message::{CapturePlan, ClientHello};
 use sniff_tests::{
-    leftovers::{BpfObjects, Snapshot},
-    machine::{FakePod, Machine},
-    netns::Netns,
+    leftovers::BpfObjects,
     pcap::Direction,
     serve::{Serving, hello},
     sniff::{self, Running, Sniff, cpu_time},
-    traffic::{self, UdpFlow},
+    traffic::UdpFlow,
     wait, wireshark,
 };
 
-use crate::{Capture, echoes};
+use crate::{Capture, OnePod, echoes};
 
 const FAILURE: i32 = 1;
 /// How many pings each capture holds.
 const PINGS: usize = 3;
 
-/// A machine with one pod.
-struct OnePod {
-    machine: Machine,
-    node: Netns,
-    pod: FakePod,
-}
-
 impl OnePod {
-    fn new() -> Self {
-        let machine = Machine::boot();
-        let (node, pod) = (machine.netns(), machine.fake_pod("blue", 1));
-        Self { machine, node, pod }
-    }
-
-    fn ping(&self) {
-        traffic::ping(&self.node, self.pod.ipv4.into(), PINGS as u32, 56);
-    }
-
     fn flow(&self) -> UdpFlow {
         UdpFlow::open(&self.node, &self.pod.netns, SocketAddr::new(self.pod.ipv4.into(), 7777))
-    }
-
-    fn sniff(&self, args: &[&str]) -> Sniff<'_> {
-        Sniff::in_netns(&self.node).args(["--netns", "blue"]).args(args.iter().copied())
-    }
-
-    fn snapshot(&self) -> Snapshot<'_> {
-        Snapshot::take(&self.machine, &[&self.node, &self.pod.netns], &sniff::binary())
     }
 }
 
@@ -86,7 +59,7 @@ fn a_signal_that_is_sent_twice_is_one_wish() {
     let place = OnePod::new();
     let capture = Capture::new();
     let sniff = place.sniff(&["-w", capture.arg()]).start();
-    place.ping();
+    place.ping(PINGS as u32);
     // As `timeout` does, once to the process and once to its group; and for as long as the end takes.
     let first = Instant::now();
     while first.elapsed() < Duration::from_millis(500) {
@@ -104,7 +77,7 @@ fn timeout_ends_a_capture_well() {
     let args = ["2".into(), sniff::binary().into_os_string()];
     let sniff = Sniff::in_netns(&place.node).program("timeout").args(args);
     let sniff = sniff.args(["--netns", "blue", "-w", capture.arg()]).start();
-    place.ping();
+    place.ping(PINGS as u32);
     let outcome = sniff.wait();
     assert_eq!(outcome.status.code(), Some(124), "timeout's own: {outcome:#?}");
     let file = capture.read_ended();
@@ -123,7 +96,7 @@ fn every_signal_that_would_end_a_process_ends_a_capture_well() {
         let capture = Capture::new();
         let sniff = place.sniff(&["--hook", "clsact", "-w", capture.arg()]).start();
         let objects = BpfObjects::held_by(sniff.pid());
-        place.ping();
+        place.ping(PINGS as u32);
         send(&sniff, signal);
         let file = capture.read_whole(&sniff.wait());
         assert_eq!(echoes(&file.packets, Direction::In, 56), PINGS, "{signal}");
@@ -141,7 +114,7 @@ fn some_signals_do_not_end_a_capture() {
         send(&sniff, signal);
     }
     sniff.wait_for_line("SIGUSR2");
-    place.ping();
+    place.ping(PINGS as u32);
     let file = capture.read_whole(&sniff.stop());
     assert_eq!(echoes(&file.packets, Direction::In, 56), PINGS);
 }
@@ -163,7 +136,7 @@ fn sigusr1_tells_the_counts_so_far() {
         };
         sniff.signal(Signal::SIGUSR1);
         sniff.wait_for_line(&counts(0));
-        place.ping();
+        place.ping(PINGS as u32);
         // Packets are handed on in batches.
         let line = wait::until("all packets in the file", Duration::from_secs(5), || {
             sniff.signal(Signal::SIGUSR1);
@@ -203,11 +176,11 @@ fn a_file_goes_on_when_nobody_reads_the_lines_any_more() {
     let place = OnePod::new();
     let capture = Capture::new();
     let (sniff, mut stdout) = place.sniff(&["--print", "-w", capture.arg(), "icmp"]).start_unread();
-    place.ping();
+    place.ping(PINGS as u32);
     stdout.read_exact(&mut [0; 12]).expect("the start of a line");
     drop(stdout);
     for _ in 0..2 {
-        place.ping();
+        place.ping(PINGS as u32);
     }
     let file = capture.read_whole(&sniff.stop());
     assert_eq!(echoes(&file.packets, Direction::In, 56), 3 * PINGS);
@@ -276,7 +249,7 @@ fn a_new_filter_that_takes_long_to_compile_holds_up_neither_the_capture_nor_its_
     fs::write(&filter, endless_filter()).expect("a file");
     sniff.signal(Signal::SIGUSR2);
     wait_for_work(sniff.pid());
-    place.ping();
+    place.ping(PINGS as u32);
     sniff.signal(Signal::SIGUSR1);
     sniff.wait_for_line("received by filter");
     let file = capture.read_whole(&sniff.stop());
