@@ -9,10 +9,12 @@ const LARGEST_CLIENT: usize = 12 << 20;
 /// The oldest macOS that a client must run on.
 const OLDEST_MACOS: (u32, u32) = (11, 0);
 /// What every macOS has, and a client may ask for.
-const OF_MACOS: [&str; 4] = [
+const OF_MACOS: [&str; 5] = [
     "/System/Library/Frameworks/CoreFoundation.framework/Versions/A/CoreFoundation",
     "/System/Library/Frameworks/Security.framework/Versions/A/Security",
     "/usr/lib/libSystem.B.dylib",
+    // A part of libiconv, whose description for linkers names it.
+    "/usr/lib/libcharset.1.dylib",
     "/usr/lib/libiconv.2.dylib",
 ];
 /// What every Windows has, and a client may ask for; a name that ends in a hyphen is that of a family.
@@ -109,7 +111,7 @@ mod tests {
             assert_eq!(of_binary(name, platform, &binary(platform, libraries)), [""; 0]);
         };
         fine(CLIENT, LINUX, &[]);
-        fine(CLIENT, MAC, &["/usr/lib/libSystem.B.dylib"]);
+        fine(CLIENT, MAC, &["/usr/lib/libSystem.B.dylib", "/usr/lib/libcharset.1.dylib"]);
         fine(CLIENT, WINDOWS, &["KERNEL32.dll", "api-ms-win-core-synch-l1-2-0.dll"]);
         fine("sniff", LINUX, &["/lib64/ld-linux-x86-64.so.2", "libc.so.6"]);
     }
