@@ -3,6 +3,7 @@
 use serde::Serialize;
 
 use crate::{
+    scenario::RECORDED_A_SECOND,
     summary::{MedianCost, Summary, find},
     tools::{DUMPCAP, TCPDUMP, TCPDUMP_IMMEDIATE},
 };
@@ -114,6 +115,7 @@ impl Goals<'_> {
         self.loss();
         self.write_bandwidth(write_bytes_per_s);
         self.streams();
+        self.recordings();
         let idle = self.of("idle", self.sniff).and_then(|summary| summary.idle);
         self.add("part of a CPU used without traffic", Bound::AtMost(0.0005), None, idle);
         self.list
@@ -175,6 +177,16 @@ impl Goals<'_> {
         let quiet = self.of("stream-quiet", self.sniff).and_then(|summary| summary.stream);
         let mib = quiet.map(|stream| stream.resident_bytes / f64::from(1 << 20));
         self.add("stream-quiet: resident memory in MiB", Bound::AtMost(20.0), None, mib);
+    }
+
+    fn recordings(&mut self) {
+        for scenario in ["record-64", "record-1514"] {
+            self.ratio(TOTAL, scenario, TCPDUMP, 0.40, None);
+            self.ratio(TOTAL, scenario, DUMPCAP, 0.40, None);
+        }
+        let process = self.of("record-paced", self.sniff).and_then(|summary| summary.cost);
+        let part = process.map(|cost| cost.process * f64::from(RECORDED_A_SECOND) / 1e9);
+        self.add("record-paced: part of a CPU used by the process", Bound::AtMost(0.001), None, part);
     }
 
     fn loss(&mut self) {

@@ -16,8 +16,8 @@ use crate::{
     capture_file::{count_lines, count_packets},
     load,
     net::Net,
-    scenario::{Filter, Load, Payload, Scenario},
-    tools::{self, Capture, Tool},
+    scenario::{Filter, Load, Payload, RECORDING, Scenario},
+    tools::{Capture, Tool},
 };
 
 /// What capture files may take at most, with room to spare.
@@ -74,6 +74,8 @@ pub struct Figures {
     pub idle: Option<f64>,
     /// Into a pipe.
     pub stream: Option<Stream>,
+    /// Where only the last packets are kept: how many there are for each MiB that they may take.
+    pub kept_per_mib: Option<f64>,
 }
 
 /// A capture that goes into a pipe.
@@ -152,11 +154,11 @@ impl Bench<'_> {
         round: u32,
         bare_rate: &mut f64,
     ) -> Result<Sample> {
-        let (file, log) = (self.scratch.join("capture"), self.scratch.join("log"));
+        let (folder, log) = (self.scratch.join("captures"), self.scratch.join("log"));
         self.check_room()?;
-        let measured = self.with_tool(scenario, tool, &file, &log);
-        remove(&file)?;
-        remove(&tools::stream_of(&file))?;
+        fs::create_dir(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
+        let measured = self.with_tool(scenario, tool, &folder.join("capture"), &log);
+        fs::remove_dir_all(&folder).with_context(|| format!("cannot remove {}", folder.display()))?;
         let after = self.bare_rate(scenario)?;
         let outcome = match measured {
             Ok(figures) => Outcome::Measured(figures.beside(f64::midpoint(*bare_rate, after))),
@@ -227,6 +229,11 @@ impl Bench<'_> {
         figures.ready_s = capture.ready_after.as_secs_f64();
         figures.memory_bytes = capture.peak_memory()?;
         let reported = capture.interrupt(file)?;
+        if scenario.is_recording {
+            // What is not kept was not wanted.
+            figures.account = None;
+            figures.kept_per_mib = Some(count_all(file)? as f64 / (RECORDING >> 20) as f64);
+        }
         if let Some(account) = &mut figures.account {
             account.reported = reported;
             account.kept = if scenario.prints { count_lines(file)? } else { count_packets(file)? };
@@ -275,11 +282,10 @@ fn cpu_since(before: Duration, capture: &mut Capture) -> Result<Duration> {
     Ok(capture.cpu()?.saturating_sub(before))
 }
 
-fn remove(file: &Path) -> Result<()> {
-    if file.exists() {
-        fs::remove_file(file).with_context(|| format!("cannot remove {}", file.display()))?;
-    }
-    Ok(())
+/// How many packets there are in a file and in those beside it.
+fn count_all(file: &Path) -> Result<u64> {
+    let folder = file.parent().context("a file in a folder")?;
+    fs::read_dir(folder)?.map(|entry| count_packets(&entry?.path())).sum()
 }
 
 #[cfg(test)]

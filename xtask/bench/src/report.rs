@@ -66,6 +66,7 @@ impl Report {
             ("Packets", self.packets()),
             ("TCP, forwarded from the pod to its peer", self.tcp()),
             ("Into a pipe: sniff serve, tcpdump -w -", self.streams()),
+            ("The last packets, in 64 MiB: sniff --record, files in turns", self.recordings()),
             ("Without traffic", self.idle()),
             ("Goals", self.goals()),
         ];
@@ -108,10 +109,7 @@ impl Report {
         for summary in &self.summaries {
             let (Some(cost), Some(loss)) = (summary.cost, summary.loss) else { continue };
             let [lost, worst, packets, reported] = losses(loss);
-            let of = |other| {
-                let other = find(&self.summaries, summary.scenario, other)?.cost?.total;
-                Some(format!("{:.2}", cost.total / other))
-            };
+            let of = |other| self.total_of(cost.total, summary.scenario, other);
             table.add_row([
                 title(summary.scenario),
                 summary.tool.clone(),
@@ -195,6 +193,42 @@ impl Report {
             ]);
         }
         filled(table)
+    }
+
+    fn recordings(&self) -> Option<Table> {
+        let mut table = table(&[
+            "Scenario",
+            "Tool",
+            "In path, ns",
+            "Process, ns",
+            "Total, ns",
+            "Of tcpdump",
+            "Of dumpcap",
+            "Kept, packets/MiB",
+            "Memory, MiB",
+        ]);
+        for summary in &self.summaries {
+            let (Some(cost), Some(kept)) = (summary.cost, summary.kept_per_mib) else { continue };
+            let of = |other| self.total_of(cost.total, summary.scenario, other);
+            table.add_row([
+                title(summary.scenario),
+                summary.tool.clone(),
+                format!("{:.0}", cost.in_path),
+                format!("{:.1}", cost.process),
+                format!("{:.0}", cost.total),
+                of(TCPDUMP).unwrap_or_default(),
+                of(DUMPCAP).unwrap_or_default(),
+                format!("{kept:.0}"),
+                format!("{:.0}", summary.memory_bytes / f64::from(1 << 20)),
+            ]);
+        }
+        filled(table)
+    }
+
+    /// A cost of a packet as a part of what another tool takes.
+    fn total_of(&self, total: f64, scenario: &str, other: &str) -> Option<String> {
+        let other = find(&self.summaries, scenario, other)?.cost?.total;
+        Some(format!("{:.2}", total / other))
     }
 
     fn idle(&self) -> Option<Table> {

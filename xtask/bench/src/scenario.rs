@@ -21,6 +21,8 @@ pub struct Scenario {
     pub prints: bool,
     /// Whether the capture goes into a pipe, as for `kubectl sniff`, instead of into a file.
     pub is_stream: bool,
+    /// Whether only the last packets are kept: as many as [`RECORDING`] holds.
+    pub is_recording: bool,
 }
 
 /// What a pod sends.
@@ -89,6 +91,8 @@ impl Scenario {
     }
 }
 
+/// Bytes that a recording may take.
+pub const RECORDING: u64 = 64 << 20;
 /// Pods on the node where it is about many.
 pub const MANY_PODS: usize = 250;
 /// Destination port of the packets.
@@ -126,6 +130,7 @@ const fn frames(name: &'static str, title: &'static str, len: usize, count: u64)
         pods: 1,
         prints: false,
         is_stream: false,
+        is_recording: false,
     }
 }
 
@@ -139,6 +144,12 @@ const fn stream(
     let load =
         Load::Frames { len: 1514, ipv6: false, count, senders: 1, per_second: Some(per_second), payload };
     Scenario { load, is_stream: true, ..frames(name, title, 0, 0) }
+}
+
+const fn recording(name: &'static str, title: &'static str, len: usize, per_second: Option<u32>) -> Scenario {
+    let load =
+        Load::Frames { len, ipv6: false, count: SMALL, senders: 1, per_second, payload: Payload::Random };
+    Scenario { load, is_recording: true, ..frames(name, title, 0, 0) }
 }
 
 const fn tcp(name: &'static str, title: &'static str, snaplen: Option<u32>) -> Scenario {
@@ -156,6 +167,9 @@ const LARGE: u64 = 400_000;
 
 /// Frames of 1514 bytes that make 1 Gbit in a second.
 const GIGABIT: u32 = 82_562;
+
+/// Packets a second of which a recording is to take hardly any time.
+pub const RECORDED_A_SECOND: u32 = 100_000;
 
 /// All of them.
 pub const ALL: &[Scenario] = &[
@@ -204,6 +218,9 @@ pub const ALL: &[Scenario] = &[
     stream("stream-random", "1 Gbit/s, random", GIGABIT, LARGE, Payload::Random),
     stream("stream-text", "1 Gbit/s, text", GIGABIT, LARGE, Payload::Text),
     stream("stream-quiet", "100 packets/s", 100, 1_000, Payload::Text),
+    recording("record-64", "64 B, recorded", 64, None),
+    recording("record-1514", "1514 B, recorded", 1514, None),
+    recording("record-paced", "64 B, 100 000/s, recorded", 64, Some(RECORDED_A_SECOND)),
     Scenario { load: Load::Silence { time: Duration::from_secs(10) }, ..frames("idle", "no traffic", 0, 0) },
 ];
 

@@ -28,6 +28,8 @@ pub struct Summary {
     pub idle: Option<f64>,
     /// Into a pipe.
     pub stream: Option<MedianStream>,
+    /// Packets kept for each MiB, where only the last are.
+    pub kept_per_mib: Option<f64>,
     /// From start to capture, in seconds.
     pub ready_s: f64,
     /// Peak resident memory in bytes.
@@ -123,6 +125,7 @@ fn one(scenario: &'static str, tool: &str, samples: &[Sample]) -> Summary {
         written_bytes_per_cpu_s: of(written_per_cpu_s),
         idle: of(|figures| figures.idle),
         stream: median_stream(&measured),
+        kept_per_mib: of(|figures| figures.kept_per_mib),
         ready_s: of(|figures| Some(figures.ready_s)).unwrap_or_default(),
         memory_bytes: of(|figures| Some(figures.memory_bytes as f64)).unwrap_or_default(),
     }

@@ -21,13 +21,15 @@ use nix::{
 use crate::{
     client, cpu,
     net::{HOST_INTERFACE, Net},
-    scenario::{Filter, Load, Scenario},
+    scenario::{Filter, Load, RECORDING, Scenario},
 };
 
 /// How long a tool may take to start, and to end.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// Between two looks at a tool.
 const POLL: Duration = Duration::from_millis(5);
+/// Files that are written in turns where only the last packets are kept.
+const RING_FILES: u64 = 4;
 /// A tool is idle when it sleeps, and used less than a twentieth of a CPU for so long.
 const QUIET: Duration = Duration::from_millis(200);
 const QUIET_CPU: Duration = Duration::from_millis(10);
@@ -195,6 +197,12 @@ impl Tool {
             return scenario.is_stream
                 && (self.kind == Kind::Tcpdump || self.is_sniff() && self.args.is_empty());
         }
+        if scenario.is_recording {
+            return match self.kind {
+                Kind::Sniff => self.args.is_empty(),
+                kind => matches!(kind, Kind::Tcpdump | Kind::Dumpcap),
+            };
+        }
         let only_sniff = scenario.is_about_pods() || matches!(scenario.load, Load::Silence { .. });
         match self.kind {
             Kind::Sniff => true,
@@ -240,6 +248,9 @@ impl Tool {
                 if scenario.prints {
                     return command;
                 }
+                if scenario.is_recording {
+                    command.args(["--record", &format!("{}MiB", RECORDING >> 20)]);
+                }
                 command.arg("-w");
             }
             Kind::Tcpdump => {
@@ -247,6 +258,11 @@ impl Tool {
                 option("-s", snaplen.as_deref());
                 // It would give root up, and could not write the file then.
                 command.args(["-nn", "-Z", "root"]);
+                if scenario.is_recording {
+                    // In millions of bytes.
+                    let (files, size) = (RING_FILES.to_string(), RECORDING / RING_FILES / 1_000_000);
+                    command.args(["-W", &files, "-C", &size.to_string()]);
+                }
                 if !scenario.prints {
                     command.arg("-w").arg(if scenario.is_stream { Path::new("-") } else { file });
                 }
@@ -257,6 +273,11 @@ impl Tool {
                 option("-i", Some(HOST_INTERFACE));
                 option("-s", snaplen.as_deref());
                 option("-f", filter.as_deref());
+                if scenario.is_recording {
+                    // In thousands of bytes.
+                    let size = RECORDING / RING_FILES / 1000;
+                    command.args(["-b", &format!("files:{RING_FILES}"), "-b", &format!("filesize:{size}")]);
+                }
                 command.args(["-q", "-w"]);
             }
             Kind::NetsniffNg => {
