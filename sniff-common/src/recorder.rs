@@ -6,28 +6,33 @@
 //! first, by whichever CPU. So the memory is that of all CPUs, and goes to those that have packets. Each region tells whose
 //! it is and which one of that CPU.
 //!
+//! A reader takes all that are in the queue, and puts each, as it has read it, at the end of another queue, which CPUs take
+//! from before they take from the first: so what was read stays held until its time has come, and is read again by the next
+//! reader.
+//!
 //! | Word | Written by | Read by |
 //! |---|---|---|
 //! | [`Cpu::current`], [`Cpu::offset`], [`Cpu::taken`] | the CPU | the CPU |
 //! | [`Header::len`] | the CPU that owns the region: [`Used`] | the reader |
 //! | [`Header::tag`] | the CPU that owns the region: [`Tag`], or 0 while it is being taken | the reader |
 //! | [`Header::before`] | the CPU that owns the region: blocks that it had written into others before | the reader |
-//! | the free regions, the queue of those that were left | CPUs, and a reader, under the maps' own locks | |
+//! | the free regions, the queues of those that were left, and read | CPUs, and a reader, under the maps' own locks | |
 //!
 //! Why it is safe:
 //!
-//! - *A region has one owner.* It is in the queue, or it is somebody's. A reader that takes it out of the queue owns it, and
+//! - *A region has one owner.* It is in a queue, or it is somebody's. A reader that takes it out of one owns it, and
 //!   no CPU writes to it until it is put back. The lock orders the last write before the reader's look.
 //! - *What a CPU owns can be copied.* The tag is 0, as a full barrier, before the first byte is written over, and a new one
 //!   when the header is true again. No tag comes twice. So a reader that sees the same tag before and after its copy has
 //!   what was in the region: [`copied`]. A copy that is not whole is not used.
-//! - *What is held of a CPU is its last.* Regions are left in order, and taken back in the order in which they were left. So
+//! - *What is held of a CPU is its last.* Regions are left in order, read in order, and taken back in that order. So
 //!   those of a CPU that are still there follow each other up to the one that it writes. Where one is missing all the
 //!   same, nothing before it counts: [`unbroken`].
 //! - *What aged out is counted.* Bytes and blocks in use are one word, and a region tells how many blocks came before it. So
 //!   the oldest one that is held tells how many blocks of its CPU are not.
 //!
-//! A CPU loses a packet only when readers have all regions.
+//! A CPU that changes its region has two for a moment, however long that is on a virtual one. So packets are lost only where a
+//! reader leaves less than one region for each CPU that others can take: [`spare`].
 //!
 //! [`Cpu::current`]: crate::regions::Cpu::current
 //! [`Cpu::offset`]: crate::regions::Cpu::offset
@@ -38,6 +43,8 @@
 
 use crate::regions::{self, CpuWord as _, FIRST_BLOCK, Region as _, Word, index, word};
 
+/// Of so many regions, CPUs have one at least while others are read.
+const SPARE_PART: usize = 32;
 /// Where the bits begin that count blocks, in a word that says how much of a region is in use.
 const BLOCKS_SHIFT: u32 = 32;
 /// Bits of a [`Tag`] that are the CPU's.
@@ -160,6 +167,17 @@ pub fn copied<W: Word, T>(
     let copy = copy(Used::of(used.load()));
     fence();
     is_the_one().then_some(copy)
+}
+
+/// Fewest regions with which `cpus` CPUs can record: each owns one and may have taken the next, and as much is held.
+pub const fn fewest(cpus: usize) -> usize {
+    4 * cpus
+}
+
+/// How many of `regions` a reader leaves to be taken by `cpus` CPUs.
+pub const fn spare(regions: usize, cpus: usize) -> usize {
+    let part = regions.div_ceil(SPARE_PART);
+    if part > cpus { part } else { cpus }
 }
 
 /// How many of a CPU's regions count, from the last one back, by their numbers in ascending order.

@@ -300,7 +300,8 @@ impl Default for Counters {
 
 /// Hands the IPv4 packets that enter at host veth `from` to the pod behind host veth `to`, by `bpf_redirect_peer()`.
 pub fn redirect_peer(node: &Netns, from: u32, to: u32) -> Link {
-    let program = Program::load(Kind::Classifier, &instructions(to)).expect("loading the redirect_peer program");
+    let program =
+        Program::load(Kind::Classifier, &instructions(to)).expect("loading the redirect_peer program");
     program.attach(node, from, Hook::Ingress)
 }
 

@@ -29,7 +29,11 @@ static SNIFF_REGIONS: Array<Region> = Array::with_max_entries(1, BPF_F_MMAPABLE)
 #[map]
 static SNIFF_FREE: Stack<u32> = Stack::with_max_entries(1, 0);
 
-/// The full regions of a recorder, in the order in which they were left.
+/// The full regions of a recorder that a reader has read, in that order: what is in them is older than what others hold.
+#[map]
+static SNIFF_READ: Queue<u32> = Queue::with_max_entries(1, 0);
+
+/// Its others, in the order in which they were left.
 #[map]
 static SNIFF_LEFT: Queue<u32> = Queue::with_max_entries(1, 0);
 
@@ -184,7 +188,8 @@ impl Memory for Recorded {
 
     #[inline(always)]
     fn take(&self) -> Option<u32> {
-        Maps.take().or_else(|| SNIFF_LEFT.pop().ok().flatten())
+        let oldest = || SNIFF_READ.pop().ok().flatten().or_else(|| SNIFF_LEFT.pop().ok().flatten());
+        Maps.take().or_else(oldest)
     }
 }
 

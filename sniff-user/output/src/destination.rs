@@ -1,8 +1,11 @@
 //! Outputs as they are named on a command line.
 
-use std::{ffi::OsString, path::PathBuf};
+#[cfg(unix)]
+use std::os::fd::BorrowedFd;
+use std::{ffi::OsString, io, path::PathBuf};
 
-use anyhow::{Result, bail};
+use anyhow::Result;
+use sniff_pcapng::InterfaceDescription;
 
 use crate::{
     Both, Sink,
@@ -24,6 +27,8 @@ pub enum Destination {
     },
     /// Lines on standard output.
     Lines(Style),
+    /// Nowhere: what comes is counted as not written.
+    Nowhere,
 }
 
 /// Where packets are to go.
@@ -78,7 +83,7 @@ impl Destination {
     pub fn files(&self) -> Option<Box<dyn Files>> {
         match self {
             Self::File { to, manner, .. } => to.files(manner),
-            Self::Lines(_) => None,
+            Self::Lines(_) | Self::Nowhere => None,
         }
     }
 
@@ -86,6 +91,7 @@ impl Destination {
     pub fn prepare(&self) -> Prepared {
         match self.clone() {
             Self::Lines(style) => Prepared { file: None, lines: Some(Lines::new(style)) },
+            Self::Nowhere => Prepared { file: None, lines: None },
             Self::File { to, manner, print } => {
                 Prepared { file: Some((to, manner)), lines: print.map(Lines::new) }
             }
@@ -112,7 +118,23 @@ impl Prepared {
             (Some(file), Some(lines)) => Box::new(Both::new(file, lines)),
             (Some(file), None) => Box::new(file),
             (None, Some(lines)) => Box::new(lines),
-            (None, None) => bail!("packets would go nowhere"),
+            (None, None) => Box::new(Nowhere),
         })
+    }
+}
+
+/// Takes nothing.
+struct Nowhere;
+
+impl Sink for Nowhere {
+    fn interface(&mut self, _description: &InterfaceDescription) {}
+
+    fn write(&mut self, _blocks: &[u8]) -> (usize, io::Result<()>) {
+        (0, Ok(()))
+    }
+
+    #[cfg(unix)]
+    fn reader(&self) -> Option<BorrowedFd<'_>> {
+        None
     }
 }

@@ -1,12 +1,20 @@
 //! The Section Header Block (draft section 4.1).
 
-use super::block::Block;
+use anyhow::{Context as _, Result};
+
+use super::{
+    block::{Block, OPT_COMMENT},
+    packet::take_option,
+};
 
 const BLOCK_TYPE: u32 = 0x0A0D_0D0A;
 const BYTE_ORDER_MAGIC: u32 = 0x1A2B_3C4D;
 const VERSION: [u16; 2] = [1, 0];
 /// The section is written as it grows, so its length is not known.
 const SECTION_LENGTH_UNKNOWN: i64 = -1;
+
+/// Where the options are.
+const OPTIONS: usize = 24;
 
 const SHB_HARDWARE: u16 = 2;
 const SHB_OS: u16 = 3;
@@ -39,5 +47,27 @@ impl SectionHeader {
         block.optional_text(SHB_OS, os.as_deref());
         block.text(SHB_USERAPPL, application);
         block.end();
+    }
+
+    /// Reads a block as [`Self::write`] makes it; other options are passed over.
+    ///
+    /// # Errors
+    ///
+    /// When it is cut, or its options exceed it.
+    pub fn parse(block: &[u8]) -> Result<Self> {
+        let end = block.len().saturating_sub(4);
+        let mut options = block.get(OPTIONS..end).context("section header is cut off")?;
+        let mut read = Self::default();
+        while let Some((code, value)) = take_option(&mut options)? {
+            let text = String::from_utf8_lossy(value).into_owned();
+            match code {
+                OPT_COMMENT => read.comment = Some(text),
+                SHB_HARDWARE => read.hardware = Some(text),
+                SHB_OS => read.os = Some(text),
+                SHB_USERAPPL => read.application = text,
+                _ => {}
+            }
+        }
+        Ok(read)
     }
 }

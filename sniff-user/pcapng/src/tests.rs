@@ -137,6 +137,17 @@ fn section_header_follows_section_4_1() {
 }
 
 #[test]
+fn a_section_header_is_read_as_it_was_written() {
+    for header in
+        [section(), SectionHeader { comment: Some("größer".to_owned()), ..SectionHeader::default() }]
+    {
+        let block = written(|out| header.write(out));
+        assert_eq!(SectionHeader::parse(&block).unwrap(), header);
+        assert!(SectionHeader::parse(&block[..27]).is_err(), "cut off");
+    }
+}
+
+#[test]
 fn interface_description_follows_section_4_2() {
     let description = InterfaceDescription {
         name: "eth0".to_owned(),

@@ -25,7 +25,7 @@ use aya_obj::{
 use bytesize::ByteSize;
 use log::{Log, debug};
 use sniff_common::{
-    ABI_VERSION, Counters, Direction,
+    ABI_VERSION, Counters, Direction, recorder,
     regions::{self, REGION_BYTES},
 };
 
@@ -40,8 +40,6 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/sn
 
 /// Bytes of a ring buffer that holds only wake-ups: a page, the smallest there is.
 const WAKE_UP_BYTES: u32 = 4096;
-/// Of so many regions of a recorder, CPUs have one at least while others are read.
-const SPARE_PART: u32 = 32;
 /// The maps that an interface's own stand in for: its counters, and the count of its lost packets.
 const COUNTERS: &str = "SNIFF_COUNTERS";
 const LOST: &str = "SNIFF_LOST";
@@ -77,6 +75,8 @@ struct Layout {
     buffer_bytes: u32,
     /// Bytes that a CPU writes before it wakes the reader.
     wake_bytes: u64,
+    /// Regions that a recorder's reader leaves to CPUs.
+    spare: u32,
 }
 
 impl Layout {
@@ -86,16 +86,15 @@ impl Layout {
         // All CPUs together may fill half the ring before they have woken the reader.
         let share = u64::from(ring_bytes) / (2 * cpus as u64);
         let wake_bytes = share.min(batch.bytes());
-        let count = (ring_bytes as usize / REGION_BYTES).max(regions::fewest(cpus));
-        match kind {
-            Chosen::Regions | Chosen::Recorder => {
-                Self { kind, region_count: count as u32, buffer_bytes: WAKE_UP_BYTES, wake_bytes }
-            }
+        let fewest = if kind == Chosen::Recorder { recorder::fewest(cpus) } else { regions::fewest(cpus) };
+        let count = (ring_bytes as usize / REGION_BYTES).max(fewest);
+        let (region_count, buffer_bytes) = match kind {
+            Chosen::Regions | Chosen::Recorder => (count as u32, WAKE_UP_BYTES),
             // The kernel takes only powers of two.
-            Chosen::Buffer => {
-                Self { kind, region_count: 1, buffer_bytes: 1 << ring_bytes.ilog2(), wake_bytes }
-            }
-        }
+            Chosen::Buffer => (1, 1 << ring_bytes.ilog2()),
+        };
+        let spare = recorder::spare(count, cpus) as u32;
+        Self { kind, region_count, buffer_bytes, wake_bytes, spare }
     }
 
     /// Bytes of memory, and of which kind, for a person.
@@ -241,6 +240,7 @@ impl KernelSide {
             .map_max_entries("SNIFF_REGIONS", layout.region_count)
             .map_max_entries("SNIFF_FREE", layout.region_count)
             .map_max_entries("SNIFF_LEFT", layout.region_count)
+            .map_max_entries("SNIFF_READ", layout.region_count)
             .map_max_entries("SNIFF_CPUS", possible_cpus()?)
             .override_global("SNIFF_WAKE_BYTES", &layout.wake_bytes, true)
             .load(OBJECT)
@@ -277,10 +277,18 @@ impl KernelSide {
     /// When it was taken before, or the kernel refuses.
     pub fn take_free(&mut self) -> Result<FreeRegions> {
         let mut take = |name| self.ebpf.take_map(name).ok_or_else(|| missing(name));
-        let (map, left) = (take("SNIFF_FREE")?, take("SNIFF_LEFT")?);
-        let count = self.layout.regions().unwrap_or(0);
-        let (map, left) = (map.try_into()?, left.try_into()?);
-        let mut free = FreeRegions { map, left, count, given_back: Arc::default() };
+        let (free, read, left) = (take("SNIFF_FREE")?, take("SNIFF_READ")?, take("SNIFF_LEFT")?);
+        let records = self.layout.kind == Chosen::Recorder;
+        let mut free = FreeRegions {
+            free: free.try_into()?,
+            read: read.try_into()?,
+            left: left.try_into()?,
+            records,
+            spare: self.layout.spare,
+            count: self.layout.regions().unwrap_or(0),
+            given_back: Arc::default(),
+        };
+        let count = free.count;
         // The first is on top.
         (0..count).rev().try_for_each(|region| free.set_free(region)).context("cannot set the ring free")?;
         Ok(free)
@@ -347,16 +355,21 @@ impl KernelSide {
 
 /// The regions that CPUs can take.
 pub struct FreeRegions {
-    map: Stack<MapData, u32>,
-    /// Those that a recorder's CPUs have filled, the oldest first.
+    free: Stack<MapData, u32>,
+    /// Of a recorder, those that are held and were read, the oldest first; they are taken next.
+    read: Queue<MapData, u32>,
+    /// And those that were not, likewise.
     left: Queue<MapData, u32>,
+    records: bool,
+    /// How many a reader leaves to CPUs.
+    spare: u32,
     count: u32,
     /// How often one was given back.
     given_back: Arc<AtomicU64>,
 }
 
 impl FreeRegions {
-    /// For CPUs to take again.
+    /// For CPUs to take again; of a recorder, when what is in it is the oldest that is held.
     ///
     /// # Errors
     ///
@@ -364,26 +377,29 @@ impl FreeRegions {
     pub fn give_back(&mut self, region: u32) -> Result<()> {
         ensure!(region < self.count, "there is no region {region}");
         self.given_back.fetch_add(1, Ordering::Relaxed);
-        self.set_free(region)
+        if self.records { Ok(self.read.push(region, 0)?) } else { self.set_free(region) }
     }
 
-    /// Takes the regions that a recorder's CPUs have filled, to be given back when they are read. CPUs then go on with free
-    /// ones. Where there are hardly any, the oldest are such, unread.
+    /// Takes the regions that a recorder's CPUs have filled, to be given back as they are read, the oldest first. CPUs then go
+    /// on with free ones. Where there are hardly any, the oldest are such, unread.
     ///
     /// # Errors
     ///
     /// When the kernel refuses.
     pub fn take_filled(&mut self) -> Result<Vec<u32>> {
-        let spare = self.count.div_ceil(SPARE_PART) as usize;
-        let mut free = take_up_to(spare, || self.map.pop(0))?;
+        let spare = self.spare as usize;
+        let mut free = take_up_to(spare, || self.free.pop(0))?;
+        free.extend(take_up_to(spare - free.len(), || self.read.pop(0))?);
         free.extend(take_up_to(spare - free.len(), || self.left.pop(0))?);
         // What was on top is again.
         free.into_iter().rev().try_for_each(|region| self.set_free(region))?;
-        take_up_to(self.count as usize, || self.left.pop(0))
+        let mut filled = take_up_to(self.count as usize, || self.read.pop(0))?;
+        filled.extend(take_up_to(self.count as usize, || self.left.pop(0))?);
+        Ok(filled)
     }
 
     fn set_free(&mut self, region: u32) -> Result<()> {
-        Ok(self.map.push(region, 0)?)
+        Ok(self.free.push(region, 0)?)
     }
 }
 
@@ -526,8 +542,11 @@ mod tests {
     use super::{ring::Batch, *};
 
     fn layout(ring_bytes: u32, batch: Batch, regions: bool, cpus: usize) -> Layout {
-        let sizes = Sizes { ring: ring::Kind::Auto, ring_bytes, batch };
-        Layout::of(&sizes, if regions { Chosen::Regions } else { Chosen::Buffer }, cpus)
+        layout_of(if regions { Chosen::Regions } else { Chosen::Buffer }, ring_bytes, batch, cpus)
+    }
+
+    fn layout_of(kind: Chosen, ring_bytes: u32, batch: Batch, cpus: usize) -> Layout {
+        Layout::of(&Sizes { ring: ring::Kind::Auto, ring_bytes, batch }, kind, cpus)
     }
 
     #[test]
@@ -556,6 +575,17 @@ mod tests {
     fn each_cpu_can_own_a_region_however_small_the_budget() {
         assert_eq!(layout(sniff_common::MIN_RING_BYTES, Batch::Large, true, 128).region_count, 129);
         assert_eq!(layout(sniff_common::MIN_RING_BYTES, Batch::Large, true, 1).region_count, 2);
+    }
+
+    #[test]
+    fn each_cpu_of_a_recorder_can_take_a_region_while_all_others_are_read() {
+        for (bytes, cpus) in [(8 << 20, 2), (8 << 20, 7), (256 << 20, 2), (256 << 20, 128)] {
+            let Layout { region_count, spare, .. } =
+                layout_of(Chosen::Recorder, bytes, Batch::Large, cpus as usize);
+            assert!(spare >= cpus && cpus + spare <= region_count / 2, "{bytes} bytes, {cpus} CPUs: {spare}");
+        }
+        let large = layout_of(Chosen::Recorder, 256 << 20, Batch::Large, 2);
+        assert_eq!((large.region_count, large.spare), (963, 31));
     }
 
     #[test]

@@ -37,6 +37,15 @@ pub struct Span {
     pub has_gap: bool,
 }
 
+impl Span {
+    /// What is to be told of it, as far as a reader of the statistics takes it.
+    pub fn describe_notes(&self) -> String {
+        let mut notes = self.notes.join("; ");
+        notes.truncate(notes.floor_char_boundary(MAX_NOTES));
+        notes
+    }
+}
+
 /// The accounts of one interface in the file.
 #[derive(Clone, Debug)]
 struct Account {
@@ -99,7 +108,7 @@ impl Accounts {
                 filteraccept: Some(counters.matched),
                 osdrop: Some(counters.lost()),
                 usrdeliv: Some(delivery.delivered),
-                comment: (!span.notes.is_empty()).then(|| notes(span)),
+                comment: (!span.notes.is_empty()).then(|| span.describe_notes()),
             };
             statistics.write(&mut blocks);
         }
@@ -151,13 +160,6 @@ pub fn print_so_far(delivered: u64, counters: &Counters) {
     logging::tell(&format!(
         "{delivered} packets captured, {matched} received by filter, {lost} dropped by kernel so far"
     ));
-}
-
-/// What is told of an interface, as far as a reader of the statistics takes it.
-fn notes(span: &Span) -> String {
-    let mut notes = span.notes.join("; ");
-    notes.truncate(notes.floor_char_boundary(MAX_NOTES));
-    notes
 }
 
 /// What is told of packets that are left out, if there are any.

@@ -25,13 +25,17 @@ use crate::{
         control::{Event, Order, Progress, Remote, Why},
         newcomers::{Found, Newcomers},
         plan::{Detail, Plan},
+        recorder::{Due, OBSERVATION, Saves, Wish, estimate},
         start::{Started, start},
         status::Status,
         tap::Tap,
         taps::Taps,
         watch::{self, Watch, Watched as _},
     },
-    halves::{Writer, message::End},
+    halves::{
+        Writer,
+        message::{End, SaveTo},
+    },
     net::netns::Netns,
     system::signals::{Asked, Attended},
     targets::{Interface, PodRef, PodsToCome, Scope, names_of},
@@ -69,17 +73,18 @@ async fn drive(
     let detail = plan.status_line;
     let progress = remote.as_ref().map(|remote| Arc::clone(&remote.progress));
     let progress = progress.unwrap_or_else(|| Arc::new(Progress::new(front.board)));
-    let Started { taps, status, names, to_come, drained } =
+    let Started { taps, status, names, to_come, wishes, drained } =
         task::spawn_blocking(move || start(plan, front, &progress, &starting)).await??;
     let outlives_all = remote.as_ref().is_some_and(|remote| remote.names_others);
     let (orders, events) = remote.map(|Remote { orders, events, .. }| (orders, events)).unzip();
     let shown = detail.map(|detail| (StatusLine::new(Instant::now()), detail));
     let (newcomers, bereft) = (Newcomers::start(), Vec::new());
+    let saves = Saves::of(wishes);
     let mut running =
-        Running { taps, status, shown, newcomers, to_come, bereft, names, events, outlives_all };
+        Running { taps, status, shown, newcomers, to_come, bereft, names, saves, events, outlives_all };
     running.newcomers.add(scopes);
     let outcome = running.wait(&mut signals, drained, orders, duration).await;
-    let Running { taps, status, events, shown, .. } = running;
+    let Running { taps, status, saves, events, shown, .. } = running;
     drop(shown);
     let taps = task::spawn_blocking(move || taps.detach()).await?;
     // How much there is in all, before what is left of it goes out.
@@ -87,6 +92,7 @@ async fn drive(
     // Only now: a capture that is attached by clsact must be detached first.
     stages.detached();
     let finished = task::spawn_blocking(move || finish(taps)).await?;
+    saves.end();
     let why = outcome?;
     let (end, accounts) = finished?;
     let why = match end {
@@ -111,6 +117,8 @@ struct Running {
     bereft: Vec<(PodRef, Netns)>,
     /// What addresses are called, as that becomes known.
     names: Option<mpsc::UnboundedReceiver<Names>>,
+    /// What is to be written of a recording.
+    saves: Saves,
     /// Where a remote hears what happens; it may have gone.
     events: Option<mpsc::UnboundedSender<Event>>,
     /// Whether it goes on without interfaces, whoever may come.
@@ -131,11 +139,12 @@ impl Running {
         let deadline = time::sleep(duration.unwrap_or(Duration::MAX));
         tokio::pin!(deadline);
         let mut reading = None;
+        let mut observed = self.taps.wished_time().map(|_| Box::pin(time::sleep(OBSERVATION)));
         let ended = loop {
             tokio::select! {
                 asked = signals.next() => match asked {
                     Asked::End => break Why::Signal,
-                    Asked::Counts if self.taps.is_recording() => self.taps.front.save()?,
+                    Asked::Counts if self.taps.appends_what_is_recorded() => self.saves.want_new(),
                     Asked::Counts => Status::print(&self.taps)?,
                     Asked::Filter => reading = Some(Box::pin(self.taps.read_filter_again())),
                 },
@@ -143,6 +152,11 @@ impl Running {
                     reading = None;
                     self.taps.take_filter(read);
                     watch.meet(&self.taps);
+                }
+                due = self.saves.due() => self.save(due)?,
+                () = of(&mut observed) => {
+                    observed = None;
+                    self.tell_what_time_takes();
                 }
                 order = next_order(&mut orders) => match order {
                     Some(order) => {
@@ -184,6 +198,29 @@ impl Running {
         };
         logger.flush();
         Ok(ended)
+    }
+
+    /// Has what a recorder holds written.
+    fn save(&mut self, due: Due) -> Result<()> {
+        let (to, answer) = match due {
+            Due::New => (None, None),
+            Due::All(Wish { request, file, answer }) => {
+                let last_ns = request.last.map(|last| u64::try_from(last.as_nanos()).unwrap_or(u64::MAX));
+                let to = SaveTo { name: request.name, last_ns, spells: self.taps.spells()? };
+                (Some((to, file)), Some(answer))
+            }
+        };
+        self.saves.begun(self.taps.front.save(to)?, answer);
+        Ok(())
+    }
+
+    /// Says how far back the memory goes, as far as can be told.
+    fn tell_what_time_takes(&self) {
+        let Some((time, memory)) = self.taps.wished_time() else { return };
+        match estimate(time, memory, self.status.recorded()) {
+            (true, text) => info!("{text}"),
+            (false, text) => warn!("{text}"),
+        }
     }
 
     /// Has the output tell what addresses are called, if it is to.

@@ -3,6 +3,7 @@
 //! - [`plan`]: what is asked; [`control`]: what a running capture is told, and what it tells.
 //! - [`taps`]: the interfaces that are captured, and changes of them; [`tap`]: one of them, at which end ([`view`]).
 //! - [`watch`] and [`newcomers`]: who goes and who comes.
+//! - [`recorder`]: who asks for what is held of a recording.
 //! - What becomes of the packets is [the front half's](crate::front).
 //! - [`status`]: counts while it runs; [`accounts`]: those at the end.
 
@@ -13,6 +14,7 @@ mod control;
 mod newcomers;
 mod plan;
 mod point;
+pub mod recorder;
 mod start;
 mod status;
 pub mod tap;

@@ -48,6 +48,10 @@ pub struct Plan {
     pub ring: ring::Kind,
     /// Bytes of the ring, over all CPUs.
     pub ring_bytes: u32,
+    /// How far back a recording is wished to go.
+    pub wished_time: Option<Duration>,
+    /// Whether packets go anywhere but to those who ask for what is recorded.
+    pub has_output: bool,
     /// In which order packets are written.
     pub sorting: ring::Sorting,
     /// What becomes of packets that are seen at both ends; `None` where they are not told apart. That takes both directions

@@ -12,11 +12,12 @@ use crate::{
         BootClock,
         checksum::Summed,
         object::{KernelSide, Sizes},
-        ring::Batch,
+        ring::{self, Batch},
     },
     capture::{
         control::Progress,
         plan::Plan,
+        recorder::{self, Wish},
         status::Status,
         taps::{Taps, prepare},
     },
@@ -33,6 +34,8 @@ pub struct Started {
     pub names: Option<mpsc::UnboundedReceiver<Names>>,
     /// Pods that come.
     pub to_come: Option<PodsToCome>,
+    /// Who wants to have what is recorded.
+    pub wishes: Option<mpsc::UnboundedReceiver<Wish>>,
     /// Hears when the output has ended by itself.
     pub drained: oneshot::Receiver<()>,
 }
@@ -45,6 +48,7 @@ pub struct Started {
 pub fn start(mut plan: Plan, mut front: Writer, progress: &Progress, stages: &Stages) -> Result<Started> {
     let general = plan.filter.read()?;
     let interfaces = mem::take(&mut plan.interfaces);
+    let what = interfaces.iter().map(|interface| interface.name.as_str()).collect::<Vec<_>>().join(", ");
     let (prepared, refused) = prepare(general.as_deref(), &plan, 0, interfaces)?;
     go_on_without(refused, !prepared.is_empty())?;
     let Plan { ring, ring_bytes, sorting, batch, compress, count, both_ends, .. } = plan;
@@ -52,6 +56,7 @@ pub fn start(mut plan: Plan, mut front: Writer, progress: &Progress, stages: &St
     let mut section = Vec::new();
     section_header(&plan.system).write(&mut section);
     let (mut names, to_come) = (plan.names.take(), plan.to_come.take());
+    let wishes = (ring == ring::Kind::Recorder).then(|| recorder::listen(what)).transpose()?;
     // Only here, so that a capture that cannot start leaves an older file as it is; and before anything is attached.
     front.open(compress, section, &names.as_mut().map(known).unwrap_or_default())?;
     stages.capturing();
@@ -83,9 +88,14 @@ pub fn start(mut plan: Plan, mut front: Writer, progress: &Progress, stages: &St
     }
     if taps.is_recording() {
         let memory = taps.kernel_side.describe_ring();
-        info!("recording in memory, {memory}; SIGUSR1 and the end have it written");
+        let others = if taps.appends_what_is_recorded() {
+            "; SIGUSR1 and the end have what is new written"
+        } else {
+            ""
+        };
+        info!("recording in memory, {memory}; `sniff save -w FILE` writes what is held{others}");
     }
-    Ok(Started { taps, status, names, to_come, drained })
+    Ok(Started { taps, status, names, to_come, wishes, drained })
 }
 
 /// What is known by now.

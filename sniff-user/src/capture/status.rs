@@ -65,6 +65,9 @@ impl Status {
                     let counters = taps.totals()?;
                     let why = match counters.ring_full {
                         0 => "the kernel does not give their bytes",
+                        _ if taps.is_recording() => {
+                            "a file is being written for too long; a larger --record helps"
+                        }
                         _ => "the buffer is full; a larger -B, a smaller -s or a narrower filter helps",
                     };
                     warn!("packets are being lost, {} so far: {why}", counters.lost());
@@ -73,6 +76,11 @@ impl Status {
             }
         }
         Ok(())
+    }
+
+    /// Bytes that were recorded so far.
+    pub fn recorded(&self) -> u64 {
+        self.gauge.recorded()
     }
 
     /// Shows how it goes on a terminal. All of it is in memory that is mapped: but for each interface, the kernel is not

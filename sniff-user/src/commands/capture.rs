@@ -11,7 +11,7 @@ use anyhow::{Context as _, Result, ensure};
 use clap::{ArgAction, CommandFactory as _, Parser};
 use sniff_cli::{
     files::{FileArgs, packing},
-    options::{CaptureArgs, LinesArgs, Printing, ring_bytes},
+    options::{CaptureArgs, LinesArgs, Printing},
     profile, status_line,
 };
 use sniff_filter::{
@@ -28,7 +28,7 @@ use sniff_output::{
 use sniff_pcapng::LinkType;
 use sniff_protocol::{Build, request::Compress};
 
-use super::{Command, block_on, conditions::Condition, filter_words::is_a_filter};
+use super::{Command, block_on, conditions::Condition, filter_words::is_a_filter, recording::Recording};
 use crate::{
     agent,
     bpf::{attach::Mechanism, ring},
@@ -52,6 +52,7 @@ Examples:
   sniff -i eth0 --duration 30s -- host 10.0.0.7       an interface of this node
 
 Commands, each with a --help of its own:
+  sniff save         write what a recorder (--record) holds
   sniff serve        the node's side of kubectl sniff
   sniff agent        the main process of sniff's pod on a node
   sniff completions  print the completions of sniff's options for a shell
@@ -166,10 +167,11 @@ pub struct Args {
     )]
     pub ring: ring::Kind,
 
-    /// Write nothing until the end (Ctrl-C), and then the last packets: as many as this much memory holds, as in 256MiB
-    #[arg(long, value_name = "SIZE", value_parser = ring_bytes, requires = "write", help_heading = "Capture",
+    /// Keep the last packets in this much memory, as in 256MiB, for `sniff save`; with --write, the end (Ctrl-C) writes them,
+    /// too. A time, as in 30m, has it told how much memory that takes
+    #[arg(long, value_name = "SIZE|TIME", value_parser = Recording::parse, help_heading = "Capture",
         conflicts_with_all = ["ring", "ring_bytes", "count", "packets"])]
-    pub record: Option<u32>,
+    pub record: Option<Recording>,
 
     /// Do not sort the packets of several CPUs by time; they have no ids then that tell the two ends' copies
     #[arg(long, help_heading = "Output")]
@@ -280,6 +282,9 @@ impl Args {
             Err("-b, -a filesize and -a files are about files: name one with -w".to_owned())
         } else if self.lines.is_printing() && self.write == Some(To::StandardOutput) {
             Err("--print and --write - would mix lines into the packets: write to a file".to_owned())
+        } else if self.lines.is_printing() && self.write.is_none() && self.record.is_some() {
+            Err("--record prints nothing unless it writes: name a file with -w, or leave out --print"
+                .to_owned())
         } else if self.capture.one_side && self.unsorted {
             Err("--one-side takes packets in the order of time: leave out --unsorted".to_owned())
         } else if self.record.is_some() && self.count().is_some() {
@@ -373,7 +378,7 @@ impl Args {
 
     /// Whether packets are printed.
     fn prints(&self) -> bool {
-        self.lines.is_printing() || self.write.is_none()
+        self.lines.is_printing() || self.write.is_none() && self.record.is_none()
     }
 
     /// Whether each packet goes on at once.
@@ -398,6 +403,16 @@ impl Args {
             unverified: self.tcpdump.dont_verify_checksums,
             numeric: self.tcpdump.numeric > 0,
         })
+    }
+
+    /// Where packets go.
+    fn destination(&self) -> Destination {
+        match (&self.write, self.record) {
+            (None, Some(_)) => Destination::Nowhere,
+            (write, _) => {
+                Destination::of(write.clone(), self.manner(), self.lines.is_printing(), self.style())
+            }
+        }
     }
 
     /// Where the general filter comes from.
@@ -453,7 +468,7 @@ pub(super) fn run(args: Args) -> Result<()> {
         return block_on(list(&args));
     }
     let owner = args.tcpdump.owner.as_deref().map(Owner::find).transpose()?;
-    let to = Destination::of(args.write.clone(), args.manner(), args.lines.is_printing(), args.style());
+    let to = args.destination();
     let work = Work::Capture { to: to.clone(), dns_names: args.files.dns_names, owner: owner.clone() };
     let halves = halves::split(|ends| front::run(ends, work, args.no_sandbox))?;
     block_on(capture(args, &to, owner, halves))
@@ -567,7 +582,9 @@ fn plan(args: Args, scopes: Vec<targets::Scope>, interfaces: Vec<targets::Interf
         headers,
         snaplen,
         ring: args.record.map_or(args.ring, |_| ring::Kind::Recorder),
-        ring_bytes: args.record.unwrap_or(ring_bytes),
+        ring_bytes: args.record.map_or(ring_bytes, |recording| recording.bytes),
+        wished_time: args.record.and_then(|recording| recording.time),
+        has_output: args.write.is_some() || args.record.is_none(),
         sorting: if args.unsorted { ring::Sorting::Unsorted } else { ring::Sorting::Time },
         both_ends,
         compress: Compress::Never,
@@ -763,14 +780,17 @@ mod tests {
     }
 
     #[test]
-    fn a_recording_is_written_to_a_file_and_has_no_first_packets() {
+    fn a_recording_may_go_nowhere_and_has_no_first_packets() {
         let of = |args: &[&str]| {
             let args = Args::try_parse_from([&["sniff", "-i", "lo", "--record", "256MiB"], args].concat());
             args.map_err(|error| error.to_string()).and_then(|args| args.check().map(|()| args))
         };
         let args = of(&["-w", "f", "--duration", "1h"]).unwrap();
-        assert_eq!(args.record, Some(256 << 20));
-        assert!(of(&[]).is_err());
+        assert_eq!(args.record, Some(Recording { bytes: 256 << 20, time: None }));
+        assert!(matches!(args.destination(), Destination::File { .. }));
+        let args = of(&[]).unwrap();
+        assert_eq!((args.destination(), args.prints()), (Destination::Nowhere, false));
+        assert!(of(&["--print"]).is_err());
         for wrong in [["-c", "5"], ["--count", "5"], ["-a", "packets:5"], ["-B", "1MiB"], ["--ring", "auto"]]
         {
             assert!(of(&[&["-w", "f"], &wrong[..]].concat()).is_err(), "{wrong:?}");

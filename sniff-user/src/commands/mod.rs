@@ -5,6 +5,8 @@ mod capture;
 mod conditions;
 mod filter_words;
 mod letters;
+mod recording;
+mod save;
 mod serve;
 
 use std::{env, ffi::OsStr, path::PathBuf, process::ExitCode};
@@ -16,7 +18,7 @@ use sniff_cli::{exit, habits, logging, manual};
 use sniff_protocol::Build;
 use tokio::runtime;
 
-use self::{agent::AgentArgs, capture::Args, serve::ServeArgs};
+use self::{agent::AgentArgs, capture::Args, save::SaveArgs, serve::ServeArgs};
 use crate::system::privileges;
 
 /// What sniff does instead of a capture of its own, by the first word of the command line.
@@ -28,6 +30,14 @@ pub(crate) enum Command {
     /// kubectl sniff runs this in sniff's pod on the node. What goes over stdin and stdout is frames, not pcapng.
     #[command(after_help = "Example: kubectl exec -i -n sniff sniff-x7k2p -- sniff serve")]
     Serve(ServeArgs),
+    /// Write what a recorder (sniff --record) holds to a file, while it goes on
+    ///
+    /// What is written stays held, so that the next file may have it, too.
+    #[command(after_help = "\
+Examples:
+  sniff save -w web.pcapng
+  sniff save --last 5m -w - | wireshark -k -i -")]
+    Save(SaveArgs),
     /// The main process of sniff's pod on a node: grants sessions within limits, and counts for Prometheus
     #[command(after_help = "\
 Examples:
@@ -52,6 +62,7 @@ impl Command {
     fn run(self) -> Result<()> {
         match self {
             Self::Serve(args) => serve::run(args),
+            Self::Save(args) => save::run(args),
             Self::Agent(args) => block_on(agent::run(args)),
             Self::Completions { shell } => manual::print_completions(Args::whole(), shell),
             Self::Manual { folder } => manual::write_pages(Args::whole(), &folder),
@@ -105,7 +116,7 @@ mod tests {
     fn the_first_word_decides_whose_command_line_it_is() {
         Command::command().debug_assert();
         let is_meant = |word: &str| Command::is_meant(Some(OsStr::new(word)));
-        assert!(is_meant("serve") && is_meant("agent") && !Command::is_meant(None));
+        assert!(is_meant("serve") && is_meant("agent") && is_meant("save") && !Command::is_meant(None));
         for capture in ["--pod", "-h", "tcp", "help", "server", "--version"] {
             assert!(!is_meant(capture), "{capture}");
         }

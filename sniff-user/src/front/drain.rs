@@ -2,8 +2,8 @@
 //! nothing but itself; the ring then fills, and the kernel side counts what it cannot take.
 
 use std::{
+    fs::File,
     io, mem,
-    net::IpAddr,
     os::fd::{AsFd as _, BorrowedFd},
     sync::{Arc, mpsc},
     thread::{self, JoinHandle},
@@ -16,15 +16,19 @@ use nix::{
     sys::eventfd::{EfdFlags, EventFd},
 };
 use sniff_output::{Full, Output};
-use sniff_pcapng::{InterfaceDescription, Names, PacketHead, Watermark, blocks};
-use sniff_protocol::request::BothEnds;
+use sniff_pcapng::Watermark;
 
-use super::{ends::Ends, losses::Losses, unsummed::Unsummed};
+use super::{
+    delivery::{Delivery, Told},
+    ends::Ends,
+    losses::Losses,
+    past::Past,
+};
 use crate::{
-    bpf::ring::{Held, Ring, Until},
+    bpf::ring::{Held, Ring, Until, Wanted},
     halves::{
         Board,
-        message::{Draining, End},
+        message::{Draining, End, Fault, SaveTo, Saved},
     },
 };
 
@@ -37,21 +41,26 @@ const IDLE_TIMEOUT_MS: u16 = 2000;
 
 /// Tells the thread something.
 pub enum Message {
-    /// This is the next interface.
-    Interface(Box<InterfaceDescription>),
-    /// What goes to these addresses comes in there, since then in nanoseconds since the epoch.
-    Captured { interface: u32, addresses: Vec<IpAddr>, since: u64 },
-    /// And until then.
-    Left { interface: u32, until: u64 },
-    /// What addresses are called.
-    Names(Names),
+    /// This holds from now on.
+    Told(Told),
     /// How far all is there is to be written.
     Watermark,
-    /// What a recorder holds is to be written, whose CPUs have filled these regions.
-    Save(Vec<u32>),
+    /// What a recorder holds is to be written.
+    Save(Save),
     /// The ring is to be emptied once more. The classifiers are detached by now.
     Stop,
 }
+
+/// What of a recorder is wanted, and where.
+pub struct Save {
+    /// Regions that its CPUs have filled.
+    pub filled: Vec<u32>,
+    /// A file of its own, for all that is held; what is new goes to the output.
+    pub to: Option<(SaveTo, File)>,
+}
+
+/// Hears what became of it.
+pub type SaveEnded = Box<dyn FnMut(Result<Option<Saved>, Fault>) + Send>;
 
 /// What the thread leaves behind.
 pub struct Drained {
@@ -85,29 +94,18 @@ impl Drain {
         output: Output,
         how: Draining,
         board: &'static Board,
+        past: Option<(Past, SaveEnded)>,
         ended: impl FnOnce() + Send + 'static,
     ) -> Result<Self> {
         let wake = Arc::new(EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?);
         let (messages, receiver) = mpsc::channel();
-        let delivery = Delivery {
-            output,
-            losses: Losses::default(),
-            unsummed: how.marks_unsummed.then(Unsummed::default),
-            any_lost: false,
-            ends: how.both_ends.map(|_| Ends::default()),
-            one_side: how.both_ends == Some(BothEnds::OneSide),
-            left: how.count.unwrap_or(u64::MAX),
-            stopping: false,
-            watermark: false,
-            to_save: None,
-            messages: receiver,
-            described: 0,
-            board,
-            hurried: false,
-        };
+        let inbox = Inbox { messages: receiver, stopping: false, watermark: false, save: None, described: 0 };
         let worker = Worker {
             ring,
-            delivery,
+            delivery: Delivery::new(output, &how, board),
+            inbox,
+            past,
+            board,
             wake: Arc::clone(&wake),
             packet_buffered: how.packet_buffered,
             more: false,
@@ -140,6 +138,10 @@ impl Drain {
 struct Worker {
     ring: Ring,
     delivery: Delivery,
+    inbox: Inbox,
+    /// Of a recorder.
+    past: Option<(Past, SaveEnded)>,
+    board: &'static Board,
     wake: Arc<EventFd>,
     packet_buffered: bool,
     /// Whether not all of the ring was seen the last time.
@@ -169,12 +171,12 @@ impl Worker {
     /// Waits for something to do, and does it.
     fn turn(&mut self) -> Result<Option<End>> {
         let reader_is_gone = self.wait(self.delivery.output.reader())?;
-        self.delivery.take_messages()?;
+        self.take_messages()?;
         self.empty()?;
         self.delivery.output.flush()?;
-        Ok(if self.delivery.left == 0 {
+        Ok(if self.delivery.is_enough() {
             Some(End::Count)
-        } else if self.delivery.stopping && !self.more {
+        } else if self.inbox.stopping && !self.more {
             Some(if self.delivery.hurried { End::Hurried } else { End::Asked })
         } else if reader_is_gone {
             Some(End::Closed)
@@ -187,10 +189,10 @@ impl Worker {
     /// accounted for. With nothing to write, no error here is news.
     fn account_for_the_rest(&mut self) {
         let _ = self.delivery.output.flush();
-        self.delivery.left = 0;
+        self.delivery.end();
         loop {
-            let stopping = self.delivery.stopping;
-            let _ = self.delivery.take_messages();
+            let stopping = self.inbox.stopping;
+            let _ = self.take_messages();
             if self.empty().is_err() {
                 self.more = false;
             }
@@ -208,7 +210,7 @@ impl Worker {
             PollFd::new(self.wake.as_fd(), PollFlags::POLLIN),
         ];
         fds.extend(reader.map(|fd| PollFd::new(fd, PollFlags::empty())));
-        let timeout = if self.more || self.delivery.stopping {
+        let timeout = if self.more || self.inbox.stopping {
             0
         } else if self.held && (self.packet_buffered || self.asleep) {
             SHORT_TIMEOUT_MS
@@ -229,72 +231,73 @@ impl Worker {
 
     /// Takes what is in the ring.
     fn empty(&mut self) -> Result<()> {
-        let Self { ring, delivery, .. } = self;
-        let until = if delivery.stopping { Until::End } else { Until::Settled };
-        let filled = delivery.to_save.take().filter(|_| until == Until::Settled);
-        let saves = filled.is_some();
-        match filled {
-            Some(filled) => ring.look_at_held(filled)?,
-            None => self.more = ring.look(until)?,
+        if let Some(save) = self.inbox.save.take() {
+            return self.save(save);
         }
-        delivery.board.note_fullest((ring.fullest() * 100.0).ceil() as u8);
-        // The interfaces of all packets that were seen just now were announced before.
-        delivery.take_descriptions()?;
-        delivery.any_lost = delivery.any_lost || ring.lost() > 0;
-        let mut any = false;
-        self.held = ring.take(|run| {
-            any = true;
-            delivery.deliver(run)
-        })?;
-        if saves {
-            delivery.output.flush()?;
-            tell_of_saved(delivery.board.written.packets(), ring.held());
-        }
-        if !self.more && mem::take(&mut delivery.watermark) {
-            delivery.output.block(&Watermark { time_ns: ring.complete_until() }.block())?;
+        self.more = self.ring.look(if self.inbox.stopping { Until::End } else { Until::Settled })?;
+        let any = self.hand_out()?;
+        if !self.more && mem::take(&mut self.inbox.watermark) {
+            let time_ns = self.ring.complete_until();
+            self.delivery.output.block(&Watermark { time_ns }.block())?;
         }
         if any {
             self.asleep = false;
         } else if !self.asleep && !self.held && !self.more {
-            ring.sleep();
+            self.ring.sleep();
             // Once more, for what came before that.
             (self.asleep, self.more) = (true, true);
         }
         Ok(())
     }
-}
 
-/// Where records are handed over, and what the thread was told.
-struct Delivery {
-    output: Output,
-    losses: Losses,
-    /// Where the kernel does not say which packets' checksums are not ready.
-    unsummed: Option<Unsummed>,
-    /// Whether packets may have something to tell of losses. They are not looked at until then.
-    any_lost: bool,
-    /// Where packets that are seen at both ends are told.
-    ends: Option<Ends>,
-    /// Whether those that come in are left out then.
-    one_side: bool,
-    /// Packets that may still be delivered.
-    left: u64,
-    /// Whether the thread was told to stop. Whoever says so has detached before: what is in the ring then is all.
-    stopping: bool,
-    /// Whether somebody waits to hear how far the output is complete.
-    watermark: bool,
-    /// Filled regions of a recorder, where somebody wants what it holds.
-    to_save: Option<Vec<u32>>,
-    messages: mpsc::Receiver<Message>,
-    /// Interfaces whose descriptions have come.
-    described: u64,
-    board: &'static Board,
-    /// Whether packets were left because a person insists on the end.
-    hurried: bool,
-}
+    /// Hands out what was seen in the ring. Returns whether there was any.
+    fn hand_out(&mut self) -> Result<bool> {
+        self.board.note_fullest((self.ring.fullest() * 100.0).ceil() as u8);
+        // The interfaces of all packets that were seen just now were announced before.
+        self.take_descriptions()?;
+        let Self { ring, delivery, past, .. } = self;
+        delivery.any_lost = delivery.any_lost || ring.lost() > 0;
+        let (mut any, mut copy) = (false, Vec::new());
+        self.held = ring.take(|run| {
+            any = true;
+            if past.is_none() {
+                return delivery.deliver(run);
+            }
+            // It is changed on its way, and stays held as it is.
+            copy.clear();
+            copy.extend_from_slice(run);
+            delivery.deliver(&mut copy)
+        })?;
+        Ok(any)
+    }
 
-impl Delivery {
+    /// Writes what a recorder holds. What is behind it is looked at the next time.
+    fn save(&mut self, Save { filled, to }: Save) -> Result<()> {
+        self.more = true;
+        let wanted = if to.is_some() { Wanted::All } else { Wanted::New };
+        let Some(held) = self.ring.look_at_held(wanted, filled)? else { return Ok(()) };
+        let saved = match to {
+            Some((to, file)) => {
+                self.take_descriptions()?;
+                let Self { ring, past, .. } = self;
+                let Some((past, _)) = past else { return Ok(()) };
+                past.save(ring, held, &to, file)?.map(Some)
+            }
+            None => {
+                self.hand_out()?;
+                self.delivery.output.flush()?;
+                tell_of_saved(self.board.written.packets(), held);
+                Ok(None)
+            }
+        };
+        if let Some((_, ended)) = &mut self.past {
+            ended(saved.map_err(Into::into));
+        }
+        Ok(())
+    }
+
     fn take_messages(&mut self) -> io::Result<()> {
-        while let Ok(message) = self.messages.try_recv() {
+        while let Ok(message) = self.inbox.messages.try_recv() {
             self.take(message)?;
         }
         Ok(())
@@ -304,8 +307,8 @@ impl Delivery {
     fn take_descriptions(&mut self) -> io::Result<()> {
         self.take_messages()?;
         let announced = self.board.announced();
-        while self.described < announced
-            && let Ok(message) = self.messages.recv()
+        while self.inbox.described < announced
+            && let Ok(message) = self.inbox.messages.recv()
         {
             self.take(message)?;
         }
@@ -314,106 +317,39 @@ impl Delivery {
 
     fn take(&mut self, message: Message) -> io::Result<()> {
         match message {
-            Message::Stop => self.stopping = true,
-            Message::Names(names) => self.output.names(&names)?,
-            Message::Captured { interface, addresses, since } => {
-                if let Some(ends) = &mut self.ends {
-                    ends.captured(interface, addresses, since);
+            Message::Stop => self.inbox.stopping = true,
+            Message::Watermark => self.inbox.watermark = true,
+            Message::Save(save) => self.inbox.save = Some(save),
+            Message::Told(told) => {
+                self.inbox.described += u64::from(matches!(told, Told::Interface(_)));
+                if let Some((past, _)) = &mut self.past {
+                    past.note(&told);
                 }
-            }
-            Message::Left { interface, until } => {
-                if let Some(ends) = &mut self.ends {
-                    ends.left(interface, until);
-                }
-            }
-            Message::Watermark => self.watermark = true,
-            Message::Save(filled) => self.to_save.get_or_insert_default().extend(filled),
-            Message::Interface(description) => {
-                self.described += 1;
-                if let Some(unsummed) = &mut self.unsummed {
-                    unsummed.interface(&description);
-                }
-                if let Some(ends) = &mut self.ends {
-                    ends.interface(&description);
-                }
-                self.output.interface(&description)?;
+                self.delivery.hear(&told)?;
             }
         }
         Ok(())
     }
+}
 
-    fn deliver(&mut self, run: &mut [u8]) -> io::Result<()> {
-        if self.board.is_in_a_hurry() {
-            self.hurried = true;
-            self.output.discard(run);
-            return Ok(());
-        }
-        match self.ends.take() {
-            Some(mut ends) => {
-                let delivered = self.deliver_marked(run, &mut ends);
-                self.ends = Some(ends);
-                delivered
-            }
-            None => {
-                let (wanted, beyond) = run.split_at_mut(self.wanted(run));
-                self.output.discard(beyond);
-                self.hand_on(wanted)
-            }
-        }
-    }
-
-    /// Hands on a run whose packets have ids, without those to be left out. They are no part of what may be delivered.
-    fn deliver_marked(&mut self, run: &mut [u8], ends: &mut Ends) -> io::Result<()> {
-        let (mut begin, mut end) = (0, 0);
-        while self.left > 0
-            && let Ok(head) = PacketHead::parse(&run[end..])
-        {
-            let next = end + head.total_len;
-            if ends.mark(head, &mut run[end..next]) && self.one_side {
-                self.output.leave_out(&run[end..next]);
-                self.hand_on(&mut run[begin..end]).inspect_err(|_| self.output.discard(&run[next..]))?;
-                begin = next;
-            } else if self.left != u64::MAX {
-                self.left -= 1;
-            }
-            end = next;
-        }
-        self.output.discard(&run[end..]);
-        self.hand_on(&mut run[begin..end])
-    }
-
-    /// Hands packets that come next to the output.
-    fn hand_on(&mut self, run: &mut [u8]) -> io::Result<()> {
-        if self.any_lost {
-            self.losses.tell(run);
-        }
-        if let Some(unsummed) = &self.unsummed {
-            unsummed.mark(run);
-        }
-        if run.is_empty() { Ok(()) } else { self.output.packets(run) }
-    }
-
-    /// How much of a run may still be delivered. Nothing is counted without a limit.
-    fn wanted(&mut self, run: &[u8]) -> usize {
-        if self.left == u64::MAX {
-            return run.len();
-        }
-        let mut end = 0;
-        for block in blocks(run) {
-            if self.left == 0 {
-                break;
-            }
-            self.left -= 1;
-            end += block.len();
-        }
-        end
-    }
+/// What the thread was told, and has not done yet.
+struct Inbox {
+    messages: mpsc::Receiver<Message>,
+    /// Whether the thread was told to stop. Whoever says so has detached before: what is in the ring then is all.
+    stopping: bool,
+    /// Whether somebody waits to hear how far the output is complete.
+    watermark: bool,
+    /// What of a recorder is to be written. One is asked for at a time.
+    save: Option<Save>,
+    /// Interfaces whose descriptions have come.
+    described: u64,
 }
 
 /// Says that what a recorder held is written; `packets` of all that it ever held.
-fn tell_of_saved(packets: u64, held: Option<Held>) {
-    let since = held.and_then(|held| held.complete_since);
-    let since = since.map_or_else(String::new, |since| format!(", all since {}", sniff_pcapng::time(since)));
+fn tell_of_saved(packets: u64, held: Held) {
+    let since = held
+        .complete_since
+        .map_or_else(String::new, |since| format!(", all since {}", sniff_pcapng::time(since)));
     info!("what was held is written{since}; {packets} packets in all so far");
 }
 

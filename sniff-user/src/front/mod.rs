@@ -1,19 +1,23 @@
 //! The front half: what reads packets, prints and writes them, and for `sniff serve` reads a client's frames and has libpcap
 //! compile its filters. It has no rights: what it works with comes from [the other half](crate::halves).
 //!
-//! - [`drain`]: from the ring to the output; [`losses`]: packets of which only the count is there; [`ends`]: packets that two
+//! - [`drain`]: when the ring is emptied; [`delivery`]: the way of its packets to an output; [`past`]: a file for what a
+//!   recorder holds; [`losses`]: packets of which only the count is there; [`ends`]: packets that two
 //!   pods have; [`unsummed`]: packets whose checksum is still to be filled in, where the kernel does not tell;
 //!   [`network_layer`]: where both find the IP header.
 //! - [`session`]: a client.
 
+mod delivery;
 mod drain;
 mod ends;
 mod losses;
 mod network_layer;
+mod past;
 mod session;
 mod unsummed;
 
 use std::{
+    io,
     path::PathBuf,
     process,
     sync::{Arc, OnceLock, mpsc},
@@ -27,12 +31,14 @@ use sniff_output::{
     Delivery, Destination, DnsNames, Output, Prepared, Sink,
     file::{Files, Made},
 };
-use sniff_pcapng::{InterfaceDescription, LinkType, Names};
+use sniff_pcapng::{InterfaceDescription, LinkType, Names, SectionHeader};
 use sniff_protocol::request::Compress;
 use sniff_sandbox::{Kept, Sandbox};
 
 use self::{
-    drain::{Drain, Message},
+    delivery::Told,
+    drain::{Drain, Message, Save},
+    past::Past,
     session::Client,
 };
 use crate::{
@@ -107,7 +113,8 @@ pub fn run(ends: Ends, work: Work, keeps_rights: bool) -> Result<()> {
     let reader = Reader { orders, news: Arc::clone(&news), main, made };
     thread::Builder::new().name("orders".to_owned()).spawn(move || reader.run())?;
     let files = Some(RemoteFiles { news: Arc::clone(&news), made: files });
-    Front { outlet, news, board, files, gauge: Arc::default(), output: None, drain: None }.work(&tasks)
+    let (output, drain, beginning) = (None, None, None);
+    Front { outlet, news, board, files, gauge: Arc::default(), output, beginning, drain }.work(&tasks)
 }
 
 fn tell_of(kept: &Kept) {
@@ -170,15 +177,20 @@ impl Reader {
                 }
                 ToFront::Interface(block) => {
                     let description = InterfaceDescription::parse(&block)?;
-                    Task::Tell(Message::Interface(Box::new(description)))
+                    Task::Tell(Message::Told(Told::Interface(Box::new(description))))
                 }
                 ToFront::Captured { interface, addresses, since } => {
-                    Task::Tell(Message::Captured { interface, addresses, since })
+                    Task::Tell(Message::Told(Told::Captured { interface, addresses, since }))
                 }
-                ToFront::Left { interface, until } => Task::Tell(Message::Left { interface, until }),
-                ToFront::Names(block) => Task::Tell(Message::Names(names_of(&block)?)),
+                ToFront::Left { interface, until } => {
+                    Task::Tell(Message::Told(Told::Left { interface, until }))
+                }
+                ToFront::Names(block) => Task::Tell(Message::Told(Told::Names(names_of(&block)?))),
                 ToFront::Watermark => Task::Tell(Message::Watermark),
-                ToFront::Save(filled) => Task::Tell(Message::Save(filled)),
+                ToFront::Save { filled, to } => {
+                    let file = |to| Ok::<_, io::Error>((to, self.orders.descriptor()?.into()));
+                    Task::Tell(Message::Save(Save { filled, to: to.map(file).transpose()? }))
+                }
                 ToFront::Stop => Task::Stop,
                 ToFront::End(blocks) => Task::End(blocks),
             };
@@ -230,6 +242,8 @@ struct Front {
     gauge: Arc<OnceLock<Arc<Gauge>>>,
     /// Before the ring is emptied, and after.
     output: Option<Output>,
+    /// What it began with, until the ring is emptied.
+    beginning: Option<(SectionHeader, Names)>,
     /// While the ring is emptied.
     drain: Option<Drain>,
 }
@@ -280,16 +294,18 @@ impl Front {
             }
         };
         let mut output = Output::new(sink, &self.board.written);
+        let names = names_of(names)?;
         output.block(section)?;
-        output.names(&names_of(names)?)?;
+        output.names(&names)?;
         output.flush()?;
+        self.beginning = Some((SectionHeader::parse(section)?, names));
         self.output = Some(output);
         Ok(())
     }
 
     fn drain(&mut self, how: Draining, maps: Maps) -> Result<()> {
         let output = self.output.take().context("there is no output")?;
-        let (news, ended) = (Arc::clone(&self.news), Arc::clone(&self.news));
+        let [news, ended, saved] = [(); 3].map(|()| Arc::clone(&self.news));
         let give_back = move |regions| news.send(&FromFront::Read(regions), &[]);
         let ring = Ring::open(how.shape, maps, how.sorting, how.clock, Box::new(give_back))?;
         // It is the only one.
@@ -298,7 +314,15 @@ impl Front {
             // Nobody listens any more when the capture is being stopped.
             let _ = ended.send(&FromFront::Ended, &[]);
         };
-        self.drain = Some(Drain::start(ring, output, how, self.board, ended)?);
+        let (section, names) = self.beginning.take().context("the output is not open")?;
+        let past = how.shape.records.then(|| {
+            let saved = move |became| {
+                // As above.
+                let _ = saved.send(&FromFront::Saved(became), &[]);
+            };
+            (Past::new(section, names, how, self.board), Box::new(saved) as drain::SaveEnded)
+        });
+        self.drain = Some(Drain::start(ring, output, how, self.board, past, ended)?);
         Ok(())
     }
 

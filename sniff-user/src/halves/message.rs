@@ -32,8 +32,9 @@ pub enum ToFront {
     Names(Vec<u8>),
     /// Write how far all is there.
     Watermark,
-    /// Write what a recorder holds, whose CPUs have filled these regions.
-    Save(Vec<u32>),
+    /// Write what a recorder holds, whose CPUs have filled these regions: what is new to the output, or all that is held to a
+    /// file of its own, which comes with this.
+    Save { filled: Vec<u32>, to: Option<SaveTo> },
     /// Empty the ring once more, and tell what became of the packets.
     Stop,
     /// Write these blocks behind all others, and end.
@@ -79,6 +80,68 @@ pub struct Draining {
     pub marks_unsummed: bool,
 }
 
+/// A file for what a recorder holds.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SaveTo {
+    /// What it is called, whose ending tells the format; none of standard output.
+    pub name: Option<String>,
+    /// How far back it is to go, in nanoseconds, if not as far as it can.
+    pub last_ns: Option<u64>,
+    /// What is known of each interface in the file, by its id.
+    pub spells: Vec<Spell>,
+}
+
+/// When an interface was captured, as of now.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Spell {
+    /// In nanoseconds since the epoch.
+    pub start: u64,
+    /// Likewise; none while it is.
+    pub end: Option<u64>,
+    /// Its packets that were lost.
+    pub lost: u64,
+    /// Whatever else is to be told of it.
+    pub notes: String,
+}
+
+/// What became of the packets that were recorded up to a moment, when they were saved to a file.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Saved {
+    /// Written.
+    pub packets: u64,
+    /// Left out, since another copy of each is written.
+    pub left_out: u64,
+    /// Held, and older than what was wanted.
+    pub older: u64,
+    /// Not held any more.
+    pub aged_out: u64,
+    /// Lost on their way out of the kernel.
+    pub lost: u64,
+    /// From then on all is there, in nanoseconds since the epoch; none where it is since the beginning.
+    pub since: Option<u64>,
+    /// The moment, likewise.
+    pub until: u64,
+}
+
+impl Saved {
+    /// All packets that the filter had accepted by then.
+    pub fn matched(&self) -> u64 {
+        self.packets + self.left_out + self.older + self.aged_out + self.lost
+    }
+
+    /// Those that are not in the file, in words.
+    pub fn describe_missing(&self) -> String {
+        let counts = [
+            (self.left_out, "left out, which are here where they were sent"),
+            (self.older, "older than what was asked for"),
+            (self.aged_out, "too old to be held"),
+            (self.lost, "dropped by kernel"),
+        ];
+        let some = counts.into_iter().filter(|(count, _)| *count > 0);
+        some.map(|(count, what)| format!("{count} packets {what}")).collect::<Vec<_>>().join(", ")
+    }
+}
+
 /// From the front half.
 #[derive(Debug, Serialize, Deserialize)]
 pub enum FromFront {
@@ -102,6 +165,8 @@ pub enum FromFront {
     Compiled { id: u64, program: Result<Vec<(u16, u8, u8, u32)>, String> },
     /// One more message has gone out to the client.
     Told,
+    /// What a recorder held is written, or why not. What became of the packets is told of a file of its own.
+    Saved(Result<Option<Saved>, Fault>),
 }
 
 /// What became of the packets in the ring.
@@ -158,3 +223,20 @@ pub enum Heard {
 /// What a client is told: a whole frame.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Tell(pub Vec<u8>);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_not_in_a_saved_file_adds_up() {
+        let saved =
+            Saved { packets: 100, left_out: 0, older: 20, aged_out: 3, lost: 1, since: None, until: 7 };
+        assert_eq!(saved.matched(), 124);
+        assert_eq!(
+            saved.describe_missing(),
+            "20 packets older than what was asked for, 3 packets too old to be held, 1 packets dropped by kernel"
+        );
+        assert_eq!(Saved { packets: 100, ..Saved::default() }.describe_missing(), "");
+    }
+}

@@ -16,5 +16,5 @@ mod writer;
 pub use self::{
     board::Board,
     fork::{Ends, Halves, split},
-    writer::{Compiler, Receipts, Writer},
+    writer::{Compiler, Receipts, SaveEnded, Writer},
 };

@@ -35,10 +35,12 @@ use super::{
     board::Board,
     fork::Halves,
     link,
-    message::{Drained, Draining, Fault, FromFront, ToFront},
+    message::{Drained, Draining, Fault, FromFront, SaveTo, Saved, ToFront},
 };
 use crate::bpf::{object::FreeRegions, ring::Maps};
 
+/// What became of a save.
+pub type SaveEnded = Result<Option<Saved>, Fault>;
 /// What became of an expression.
 type Compiled = Result<Vec<(u16, u8, u8, u32)>, String>;
 
@@ -76,6 +78,8 @@ struct Desk {
     free: Mutex<Option<FreeRegions>>,
     /// Who waits for a program.
     programs: Mutex<HashMap<u64, mpsc::Sender<Compiled>>>,
+    /// Who waits until what a recorder holds is saved.
+    saving: Mutex<Option<oneshot::Sender<SaveEnded>>>,
     /// Who waits until a message has gone out to the client, in order.
     told: Mutex<VecDeque<Option<oneshot::Sender<()>>>>,
     /// How it ended.
@@ -191,17 +195,23 @@ impl Writer {
         self.orders.give(ToFront::Watermark, Vec::new())
     }
 
-    /// Has it write what a recorder holds. It does not wait for that.
+    /// Has it write what a recorder holds: what is new to the output, or all to a file of its own. One save is to have ended
+    /// before the next is begun, which what is returned tells.
     ///
     /// # Errors
     ///
     /// When it has ended, or the kernel refuses.
-    pub fn save(&self) -> Result<()> {
+    pub fn save(&self, to: Option<(SaveTo, OwnedFd)>) -> Result<oneshot::Receiver<SaveEnded>> {
         let filled = match lock(&self.desk.free).as_mut() {
             Some(free) => free.take_filled()?,
             None => Vec::new(),
         };
-        self.orders.give(ToFront::Save(filled), Vec::new())
+        let (saved, is_saved) = oneshot::channel();
+        *lock(&self.desk.saving) = Some(saved);
+        self.desk.forget_if_ended();
+        let (to, file) = to.unzip();
+        self.orders.give(ToFront::Save { filled, to }, file.into_iter().collect())?;
+        Ok(is_saved)
     }
 
     /// Has it empty the ring once more, and waits until it has, however long the output takes. The classifiers are detached
@@ -306,6 +316,7 @@ impl Desk {
     fn forget_if_ended(&self) {
         if lock(&self.end).is_some() {
             lock(&self.programs).clear();
+            drop(lock(&self.saving).take());
             lock(&self.told).clear();
         }
     }
@@ -372,6 +383,11 @@ impl Attendant {
                 FromFront::Told => {
                     let waiting = lock(&self.desk.told).pop_front();
                     let _ = waiting.flatten().map(|waiting| waiting.send(()));
+                }
+                FromFront::Saved(saved) => {
+                    let waiting = lock(&self.desk.saving).take().context("an answer to nothing")?;
+                    // Nobody listens any more when the capture is being stopped.
+                    let _ = waiting.send(saved);
                 }
                 FromFront::Opened(opened) => self.answer(Reply::Opened(opened))?,
                 FromFront::Draining(draining) => self.answer(Reply::Draining(draining))?,

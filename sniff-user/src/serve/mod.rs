@@ -374,6 +374,8 @@ fn plan_of(asked: CapturePlan, system: System, compiler: Compiler) -> Result<Pla
         snaplen,
         ring: ring::Kind::Auto,
         ring_bytes: buffer,
+        wished_time: None,
+        has_output: true,
         sorting: Sorting::Time,
         both_ends,
         compress,

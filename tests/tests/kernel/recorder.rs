@@ -1,14 +1,14 @@
 //! A recorder: what came last is in the file, without a gap up to the moment that was asked for, and the rest is counted.
 
-use std::{collections::HashMap, net::SocketAddr, ops::Range, thread};
+use std::{collections::HashMap, fs, net::SocketAddr, ops::Range, path::Path, thread, time::Duration};
 
 use nix::sys::signal::Signal;
 use sniff_tests::{
     kernel,
     machine::Machine,
     netns::Netns,
-    pcap::Packet,
-    sniff::{Running, Sniff},
+    pcap::{self, Packet, PcapNg},
+    sniff::{Counts, Running, Sniff},
     traffic::UdpFlow,
 };
 
@@ -110,6 +110,180 @@ fn each_signal_has_a_whole_run_of_packets_written_while_more_come() {
 }
 
 #[test]
+fn what_was_saved_is_held_as_before() {
+    if !can_record() {
+        return;
+    }
+    let machine = Machine::boot();
+    let node = machine.netns();
+    let flows = flows(&node, &machine);
+    let sniff = record_unwritten(&node);
+    let mut last = None;
+    for round in 0..3 {
+        send(&flows, round * SENT..(round + 1) * SENT);
+        let [once, again] = [0; 2].map(|_| save(&node, &[]));
+        for (file, counts) in [&once, &again] {
+            let sent = u64::from((round + 1) * SENT);
+            assert_eq!((counts.received, counts.dropped), (2 * sent, 0));
+            assert_eq!(assert_are_unbroken(&file.packets), PORTS.map(|port| (port, sent as u32)).into());
+            let comment = file.section.comment.as_deref().unwrap_or_default();
+            assert!(comment.starts_with("saved from a recording in memory: the packets since "), "{comment}");
+            assert_eq!(file.statistics[0].filteraccept, Some(counts.received));
+            assert_eq!(file.statistics[0].usrdeliv, Some(counts.captured));
+            let bytes: usize = file.packets.iter().map(|packet| packet.data.len()).sum();
+            assert!((MEMORY_BYTES / 2..=MEMORY_BYTES).contains(&bytes), "{bytes} bytes are held");
+        }
+        let data = |file: &PcapNg| {
+            file.packets.iter().map(|it| (it.timestamp_ns, it.data.clone())).collect::<Vec<_>>()
+        };
+        // Of the second one, what CPUs go on with meanwhile may be missing.
+        let (once, again) = (data(&once.0), data(&again.0));
+        assert!(once.ends_with(&again), "{} packets, and then {}", once.len(), again.len());
+        assert!(again.len() > once.len() / 4 * 3, "{} packets, and then {}", once.len(), again.len());
+        assert_ne!(last.replace(once.clone()), Some(once));
+    }
+    let outcome = sniff.stop();
+    let counts = outcome.success();
+    assert_eq!((counts.captured, counts.received, counts.dropped), (0, 6 * u64::from(SENT), 0));
+    let kept = outcome.stderr.iter().find(|line| line.ends_with(" packets received but not written"));
+    assert!(kept.is_some(), "{outcome:#?}");
+}
+
+#[test]
+fn each_save_has_a_whole_run_of_packets_whatever_comes_meanwhile() {
+    const SAVES: u32 = 25;
+    if !can_record() {
+        return;
+    }
+    let (machine, capture) = (Machine::boot(), Capture::new());
+    let node = machine.netns();
+    let flows = flows(&node, &machine);
+    let mut sniff = record(&node, &capture);
+    thread::scope(|scope| {
+        let sending = scope.spawn(|| send(&flows, 0..SENT * SAVES));
+        let (mut before, mut are_compared) = (HashMap::new(), 0);
+        for at in 0..SAVES {
+            let (file, counts) = save(&node, &[]);
+            assert_eq!(counts.dropped, 0, "{at}: {counts:?}");
+            assert!(file.packets.is_sorted_by_key(|packet| packet.timestamp_ns));
+            let ends = assert_are_unbroken(&file.packets);
+            // What is not in the file is counted, up to the same moment. How far a sender was whose packets have all aged out
+            // is not known.
+            if ends.len() == PORTS.len() {
+                assert_eq!(counts.received, ends.values().map(|&end| u64::from(end)).sum::<u64>());
+                are_compared += 1;
+            }
+            for (port, end) in ends {
+                let before = before.insert(port, end).unwrap_or_default();
+                assert!(end >= before, "{port}: {end} after {before}");
+            }
+            if at % 5 == 0 {
+                sniff.signal(Signal::SIGUSR1);
+                sniff.wait_for_line("what was held is written");
+            }
+        }
+        assert!(are_compared > 0, "one sender alone is in each of the files");
+        sending.join().expect("the senders");
+    });
+    let outcome = sniff.stop();
+    let (counts, file) = (outcome.success(), capture.read());
+    assert_eq!((counts.received, counts.dropped), (2 * u64::from(SAVES * SENT), 0));
+    assert_eq!(counts.captured, file.packets.len() as u64);
+    assert!(!outcome.stderr.iter().any(|line| line.contains("do not add up")), "{outcome:#?}");
+    // Nothing twice, whatever was saved meanwhile.
+    let mut next = HashMap::new();
+    for (port, number) in file.packets.iter().map(number) {
+        let before = next.insert(port, number + 1).unwrap_or_default();
+        assert!(number >= before, "{port}: {number} after {before}");
+    }
+    assert_eq!(next, PORTS.map(|port| (port, SENT * SAVES)).into());
+}
+
+#[test]
+fn a_save_goes_as_far_back_as_is_wanted() {
+    if !can_record() {
+        return;
+    }
+    let machine = Machine::boot();
+    let node = machine.netns();
+    let flows = flows(&node, &machine);
+    let _sniff = record_unwritten(&node);
+    send(&flows, 0..100);
+    thread::sleep(Duration::from_secs(3));
+    send(&flows, 100..200);
+    let (file, counts) = save(&node, &["--last", "2s"]);
+    assert_eq!((counts.captured, counts.received), (200, 400));
+    assert!(file.packets.iter().map(number).all(|(_, number)| number >= 100));
+    let comment = file.statistics[0].comment.as_deref().unwrap_or_default();
+    assert!(comment.starts_with("200 packets older than what was asked for"), "{comment}");
+    let (file, counts) = save(&node, &["--last", "1h"]);
+    assert_eq!((counts.captured, file.packets.len()), (400, 400));
+    // More than there is room for: what is held is less than what was wanted.
+    send(&flows, 200..2 * SENT);
+    let outcome = Sniff::in_netns(&node).args(["save", "-w", Capture::new().arg(), "--last", "1h"]).run();
+    assert!(outcome.success().received > outcome.success().captured);
+    assert!(outcome.stderr.iter().any(|line| line.contains("is not held any more")), "{outcome:#?}");
+}
+
+#[test]
+fn a_save_that_fails_leaves_the_recording_as_it_was() {
+    if !can_record() {
+        return;
+    }
+    let machine = Machine::boot();
+    let node = machine.netns();
+    let asked = |args: &[&str]| Sniff::in_netns(&node).args(["save"]).args(args.iter().copied());
+    let refusal = |args: &[&str]| asked(args).run().refusal(1).to_owned();
+    let folder = tempfile::tempdir().expect("a folder");
+    let [file, missing] = ["file.pcapng", "missing/file.pcapng"].map(|name| folder.path().join(name));
+    let [file, missing] = [&file, &missing].map(|path| path.to_str().expect("a name"));
+    let none = refusal(&["-w", file]);
+    assert!(none.contains("no recorder runs here"), "{none}");
+
+    let flows = flows(&node, &machine);
+    let sniff = record_unwritten(&node);
+    send(&flows, 0..SENT / 10);
+    let full = refusal(&["-w", "/dev/full"]);
+    assert!(full.contains("cannot write /dev/full: No space left on device"), "{full}");
+    let missing = refusal(&["-w", missing]);
+    assert!(missing.contains("No such file or directory"), "{missing}");
+    // Whoever it is: nobody else is told anything.
+    let other = asked(&["-w", "/dev/null"]).user(65534).run();
+    let other = other.refusal(1);
+    assert!(!other.contains("veth"), "{other}");
+    let another = record_unwritten(&node);
+    let which = asked(&["-w", file]).run();
+    assert_eq!(which.status.code(), Some(1), "{which:#?}");
+    assert!(which.stderr[0].contains("2 recorders run here: say which one is meant"), "{which:#?}");
+    let choices =
+        which.stderr.iter().filter(|line| line.contains("--recorder ") && line.contains(": netns:blue/eth0"));
+    assert_eq!(choices.count(), 2, "{which:#?}");
+    assert!(!Path::new(file).exists());
+    let none = refusal(&["-w", file, "--recorder", "1"]);
+    assert!(none.contains("process 1 is no recorder here"), "{none}");
+    // As they are numbered where they run.
+    let pid_of = |line: &String| Some(line.split_once("--recorder ")?.1.split_once(':')?.0.to_owned());
+    let each = which.stderr.iter().filter_map(pid_of);
+    let mut each: Vec<_> = each.map(|pid| asked(&["-w", file, "--recorder", &pid]).run().success()).collect();
+    each.sort_by_key(|counts| counts.captured);
+    let [none, counts] = each.as_slice() else { panic!("not two: {which:#?}") };
+    let sent = 2 * u64::from(SENT / 10);
+    assert_eq!((none.received, counts.captured, counts.received), (0, sent, sent));
+    drop(another);
+    let (compressed, classic) = (folder.path().join("file.pcapng.zst"), folder.path().join("file.pcap"));
+    for path in [&compressed, &classic] {
+        assert_eq!(&asked(&["-w", path.to_str().expect("a name")]).run().success(), counts);
+    }
+    assert_eq!(pcap::read_pcap(&classic).len() as u64, counts.captured);
+    let [compressed, classic] = [compressed, classic].map(|path| fs::metadata(path).expect("a file").len());
+    assert!(compressed < classic / 2, "{compressed} of {classic} bytes");
+    let piped = asked(&["-w", "-"]).run();
+    assert_eq!(&piped.success(), counts);
+    assert_eq!(pcap::parse_pcapng(&piped.stdout).packets.len() as u64, counts.captured);
+    sniff.stop().success();
+}
+
+#[test]
 fn recording_is_refused_with_words_where_it_cannot_be() {
     let (machine, capture) = (Machine::boot(), Capture::new());
     let node = machine.netns();
@@ -133,6 +307,22 @@ fn can_record() -> bool {
     kernel::rings().contains(&"regions")
 }
 
+/// Has the recorder of this namespace write a file.
+fn save(node: &Netns, args: &[&str]) -> (PcapNg, Counts) {
+    let capture = Capture::new();
+    let outcome = Sniff::in_netns(node).args(["save", "-w", capture.arg()]).args(args.iter().copied()).run();
+    let (counts, file) = (outcome.success(), capture.read());
+    assert_eq!(counts.captured, file.packets.len() as u64);
+    let count = |what: &str| {
+        let mut counts =
+            outcome.stderr.iter().filter_map(|line| line.strip_suffix(what)?.parse::<u64>().ok());
+        counts.next().unwrap_or_default()
+    };
+    let others = count(" packets too old to be held") + count(" packets older than what was asked for");
+    assert_eq!(counts.received, counts.captured + counts.dropped + others, "{outcome:#?}");
+    (file, counts)
+}
+
 fn flows(node: &Netns, machine: &Machine) -> [UdpFlow; 2] {
     let pod = machine.fake_pod("blue", 1);
     sniff_tests::traffic::ping(node, pod.ipv4.into(), 1, 56);
@@ -140,8 +330,17 @@ fn flows(node: &Netns, machine: &Machine) -> [UdpFlow; 2] {
 }
 
 fn record(node: &Netns, capture: &Capture) -> Running {
-    let args = ["--netns", "blue", "--record", MEMORY, "-w", capture.arg(), FILTER];
-    let mut sniff = Sniff::in_netns(node).args(args).start();
+    start(node, &["-w", capture.arg()])
+}
+
+/// Records what only a save writes.
+fn record_unwritten(node: &Netns) -> Running {
+    start(node, &[])
+}
+
+fn start(node: &Netns, args: &[&str]) -> Running {
+    let all = ["--netns", "blue", "--record", MEMORY].into_iter().chain(args.iter().copied()).chain([FILTER]);
+    let mut sniff = Sniff::in_netns(node).args(all).start();
     sniff.wait_for_line("recording in memory");
     sniff
 }

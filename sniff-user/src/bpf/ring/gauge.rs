@@ -9,7 +9,10 @@ use std::{
     },
 };
 
-use sniff_common::regions::Cpu;
+use sniff_common::{
+    recorder,
+    regions::{Cpu, REGION_BYTES},
+};
 
 use crate::bpf::mapping::Mapping;
 
@@ -44,6 +47,14 @@ impl Gauge {
     /// Packets that were lost so far, on all CPUs.
     pub fn lost(&self) -> u64 {
         words(&self.cpus, mem::offset_of!(Cpu, lost)).sum()
+    }
+
+    /// Bytes that a recorder's CPUs have written so far, with what their regions had left.
+    pub fn recorded(&self) -> u64 {
+        let words = |offset| words(&self.cpus, offset);
+        let taken = words(mem::offset_of!(Cpu, taken)).filter(|&taken| taken > 0);
+        let full: u64 = taken.map(|taken| (taken - 1) * REGION_BYTES as u64).sum();
+        full + words(mem::offset_of!(Cpu, offset)).map(recorder::bytes).sum::<u64>()
     }
 
     /// How much of the room waits for the reader, 0 to 1.

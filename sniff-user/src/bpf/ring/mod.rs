@@ -30,7 +30,11 @@ use serde::{Deserialize, Serialize};
 use sniff_common::regions::Cpu;
 
 use self::{buffer::Buffer, gauge::Room, recorder::Owned, records::Records, regions::Regions};
-pub use self::{gauge::Gauge, recorder::Held, regions::GiveBack};
+pub use self::{
+    gauge::Gauge,
+    recorder::{Held, Wanted},
+    regions::GiveBack,
+};
 use super::mapping::Mapping;
 use crate::system::clock::Clock;
 
@@ -235,7 +239,7 @@ impl Ring {
                 // What is held when it is wanted is not known before.
                 (Some(_), Until::Settled) => (false, false),
                 (Some(held), Until::End) => {
-                    regions.look_at_held(held, Owned::All, u64::MAX)?;
+                    regions.look_at_new(held, Owned::All, u64::MAX)?;
                     (true, false)
                 }
             },
@@ -246,20 +250,27 @@ impl Ring {
     }
 
     /// Sees what a recorder holds as of now, whose `filled` regions were taken from its CPUs. They are given back when they
-    /// are handed out.
+    /// are handed out. Returns how much of what was wanted is not held any more; `None` for another ring.
     ///
     /// # Errors
     ///
     /// When the ring does not follow its protocol, or the clock fails.
-    pub fn look_at_held(&mut self, mut filled: Vec<u32>) -> Result<()> {
+    pub fn look_at_held(&mut self, wanted: Wanted, mut filled: Vec<u32>) -> Result<Option<Held>> {
         let complete = self.clock.now()?;
         filled.sort_unstable();
-        if let (Memory::Regions(regions), Some(held)) = (&mut self.memory, &mut self.held) {
-            regions.settle();
-            regions.look_at_held(held, Owned::These(&filled), complete)?;
-            self.horizon = Horizon { complete, wanted: u64::MAX };
-        }
-        Ok(())
+        let (Memory::Regions(regions), Some(held)) = (&mut self.memory, &mut self.held) else {
+            return Ok(None);
+        };
+        regions.settle();
+        self.horizon = Horizon { complete, wanted: u64::MAX };
+        let owned = Owned::These(&filled);
+        Ok(Some(match wanted {
+            Wanted::All => regions.look_at_all(owned, complete)?,
+            Wanted::New => {
+                regions.look_at_new(held, owned, complete)?;
+                *held
+            }
+        }))
     }
 
     /// Hands out what was seen, in runs of whole blocks that may be changed, and gives its room back. Returns whether

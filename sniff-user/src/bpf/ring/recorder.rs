@@ -29,6 +29,17 @@ pub struct Held {
     pub aged_out: u64,
     /// From then on none was, in nanoseconds since the epoch; none where none ever was.
     pub complete_since: Option<u64>,
+    /// All packets by then, those included.
+    pub recorded: u64,
+}
+
+/// What of a recorder's memory is wanted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wanted {
+    /// What is new since the last look for the same.
+    New,
+    /// All that is held.
+    All,
 }
 
 /// Whose regions a recorder's reader has.
@@ -106,13 +117,26 @@ impl Regions {
         let _ = (0..PATIENCE).any(is_settled);
     }
 
+    /// Sees all that a recorder holds that is older than `until`, as [`Self::look_at_new`] does, which goes on where it was.
+    ///
+    /// # Errors
+    ///
+    /// When the memory does not follow the protocol.
+    pub fn look_at_all(&mut self, owned: Owned<'_>, until: u64) -> Result<Held> {
+        let mut held = Held::default();
+        let seen: Vec<Written> = self.lanes.iter_mut().map(|lane| mem::take(&mut lane.written)).collect();
+        self.look_at_new(&mut held, owned, until)?;
+        self.lanes.iter_mut().zip(seen).for_each(|(lane, seen)| lane.written = seen);
+        Ok(held)
+    }
+
     /// Sees what a recorder holds that is older than `until` and that nobody has seen. What is in those regions that it owns
     /// is.
     ///
     /// # Errors
     ///
     /// When the memory does not follow the protocol.
-    pub fn look_at_held(&mut self, held: &mut Held, owned: Owned<'_>, until: u64) -> Result<()> {
+    pub fn look_at_new(&mut self, held: &mut Held, owned: Owned<'_>, until: u64) -> Result<()> {
         let Self { memory, lanes, .. } = self;
         let mut newest = vec![Newest::default(); lanes.len()];
         for region in 0..memory.count as u32 {
@@ -122,6 +146,7 @@ impl Regions {
             }
         }
         let mut records: Vec<Vec<Record>> = lanes.iter().map(|_| Vec::new()).collect();
+        let mut known = Vec::new();
         // Up to the last, regions are full.
         for region in 0..memory.count as u32 {
             let Some(tag) = memory.tag(region)? else { continue };
@@ -131,15 +156,18 @@ impl Regions {
                 let record = memory.record(region, tag, seen, gives_back)?;
                 records[cpu].extend(record.map(|record| record.cut(until)).transpose()?);
             } else if gives_back == Some(true) {
-                // It was copied the last time, when its CPU had just left it.
-                memory.give_back(region)?;
+                known.push((memory.begun(region)?, region));
             }
         }
+        // Before those that are new, since they are older.
+        known.sort_unstable();
+        known.into_iter().try_for_each(|(_, region)| memory.give_back(region))?;
         for (lane, records) in lanes.iter_mut().zip(records) {
             let aged_out = lane.take_records(records, memory)?;
             held.aged_out += aged_out;
             held.complete_since = held.complete_since.max(lane.next.filter(|_| aged_out > 0));
         }
+        held.recorded = self.lanes.iter().map(|lane| lane.written.blocks).sum();
         Ok(())
     }
 }
@@ -189,6 +217,12 @@ impl Memory {
     fn tag(&self, region: u32) -> Result<Option<Tag>> {
         let (window, at) = self.regions.of(region)?;
         Ok(Tag::of(Shared(window.u64(at + mem::offset_of!(Header, tag))).load()))
+    }
+
+    /// The time of the first packet in a region that its CPU has filled.
+    fn begun(&self, region: u32) -> Result<u64> {
+        let span = Span { region, start: FIRST_BLOCK, end: REGION_BYTES, is_last: true };
+        Ok(PacketHead::parse(self.blocks(&span)?)?.timestamp_ns)
     }
 
     /// What is in a region with this tag and was not seen; none if it has another by now. `gives_back` is what

@@ -326,7 +326,7 @@ impl Memory {
             })
     }
 
-    fn blocks(&self, span: &Span) -> io::Result<&[u8]> {
+    pub(super) fn blocks(&self, span: &Span) -> io::Result<&[u8]> {
         let (window, at) = self.regions.of(span.region)?;
         // SAFETY: published, so the CPU does not touch it any more; and the region is given back after the last look.
         Ok(unsafe { window.bytes(at + span.start..at + span.end) })

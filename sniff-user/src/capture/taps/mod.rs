@@ -12,6 +12,7 @@ mod watched;
 use std::{
     collections::{HashMap, HashSet},
     slice,
+    time::Duration,
 };
 
 use anyhow::Result;
@@ -22,7 +23,7 @@ pub use self::preparing::prepare;
 use crate::{
     bpf::{object::KernelSide, ring, wait_for_running_programs},
     capture::{accounts::Span, plan::Plan, tap::Tap},
-    halves::Writer,
+    halves::{Writer, message::Spell},
     system::clock::Clock,
     targets::{Interface, PodRef},
 };
@@ -91,6 +92,29 @@ impl Taps {
     /// Whether packets are held until somebody wants them.
     pub fn is_recording(&self) -> bool {
         self.plan.ring == ring::Kind::Recorder
+    }
+
+    /// Whether some of that goes to the output.
+    pub fn appends_what_is_recorded(&self) -> bool {
+        self.is_recording() && self.plan.has_output
+    }
+
+    /// How far back a recording is wished to go, and how many bytes it has for that.
+    pub fn wished_time(&self) -> Option<(Duration, u64)> {
+        self.plan.wished_time.map(|time| (time, self.plan.ring_bytes.into()))
+    }
+
+    /// When each interface in the file was captured, by its id, and what was counted of it by now.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel does not give its counters.
+    pub fn spells(&self) -> Result<Vec<Spell>> {
+        let spell = |(id, span): (u32, &Span)| {
+            let lost = self.kernel_side.counters(id)?.lost();
+            Ok(Spell { start: span.start, end: span.end, lost, notes: span.describe_notes() })
+        };
+        (0..).zip(&self.spans).map(spell).collect()
     }
 
     /// Those that are attached.
