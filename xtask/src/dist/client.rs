@@ -19,8 +19,8 @@ const OLDEST_MACOS: &str = "11.0";
 pub fn build(system: &str, commit: &str) -> Result<PathBuf> {
     let mut cargo = cargo();
     zig::link_by(&mut cargo, system)?;
+    zig::list_crates(&mut cargo);
     run(cargo.env("MACOSX_DEPLOYMENT_TARGET", OLDEST_MACOS).env(COMMIT, commit).args([
-        "auditable",
         "zigbuild",
         "--package",
         "kubectl-sniff",

@@ -50,10 +50,10 @@ const LIBRARY: &str = "libpcap.so";
 pub fn build(system: &str, commit: Option<&str>) -> Result<PathBuf> {
     let mut cargo = cargo();
     with_libpcap(&mut cargo, system)?;
-    run(cargo
+    run(zig::list_crates(&mut cargo)
         .envs(commit.map(|commit| (COMMIT, commit)))
         .env("CARGO_PROFILE_RELEASE_STRIP", "symbols")
-        .args(["auditable", "zigbuild", "--release", "--package", "sniff-user", "--bin", "sniff", "--target"])
+        .args(["zigbuild", "--release", "--package", "sniff-user", "--bin", "sniff", "--target"])
         .arg(target_of(system)))?;
     built(system)
 }

@@ -14,6 +14,12 @@ use crate::{
     setup,
 };
 
+/// What leaves the names of crates in the programs that are made of them, by name: cargo hashes what it is told of it, and
+/// `cargo auditable` would tell it a path of this machine, so that each folder had another program.
+const CRATE_LISTER: [(&str, &str); 2] = [
+    ("RUSTC_WORKSPACE_WRAPPER", "cargo-auditable"),
+    ("CARGO_AUDITABLE_ORIG_ARGS", r#"{"offline":false,"locked":false,"frozen":false,"config":[]}"#),
+];
 /// What the client uses of macOS's own libraries: text that tells the linker which names they have.
 const FRAMEWORKS: &str = "xtask/src/dist/frameworks";
 
@@ -34,6 +40,11 @@ pub fn link_by(cargo: &mut Command, system: &str) -> Result<()> {
     let path = path_with([tools.join("bin"), setup::auditable_folder()?.join("bin")])?;
     cargo.env("PATH", path).env("PYTHONPATH", &tools).env("CARGO_ENCODED_RUSTFLAGS", flags(system)?);
     Ok(())
+}
+
+/// Has a cargo that links by zig leave the names of crates in what it builds.
+pub fn list_crates(cargo: &mut Command) -> &mut Command {
+    cargo.envs(CRATE_LISTER)
 }
 
 /// Flags for rustc, as cargo wants them in a variable: no path of this machine gets into what is built.
