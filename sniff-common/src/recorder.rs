@@ -6,7 +6,7 @@
 //! first, by whichever CPU. So the memory is that of all CPUs, and goes to those that have packets. Each region tells whose
 //! it is and which one of that CPU.
 //!
-//! A reader takes all that are in the queue, and puts each, as it has read it, at the end of another queue, which CPUs take
+//! A reader takes all that are in the queue, but for as many as CPUs need meanwhile ([`spare`]), and puts each, as it has read it, at the end of another queue, which CPUs take
 //! from before they take from the first: so what was read stays held until its time has come, and is read again by the next
 //! reader.
 //!
@@ -169,15 +169,16 @@ pub fn copied<W: Word, T>(
     is_the_one().then_some(copy)
 }
 
-/// Fewest regions with which `cpus` CPUs can record: each owns one and may have taken the next, and as much is held.
+/// Fewest regions with which `cpus` CPUs can record: each owns one, [`spare`] are for them to take, and some are held.
 pub const fn fewest(cpus: usize) -> usize {
     4 * cpus
 }
 
-/// How many of `regions` a reader leaves to be taken by `cpus` CPUs.
+/// How many of `regions` a reader leaves to be taken by `cpus` CPUs: one for each, and another for what they leave while it
+/// takes the rest, and it takes, too.
 pub const fn spare(regions: usize, cpus: usize) -> usize {
     let part = regions.div_ceil(SPARE_PART);
-    if part > cpus { part } else { cpus }
+    if part > 2 * cpus { part } else { 2 * cpus }
 }
 
 /// How many of a CPU's regions count, from the last one back, by their numbers in ascending order.

@@ -155,8 +155,7 @@ impl Running {
                 }
                 due = self.saves.due() => self.save(due)?,
                 () = of(&mut observed) => {
-                    observed = None;
-                    self.tell_what_time_takes();
+                    observed = (!self.tell_what_time_takes()).then(|| Box::pin(time::sleep(OBSERVATION)));
                 }
                 order = next_order(&mut orders) => match order {
                     Some(order) => {
@@ -202,25 +201,27 @@ impl Running {
 
     /// Has what a recorder holds written.
     fn save(&mut self, due: Due) -> Result<()> {
-        let (to, answer) = match due {
+        let (to, asker) = match due {
             Due::New => (None, None),
-            Due::All(Wish { request, file, answer }) => {
+            Due::All(Wish { request, file, asker }) => {
                 let last_ns = request.last.map(|last| u64::try_from(last.as_nanos()).unwrap_or(u64::MAX));
                 let to = SaveTo { name: request.name, last_ns, spells: self.taps.spells()? };
-                (Some((to, file)), Some(answer))
+                (Some((to, file)), Some(asker))
             }
         };
-        self.saves.begun(self.taps.front.save(to)?, answer);
+        self.saves.begun(self.taps.front.save(to)?, asker);
         Ok(())
     }
 
-    /// Says how far back the memory goes, as far as can be told.
-    fn tell_what_time_takes(&self) {
-        let Some((time, memory)) = self.taps.wished_time() else { return };
-        match estimate(time, memory, self.status.recorded()) {
-            (true, text) => info!("{text}"),
-            (false, text) => warn!("{text}"),
+    /// Says how far back the memory goes, by what has come since the last time. Returns whether enough has.
+    fn tell_what_time_takes(&mut self) -> bool {
+        let Some((time, memory)) = self.taps.wished_time() else { return true };
+        match estimate(time, memory, self.status.recorded_since()) {
+            Some((true, text)) => info!("{text}"),
+            Some((false, text)) => warn!("{text}"),
+            None => return false,
         }
+        true
     }
 
     /// Has the output tell what addresses are called, if it is to.

@@ -1,20 +1,22 @@
 //! How a recorder is asked for what it holds: by `sniff save`, over a socket of the network namespace that both are in.
 //!
 //! The socket has a name but no file (unix(7), "abstract"), so that nothing stays of a recorder that was killed. Anybody can
-//! connect to such a name, or take one: each side looks at who the other one is.
+//! connect to such a name, or take one: each side looks at who the other one is, and a recorder at what that one may.
 
 use std::{
-    future, io,
+    fs, future, io,
     os::{
         fd::OwnedFd,
         linux::net::SocketAddrExt as _,
         unix::net::{SocketAddr, UnixListener, UnixStream},
     },
-    process, thread,
+    process,
+    sync::Arc,
+    thread,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use anyhow::{Context as _, Result, anyhow, ensure};
+use anyhow::{Context as _, Result, ensure};
 use bytesize::ByteSize;
 use log::debug;
 use nix::{
@@ -24,19 +26,25 @@ use nix::{
 use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot};
 
-use crate::halves::{
-    SaveEnded,
-    link::{Receiver, Sender},
-    message::{Fault, Saved},
+use crate::{
+    halves::{
+        SaveEnded,
+        link::{Receiver, Sender},
+        message::{Fault, Saved},
+    },
+    system::privileges,
 };
 
 /// What the sockets' names begin with.
 pub const NAME: &str = "sniff-recorder-";
 /// Which form the messages have.
 pub const FORM: u32 = 1;
-/// How long somebody may take to say what is wanted, or to hear what became of it.
-const PATIENCE: Duration = Duration::from_secs(5);
-/// How long to wait where the system has no descriptor left.
+/// How long whoever has connected may take to say what is wanted: there may be a FIFO to be opened first, which waits for a
+/// reader.
+const PATIENCE: Duration = Duration::from_secs(600);
+/// How long somebody may take to hear something.
+const HEARING: Duration = Duration::from_secs(5);
+/// How long to wait where the system has no descriptor or thread left.
 const PAUSE: Duration = Duration::from_millis(200);
 
 /// What whoever connects is told first.
@@ -64,8 +72,18 @@ pub type Answer = Result<Saved, Fault>;
 pub struct Wish {
     pub request: Request,
     pub file: OwnedFd,
-    /// Where to tell what became of it.
-    pub answer: oneshot::Sender<Answer>,
+    /// Who is to be told what became of it.
+    pub asker: Asker,
+}
+
+/// Who wants a file.
+pub struct Asker(Sender);
+
+impl Asker {
+    fn tell(&self, answer: &Answer) {
+        // Whoever asked may have gone.
+        let _ = self.0.send(answer, &[]);
+    }
 }
 
 /// Listens for those who want a file.
@@ -80,33 +98,43 @@ pub fn listen(what: String) -> Result<mpsc::UnboundedReceiver<Wish>> {
     let listener = UnixListener::bind_addr(&SocketAddr::from_abstract_name(name)?)
         .context("cannot listen for `sniff save`")?;
     let (wishes, wished) = mpsc::unbounded_channel();
+    let what: Arc<str> = what.into();
     thread::Builder::new().name("saves".to_owned()).spawn(move || {
         for stream in listener.incoming() {
-            match stream.map_err(anyhow::Error::from).and_then(|stream| attend(stream, &what, &wishes)) {
-                Ok(()) => {}
-                Err(error) => {
-                    debug!("somebody wanted what is recorded: {error:#}");
-                    thread::sleep(PAUSE);
-                }
+            if let Err(error) = stream.map_err(anyhow::Error::from).and_then(|it| admit(it, &what, &wishes)) {
+                debug!("nobody can be heard who wants what is recorded: {error:#}");
+                thread::sleep(PAUSE);
             }
         }
     })?;
     Ok(wished)
 }
 
-/// Hears what is wanted, and tells what became of it.
-fn attend(stream: UnixStream, what: &str, wishes: &mpsc::UnboundedSender<Wish>) -> Result<()> {
-    // Before anything is read: nobody else is to hold up those who may.
-    peer(&stream)?;
+/// Hears what somebody wants, aside, who may have it.
+fn admit(stream: UnixStream, what: &Arc<str>, wishes: &mpsc::UnboundedSender<Wish>) -> Result<()> {
+    // Before anything is read, and without a pause: nobody else is to hold up those who may.
+    if let Err(error) = peer(&stream).and_then(|peer| may_have(peer.pid())) {
+        debug!("somebody may not have what is recorded: {error:#}");
+        return Ok(());
+    }
+    let (what, wishes) = (Arc::clone(what), wishes.clone());
+    thread::Builder::new().name("save".to_owned()).spawn(move || {
+        if let Err(error) = hear(stream, &what, &wishes) {
+            debug!("somebody wanted what is recorded: {error:#}");
+        }
+    })?;
+    Ok(())
+}
+
+fn hear(stream: UnixStream, what: &str, wishes: &mpsc::UnboundedSender<Wish>) -> Result<()> {
     stream.set_read_timeout(Some(PATIENCE))?;
-    stream.set_write_timeout(Some(PATIENCE))?;
+    stream.set_write_timeout(Some(HEARING))?;
     let (sender, mut receiver) = (Sender::new(stream.try_clone()?), Receiver::new(stream));
     sender.send(&Greeting { form: FORM, what: what.to_owned() }, &[])?;
-    let Some(request) = receiver.next::<Request>()? else { return Ok(()) };
-    let (answer, answered) = oneshot::channel();
-    wishes.send(Wish { request, file: receiver.descriptor()?, answer })?;
-    let answer = answered.blocking_recv().unwrap_or_else(|_| Err(anyhow!("the recorder has ended").into()));
-    Ok(sender.send(&answer, &[])?)
+    if let Some(request) = receiver.next::<Request>()? {
+        wishes.send(Wish { request, file: receiver.descriptor()?, asker: Asker(sender) })?;
+    }
+    Ok(())
 }
 
 /// Who is at the other end: a process of the same user, or it is an error.
@@ -120,32 +148,42 @@ pub fn peer(stream: &UnixStream) -> Result<UnixCredentials> {
     Ok(peer)
 }
 
+/// Makes sure that a process could capture by itself: a container's root may have the same user and no right.
+fn may_have(pid: i32) -> Result<()> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status"))
+        .with_context(|| format!("process {pid} cannot be seen"))?;
+    ensure!(privileges::are_in(&status), "process {pid} could not capture");
+    Ok(())
+}
+
 /// How long to watch how much comes before it is said how much memory a time takes.
 pub const OBSERVATION: Duration = Duration::from_secs(10);
+/// Most bytes of a recording.
+const MOST: u64 = 2 << 30;
 
 /// What it takes to hold the packets of a time, at the rate of `recorded` bytes in [`OBSERVATION`], for a recorder of
-/// `memory` bytes; and whether that is enough.
-pub fn estimate(time: Duration, memory: u64, recorded: u64) -> (bool, String) {
-    let rate = recorded / OBSERVATION.as_secs();
-    let held = ByteSize(memory);
-    if rate == 0 {
-        return (true, format!("hardly anything comes: {held} may hold any time"));
-    }
+/// `memory` bytes; and whether that is enough. `None` while hardly anything comes.
+pub fn estimate(time: Duration, memory: u64, recorded: u64) -> Option<(bool, String)> {
+    let rate = recorded.checked_div(OBSERVATION.as_secs()).filter(|&rate| rate > 0)?;
     let takes = u64::try_from(time.as_secs_f64().ceil() as u128 * u128::from(rate)).unwrap_or(u64::MAX);
     let goes_back = humantime::format_duration(Duration::from_secs(memory / rate));
-    let (time, rate) = (humantime::format_duration(time), ByteSize(rate));
-    let far = format!("at the present rate ({rate} a second), {held} go back {goes_back}");
-    if takes <= memory {
-        (true, format!("{far}: enough for {time}"))
-    } else {
-        let more = ByteSize(takes);
-        (
-            false,
-            format!(
-                "{far}, and {time} take {more}: --record SIZE, a smaller -s, --headers or a narrower filter"
-            ),
-        )
-    }
+    let time = humantime::format_duration(time);
+    let far = format!(
+        "at the present rate ({} a second), {} go back {goes_back}",
+        ByteSize(rate),
+        ByteSize(memory)
+    );
+    Some(match takes {
+        _ if takes <= memory => (true, format!("{far}: enough for {time}")),
+        _ if takes <= MOST => (false, format!("{far}, and {time} take {0}: --record {0}", ByteSize(takes))),
+        _ => {
+            let takes = ByteSize(takes);
+            (
+                false,
+                format!("{far}, and {time} take {takes}: a smaller -s, --headers or a narrower filter help"),
+            )
+        }
+    })
 }
 
 /// What is to be saved next.
@@ -160,7 +198,7 @@ pub enum Due {
 pub struct Saves {
     wishes: Option<mpsc::UnboundedReceiver<Wish>>,
     /// The one that goes on, and who wants to hear of its end.
-    running: Option<(oneshot::Receiver<SaveEnded>, Option<oneshot::Sender<Answer>>)>,
+    running: Option<(oneshot::Receiver<SaveEnded>, Option<Asker>)>,
     /// Whether what is new is wanted.
     new_is_due: bool,
 }
@@ -195,8 +233,8 @@ impl Saves {
     }
 
     /// Notes that a save goes on.
-    pub fn begun(&mut self, ended: oneshot::Receiver<SaveEnded>, answer: Option<oneshot::Sender<Answer>>) {
-        self.running = Some((ended, answer));
+    pub fn begun(&mut self, ended: oneshot::Receiver<SaveEnded>, asker: Option<Asker>) {
+        self.running = Some((ended, asker));
     }
 
     /// Nothing is saved any more: tells of the last one, if it has ended.
@@ -208,10 +246,9 @@ impl Saves {
     }
 
     fn answer(&mut self, ended: Option<SaveEnded>) {
-        let waiting = self.running.take().and_then(|(_, answer)| answer);
-        if let (Some(answer), Some(ended)) = (waiting, ended) {
-            // Whoever asked may have gone.
-            let _ = answer.send(ended.map(Option::unwrap_or_default));
+        let asker = self.running.take().and_then(|(_, asker)| asker);
+        if let (Some(asker), Some(ended)) = (asker, ended) {
+            asker.tell(&ended.map(Option::unwrap_or_default));
         }
     }
 }
@@ -228,7 +265,7 @@ mod tests {
     const NEVER: Duration = Duration::from_millis(50);
 
     /// Asks as `sniff save` does; a pipe is the file. What becomes of it comes later.
-    fn ask(stream: UnixStream) -> thread::JoinHandle<Answer> {
+    fn ask(stream: UnixStream) -> thread::JoinHandle<Option<Answer>> {
         thread::spawn(move || {
             let (sender, mut receiver) = (Sender::new(stream.try_clone().unwrap()), Receiver::new(stream));
             let greeting: Greeting = receiver.next().unwrap().expect("a greeting");
@@ -236,58 +273,82 @@ mod tests {
             let (_, file) = io::pipe().unwrap();
             let request = Request { name: None, last: Some(SOON) };
             sender.send(&request, &[file.as_fd()]).unwrap();
-            receiver.next().unwrap().expect("an answer")
+            receiver.next().unwrap()
         })
+    }
+
+    /// Somebody who has asked, and who is to be told.
+    async fn asked(
+        saves: &mut Saves,
+        wishes: &mpsc::UnboundedSender<Wish>,
+    ) -> (thread::JoinHandle<Option<Answer>>, Asker) {
+        let (here, there) = UnixStream::pair().unwrap();
+        let asking = ask(there);
+        hear(here, "shop/web-0/eth0", wishes).unwrap();
+        let Due::All(wish) = timeout(SOON, saves.due()).await.unwrap() else { panic!("not what was wished") };
+        assert_eq!((wish.request.name, wish.request.last), (None, Some(SOON)));
+        (asking, wish.asker)
     }
 
     #[tokio::test]
     async fn one_save_is_due_when_the_one_before_has_ended() {
         let (wishes, wished) = mpsc::unbounded_channel();
         let mut saves = Saves::of(Some(wished));
-        let (here, there) = UnixStream::pair().unwrap();
-        let asking = ask(there);
-        thread::spawn(move || attend(here, "shop/web-0/eth0", &wishes));
-        let Due::All(wish) = timeout(SOON, saves.due()).await.unwrap() else { panic!("not what was wished") };
-        assert_eq!((wish.request.name, wish.request.last), (None, Some(SOON)));
+        let (asking, asker) = asked(&mut saves, &wishes).await;
         let (ended, end) = oneshot::channel();
-        saves.begun(end, Some(wish.answer));
+        saves.begun(end, Some(asker));
         saves.want_new();
         assert!(timeout(NEVER, saves.due()).await.is_err());
         let saved = Saved { packets: 7, ..Saved::default() };
         assert!(ended.send(Ok(Some(saved))).is_ok());
         assert!(matches!(timeout(SOON, saves.due()).await, Ok(Due::New)));
-        assert_eq!(asking.join().unwrap().expect("a file"), saved);
+        assert_eq!(asking.join().unwrap().expect("an answer").expect("a file"), saved);
         assert!(timeout(NEVER, saves.due()).await.is_err());
     }
 
     #[tokio::test]
     async fn a_recorder_that_ends_tells_what_became_of_the_last_save() {
         for has_ended in [true, false] {
-            let (answer, answered) = oneshot::channel();
+            let (wishes, wished) = mpsc::unbounded_channel();
+            let mut saves = Saves::of(Some(wished));
+            let (asking, asker) = asked(&mut saves, &wishes).await;
             let (ended, end) = oneshot::channel();
-            let mut saves = Saves::of(None);
-            saves.begun(end, Some(answer));
+            saves.begun(end, Some(asker));
             if has_ended {
                 assert!(ended.send(Ok(Some(Saved::default()))).is_ok());
             }
             saves.end();
-            assert_eq!(answered.await.is_ok(), has_ended);
+            assert_eq!(asking.join().unwrap().is_some(), has_ended);
         }
     }
 
     #[test]
     fn what_a_time_takes_is_known_by_the_rate() {
         let of = |recorded| estimate(Duration::from_secs(1800), 256 << 20, recorded);
-        assert_eq!(of(0), (true, "hardly anything comes: 256.0 MiB may hold any time".to_owned()));
-        let (is_enough, text) = of(1 << 20);
+        assert_eq!(of(9), None);
+        let (is_enough, text) = of(1 << 20).unwrap();
         assert!(is_enough, "{text}");
         assert_eq!(
             text,
             "at the present rate (102.4 KiB a second), 256.0 MiB go back 42m 40s: enough for 30m"
         );
-        let (is_enough, text) = of(100 << 20);
+        let (is_enough, text) = of(2 << 20).unwrap();
         assert!(!is_enough, "{text}");
-        assert!(text.contains("go back 25s, and 30m take 17.6 GiB"), "{text}");
+        assert!(text.ends_with("go back 21m 20s, and 30m take 360.0 MiB: --record 360.0 MiB"), "{text}");
+        let (is_enough, text) = of(100 << 20).unwrap();
+        assert!(!is_enough, "{text}");
+        assert!(
+            text.ends_with("and 30m take 17.6 GiB: a smaller -s, --headers or a narrower filter help"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn whoever_could_capture_may_have_what_is_recorded() {
+        let own = process::id().cast_signed();
+        assert_eq!(may_have(own).is_ok(), privileges::check().is_ok());
+        // A process of another PID namespace.
+        assert!(may_have(0).is_err());
     }
 
     #[test]
@@ -295,7 +356,7 @@ mod tests {
         let (wishes, _wished) = mpsc::unbounded_channel();
         let (here, mut there) = UnixStream::pair().unwrap();
         there.shutdown(Shutdown::Write).unwrap();
-        attend(here, "web", &wishes).expect("nothing is wrong with that");
+        hear(here, "web", &wishes).expect("nothing is wrong with that");
         let mut greeting = Vec::new();
         there.read_to_end(&mut greeting).unwrap();
         assert!(!greeting.is_empty());

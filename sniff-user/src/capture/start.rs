@@ -48,7 +48,8 @@ pub struct Started {
 pub fn start(mut plan: Plan, mut front: Writer, progress: &Progress, stages: &Stages) -> Result<Started> {
     let general = plan.filter.read()?;
     let interfaces = mem::take(&mut plan.interfaces);
-    let what = interfaces.iter().map(|interface| interface.name.as_str()).collect::<Vec<_>>().join(", ");
+    let names = interfaces.iter().map(|interface| interface.name.clone());
+    let what: Vec<String> = names.chain(plan.to_come.iter().flat_map(PodsToCome::kinds)).collect();
     let (prepared, refused) = prepare(general.as_deref(), &plan, 0, interfaces)?;
     go_on_without(refused, !prepared.is_empty())?;
     let Plan { ring, ring_bytes, sorting, batch, compress, count, both_ends, .. } = plan;
@@ -56,7 +57,7 @@ pub fn start(mut plan: Plan, mut front: Writer, progress: &Progress, stages: &St
     let mut section = Vec::new();
     section_header(&plan.system).write(&mut section);
     let (mut names, to_come) = (plan.names.take(), plan.to_come.take());
-    let wishes = (ring == ring::Kind::Recorder).then(|| recorder::listen(what)).transpose()?;
+    let wishes = (ring == ring::Kind::Recorder).then(|| recorder::listen(what.join(", "))).transpose()?;
     // Only here, so that a capture that cannot start leaves an older file as it is; and before anything is attached.
     front.open(compress, section, &names.as_mut().map(known).unwrap_or_default())?;
     stages.capturing();

@@ -1,6 +1,6 @@
 //! How a capture goes while it runs: its counts, and the alarm before packets are lost.
 
-use std::{sync::Arc, time::Instant};
+use std::{mem, sync::Arc, time::Instant};
 
 use anyhow::Result;
 use log::{info, warn};
@@ -19,12 +19,14 @@ use crate::{
 pub struct Status {
     gauge: Arc<Gauge>,
     alarm: Alarm,
+    /// Bytes that were recorded when that was last asked.
+    recorded: u64,
 }
 
 impl Status {
     /// Of the ring that `gauge` looks at.
     pub fn new(gauge: Arc<Gauge>) -> Self {
-        Self { gauge, alarm: Alarm::default() }
+        Self { gauge, alarm: Alarm::default(), recorded: 0 }
     }
 
     /// Tells a person the counts so far.
@@ -78,9 +80,10 @@ impl Status {
         Ok(())
     }
 
-    /// Bytes that were recorded so far.
-    pub fn recorded(&self) -> u64 {
-        self.gauge.recorded()
+    /// Bytes that were recorded since the last call.
+    pub fn recorded_since(&mut self) -> u64 {
+        let recorded = self.gauge.recorded();
+        recorded.saturating_sub(mem::replace(&mut self.recorded, recorded))
     }
 
     /// Shows how it goes on a terminal. All of it is in memory that is mapped: but for each interface, the kernel is not

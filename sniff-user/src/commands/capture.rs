@@ -287,6 +287,8 @@ impl Args {
                 .to_owned())
         } else if self.capture.one_side && self.unsorted {
             Err("--one-side takes packets in the order of time: leave out --unsorted".to_owned())
+        } else if self.record.is_some() && self.unsorted {
+            Err("--record writes packets in the order of time: leave out --unsorted".to_owned())
         } else if self.record.is_some() && self.count().is_some() {
             Err("--record writes the last packets, and not the first: leave out -a packets".to_owned())
         } else {
@@ -790,7 +792,7 @@ mod tests {
         assert!(matches!(args.destination(), Destination::File { .. }));
         let args = of(&[]).unwrap();
         assert_eq!((args.destination(), args.prints()), (Destination::Nowhere, false));
-        assert!(of(&["--print"]).is_err());
+        assert!(of(&["--print"]).is_err() && of(&["--unsorted"]).is_err());
         for wrong in [["-c", "5"], ["--count", "5"], ["-a", "packets:5"], ["-B", "1MiB"], ["--ring", "auto"]]
         {
             assert!(of(&[&["-w", "f"], &wrong[..]].concat()).is_err(), "{wrong:?}");

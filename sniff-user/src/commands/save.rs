@@ -1,18 +1,19 @@
 //! `sniff save`.
 
 use std::{
-    fs,
+    fs::{self, File},
     io::{self, IsTerminal as _, Write as _},
     os::{
         fd::{AsFd as _, BorrowedFd},
-        linux::net::SocketAddrExt as _,
-        unix::net::{SocketAddr, UnixStream},
+        unix::net::UnixStream,
     },
+    thread,
     time::Duration,
 };
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use log::{info, warn};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
 use sniff_cli::{logging, options::duration, summary::Summary};
 use sniff_output::{
     To,
@@ -36,8 +37,10 @@ const SOCKETS: &str = "/proc/self/net/unix";
 const ABSTRACT: char = '@';
 /// The flag of a socket that listens (`__SO_ACCEPTCON`, include/linux/net.h).
 const LISTENS: &str = "00010000";
-/// How long a recorder that is one of several may take to say what it records: it may be busy with another save.
-const PATIENCE: Duration = Duration::from_millis(500);
+/// How long a recorder may take to say what it records.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// How long the reader of a pipe may take nothing, until what is held for it goes its way again.
+const STANDSTILL: Duration = Duration::from_secs(10);
 
 #[derive(Debug, clap::Args)]
 pub struct SaveArgs {
@@ -49,9 +52,9 @@ pub struct SaveArgs {
     #[arg(long, value_name = "TIME", value_parser = duration)]
     pub last: Option<Duration>,
 
-    /// The recorder's process, where there are several
-    #[arg(long, value_name = "PID")]
-    pub recorder: Option<i32>,
+    /// The recorder's process, where there are several, or the name of its socket
+    #[arg(long, value_name = "PID|NAME")]
+    pub recorder: Option<String>,
 
     /// Say only what is wrong, and the counts
     #[arg(short, long)]
@@ -67,22 +70,28 @@ pub(super) fn run(args: SaveArgs) -> Result<()> {
     let SaveArgs { write, last, recorder, quiet } = args;
     logging::start(quiet, 0);
     privileges::check()?;
-    let recorder = choose(running()?, recorder)?;
+    let asked = choose(running()?, recorder.as_deref())?.greet()?;
     let saved = match write {
         To::StandardOutput => {
             let to = io::stdout();
             ensure!(!to.is_terminal(), "packets are not for a terminal: write to a file or a pipe");
-            recorder.save(Request { name: None, last }, to.as_fd())?
+            asked.save_through(Request { name: None, last }, to.as_fd().try_clone_to_owned()?.into())?
         }
         To::File(path) => {
+            let is_new = !path.exists();
             let mut files = NamedFiles::new(path, Rotation::default());
             let made = files.next(0)?;
-            let saved = recorder.save(Request { name: Some(made.name), last }, made.file.as_fd());
-            let is_empty = made.file.metadata().is_ok_and(|file| file.is_file() && file.len() == 0);
-            if saved.is_err() && is_empty {
-                files.abandon();
+            let request = Request { name: Some(made.name), last };
+            if made.file.metadata()?.is_file() {
+                let saved = asked.save(request, made.file.as_fd());
+                let is_empty = made.file.metadata().is_ok_and(|file| file.len() == 0);
+                if saved.is_err() && is_new && is_empty {
+                    files.abandon();
+                }
+                saved?
+            } else {
+                asked.save_through(request, made.file)?
             }
-            saved?
         }
     };
     tell(&saved, last);
@@ -94,7 +103,7 @@ fn tell(saved: &Saved, last: Option<Duration>) {
     let Saved { packets, left_out, older, aged_out, lost, since, until } = *saved;
     let from = since.map_or_else(|| "the recording began".to_owned(), time);
     info!("saved: the packets since {from} up to {}", time(until));
-    let wanted = last.map(|last| until.saturating_sub(last.as_nanos() as u64));
+    let wanted = last.map(|last| until.saturating_sub(u64::try_from(last.as_nanos()).unwrap_or(u64::MAX)));
     if let (Some(wanted), Some(since)) = (wanted, since)
         && since > wanted
     {
@@ -113,19 +122,29 @@ fn tell(saved: &Saved, last: Option<Duration>) {
 /// A recorder that runs.
 struct Recorder {
     pid: i32,
+    name: String,
     stream: UnixStream,
 }
 
 /// The recorders of this user in this network namespace.
 fn running() -> Result<Vec<Recorder>> {
     let sockets = fs::read_to_string(SOCKETS).with_context(|| format!("cannot read {SOCKETS}"))?;
-    let connect = |name| {
-        let stream = UnixStream::connect_addr(&SocketAddr::from_abstract_name(name).ok()?).ok()?;
-        // Somebody else may call a socket like that.
-        let pid = peer(&stream).ok()?.pid();
-        Some(Recorder { pid, stream })
+    // Somebody else may call a socket like that.
+    let mine = |name: &str| {
+        let stream = connect_to(name).ok()?;
+        Some(Recorder { pid: peer(&stream).ok()?.pid(), name: name.to_owned(), stream })
     };
-    Ok(names(&sockets).filter_map(connect).collect())
+    Ok(names(&sockets).filter_map(mine).collect())
+}
+
+/// Connects, and waits for nobody: whoever listens may be a stranger who takes no one.
+fn connect_to(name: &str) -> io::Result<UnixStream> {
+    let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+    let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    connect(&socket, &SocketAddrUnix::new_abstract_name(name.as_bytes())?)?;
+    let stream = UnixStream::from(socket);
+    stream.set_nonblocking(false)?;
+    Ok(stream)
 }
 
 /// The names of recorders' sockets.
@@ -139,17 +158,17 @@ fn names(sockets: &str) -> impl Iterator<Item = &str> {
 }
 
 /// The one that is meant.
-fn choose(mut running: Vec<Recorder>, pid: Option<i32>) -> Result<Recorder> {
-    if let Some(pid) = pid {
-        running.retain(|recorder| recorder.pid == pid);
+fn choose(mut running: Vec<Recorder>, meant: Option<&str>) -> Result<Recorder> {
+    if let Some(meant) = meant {
+        running.retain(|recorder| recorder.id() == meant);
     }
-    match (running.len(), pid) {
+    match (running.len(), meant) {
         (1, _) => Ok(running.remove(0)),
         (0, None) => bail!(
             "no recorder runs here: `sniff --pod NS/POD --record 256MiB` is one, in the same network namespace"
         ),
-        (_, Some(pid)) => bail!("process {pid} is no recorder here"),
-        (count, None) => {
+        (0, Some(meant)) => bail!("{meant} is no recorder here"),
+        (count, _) => {
             let lines = running.into_iter().map(|recorder| format!("\n  --recorder {}", recorder.describe()));
             bail!("{count} recorders run here: say which one is meant{}", lines.collect::<String>())
         }
@@ -157,24 +176,68 @@ fn choose(mut running: Vec<Recorder>, pid: Option<i32>) -> Result<Recorder> {
 }
 
 impl Recorder {
-    /// Has it write what is wanted to a file, and waits until it has.
-    fn save(self, request: Request, file: BorrowedFd<'_>) -> Result<Saved> {
-        let (sender, mut receiver) = (Sender::new(self.stream.try_clone()?), Receiver::new(self.stream));
-        let gone = "the recorder has ended";
-        let Greeting { form, .. } = receiver.next()?.context(gone)?;
-        ensure!(form == FORM, "the recorder (process {}) is another version of sniff", self.pid);
-        sender.send(&request, &[file])?;
-        Ok(receiver.next::<Answer>()?.context(gone)??)
+    /// What tells it from others: its process, or its socket, where that one is out of sight.
+    fn id(&self) -> String {
+        if self.pid > 0 { self.pid.to_string() } else { self.name.clone() }
     }
 
-    /// For a person: which process it is, and what it records.
+    /// For a person: which one it is, and what it records.
     fn describe(self) -> String {
-        let Self { pid, stream } = self;
-        let greeting = stream.set_read_timeout(Some(PATIENCE)).and_then(|()| Receiver::new(stream).next());
-        match greeting {
-            Ok(Some(Greeting { what, .. })) => format!("{pid}: {what}"),
-            _ => format!("{pid}: busy"),
+        let id = self.id();
+        match self.greet() {
+            Ok(Asked { what, .. }) => format!("{id}: {what}"),
+            Err(_) => format!("{id}: does not answer"),
         }
+    }
+
+    /// Hears what it records.
+    fn greet(self) -> Result<Asked> {
+        let id = self.id();
+        self.stream.set_read_timeout(Some(PATIENCE))?;
+        let (sender, mut receiver) =
+            (Sender::new(self.stream.try_clone()?), Receiver::new(self.stream.try_clone()?));
+        let greeting = receiver.next().with_context(|| format!("recorder {id} does not answer"))?;
+        let Greeting { form, what } = greeting.with_context(|| {
+            format!(
+                "recorder {id} tells nothing: it is ending, or does not see that this process could capture"
+            )
+        })?;
+        ensure!(form == FORM, "recorder {id} is another version of sniff: use the same for both");
+        self.stream.set_read_timeout(None)?;
+        Ok(Asked { what, sender, receiver })
+    }
+}
+
+/// A recorder that waits to hear what is wanted.
+struct Asked {
+    what: String,
+    sender: Sender,
+    receiver: Receiver,
+}
+
+impl Asked {
+    /// Has it write what is wanted to a file, and waits until it has.
+    fn save(mut self, request: Request, file: BorrowedFd<'_>) -> Result<Saved> {
+        let gone = || anyhow!("the recorder has ended");
+        // Whatever the system says of the socket, it says nothing of the file.
+        self.sender.send(&request, &[file]).map_err(|_| gone())?;
+        let answer = self.receiver.next::<Answer>().map_err(|_| gone())?;
+        Ok(answer.ok_or_else(gone)??)
+    }
+
+    /// Has it write what is wanted to whoever reads slowly, or not at all: by way of this process, with which that ends.
+    fn save_through(self, request: Request, mut to: File) -> Result<Saved> {
+        let (into, mut from) = UnixStream::pair()?;
+        into.set_write_timeout(Some(STANDSTILL))?;
+        let copying =
+            thread::Builder::new().name("copy".to_owned()).spawn(move || io::copy(&mut from, &mut to))?;
+        let name = request.name.clone().unwrap_or_else(|| "standard output".to_owned());
+        let saved = self.save(request, into.as_fd());
+        // With it ends what is to be copied.
+        drop(into);
+        let copied = copying.join().map_err(|_| anyhow!("the thread that copies panicked"))?;
+        copied.with_context(|| format!("cannot write {name}"))?;
+        saved
     }
 }
 

@@ -22,7 +22,7 @@ use super::{
     delivery::{Delivery, Told},
     ends::Ends,
     losses::Losses,
-    past::Past,
+    past::{Moment, Past},
 };
 use crate::{
     bpf::ring::{Held, Ring, Until, Wanted},
@@ -60,7 +60,7 @@ pub struct Save {
 }
 
 /// Hears what became of it.
-pub type SaveEnded = Box<dyn FnMut(Result<Option<Saved>, Fault>) + Send>;
+pub type Report = Box<dyn FnMut(Result<Option<Saved>, Fault>) + Send>;
 
 /// What the thread leaves behind.
 pub struct Drained {
@@ -94,7 +94,7 @@ impl Drain {
         output: Output,
         how: Draining,
         board: &'static Board,
-        past: Option<(Past, SaveEnded)>,
+        past: Option<(Past, Report)>,
         ended: impl FnOnce() + Send + 'static,
     ) -> Result<Self> {
         let wake = Arc::new(EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?);
@@ -140,7 +140,7 @@ struct Worker {
     delivery: Delivery,
     inbox: Inbox,
     /// Of a recorder.
-    past: Option<(Past, SaveEnded)>,
+    past: Option<(Past, Report)>,
     board: &'static Board,
     wake: Arc<EventFd>,
     packet_buffered: bool,
@@ -172,11 +172,13 @@ impl Worker {
     fn turn(&mut self) -> Result<Option<End>> {
         let reader_is_gone = self.wait(self.delivery.output.reader())?;
         self.take_messages()?;
+        // What comes while the ring is emptied is for the next time.
+        let stopping = self.inbox.stopping;
         self.empty()?;
         self.delivery.output.flush()?;
         Ok(if self.delivery.is_enough() {
             Some(End::Count)
-        } else if self.inbox.stopping && !self.more {
+        } else if stopping && !self.more {
             Some(if self.delivery.hurried { End::Hurried } else { End::Asked })
         } else if reader_is_gone {
             Some(End::Closed)
@@ -275,13 +277,14 @@ impl Worker {
     fn save(&mut self, Save { filled, to }: Save) -> Result<()> {
         self.more = true;
         let wanted = if to.is_some() { Wanted::All } else { Wanted::New };
-        let Some(held) = self.ring.look_at_held(wanted, filled)? else { return Ok(()) };
+        let Some(held) = self.ring.look_at_held(wanted, &filled)? else { return Ok(()) };
+        let lost = self.ring.lost();
         let saved = match to {
             Some((to, file)) => {
                 self.take_descriptions()?;
                 let Self { ring, past, .. } = self;
                 let Some((past, _)) = past else { return Ok(()) };
-                past.save(ring, held, &to, file)?.map(Some)
+                past.save(ring, Moment { held, lost }, &to, file)?.map(Some)
             }
             None => {
                 self.hand_out()?;

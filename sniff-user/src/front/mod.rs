@@ -38,7 +38,7 @@ use sniff_sandbox::{Kept, Sandbox};
 use self::{
     delivery::Told,
     drain::{Drain, Message, Save},
-    past::Past,
+    past::{Beginning, Past},
     session::Client,
 };
 use crate::{
@@ -320,7 +320,9 @@ impl Front {
                 // As above.
                 let _ = saved.send(&FromFront::Saved(became), &[]);
             };
-            (Past::new(section, names, how, self.board), Box::new(saved) as drain::SaveEnded)
+            let dns_names = matches!(self.outlet, Outlet::Named { dns_names: true, .. });
+            let beginning = Beginning { section, names, dns_names };
+            (Past::new(beginning, how, self.board), Box::new(saved) as drain::Report)
         });
         self.drain = Some(Drain::start(ring, output, how, self.board, past, ended)?);
         Ok(())

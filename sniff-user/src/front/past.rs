@@ -1,12 +1,12 @@
 //! What a recorder holds, as a file of its own, which stands alone. The recording goes on, and what was written is held as
 //! before.
 
-use std::fs::File;
+use std::{fs::File, io};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, anyhow, ensure};
 use log::warn;
 use sniff_output::{
-    Output, Sink, To,
+    Delivery as Delivered, DnsNames, Output, Sink, To, Written,
     file::{CaptureFile, Files, Made, Manner},
 };
 use sniff_pcapng::{InterfaceStatistics, Names, PacketHead, SectionHeader, blocks, time};
@@ -20,58 +20,75 @@ use crate::{
     },
 };
 
+/// What is known when a recording begins.
+pub struct Beginning {
+    pub section: SectionHeader,
+    pub names: Names,
+    /// Whether addresses are called by what DNS answers among the packets say.
+    pub dns_names: bool,
+}
+
 /// What a file begins with that is written at any time.
 pub struct Past {
-    section: SectionHeader,
+    beginning: Beginning,
     told: Vec<Told>,
-    names: Names,
     how: Draining,
     board: &'static Board,
+    /// By all saves.
+    written: &'static Written,
+}
+
+/// What was counted when the ring was looked at.
+pub struct Moment {
+    pub held: Held,
+    /// Packets that were lost by then.
+    pub lost: u64,
 }
 
 impl Past {
     /// Of a recorder that has told of nothing yet.
-    pub fn new(section: SectionHeader, names: Names, how: Draining, board: &'static Board) -> Self {
-        Self { section, told: Vec::new(), names, how, board }
+    pub fn new(beginning: Beginning, how: Draining, board: &'static Board) -> Self {
+        // There is one of it.
+        let written = Box::leak(Box::default());
+        Self { beginning, told: Vec::new(), how, board, written }
     }
 
     /// Keeps what is told.
     pub fn note(&mut self, told: &Told) {
         match told {
-            Told::Names(names) => drop(self.names.update(names)),
+            Told::Names(names) => drop(self.beginning.names.update(names)),
             told => self.told.push(told.clone()),
         }
     }
 
-    /// Writes what was seen in the ring, of which so much is `held`. What goes wrong with the file is the inner error: the ring
-    /// is emptied all the same.
+    /// Writes what was seen in the ring at a moment. What goes wrong with the file is the inner error: the ring is emptied all
+    /// the same.
     ///
     /// # Errors
     ///
     /// When the ring does not follow its protocol.
-    pub fn save(&self, ring: &mut Ring, held: Held, to: &SaveTo, file: File) -> Result<Result<Saved>> {
-        let until = ring.complete_until();
-        let wanted_since = to.last_ns.map_or(0, |last| until.saturating_sub(last));
-        let window = Window { held, until, wanted_since };
-        let mut file = self.open(to, file, &window, ring.lost() > 0);
+    pub fn save(&self, ring: &mut Ring, moment: Moment, to: &SaveTo, file: File) -> Result<Result<Saved>> {
+        let window = Window::of(moment, ring.complete_until(), to);
+        let mut file = self.open(to, file, &window);
         let (mut older, mut copy) = (0, Vec::new());
         ring.take(|run| {
-            let (before, begin) = before(run, wanted_since);
+            let (before, begin) = before(run, window.wanted_since.unwrap_or(0));
             older += before;
             if let Ok(delivery) = &mut file {
                 // It is changed on its way, and may be wanted again.
                 copy.clear();
                 copy.extend_from_slice(&run[begin..]);
                 if let Err(error) = delivery.deliver(&mut copy) {
-                    file = Err(error.into());
+                    file = Err(in_words(error));
                 }
             }
             Ok(())
         })?;
-        Ok(file.and_then(|delivery| window.end(delivery, older, ring.lost(), &to.spells)))
+        Ok(file.and_then(|delivery| window.end(delivery, older, &to.spells)))
     }
 
-    fn open(&self, to: &SaveTo, file: File, window: &Window, any_lost: bool) -> Result<Delivery> {
+    fn open(&self, to: &SaveTo, file: File, window: &Window) -> Result<Delivery> {
+        let Beginning { section, names, dns_names } = &self.beginning;
         let sink: Box<dyn Sink> = match to.name.clone() {
             Some(name) => {
                 let to = To::File(name.clone().into());
@@ -80,16 +97,23 @@ impl Past {
             }
             None => Box::new(CaptureFile::pipe(file, "standard output".to_owned())),
         };
+        let sink = if *dns_names { Box::new(DnsNames::new(sink)) } else { sink };
         let how = Draining { count: None, ..self.how };
-        let mut delivery = Delivery::new(Output::new(sink, &self.board.saved), &how, self.board);
-        delivery.any_lost = any_lost;
-        let mut section = Vec::new();
-        SectionHeader { comment: Some(window.describe()), ..self.section.clone() }.write(&mut section);
-        delivery.output.block(&section)?;
-        self.told.iter().try_for_each(|told| delivery.hear(told))?;
-        delivery.output.names(&self.names)?;
+        let mut delivery = Delivery::new(Output::new(sink, self.written), &how, self.board);
+        delivery.any_lost = window.lost > 0;
+        let mut header = Vec::new();
+        SectionHeader { comment: Some(window.describe()), ..section.clone() }.write(&mut header);
+        delivery.output.block(&header).map_err(in_words)?;
+        self.told.iter().try_for_each(|told| delivery.hear(told)).map_err(in_words)?;
+        delivery.output.names(names).map_err(in_words)?;
         Ok(delivery)
     }
+}
+
+/// What went wrong with a file, where the kernel's word for it says little.
+fn in_words(error: io::Error) -> anyhow::Error {
+    let is_stuck = error.kind() == io::ErrorKind::WouldBlock;
+    if is_stuck { anyhow!("nobody takes what is written: the reader stands still") } else { error.into() }
 }
 
 /// The file that is there.
@@ -106,17 +130,25 @@ impl Files for Given {
 /// What of a recording is in a file.
 struct Window {
     held: Held,
+    lost: u64,
     /// In nanoseconds since the epoch.
     until: u64,
-    /// Likewise; 0 where all was asked for.
-    wanted_since: u64,
+    /// Likewise; none where all that was recorded is wanted.
+    wanted_since: Option<u64>,
 }
 
 impl Window {
+    /// As of `now`, in nanoseconds since the epoch.
+    fn of(Moment { held, lost }: Moment, now: u64, to: &SaveTo) -> Self {
+        let begun = to.spells.iter().map(|spell| spell.start).min().unwrap_or(0);
+        let wanted = to.last_ns.map(|last| now.saturating_sub(last));
+        let until = held.complete_until.min(now);
+        Self { held, lost, until, wanted_since: wanted.filter(|&since| since > begun) }
+    }
+
     /// From when on all is there; `None` where nothing is missing.
     fn since(&self) -> Option<u64> {
-        let wanted = (self.wanted_since > 0).then_some(self.wanted_since);
-        self.held.complete_since.max(wanted)
+        self.held.complete_since.max(self.wanted_since)
     }
 
     fn describe(&self) -> String {
@@ -132,50 +164,54 @@ impl Window {
     }
 
     /// Writes the statistics behind all packets.
-    fn end(
-        &self,
-        Delivery { mut output, hurried, .. }: Delivery,
-        older: u64,
-        lost: u64,
-        spells: &[Spell],
-    ) -> Result<Saved> {
-        output.flush()?;
+    fn end(&self, delivery: Delivery, older: u64, spells: &[Spell]) -> Result<Saved> {
+        let Delivery { mut output, hurried, .. } = delivery;
+        output.flush().map_err(in_words)?;
+        ensure!(!hurried, "the recorder was ended at once: not all is in the file");
         let (mut packets, mut left_out) = (0, 0);
         for delivery in output.deliveries() {
             packets += delivery.delivered;
             left_out += delivery.left_out;
         }
-        ensure!(!hurried, "the recorder was ended at once: not all is in the file");
-        let Held { aged_out, recorded, .. } = self.held;
+        let &Self { held: Held { aged_out, recorded, .. }, lost, until, .. } = self;
         let seen = packets + left_out + older + aged_out;
         if seen != recorded {
             warn!("the counts do not add up ({seen} of {recorded} packets): that is a bug in sniff");
         }
-        let saved =
-            Saved { packets, left_out, older, aged_out, lost, since: self.since(), until: self.until };
-        let mut statistics = Vec::new();
-        for ((interface, spell), delivery) in (0..).zip(spells).zip(output.deliveries()) {
-            // Which interface had those that are not here is not known of several.
-            let is_only = spells.len() == 1;
-            let comment = [saved.describe_missing(), spell.notes.clone()];
-            let comment: Vec<_> = comment.into_iter().filter(|it| !it.is_empty()).collect();
-            InterfaceStatistics {
-                interface,
-                timestamp_ns: self.until,
-                start_ns: Some(spell.start),
-                end_ns: Some(spell.end.unwrap_or(self.until)),
-                filteraccept: is_only.then(|| saved.matched()),
-                osdrop: Some(if is_only { lost } else { spell.lost }),
-                usrdeliv: Some(delivery.delivered),
-                comment: (!comment.is_empty()).then(|| comment.join("; ")),
-                ..InterfaceStatistics::default()
-            }
-            .write(&mut statistics);
-        }
-        output.block(&statistics)?;
-        output.flush()?;
+        let saved = Saved { packets, left_out, older, aged_out, lost, since: self.since(), until };
+        output.block(&statistics(&saved, spells, output.deliveries())).map_err(in_words)?;
+        output.flush().map_err(in_words)?;
         Ok(saved)
     }
+}
+
+/// What is told of each interface. Which of several had the packets that are not in the file is not known.
+fn statistics(saved: &Saved, spells: &[Spell], deliveries: &[Delivered]) -> Vec<u8> {
+    let mut blocks = Vec::new();
+    let is_only = deliveries.len() == 1;
+    let mut missing = saved.describe_missing();
+    if !is_only && !missing.is_empty() {
+        missing += " (of all interfaces)";
+    }
+    for (interface, delivery) in (0..).zip(deliveries) {
+        // One that has come just now is not known yet.
+        let spell = spells.get(interface as usize);
+        let notes = spell.map(|spell| spell.notes.as_str()).unwrap_or_default();
+        let comment: Vec<&str> = [&missing, notes].into_iter().filter(|it| !it.is_empty()).collect();
+        InterfaceStatistics {
+            interface,
+            timestamp_ns: saved.until,
+            start_ns: spell.map(|spell| spell.start),
+            end_ns: Some(spell.and_then(|spell| spell.end).unwrap_or(saved.until)),
+            filteraccept: is_only.then(|| saved.matched()),
+            osdrop: if is_only { Some(saved.lost) } else { spell.map(|spell| spell.lost) },
+            usrdeliv: Some(delivery.delivered),
+            comment: (!comment.is_empty()).then(|| comment.join("; ")),
+            ..InterfaceStatistics::default()
+        }
+        .write(&mut blocks);
+    }
+    blocks
 }
 
 /// How many packets of a run were before a time, and where those are that were not.
@@ -191,6 +227,8 @@ fn before(run: &[u8], time_ns: u64) -> (u64, usize) {
 
 #[cfg(test)]
 mod tests {
+    use std::slice;
+
     use sniff_pcapng::testing::RingPacket;
 
     use super::*;
@@ -207,15 +245,45 @@ mod tests {
 
     #[test]
     fn a_file_begins_where_nothing_is_missing_that_was_wanted() {
-        for (complete_since, wanted_since, since) in [
-            (None, 0, None),
-            (None, 7, Some(7)),
-            (Some(9), 0, Some(9)),
-            (Some(9), 7, Some(9)),
-            (Some(9), 12, Some(12)),
+        let spell = Spell { start: 5, end: None, lost: 0, notes: String::new() };
+        for (complete_since, last_ns, since) in [
+            (None, None, None),
+            (None, Some(13), Some(7)),
+            // It had not begun by then.
+            (None, Some(15), None),
+            (None, Some(99), None),
+            (Some(9), None, Some(9)),
+            (Some(9), Some(13), Some(9)),
+            (Some(9), Some(8), Some(12)),
         ] {
-            let held = Held { complete_since, ..Held::default() };
-            assert_eq!(Window { held, until: 20, wanted_since }.since(), since);
+            let held = Held { complete_since, complete_until: 20, ..Held::default() };
+            let to = SaveTo { name: None, last_ns, spells: vec![spell.clone()] };
+            let window = Window::of(Moment { held, lost: 0 }, 20, &to);
+            assert_eq!((window.since(), window.until), (since, 20), "{complete_since:?} {last_ns:?}");
         }
+    }
+
+    #[test]
+    fn each_interface_has_its_own_counts_and_those_of_all_are_called_so() {
+        let saved = Saved { packets: 7, older: 2, lost: 1, until: 20, ..Saved::default() };
+        let spell = Spell { start: 5, end: None, lost: 0, notes: "a note".to_owned() };
+        let delivered = |delivered| Delivered { delivered, ..Delivered::default() };
+        let of = |spells: &[Spell], deliveries: &[Delivered]| {
+            let blocks = statistics(&saved, spells, deliveries);
+            sniff_pcapng::blocks(&blocks)
+                .map(|it| InterfaceStatistics::parse(it).unwrap())
+                .collect::<Vec<_>>()
+        };
+        let [only] = of(slice::from_ref(&spell), &[delivered(7)]).try_into().unwrap();
+        assert_eq!((only.filteraccept, only.osdrop, only.usrdeliv), (Some(10), Some(1), Some(7)));
+        assert_eq!(
+            only.comment.as_deref(),
+            Some("2 packets older than what was asked for, 1 packets dropped by kernel; a note")
+        );
+        // The other one has come after it was asked what is known.
+        let [first, second] = of(&[spell], &[delivered(3), delivered(4)]).try_into().unwrap();
+        assert_eq!((first.filteraccept, first.osdrop, first.usrdeliv), (None, Some(0), Some(3)));
+        assert!(first.comment.unwrap().contains(" (of all interfaces); a note"));
+        assert_eq!((second.start_ns, second.osdrop, second.usrdeliv), (None, None, Some(4)));
     }
 }

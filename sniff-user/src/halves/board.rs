@@ -14,8 +14,6 @@ const NONE: u64 = u64::MAX;
 pub struct Board {
     /// What was written or printed so far.
     pub written: Written,
-    /// And to files of their own for what a recorder holds, by all saves.
-    pub saved: Written,
     /// Interfaces that the front half was told of, or is about to be.
     announced: AtomicU64,
     fullest_percent: AtomicU64,

@@ -39,6 +39,11 @@ pub fn check() -> Result<()> {
     Ok(())
 }
 
+/// Whether a process has them, by its `/proc/PID/status`.
+pub fn are_in(status: &str) -> bool {
+    missing(status).is_some_and(|missing| missing.is_empty())
+}
+
 /// Raises the limit of locked memory, which maps and programs count as before Linux 5.11, as far as this process may.
 pub fn raise_limits() {
     // Without it, few interfaces work all the same, and many end with an error that names the limit.

@@ -249,21 +249,20 @@ impl Ring {
         Ok(more)
     }
 
-    /// Sees what a recorder holds as of now, whose `filled` regions were taken from its CPUs. They are given back when they
+    /// Sees what a recorder holds as of now, whose `filled` regions were taken from its CPUs, the oldest first. They are given back when they
     /// are handed out. Returns how much of what was wanted is not held any more; `None` for another ring.
     ///
     /// # Errors
     ///
     /// When the ring does not follow its protocol, or the clock fails.
-    pub fn look_at_held(&mut self, wanted: Wanted, mut filled: Vec<u32>) -> Result<Option<Held>> {
+    pub fn look_at_held(&mut self, wanted: Wanted, filled: &[u32]) -> Result<Option<Held>> {
         let complete = self.clock.now()?;
-        filled.sort_unstable();
         let (Memory::Regions(regions), Some(held)) = (&mut self.memory, &mut self.held) else {
             return Ok(None);
         };
         regions.settle();
         self.horizon = Horizon { complete, wanted: u64::MAX };
-        let owned = Owned::These(&filled);
+        let owned = Owned::These(filled);
         Ok(Some(match wanted {
             Wanted::All => regions.look_at_all(owned, complete)?,
             Wanted::New => {

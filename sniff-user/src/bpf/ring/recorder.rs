@@ -29,6 +29,8 @@ pub struct Held {
     pub aged_out: u64,
     /// From then on none was, in nanoseconds since the epoch; none where none ever was.
     pub complete_since: Option<u64>,
+    /// Up to then all is there, likewise.
+    pub complete_until: u64,
     /// All packets by then, those included.
     pub recorded: u64,
 }
@@ -45,18 +47,26 @@ pub enum Wanted {
 /// Whose regions a recorder's reader has.
 #[derive(Clone, Copy, Debug)]
 pub enum Owned<'a> {
-    /// These, in ascending order, which the CPUs have filled and are to have again.
+    /// These, the oldest first, which the CPUs have filled and are to have again.
     These(&'a [u32]),
     /// All: nobody writes any more.
     All,
 }
 
 impl Owned<'_> {
-    /// Whether a region is to be given back; none of one that somebody else may write to.
-    fn gives_back(self, region: u32) -> Option<bool> {
+    /// Whether each of `count` regions is to be given back; none of one that somebody else may write to.
+    fn gives_back(self, count: usize) -> Vec<Option<bool>> {
         match self {
-            Self::These(regions) => regions.binary_search(&region).ok().map(|_| true),
-            Self::All => Some(false),
+            Self::All => vec![Some(false); count],
+            Self::These(regions) => {
+                let mut gives_back = vec![None; count];
+                for &region in regions {
+                    if let Some(it) = gives_back.get_mut(region as usize) {
+                        *it = Some(true);
+                    }
+                }
+                gives_back
+            }
         }
     }
 }
@@ -138,34 +148,48 @@ impl Regions {
     /// When the memory does not follow the protocol.
     pub fn look_at_new(&mut self, held: &mut Held, owned: Owned<'_>, until: u64) -> Result<()> {
         let Self { memory, lanes, .. } = self;
+        let gives_back = owned.gives_back(memory.count);
+        held.complete_until = until;
         let mut newest = vec![Newest::default(); lanes.len()];
         for region in 0..memory.count as u32 {
             if let Some(Tag { cpu, number }) = memory.tag(region)? {
                 let newest = newest.get_mut(cpu as usize).context("a region of a CPU that there is not")?;
-                newest.meet(number, owned.gives_back(region).is_some());
+                newest.meet(number, gives_back[region as usize].is_some());
             }
         }
         let mut records: Vec<Vec<Record>> = lanes.iter().map(|_| Vec::new()).collect();
-        let mut known = Vec::new();
+        let mut is_known = vec![false; memory.count];
         // Up to the last, regions are full.
         for region in 0..memory.count as u32 {
             let Some(tag) = memory.tag(region)? else { continue };
             let cpu = tag.cpu as usize;
-            let (seen, gives_back) = (&lanes[cpu].written, owned.gives_back(region));
+            let (seen, gives_back) = (&lanes[cpu].written, gives_back[region as usize]);
             if tag.number >= seen.number && newest[cpu].counts(tag.number, gives_back.is_some()) {
                 let record = memory.record(region, tag, seen, gives_back)?;
                 records[cpu].extend(record.map(|record| record.cut(until)).transpose()?);
             } else if gives_back == Some(true) {
-                known.push((memory.begun(region)?, region));
+                is_known[region as usize] = true;
             }
         }
-        // Before those that are new, since they are older.
-        known.sort_unstable();
-        known.into_iter().try_for_each(|(_, region)| memory.give_back(region))?;
-        for (lane, records) in lanes.iter_mut().zip(records) {
+        if let Owned::These(regions) = owned {
+            // Before those that are new, since they are older.
+            let mut known = regions.iter().filter(|&&region| is_known[region as usize]);
+            known.try_for_each(|&region| memory.give_back(region))?;
+        }
+        for ((lane, mut records), newest) in lanes.iter_mut().zip(records).zip(newest) {
+            records.sort_by_key(|record| record.number);
+            give_up_what_does_not_follow(&mut records);
+            let reached = records.last().is_some_and(|last| last.is_cut || last.number == newest.any);
             let aged_out = lane.take_records(records, memory)?;
             held.aged_out += aged_out;
             held.complete_since = held.complete_since.max(lane.next.filter(|_| aged_out > 0));
+            if newest.any > 0 && !reached {
+                // The rest was written over while it was copied.
+                match lane.last(memory)? {
+                    Some(last) => held.complete_until = held.complete_until.min(last),
+                    None => held.complete_since = Some(until),
+                }
+            }
         }
         held.recorded = self.lanes.iter().map(|lane| lane.written.blocks).sum();
         Ok(())
@@ -173,9 +197,8 @@ impl Regions {
 }
 
 impl Lane {
-    /// Takes what is new of a CPU; returns how many blocks of it were written over.
+    /// Takes what is new of a CPU, in order; returns how many blocks of it were written over.
     fn take_records(&mut self, mut records: Vec<Record>, memory: &mut Memory) -> Result<u64> {
-        records.sort_by_key(|record| record.number);
         let whole = records.iter().position(|record| record.is_cut).unwrap_or(records.len());
         records.truncate(whole + 1);
         let count = recorder::unbroken(records.iter().map(|record| record.number));
@@ -191,6 +214,16 @@ impl Lane {
         self.spans.extend(records.into_iter().map(|record| record.part));
         self.clear_up(memory)?;
         Ok(aged_out)
+    }
+}
+
+/// Of a CPU's records in order, gives up the copies that do not follow what the reader owns: of a CPU that has written over
+/// what came between, that is more, and the next look has them.
+fn give_up_what_does_not_follow(records: &mut Vec<Record>) {
+    let Some(last_owned) = records.iter().rposition(|record| record.part.copy().is_none()) else { return };
+    let follows = |copy: &Record| copy.number == records[last_owned].number + 1;
+    if records.get(last_owned + 1).is_some_and(|copy| !follows(copy)) {
+        records.truncate(last_owned + 1);
     }
 }
 
@@ -217,12 +250,6 @@ impl Memory {
     fn tag(&self, region: u32) -> Result<Option<Tag>> {
         let (window, at) = self.regions.of(region)?;
         Ok(Tag::of(Shared(window.u64(at + mem::offset_of!(Header, tag))).load()))
-    }
-
-    /// The time of the first packet in a region that its CPU has filled.
-    fn begun(&self, region: u32) -> Result<u64> {
-        let span = Span { region, start: FIRST_BLOCK, end: REGION_BYTES, is_last: true };
-        Ok(PacketHead::parse(self.blocks(&span)?)?.timestamp_ns)
     }
 
     /// What is in a region with this tag and was not seen; none if it has another by now. `gives_back` is what
@@ -294,8 +321,25 @@ mod tests {
 
     #[test]
     fn what_a_reader_owns_goes_back_but_at_the_end() {
-        assert_eq!(Owned::These(&[2, 5]).gives_back(5), Some(true));
-        assert_eq!(Owned::These(&[2, 5]).gives_back(3), None);
-        assert_eq!(Owned::All.gives_back(3), Some(false));
+        assert_eq!(Owned::These(&[2, 0]).gives_back(4), [Some(true), None, Some(true), None]);
+        assert_eq!(Owned::All.gives_back(2), [Some(false); 2]);
+    }
+
+    #[test]
+    fn copies_that_do_not_follow_what_is_owned_are_given_up() {
+        let of = |owned: &[u64], copies: &[u64]| {
+            let span = Span { region: 0, start: FIRST_BLOCK, end: 300, is_last: true };
+            let owned =
+                owned.iter().map(|&number| Record { number, part: Part::in_place(span), ..record(&[5]) });
+            let copies = copies.iter().map(|&number| Record { number, ..record(&[6]) });
+            let mut records: Vec<Record> = owned.chain(copies).collect();
+            give_up_what_does_not_follow(&mut records);
+            records.iter().map(|record| record.number).collect::<Vec<_>>()
+        };
+        assert_eq!(of(&[1, 2], &[3, 4]), [1, 2, 3, 4]);
+        assert_eq!(of(&[1, 2], &[4, 5]), [1, 2]);
+        assert_eq!(of(&[1, 2], &[]), [1, 2]);
+        // Nothing is owned: what is newest counts.
+        assert_eq!(of(&[], &[4, 6]), [4, 6]);
     }
 }

@@ -276,6 +276,13 @@ impl Lane {
         result
     }
 
+    /// The time of the last block in `spans`.
+    pub(super) fn last(&self, memory: &Memory) -> io::Result<Option<u64>> {
+        let Some(part) = self.spans.back() else { return Ok(None) };
+        let last = last_block(part.blocks(memory)?).map(PacketHead::parse).transpose();
+        Ok(last.map_err(io::Error::other)?.map(|head| head.timestamp_ns))
+    }
+
     /// Gives back the regions that are read to their end, and sees what comes next.
     pub(super) fn clear_up(&mut self, memory: &mut Memory) -> io::Result<()> {
         while let Some(Part { span, .. }) = self.spans.pop_front_if(|part| part.span.start == part.span.end) {
@@ -326,7 +333,7 @@ impl Memory {
             })
     }
 
-    pub(super) fn blocks(&self, span: &Span) -> io::Result<&[u8]> {
+    fn blocks(&self, span: &Span) -> io::Result<&[u8]> {
         let (window, at) = self.regions.of(span.region)?;
         // SAFETY: published, so the CPU does not touch it any more; and the region is given back after the last look.
         Ok(unsafe { window.bytes(at + span.start..at + span.end) })
