@@ -20,6 +20,8 @@ pub fn build(system: &str, commit: &str) -> Result<PathBuf> {
     let mut cargo = cargo();
     zig::link_by(&mut cargo, system)?;
     zig::list_crates(&mut cargo);
+    // Programs for Windows tell when they were linked.
+    cargo.env("SOURCE_DATE_EPOCH", super::date()?);
     run(cargo.env("MACOSX_DEPLOYMENT_TARGET", OLDEST_MACOS).env(COMMIT, commit).args([
         "zigbuild",
         "--package",

@@ -54,6 +54,8 @@ fn flags(system: &str) -> Result<OsString> {
     let mut flags = vec![remap(&cargo_home, "/cargo"), remap(root(), "/sniff")];
     if system.ends_with("-darwin") {
         flags.push(format!("-Lframework={}", root().join(FRAMEWORKS).display()).into());
+        // Stripped as it is linked: a program's UUID is made of what it then holds, and that would be paths of this machine.
+        flags.push("-Clink-arg=-s".into());
     }
     Ok(flags.join(OsStr::new("\x1f")))
 }
