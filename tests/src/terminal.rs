@@ -5,7 +5,7 @@ use std::{
     io::Read as _,
     process::Stdio,
     sync::{Arc, Mutex, PoisonError},
-    thread,
+    thread::{self, JoinHandle},
     time::Duration,
 };
 
@@ -20,6 +20,8 @@ const PATIENCE: Duration = Duration::from_secs(20);
 #[derive(Debug)]
 pub struct Terminal {
     came: Arc<Mutex<String>>,
+    /// Ends when nobody has the other end any more.
+    reader: JoinHandle<()>,
 }
 
 impl Terminal {
@@ -33,7 +35,7 @@ impl Terminal {
         let pair = openpty(Some(&size), None).expect("a terminal");
         let came = Arc::<Mutex<String>>::default();
         let (mut screen, seen) = (File::from(pair.master), Arc::clone(&came));
-        thread::spawn(move || {
+        let reader = thread::spawn(move || {
             let mut bytes = [0; 4096];
             // It fails when the program has ended.
             while let Ok(len @ 1..) = screen.read(&mut bytes) {
@@ -41,12 +43,22 @@ impl Terminal {
                 seen.lock().unwrap_or_else(PoisonError::into_inner).push_str(&text);
             }
         });
-        (Self { came }, pair.slave.into())
+        (Self { came, reader }, pair.slave.into())
     }
 
-    /// All that came there so far, with what moves the cursor.
-    pub fn came(&self) -> String {
+    fn came(&self) -> String {
         self.came.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// All that came there of a program that is ending, with what moves the cursor.
+    ///
+    /// # Panics
+    ///
+    /// When it does not end.
+    pub fn all(&self) -> String {
+        wait::until("the end of a program on a terminal", PATIENCE, || {
+            self.reader.is_finished().then(|| self.came())
+        })
     }
 
     /// Waits until `text` has come.
