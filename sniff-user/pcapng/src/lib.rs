@@ -23,7 +23,7 @@ use std::time::{Duration, UNIX_EPOCH};
 pub use block::{blocks, parts};
 pub use interface::{InterfaceDescription, InterfaceStatistics, LinkType};
 pub use names::{MAX_NAMES, Names};
-pub use packet::{EnhancedPacket, NoPacket, PacketHead, change_each, heads};
+pub use packet::{EnhancedPacket, NoPacket, PacketHead, change_each, cut_packet, heads};
 pub use pod::{ContainerFacts, Owner, PodFacts};
 pub use read::{AnyBlock, BlockType};
 pub use section::SectionHeader;

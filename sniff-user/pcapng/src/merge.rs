@@ -10,6 +10,12 @@
 //! One that comes too late for its place, behind a younger one of another stream, is written at once and counted.
 //! With a single live stream nothing is held.
 //!
+//! A stream of the past ([`Merger::join_past`]) sends what somebody has had for minutes, as fast as it comes through: how late
+//! its packets are says nothing. So the others wait for it as long as it takes, and what is held is bounded by whoever reads
+//! them: [`Merger::must_wait`] says whose next packets may stay where they are. Its clock is not known from its packets. A
+//! watermark that comes soon after it was asked for tells that it has caught up with the present, and is a stream like others
+//! from then on; one that ends was of the past to its end.
+//!
 //! No packet is from the future: one whose time is beyond what the clocks say that it can be, when it comes, is put
 //! where it came ([`AHEAD`]). What the clocks say is the middle one's word, so that one node with a wrong clock, or with
 //! a packet of the year 2554, does not decide about the order of the others' packets.
@@ -20,7 +26,8 @@
 //! tells was lost since the one before of its interface, and those of a stream keep their order. Where packets are left
 //! out at the end, beyond the limit, the statistics say so, and of how many losses those told.
 //!
-//! Memory is bounded: what is held is at most [`MAX_HELD`], plus one pushed piece for each stream. What is held keeps the
+//! Memory is bounded: what is held is at most [`MAX_HELD`], plus one pushed piece for each stream; and of what waits for the
+//! past, those pieces that were on their way when their streams had to wait. What is held keeps the
 //! pieces that it came in, and so those may have little else in them: descriptions, which `introduce` bounds, one block of
 //! statistics for each interface, and as many watermarks as were [asked for](Merger::expect_watermark). Nothing here does
 //! I/O or asks for the time; [`Merger::awaited`] tells whom to ask for a watermark.
@@ -47,6 +54,9 @@ pub const MAX_HELD: usize = 64 << 20;
 /// How far a packet's time may be ahead of the middle clock when it comes. Less than [`HOLD`], so that the others' older
 /// ones are there before its time is up.
 pub const AHEAD: Duration = Duration::from_millis(100);
+/// A stream of the past that answers with a watermark within this time has caught up. The packets of the others that wait
+/// for it are then held for [`HOLD`] once more, in which what it has sent behind the watermark comes.
+const CAUGHT_UP: Duration = Duration::from_secs(1);
 /// Most interfaces of one stream: a node that describes more is not to be believed.
 const MAX_INTERFACES: usize = 1 << 16;
 /// Most bytes of statistics: numbers, and a comment.
@@ -81,6 +91,8 @@ pub struct Merger {
     began: Option<Instant>,
     /// The lead of the clock here.
     own_lead: Option<i128>,
+    /// When a stream of the past last caught up.
+    caught_up: Option<Instant>,
 }
 
 /// Packets of an interface beyond the limit.
@@ -96,6 +108,8 @@ struct LeftOut {
 struct Stream {
     has_section: bool,
     ended: bool,
+    /// Whether it sends what was recorded, and has not caught up with the present.
+    is_past: bool,
     /// What the comments that it sends begin with.
     mark: String,
     interfaces: Vec<Interface>,
@@ -109,6 +123,8 @@ struct Stream {
     complete_until: u64,
     /// Watermarks that it was asked for and has not sent.
     owed_watermarks: u32,
+    /// When it was last asked for one.
+    asked: Option<Instant>,
     /// Packets that have come.
     received: u64,
     /// How far its clock is ahead of the time since [`Merger::began`], in nanoseconds: at least by as much as the
@@ -163,9 +179,18 @@ impl Stream {
     /// Learns from a time that it says what its clock shows. No clock shows one that is later than all.
     fn hear(&mut self, said: u64, elapsed: i128) {
         if said <= LATEST {
-            self.lead = self.lead.max(Some(i128::from(said) - elapsed));
+            // What is past is no time of a clock.
+            if !self.is_past {
+                self.lead = self.lead.max(Some(i128::from(said) - elapsed));
+            }
             self.complete_until = self.complete_until.max(said);
         }
+    }
+
+    /// Whether a watermark that comes at the time `now` is all that it owed, and has not been long on its way.
+    fn has_caught_up(&self, now: Instant) -> bool {
+        let is_soon = |asked| now.saturating_duration_since(asked) <= CAUGHT_UP;
+        self.is_past && self.owed_watermarks == 0 && self.asked.is_some_and(is_soon)
     }
 
     /// Whether a packet older than `time` may come.
@@ -191,6 +216,7 @@ impl Merger {
             youngest_said: 0,
             began: None,
             own_lead: None,
+            caught_up: None,
         }
     }
 
@@ -204,6 +230,13 @@ impl Merger {
     pub fn join(&mut self) -> StreamId {
         self.streams.push(Stream::default());
         StreamId(self.streams.len() - 1)
+    }
+
+    /// A stream more, which begins with what was recorded.
+    pub fn join_past(&mut self) -> StreamId {
+        let id = self.join();
+        self.streams[id.0].is_past = true;
+        id
     }
 
     /// Has the comments that a stream sends begin with `mark`: they are somebody's word.
@@ -235,8 +268,10 @@ impl Merger {
         if let Some(time) = first_time(&blocks) {
             self.streams[id.0].hear(time, elapsed);
         }
-        let horizon = self.middle_lead().map_or(u64::MAX, |lead| nanoseconds(lead + elapsed + AHEAD_NS));
+        let horizon = self.horizon(elapsed);
         let stream = &mut self.streams[id.0];
+        // Those of the past wait for each other, whatever time they say.
+        let latest = |stream: &Stream| if stream.is_past { u64::MAX } else { horizon };
         while !blocks.is_empty() {
             let block = AnyBlock::first(&blocks)?;
             let len = block.bytes.len();
@@ -280,7 +315,7 @@ impl Merger {
                         self.waiting += 1;
                         stream.received += 1;
                         stream.hear(said, elapsed);
-                        stream.youngest = stream.youngest.max(said.min(horizon));
+                        stream.youngest = stream.youngest.max(said.min(latest(stream)));
                         stream.youngest_said = stream.youngest_said.max(said);
                     }
                     let (time, said, block) = (stream.youngest, stream.youngest_said, blocks.slice(..len));
@@ -292,8 +327,13 @@ impl Merger {
                     let said = Watermark::parse(block.bytes)?.time_ns;
                     let left = stream.owed_watermarks.checked_sub(1);
                     stream.owed_watermarks = left.context("a watermark that was not asked for")?;
+                    if stream.has_caught_up(now) {
+                        stream.is_past = false;
+                        stream.youngest = stream.youngest.min(horizon);
+                        self.caught_up = Some(now);
+                    }
                     stream.hear(said, elapsed);
-                    stream.watermark = stream.watermark.max(said.min(horizon));
+                    stream.watermark = stream.watermark.max(said.min(latest(stream)));
                 }
                 BlockType::Section => {}
                 // Nobody is asked what addresses are called who may only speak of their own.
@@ -318,10 +358,23 @@ impl Merger {
         Some(self.streams[id.0].complete_until).filter(|time| *time > 0)
     }
 
-    /// A stream was asked for one watermark, and may send it.
-    pub fn expect_watermark(&mut self, id: StreamId) {
-        let owed = &mut self.streams[id.0].owed_watermarks;
-        *owed = owed.saturating_add(1);
+    /// A stream was asked for one watermark at the time `now`, and may send it.
+    pub fn expect_watermark(&mut self, id: StreamId, now: Instant) {
+        let stream = &mut self.streams[id.0];
+        stream.owed_watermarks = stream.owed_watermarks.saturating_add(1);
+        stream.asked = Some(now);
+    }
+
+    /// Whether there is a point in asking a stream for a watermark: from one of the past another comes in its turn, behind all
+    /// that was recorded.
+    pub fn may_ask(&self, id: StreamId) -> bool {
+        let Stream { is_past, owed_watermarks, .. } = self.streams[id.0];
+        !is_past || owed_watermarks == 0
+    }
+
+    /// Whether no more is to be taken from a stream for now: as much is held as may be, until one of the past has sent more.
+    pub fn must_wait(&self, id: StreamId) -> bool {
+        self.held > MAX_HELD && !self.streams[id.0].queue.is_empty() && self.waits_for_the_past()
     }
 
     /// Packets that have come in a stream.
@@ -335,6 +388,11 @@ impl Merger {
         now.saturating_duration_since(began).as_nanos() as i128
     }
 
+    /// The latest time that a packet can have that comes at this time, as far as the clocks say.
+    fn horizon(&self, elapsed: i128) -> u64 {
+        self.middle_lead().map_or(u64::MAX, |lead| nanoseconds(lead + elapsed + AHEAD_NS))
+    }
+
     /// What the middle one of all clocks says: that of each stream, and the one here. Of two, the one that is behind.
     fn middle_lead(&self) -> Option<i128> {
         let live = self.streams.iter().filter(|stream| !stream.ended).filter_map(|stream| stream.lead);
@@ -345,24 +403,29 @@ impl Merger {
 
     /// Appends to `out` what is due at the time `now`.
     pub fn write_due(&mut self, now: Instant, out: &mut Vec<u8>) {
+        let elapsed = self.elapsed(now);
+        let horizon = self.horizon(elapsed);
         while let Some(stream) = self.oldest() {
             if !self.is_due(stream, now) {
                 return;
             }
-            self.write_next(stream, out);
+            self.write_next(stream, horizon, out);
         }
     }
 
     /// Appends to `out` everything that is held.
     pub fn write_all(&mut self, out: &mut Vec<u8>) {
         while let Some(stream) = self.oldest() {
-            self.write_next(stream, out);
+            self.write_next(stream, u64::MAX, out);
         }
     }
 
     /// When [`Self::write_due`] has something to write, if nothing more comes.
     pub fn due(&self) -> Option<Instant> {
-        self.oldest().and_then(|stream| self.streams[stream].queue.front()).map(|held| held.arrived + HOLD)
+        if self.waits_for_the_past() {
+            return None;
+        }
+        self.oldest().and_then(|stream| self.streams[stream].queue.front()).map(|held| self.until(held))
     }
 
     /// The streams that the oldest packet at hand waits for.
@@ -418,14 +481,30 @@ impl Merger {
         let Some(held) = self.streams[oldest].queue.front() else {
             return false;
         };
+        let is_let_go = || self.held > MAX_HELD || now >= self.until(held);
         !held.is_packet
             || held.time <= self.youngest
-            || self.held > MAX_HELD
-            || now.saturating_duration_since(held.arrived) >= HOLD
+            || !self.waits_for_the_past() && is_let_go()
             || !self.streams.iter().any(|stream| stream.may_send_before(held.time))
     }
 
-    fn write_next(&mut self, stream: usize, out: &mut Vec<u8>) {
+    /// How long a packet is held for streams of the present.
+    fn until(&self, held: &Held) -> Instant {
+        self.caught_up.map_or(held.arrived, |at| at.max(held.arrived)) + HOLD
+    }
+
+    /// Whether the oldest packet at hand is to be held until a stream of the past has sent more.
+    fn waits_for_the_past(&self) -> bool {
+        let oldest = self.oldest().and_then(|stream| self.streams[stream].queue.front());
+        let waits = |held: &Held| {
+            let mut past = self.streams.iter().filter(|stream| stream.is_past);
+            held.is_packet && held.time > self.youngest && past.any(|it| it.may_send_before(held.time))
+        };
+        oldest.is_some_and(waits)
+    }
+
+    /// Writes the next block of a stream. A time beyond the `horizon` does not decide about what comes later.
+    fn write_next(&mut self, stream: usize, horizon: u64, out: &mut Vec<u8>) {
         let Some(held) = self.streams[stream].queue.pop_front() else { return };
         self.held -= held.size();
         let Held { time, said, is_packet, interface, block, .. } = held;
@@ -437,7 +516,9 @@ impl Merger {
             self.written += 1;
             self.late += u64::from(said < self.youngest_said);
             self.youngest_said = self.youngest_said.max(said);
-            self.youngest = self.youngest.max(time);
+            if time <= horizon {
+                self.youngest = self.youngest.max(time);
+            }
         }
         if !is_packet {
             return self.write_statistics(stream, interface, &block, out);

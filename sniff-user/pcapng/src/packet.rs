@@ -17,6 +17,8 @@ use super::block::blocks;
 const MIN_LEN: usize = DATA_OFFSET + 4;
 /// Ends a list of options.
 const OPT_ENDOFOPT: u16 = 0;
+/// Where a block says how much of the packet it has.
+const CAPTURED_LEN: usize = 20;
 
 /// What a block says at its start: enough to count it, to sort it and to find the next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -180,6 +182,27 @@ impl<'a> EnhancedPacket<'a> {
     pub fn direction(&self) -> Option<Direction> {
         Direction::BOTH.into_iter().find(|direction| self.flags & FLAGS_DIRECTION == *direction as u32)
     }
+}
+
+/// Appends the block of a packet with at most `keep` bytes of it, and its options, to `out`.
+///
+/// # Errors
+///
+/// When `block` is no Enhanced Packet Block of the host's byte order.
+pub fn cut_packet(block: &[u8], keep: usize, out: &mut Vec<u8>) -> Result<()> {
+    let EnhancedPacket { total_len, data, .. } = EnhancedPacket::parse(block)?;
+    let kept = &data[..keep.min(data.len())];
+    let options = &block[(DATA_OFFSET + data.len()).next_multiple_of(4)..total_len - 4];
+    let len = ((DATA_OFFSET + kept.len()).next_multiple_of(4) + options.len() + 4) as u32;
+    let start = out.len();
+    out.extend(&block[..DATA_OFFSET]);
+    out[start + 4..start + 8].copy_from_slice(&len.to_ne_bytes());
+    out[start + CAPTURED_LEN..][..4].copy_from_slice(&(kept.len() as u32).to_ne_bytes());
+    out.extend(kept);
+    out.resize(start + (DATA_OFFSET + kept.len()).next_multiple_of(4), 0);
+    out.extend(options);
+    out.extend(len.to_ne_bytes());
+    Ok(())
 }
 
 /// The host-endian word at an offset.

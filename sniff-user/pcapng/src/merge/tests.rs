@@ -160,7 +160,7 @@ fn packets_do_not_wait_for_a_stream_that_is_complete_so_far() {
     assert_eq!(awaited(&merger), [b]);
 
     let watermark = |time_ns| Watermark { time_ns }.block();
-    (0..4).for_each(|_| merger.expect_watermark(b));
+    (0..4).for_each(|_| merger.expect_watermark(b, now));
     merger.push(b, [section(), watermark(9)].concat().into(), now, pass, &mut out).unwrap();
     merger.write_due(now, &mut out);
     assert_eq!((merger.written(), awaited(&merger)), (0, vec![b]), "b may send one of the time 9");
@@ -184,7 +184,7 @@ fn a_stream_is_complete_until_its_last_packet_or_watermark() {
     assert_eq!(merger.complete_until(a), None);
     begin(&mut merger, a, now, &mut out);
     assert_eq!(merger.complete_until(a), Some(10));
-    (0..2).for_each(|_| merger.expect_watermark(a));
+    (0..2).for_each(|_| merger.expect_watermark(a, now));
     for (said, expected) in [(15, 15), (12, 15)] {
         merger.push(a, Watermark { time_ns: said }.block().to_vec().into(), now, pass, &mut out).unwrap();
         assert_eq!(merger.complete_until(a), Some(expected));
@@ -203,7 +203,7 @@ fn a_time_that_no_clock_shows_is_nobodys_clock() {
         let stream = [section(), interface("a"), packet(0, time, b"x")].concat();
         merger.push(id, stream.into(), now, pass, &mut out).unwrap();
     }
-    merger.expect_watermark(b);
+    merger.expect_watermark(b, now);
     merger.push(b, Watermark { time_ns: u64::MAX }.block().to_vec().into(), now, pass, &mut out).unwrap();
     assert_eq!((merger.ahead(b), merger.complete_until(b)), (Some(-100), Some(900)));
     merger.write_due(now, &mut out);
@@ -217,7 +217,7 @@ fn watermarks_that_were_not_asked_for_are_refused() {
     let (mut out, now) = (Vec::new(), Instant::now());
     let mut merger = merger(&mut out);
     let a = merger.join();
-    merger.expect_watermark(a);
+    merger.expect_watermark(a, now);
     let watermark = || Watermark { time_ns: 1 }.block().to_vec();
     merger.push(a, [section(), watermark()].concat().into(), now, pass, &mut out).unwrap();
     let error = merger.push(a, watermark().into(), now, pass, &mut out).unwrap_err();
@@ -576,4 +576,173 @@ fn what_no_node_sends_is_refused() {
         let error = merger.push(id, stream.into(), now, pass, &mut out).unwrap_err().to_string();
         assert!(error.contains(why), "{error}");
     }
+}
+
+/// Pushes blocks at the time `now`, and has written what is due.
+fn push(merger: &mut Merger, id: StreamId, blocks: &[Vec<u8>], now: Instant, out: &mut Vec<u8>) {
+    merger.push(id, blocks.concat().into(), now, pass, out).unwrap();
+    merger.write_due(now, out);
+}
+
+fn times(out: &[u8]) -> Vec<u64> {
+    read(out).packets.iter().map(|(_, time, _)| *time).collect()
+}
+
+/// What somebody has had for minutes, from streams that come as fast or slowly as they do, beside whatever clock.
+#[test]
+fn what_was_recorded_is_sorted_over_all_streams_however_late_they_are() {
+    const NOW: u64 = 1_700_000_000_000_000_000;
+    const HOUR: u64 = 3_600_000_000_000;
+    for (seed, clock) in (0..60).zip([NOW, NOW - HOUR, NOW + HOUR].into_iter().cycle()) {
+        let mut random = fastrand::Rng::with_seed(seed);
+        let (mut out, mut now) = (Vec::new(), Instant::now());
+        let mut merger = merger(&mut out);
+        merger.set_clock(now, clock);
+        let mut streams: Vec<(StreamId, VecDeque<Vec<u8>>)> = Vec::new();
+        let mut sent = Vec::new();
+        for _ in 0..random.usize(1..6) {
+            let mut pieces = VecDeque::from([section(), interface("a")]);
+            let mut time = NOW - random.u64(0..HOUR);
+            for _ in 0..random.u64(0..200) {
+                time += random.u64(0..HOUR / 100);
+                pieces.push_back(packet(0, time, b"x"));
+                sent.push(time);
+            }
+            pieces.push_back(statistics(0, 0));
+            streams.push((merger.join_past(), pieces));
+        }
+        while !streams.is_empty() {
+            let at = random.usize(0..streams.len());
+            let (id, pieces) = &mut streams[at];
+            match pieces.pop_front() {
+                Some(piece) => push(&mut merger, *id, &[piece], now, &mut out),
+                None => {
+                    merger.end(*id);
+                    merger.write_due(now, &mut out);
+                    streams.swap_remove(at);
+                }
+            }
+            assert_eq!(merger.due(), None, "no time is waited for");
+            now += Duration::from_millis(random.u64(0..2000));
+        }
+        sent.sort_unstable();
+        assert_eq!((times(&out), merger.late(), merger.waiting()), (sent, 0, 0), "seed {seed}");
+    }
+}
+
+#[test]
+fn whoever_is_far_ahead_of_the_past_of_another_must_wait() {
+    let (mut out, now) = (Vec::new(), Instant::now());
+    let mut merger = merger(&mut out);
+    let [a, b] = [merger.join_past(), merger.join_past()];
+    push(&mut merger, a, &[section(), interface("a")], now, &mut out);
+    push(&mut merger, b, &[section(), interface("b")], now, &mut out);
+    let data = vec![0; 200_000];
+    let mut time = 10;
+    while !merger.must_wait(a) {
+        push(&mut merger, a, &[packet(0, time, &data)], now + HOLD * 10, &mut out);
+        time += 1;
+    }
+    assert!(!merger.must_wait(b), "it is what is waited for");
+    assert!(merger.held > MAX_HELD && merger.held < MAX_HELD + 2 * data.len(), "{}", merger.held);
+    assert_eq!(merger.written(), 0);
+    push(&mut merger, b, &[packet(0, 5, b"b"), packet(0, 40, b"b")], now, &mut out);
+    assert_eq!((merger.written(), merger.must_wait(a)), (33, false));
+    merger.end(b);
+    merger.write_due(now, &mut out);
+    assert_eq!((merger.written(), merger.late()), (time - 10 + 2, 0));
+    assert!(times(&out).is_sorted());
+}
+
+#[test]
+fn whoever_has_caught_up_with_the_present_is_waited_for_as_all_are() {
+    let (mut out, start) = (Vec::new(), Instant::now());
+    let mut merger = merger(&mut out);
+    let [a, b] = [merger.join_past(), merger.join_past()];
+    let at = |seconds: u64| start + Duration::from_secs(seconds);
+    let watermark = |time_ns| Watermark { time_ns }.block();
+    merger.expect_watermark(b, at(0));
+    push(&mut merger, b, &[section(), interface("b"), packet(0, 10, b"b"), watermark(100)], at(1), &mut out);
+    assert_eq!(merger.written(), 0, "b is of the present, a has sent nothing of the past yet");
+
+    // Long on its way: there was much of the past before it, and so there may be as much behind it.
+    assert!(merger.may_ask(a));
+    merger.expect_watermark(a, at(0));
+    assert!(!merger.may_ask(a), "another one comes in its turn");
+    push(&mut merger, b, &[packet(0, 110, b"b"), packet(0, 130, b"b")], at(1), &mut out);
+    push(&mut merger, a, &[section(), interface("a"), packet(0, 20, b"a"), watermark(100)], at(60), &mut out);
+    assert_eq!((times(&out), merger.due()), (vec![10, 20], None));
+    assert_eq!(merger.awaited().collect::<Vec<_>>(), [a]);
+
+    assert!(merger.may_ask(a));
+    merger.expect_watermark(a, at(61));
+    push(&mut merger, a, &[watermark(120)], at(61), &mut out);
+    assert_eq!((times(&out), merger.due()), (vec![10, 20, 110], Some(at(61) + HOLD)));
+    assert!(merger.may_ask(a));
+    push(&mut merger, a, &[packet(0, 125, b"a")], at(61), &mut out);
+    merger.write_due(at(61) + HOLD, &mut out);
+    assert_eq!((times(&out), merger.late()), (vec![10, 20, 110, 125, 130], 0));
+}
+
+/// One without a recorder has nothing to come, until it has one.
+#[test]
+fn whoever_has_nothing_of_the_past_may_have_something_of_the_present() {
+    const NOW: u64 = 1_700_000_000_000_000_000;
+    let (mut out, now) = (Vec::new(), Instant::now());
+    let mut merger = merger(&mut out);
+    merger.set_clock(now, NOW);
+    let [a, b] = [merger.join_past(), merger.join_past()];
+    for (id, time_ns) in [(a, NOW), (b, u64::MAX)] {
+        merger.expect_watermark(id, now);
+        push(&mut merger, id, &[section(), interface("a"), Watermark { time_ns }.block()], now, &mut out);
+    }
+    let later = now + Duration::from_secs(10);
+    push(&mut merger, a, &[packet(0, NOW + 10_000_000_000, b"a")], later, &mut out);
+    push(&mut merger, b, &[packet(0, NOW + 9_900_000_000, b"b")], later, &mut out);
+    merger.write_all(&mut out);
+    assert_eq!((merger.written(), merger.late()), (2, 0));
+}
+
+#[test]
+fn a_recorded_packet_tells_nothing_of_a_clock() {
+    const NOW: u64 = 1_700_000_000_000_000_000;
+    const MINUTE: u64 = 60_000_000_000;
+    let (mut out, now) = (Vec::new(), Instant::now());
+    let mut merger = merger(&mut out);
+    merger.set_clock(now, NOW);
+    let streams = [merger.join_past(), merger.join_past()];
+    for (id, time) in streams.into_iter().zip([NOW - MINUTE, NOW - 9 * MINUTE]) {
+        push(&mut merger, id, &[section(), interface("a"), packet(0, time, b"x")], now, &mut out);
+        assert_eq!(merger.complete_until(id), Some(time));
+    }
+    assert_eq!(streams.map(|id| merger.ahead(id)), [None, None]);
+    for (id, time_ns) in streams.into_iter().zip([NOW, NOW - MINUTE]) {
+        merger.expect_watermark(id, now);
+        push(&mut merger, id, &[Watermark { time_ns }.block()], now, &mut out);
+    }
+    assert_eq!(streams.map(|id| merger.ahead(id)), [Some(0), Some(-(MINUTE as i64))], "but a watermark does");
+}
+
+#[test]
+fn a_recorded_packet_from_the_future_does_not_decide_about_the_order_of_others() {
+    let (mut out, start) = (Vec::new(), Instant::now());
+    let mut merger = merger(&mut out);
+    merger.set_clock(start, 1_000_000_000);
+    let [wild, a, b] = [merger.join_past(), merger.join_past(), merger.join_past()];
+    for (id, name) in [(wild, "wild"), (a, "a"), (b, "b")] {
+        merger.expect_watermark(id, start);
+        let watermark = Watermark { time_ns: 1_000_000_000 }.block();
+        let future = if id == wild { packet(0, u64::MAX, b"x") } else { Vec::new() };
+        push(&mut merger, id, &[section(), interface(name), future, watermark], start, &mut out);
+    }
+    merger.write_due(start + HOLD, &mut out);
+    assert_eq!(merger.written(), 1);
+    for ms in (300..900).step_by(20) {
+        let (now, time) = (start + Duration::from_millis(ms), 1_000_000_000 + ms * 1_000_000);
+        push(&mut merger, a, &[packet(0, time, b"a")], now, &mut out);
+        push(&mut merger, b, &[packet(0, time - 10_000_000, b"b")], now, &mut out);
+    }
+    merger.write_all(&mut out);
+    assert_eq!(merger.written(), 61);
+    assert!(times(&out)[1..].is_sorted(), "{:?}", times(&out));
 }
