@@ -1,15 +1,20 @@
-//! An interpreter, for tests: the shortest statement of what a program means.
+//! An interpreter: the shortest statement of what a program means, for tests, and for packets that are not in the kernel any
+//! more.
 
-use super::{Arithmetic, CELLS, Condition, Instruction, Operand, Program, Register, Size};
+use super::{Ancillary, Arithmetic, CELLS, Condition, Instruction, Operand, Program, Register, Size};
+
+/// The type of a packet that goes out (include/uapi/linux/if_packet.h).
+const PACKET_OUTGOING: u32 = 4;
 
 impl Program {
-    /// Whether `packet`, which was `original_len` bytes long on the wire, matches. Meta-data reads as 0.
-    pub fn matches(&self, packet: &[u8], original_len: u32) -> bool {
-        self.run(packet, original_len).is_some_and(|value| value != 0)
+    /// Whether `packet`, which was `original_len` bytes long on the wire, matches. Of meta-data it is known whether it was
+    /// `outgoing`; all else reads as 0.
+    pub fn matches(&self, packet: &[u8], original_len: u32, outgoing: bool) -> bool {
+        self.run(packet, original_len, outgoing).is_some_and(|value| value != 0)
     }
 
     /// What the program returns; `None` where it ends early.
-    fn run(&self, packet: &[u8], original_len: u32) -> Option<u32> {
+    fn run(&self, packet: &[u8], original_len: u32, outgoing: bool) -> Option<u32> {
         let (mut a, mut x) = (0_u32, 0_u32);
         let mut cells = [0; CELLS as usize];
         let mut at = 0;
@@ -31,6 +36,9 @@ impl Program {
                 }
                 Instruction::LoadHeaderLength { offset } => {
                     x = (load(packet, offset as usize, Size::Byte)? & 15) * 4;
+                }
+                Instruction::LoadAncillary { ancillary: Ancillary::PacketType, .. } if outgoing => {
+                    a = PACKET_OUTGOING;
                 }
                 Instruction::LoadAncillary { .. } => a = 0,
                 Instruction::Arithmetic(operation, operand) => {

@@ -5,7 +5,6 @@
 //! as 0, sixteen scratch cells, loads from the packet in network byte order, and jumps that only go forward.
 
 mod decode;
-#[cfg(test)]
 mod interpret;
 mod show;
 

@@ -48,7 +48,7 @@ fn assert_same(program: &Program, fragment: &Fragment, bytes: &[u8]) {
         if let Some((kind, control)) = tag {
             file.splice(12..12, [u16::to_be_bytes(kind), u16::to_be_bytes(control)].concat());
         }
-        let expected = program.matches(&file, file.len() as u32);
+        let expected = program.matches(&file, file.len() as u32, false);
         for linear in (14..bytes.len()).step_by(3).chain([bytes.len()]) {
             let packet = Packet { bytes, linear, tag, packet_type: 0 };
             let verdict = machine::matches(fragment.instructions(), packet);
@@ -242,7 +242,7 @@ fn shifts_beyond_the_width_give_0() {
     for (value, shift) in [(1, 0x6c), (1 << 31, 0x7c)] {
         for bits in [0, 31, 32, 33, 64, u32::MAX] {
             let program = decode(&[(0x00, value), (0x01, bits), (shift, 0), (0x16, 0)]);
-            assert_eq!(program.matches(&[0; 14], 14), bits < 32);
+            assert_eq!(program.matches(&[0; 14], 14, false), bits < 32);
             assert_same(&program, &fragment(&program, ETHERNET).unwrap(), &[0; 14]);
         }
     }
