@@ -16,6 +16,7 @@ const EVENT: u8 = 0x03;
 const STATS: u8 = 0x04;
 const ERROR: u8 = 0x05;
 const END: u8 = 0x06;
+const RECORDINGS: u8 = 0x07;
 
 const CLIENT_HELLO: u8 = 0x81;
 const TARGETS: u8 = 0x82;
@@ -38,6 +39,8 @@ pub enum ToClient {
     Stats(Stats),
     /// Something is wrong; without an `End` behind it the session goes on.
     Error(NodeError),
+    /// What is recorded, for whoever asks for [`Past::List`].
+    Recordings(Recordings),
     /// The session is over.
     End(End),
 }
@@ -51,7 +54,8 @@ pub enum ToNode {
     Targets(Targets),
     /// Keeps the session's lease alive; every 5 seconds.
     KeepAlive,
-    /// Send a watermark (`pcapng::Watermark`) soon. Only for a node whose hello says that it does.
+    /// Send a watermark (`pcapng::Watermark`) soon; of a past that is followed, behind all that was recorded by now. Only for a
+    /// node whose hello says that it does.
     Watermark,
     /// Detach, send what is left, and end.
     Stop,
@@ -84,6 +88,9 @@ pub struct NodeHello {
     /// Whether it knows [`ClientHello::reason`] and [`ClientHello::override_deny`].
     #[serde(default)]
     pub knows_reasons: bool,
+    /// Whether it knows [`ClientHello::past`].
+    #[serde(default)]
+    pub knows_the_past: bool,
 }
 
 /// The client's first message.
@@ -112,6 +119,31 @@ pub struct ClientHello {
     /// Whether pods are captured, too, that a label denies: where the node lets whoever asks.
     #[serde(default)]
     pub override_deny: bool,
+    /// What was recorded, in place of what passes: of the pods that are [awaited](Self::awaited), those included that are gone
+    /// by now; nobody else is captured. Only for a node whose hello says that it knows this.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub past: Option<Past>,
+}
+
+/// What of that which was recorded is wanted. Of the plan, the filter, the snaplen, the headers, the count and the compression
+/// hold for it. Once all has come the node ends the session, for [`Reason::Stopped`], unless it is followed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "past", rename_all = "snake_case")]
+pub enum Past {
+    /// What there is: one [`ToClient::Recordings`].
+    List,
+    /// What recorders hold. Each pod that has any is told by [`Event::TargetArrived`] and [`Event::TargetAdded`].
+    Held {
+        /// How far back, in milliseconds; none is as far as it goes.
+        last_ms: Option<u64>,
+        /// Whether it goes on with what is recorded from then on, without a gap.
+        follow: bool,
+    },
+    /// A file that a trigger had saved, by its name. It is told as what is held.
+    Saved {
+        /// [`Recording::name`].
+        name: String,
+    },
 }
 
 /// What of the packets is captured; the options of `sniff` of the same names.
@@ -139,6 +171,9 @@ pub struct CapturePlan {
     pub both_ends: Option<BothEnds>,
     /// What packets to compress.
     pub compress: Compress,
+    /// Record in this many bytes of memory, in place of sending packets; for sessions that an agent holds with itself.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub record_bytes: Option<u32>,
 }
 
 /// Who is captured. A target joins once; it leaves by the same value.
@@ -400,6 +435,88 @@ pub struct Seen {
     pub forgotten: u64,
 }
 
+/// What a node records and has recorded, of the namespaces that whoever asks may capture.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Recordings {
+    /// Bytes of memory that recorders of the node may have in all; none where nothing is recorded.
+    pub budget: Option<u64>,
+    /// Bytes of it that they have.
+    pub used: u64,
+    /// Bytes of files that are kept at most.
+    pub disk: u64,
+    /// Pods that are recorded, were until they ended, or are to be.
+    pub recorders: Vec<Recorder>,
+    /// Files that triggers had saved, the newest first.
+    pub saved: Vec<Recording>,
+}
+
+/// A pod that is recorded, or is to be.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Recorder {
+    /// Namespace of the pod.
+    pub namespace: String,
+    /// Its name.
+    pub pod: String,
+    /// Its UID.
+    pub uid: String,
+    /// What has it recorded, in words: `annotation of the pod`, `recording shop/web`.
+    pub by: String,
+    /// How it is: recording, ended (the pod is gone, and what was recorded is held), or why it is not recorded.
+    pub state: RecorderState,
+    /// Bytes of memory for it.
+    pub memory: u64,
+    /// Bytes of packets that are held.
+    pub held: u64,
+    /// When it began, in nanoseconds since the epoch; nothing is held from before.
+    pub since: Option<u64>,
+    /// The oldest time from which on all is held, likewise.
+    pub oldest: Option<u64>,
+    /// Packets that matched.
+    pub matched: u64,
+    /// Of those, packets that are not held any more, about, and their bytes.
+    pub aged_out: u64,
+    /// Bytes of these.
+    pub aged_out_bytes: u64,
+    /// Of those that matched, packets that were lost.
+    pub dropped: u64,
+    /// When a trigger last had it saved, in nanoseconds since the epoch.
+    pub last_saved: Option<u64>,
+}
+
+/// How a recorder is.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "state", content = "why", rename_all = "snake_case")]
+pub enum RecorderState {
+    /// It begins.
+    #[default]
+    Starting,
+    /// It records.
+    Recording,
+    /// The pod is gone; what was recorded of it is held.
+    Ended,
+    /// It does not record, for this reason.
+    Refused(String),
+}
+
+/// A file that a trigger had saved.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Recording {
+    /// Its name, which tells it from others of its node: `shop_web-0_20261127T045122Z_oom-killed.pcapng`.
+    pub name: String,
+    /// Namespace of the pod.
+    pub namespace: String,
+    /// The pod's name.
+    pub pod: String,
+    /// What had it saved, as one word: `oom-killed`.
+    pub reason: String,
+    /// When it was saved, in nanoseconds since the epoch.
+    pub time: u64,
+    /// Its bytes.
+    pub bytes: u64,
+}
+
 /// Why a session ended.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -434,6 +551,7 @@ impl Frame for ToClient {
             Self::Event(event) => (EVENT, json(event)),
             Self::Stats(stats) => (STATS, json(stats)),
             Self::Error(error) => (ERROR, json(error)),
+            Self::Recordings(recordings) => (RECORDINGS, json(recordings)),
             Self::End(end) => (END, json(end)),
         }
     }
@@ -445,6 +563,7 @@ impl Frame for ToClient {
             EVENT => Self::Event(parse(kind, &payload)?),
             STATS => Self::Stats(parse(kind, &payload)?),
             ERROR => Self::Error(parse(kind, &payload)?),
+            RECORDINGS => Self::Recordings(parse(kind, &payload)?),
             END => Self::End(parse(kind, &payload)?),
             _ => return Err(unknown(kind)),
         })

@@ -57,7 +57,7 @@ pub fn unwrap(stream: &Path, file: &Path) -> Result<u64> {
                     file.flush().context("cannot write the packets")?;
                     return Ok(end.dropped);
                 }
-                ToClient::Hello(_) | ToClient::Event(_) | ToClient::Stats(_) => {}
+                ToClient::Hello(_) | ToClient::Event(_) | ToClient::Stats(_) | ToClient::Recordings(_) => {}
             }
         }
         if len == 0 {

@@ -7,8 +7,8 @@ use bytes::Bytes;
 use super::{
     Broken, Decoder, Frame, MAX_JSON, MAX_PAYLOAD, PREFACE, PROTOCOL, ToClient, ToNode, encode,
     message::{
-        CapturePlan, ClientHello, Code, End, Event, Level, NodeError, NodeHello, Reason, Seen, Stats, Target,
-        TargetId, Targets,
+        CapturePlan, ClientHello, Code, End, Event, Level, NodeError, NodeHello, Past, Reason, Recorder,
+        RecorderState, Recording, Recordings, Seen, Stats, Target, TargetId, Targets,
     },
 };
 use crate::request::{AttachAt, BothEnds, Directions};
@@ -38,6 +38,14 @@ fn to_client() -> Vec<ToClient> {
             left_out: 5,
         }),
         ToClient::Error(NodeError { code: Code::RefusedLimit, message: "8 sessions run".into() }),
+        ToClient::Recordings(Recordings {
+            recorders: vec![Recorder {
+                state: RecorderState::Refused("no memory is left".into()),
+                ..Recorder::default()
+            }],
+            saved: vec![Recording { name: "shop_web-0.pcapng".into(), ..Recording::default() }],
+            ..Recordings::default()
+        }),
         ToClient::End(End {
             reason: Reason::Stopped,
             captured: 1,
@@ -63,8 +71,14 @@ fn to_node() -> Vec<ToNode> {
         both_ends: Some(BothEnds::OneSide),
         ..CapturePlan::default()
     };
-    let hello =
-        ClientHello { plan, targets: vec![target.clone()], lease_seconds: 15, ..ClientHello::default() };
+    let past = Some(Past::Held { last_ms: Some(300_000), follow: true });
+    let hello = ClientHello {
+        plan,
+        targets: vec![target.clone()],
+        lease_seconds: 15,
+        past,
+        ..ClientHello::default()
+    };
     vec![
         ToNode::Hello(Box::new(hello)),
         ToNode::Targets(Targets { add: vec![target], remove: vec![TargetId::Node] }),

@@ -31,6 +31,7 @@ fn all_to_client() -> Vec<ToClient> {
         waits_for_goodbye: true,
         has_both_ends: true,
         knows_reasons: true,
+        knows_the_past: true,
     };
     let events = [
         Event::TargetArrived { target: pod("web-1") },
@@ -80,6 +81,7 @@ fn all_to_node() -> Vec<ToNode> {
         attach: AttachAt::Host,
         both_ends: Some(BothEnds::Marked),
         compress: Compress::Never,
+        record_bytes: Some(64 << 20),
     };
     let awaited = |by| Awaited { namespace: Some("shop".into()), by, interfaces: vec!["eth0".into()] };
     let hello = ClientHello {
@@ -103,8 +105,11 @@ fn all_to_node() -> Vec<ToNode> {
         says_goodbye: true,
         reason: Some("INC-7".into()),
         override_deny: true,
+        past: Some(Past::List),
     };
-    let mut messages = vec![ToNode::Hello(Box::new(hello))];
+    let saved = Past::Saved { name: "shop_web-0.pcapng".into() };
+    let of_a_file = ClientHello { past: Some(saved), ..hello.clone() };
+    let mut messages = vec![ToNode::Hello(Box::new(hello)), ToNode::Hello(Box::new(of_a_file))];
     messages.extend(to_node());
     messages
 }
