@@ -25,12 +25,12 @@ use crate::{
         control::{Event, Order, Progress, Remote, Why},
         newcomers::{Found, Newcomers},
         plan::{Detail, Plan},
-        recorder::{Due, OBSERVATION, Saves, Wish, estimate},
+        recorder::{Due, OBSERVATION, Request, Saves, Wish, estimate},
         start::{Started, start},
         status::Status,
         tap::Tap,
         taps::Taps,
-        watch::{self, Watch, Watched as _},
+        watch::{self, LAST_PAUSE, LAST_PAUSE_OF_RECORDER, Watch, Watched as _},
     },
     halves::{
         Writer,
@@ -134,7 +134,8 @@ impl Running {
         mut orders: Option<mpsc::Receiver<Order>>,
         duration: Option<Duration>,
     ) -> Result<Why> {
-        let mut watch = Watch::new(&self.taps);
+        let longest = if self.taps.is_recording() { LAST_PAUSE_OF_RECORDER } else { LAST_PAUSE };
+        let mut watch = Watch::new(&self.taps, longest);
         let mut logger = self.taps.kernel_side.take_logger(logging::Stderr)?;
         let deadline = time::sleep(duration.unwrap_or(Duration::MAX));
         tokio::pin!(deadline);
@@ -205,7 +206,8 @@ impl Running {
             Due::New => (None, None),
             Due::All(Wish { request, file, asker }) => {
                 let last_ns = request.last.map(|last| u64::try_from(last.as_nanos()).unwrap_or(u64::MAX));
-                let to = SaveTo { name: request.name, last_ns, spells: self.taps.spells()? };
+                let Request { name, after, note, .. } = request;
+                let to = SaveTo { name, last_ns, after, note, spells: self.taps.spells()? };
                 (Some((to, file)), Some(asker))
             }
         };

@@ -101,6 +101,8 @@ pub enum Event {
         counters: Counters,
         /// The largest part of the ring that was ever in use.
         fullest_percent: u8,
+        /// Bytes that were recorded.
+        recorded: u64,
     },
 }
 

@@ -26,4 +26,5 @@ pub use self::{
     capture::{run, serve},
     control::{Event, Order, Progress, Remote, Why},
     plan::{Detail, Plan},
+    start::section_header,
 };

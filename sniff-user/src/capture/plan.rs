@@ -26,6 +26,8 @@ pub enum Detail {
 /// What is to be captured, and how; everything is found, nothing is touched.
 #[derive(Debug)]
 pub struct Plan {
+    /// Who is captured, in words; none where the interfaces say it.
+    pub what: Option<String>,
     pub interfaces: Vec<Interface>,
     /// Where they are, and others may come.
     pub scopes: Vec<Scope>,

@@ -57,7 +57,8 @@ pub fn start(mut plan: Plan, mut front: Writer, progress: &Progress, stages: &St
     let mut section = Vec::new();
     section_header(&plan.system).write(&mut section);
     let (mut names, to_come) = (plan.names.take(), plan.to_come.take());
-    let wishes = (ring == ring::Kind::Recorder).then(|| recorder::listen(what.join(", "))).transpose()?;
+    let what = plan.what.take().unwrap_or_else(|| what.join(", "));
+    let wishes = (ring == ring::Kind::Recorder).then(|| recorder::listen(what)).transpose()?;
     // Only here, so that a capture that cannot start leaves an older file as it is; and before anything is attached.
     front.open(compress, section, &names.as_mut().map(known).unwrap_or_default())?;
     stages.capturing();
@@ -127,7 +128,8 @@ fn measure_clock() -> Result<Clock> {
     Clock::measure(|| boot.read().context("the kernel does not tell its clock"))
 }
 
-fn section_header(system: &System) -> SectionHeader {
+/// What a file says of where it was made.
+pub fn section_header(system: &System) -> SectionHeader {
     SectionHeader {
         hardware: Some(system.hardware.clone()),
         os: Some(system.os.clone()),

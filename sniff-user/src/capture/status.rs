@@ -48,7 +48,7 @@ impl Status {
         let counters = taps.totals()?;
         // The thread does not know how full it has become while it waits for its output.
         let fullest_percent = taps.front.board.fullest_percent().max(self.full_percent());
-        Ok(Event::Counted { counters, fullest_percent })
+        Ok(Event::Counted { counters, fullest_percent, recorded: self.gauge.recorded() })
     }
 
     /// Tells a person of losses as they happen, or before. The kernel is asked only when there are some.

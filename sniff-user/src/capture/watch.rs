@@ -15,8 +15,9 @@ use tokio::time::{self, Instant};
 
 /// Time between two looks at first, so that a blind host end is found early.
 const FIRST_PAUSE: Duration = Duration::from_millis(20);
-/// Time between two looks later.
-const LAST_PAUSE: Duration = Duration::from_secs(1);
+/// Time between two looks later, and of a recorder, which goes on for days and is to cost nothing.
+pub const LAST_PAUSE: Duration = Duration::from_secs(1);
+pub const LAST_PAUSE_OF_RECORDER: Duration = Duration::from_secs(2);
 /// How much longer each pause is than the one before it.
 const LONGER: u32 = 4;
 /// Most taps in one look: many pods must not make idling costly.
@@ -98,6 +99,7 @@ impl fmt::Display for Blind {
 /// What is known from the last looks.
 pub struct Watch {
     pause: Duration,
+    longest: Duration,
     next: Instant,
     /// Where in the list of taps to go on.
     position: usize,
@@ -134,10 +136,12 @@ enum Due {
 }
 
 impl Watch {
-    pub fn new(taps: &impl Watched) -> Self {
+    /// Looks at the taps again and again, at the `longest` after so long.
+    pub fn new(taps: &impl Watched, longest: Duration) -> Self {
         let next = Instant::now() + FIRST_PAUSE;
         let mut watch = Self {
             pause: FIRST_PAUSE,
+            longest,
             next,
             position: 0,
             thorough_position: 0,
@@ -179,7 +183,7 @@ impl Watch {
             self.look_at(taps, id, &mut found);
         }
         found.extend(thorough.into_iter().filter_map(|id| moved(taps, id, is_heard_of)));
-        self.pause = LAST_PAUSE.min(self.pause * LONGER);
+        self.pause = self.longest.min(self.pause * LONGER);
         self.next = Instant::now() + self.pause;
         found
     }
@@ -404,7 +408,7 @@ mod tests {
     fn first_look(tap: Fake) -> [Vec<Finding>; 2] {
         [true, false].map(|is_heard_of| {
             let mut taps = Fakes::of(&[tap]);
-            let found = Watch::new(&taps).look(&mut taps, is_heard_of);
+            let found = Watch::new(&taps, LAST_PAUSE).look(&mut taps, is_heard_of);
             found.into_iter().map(|(_, finding)| finding).collect()
         })
     }
@@ -431,7 +435,7 @@ mod tests {
     #[test]
     fn classifiers_that_are_gone_do_not_hide_what_else_is_wrong() {
         let mut taps = Fakes::of(&[Fake { is_whole: false, ..FINE }]);
-        let mut watch = Watch::new(&taps);
+        let mut watch = Watch::new(&taps, LAST_PAUSE);
         taps.taps[0].excess = Some(8);
         let blind = Finding::Blind { blind: Blind::Missed(5), fine: 100 };
         assert_eq!(watch.look(&mut taps, true), [(0, Finding::Detached), (0, blind)]);
@@ -448,7 +452,7 @@ mod tests {
     #[test]
     fn a_host_end_is_found_blind_once_and_since_it_was_last_fine() {
         let mut taps = Fakes::of(&[FINE]);
-        let mut watch = Watch::new(&taps);
+        let mut watch = Watch::new(&taps, LAST_PAUSE);
         taps.now = 200;
         assert_eq!(watch.look(&mut taps, true), []);
         (taps.now, taps.taps[0].excess) = (300, Some(5));
@@ -461,7 +465,7 @@ mod tests {
     #[test]
     fn a_program_at_a_host_end_is_reason_enough() {
         let mut taps = Fakes::of(&[FINE]);
-        let mut watch = Watch::new(&taps);
+        let mut watch = Watch::new(&taps, LAST_PAUSE);
         taps.taps[0].has_foreign_programs = true;
         let blind = Finding::Blind { blind: Blind::Program, fine: 100 };
         assert_eq!(watch.look(&mut taps, true), [(0, blind)]);
@@ -470,7 +474,7 @@ mod tests {
     #[test]
     fn a_host_end_that_the_kernel_does_not_tell_of_is_not_asked_for_again() {
         let mut taps = Fakes::of(&[FINE]);
-        let mut watch = Watch::new(&taps);
+        let mut watch = Watch::new(&taps, LAST_PAUSE);
         taps.taps[0].excess = None;
         assert_eq!(watch.look(&mut taps, true), []);
         taps.taps[0].excess = Some(8);
@@ -481,7 +485,7 @@ mod tests {
     fn each_look_has_so_many_taps_and_all_have_their_turn() {
         let gone = Fake { is_alive: false, ..FINE };
         let mut taps = Fakes::of(&[gone; AT_ONCE + 1]);
-        let mut watch = Watch::new(&taps);
+        let mut watch = Watch::new(&taps, LAST_PAUSE);
         let ids = |found: Vec<(u32, Finding)>| found.into_iter().map(|(id, _)| id).collect::<Vec<_>>();
         let at_once = AT_ONCE as u32;
         assert_eq!(ids(watch.look(&mut taps, true)), (0..at_once).collect::<Vec<_>>());
@@ -492,7 +496,7 @@ mod tests {
     #[test]
     fn a_tap_that_is_new_is_looked_at_soon() {
         let mut taps = Fakes::of(&[FINE]);
-        let mut watch = Watch::new(&taps);
+        let mut watch = Watch::new(&taps, LAST_PAUSE);
         (0..9).for_each(|_| drop(watch.look(&mut taps, true)));
         assert_eq!(watch.pause, LAST_PAUSE);
         watch.meet(&taps);

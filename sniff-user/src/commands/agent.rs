@@ -1,13 +1,14 @@
 //! `sniff agent`.
 
-use std::{net::SocketAddr, path::PathBuf};
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use anyhow::Result;
+use bytesize::ByteSize;
 use clap::ArgAction;
 use sniff_cli::logging;
 
 use crate::{
-    agent::{self, AGENT_SOCKET, Limits, Options},
+    agent::{self, AGENT_SOCKET, Limits, Options, recordings},
     system::System,
 };
 
@@ -44,6 +45,10 @@ pub struct AgentArgs {
         action = ArgAction::Set)]
     pub events: bool,
 
+    /// What is recorded.
+    #[command(flatten)]
+    pub recordings: RecordingArgs,
+
     /// Name of this node, if it is not the host's name
     #[arg(long, value_name = "NAME", env = "NODE_NAME")]
     pub node_name: Option<String>,
@@ -59,6 +64,42 @@ pub struct AgentArgs {
     /// Say more
     #[arg(short, long, action = ArgAction::Count)]
     pub verbose: u8,
+}
+
+/// What may be recorded of pods that are to be, and where it is kept.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Recordings")]
+pub struct RecordingArgs {
+    /// Memory for recordings of this node's pods (default: nothing is recorded)
+    #[arg(long, value_name = "SIZE", env = "SNIFF_RECORD_MEMORY")]
+    pub record_memory: Option<ByteSize>,
+
+    /// How long what was recorded of a pod that is gone is held, unless the memory is needed before
+    #[arg(long, value_name = "TIME", env = "SNIFF_RECORD_KEEP", default_value = "1h",
+        value_parser = sniff_cli::options::duration)]
+    pub record_keep: Duration,
+
+    /// Folder of its own for what triggers have saved
+    #[arg(long, value_name = "DIR", env = "SNIFF_RECORDINGS", default_value = "/var/lib/sniff-recordings")]
+    pub recordings: PathBuf,
+
+    /// Most bytes of files there; the oldest go first
+    #[arg(long, value_name = "SIZE", env = "SNIFF_RECORDINGS_SIZE", default_value = "1GiB")]
+    pub recordings_size: ByteSize,
+
+    /// What has a recording saved: restarted, oom-killed, crash-loop, not-ready, failed and alert, or off
+    #[arg(
+        long,
+        value_name = "LIST",
+        env = "SNIFF_RECORD_TRIGGERS",
+        default_value_t,
+        hide_default_value = true
+    )]
+    pub record_triggers: recordings::triggers::Wanted,
+
+    /// File with the token that whoever posts alerts must show; without one, only this pod itself may post them
+    #[arg(long, value_name = "FILE", env = "SNIFF_ALERTS_TOKEN_FILE")]
+    pub alerts_token_file: Option<PathBuf>,
 }
 
 fn on_or_off(text: &str) -> Result<bool, String> {
@@ -106,6 +147,7 @@ pub(super) async fn run(args: AgentArgs) -> Result<()> {
         limits,
         policy,
         events,
+        recordings,
         node_name,
         once,
         check,
@@ -116,8 +158,34 @@ pub(super) async fn run(args: AgentArgs) -> Result<()> {
         return agent::check(&socket).await;
     }
     let node = System::this(node_name.as_deref())?.node;
-    let options =
-        Options { socket, metrics_address, door, allow_exec_sessions, limits, once, node, policy, events };
+    let RecordingArgs {
+        record_memory,
+        record_keep: keep,
+        recordings: folder,
+        recordings_size,
+        record_triggers: triggers,
+        alerts_token_file: alerts_token,
+    } = recordings;
+    let recordings = record_memory.map(|memory| recordings::Options {
+        memory: memory.as_u64(),
+        keep,
+        folder,
+        folder_bytes: recordings_size.as_u64(),
+        triggers,
+    });
+    let options = Options {
+        socket,
+        metrics_address,
+        door,
+        allow_exec_sessions,
+        limits,
+        once,
+        node,
+        policy,
+        events,
+        recordings,
+        alerts_token,
+    };
     agent::run(options).await
 }
 
@@ -125,12 +193,12 @@ pub(super) async fn run(args: AgentArgs) -> Result<()> {
 mod tests {
     use clap::Parser as _;
 
-    use super::{super::Command, *};
+    use super::super::Command;
 
     #[test]
     fn a_door_is_on_the_loopback_or_there_is_none() {
         let of = |args: &[&str]| match Command::try_parse_from(args) {
-            Ok(Command::Agent(AgentArgs { door, .. })) => Some(door.0),
+            Ok(Command::Agent(args)) => Some(args.door.0),
             _ => None,
         };
         assert_eq!(of(&["sniff", "agent"]), Some(None));
@@ -145,7 +213,7 @@ mod tests {
     #[test]
     fn metrics_go_to_an_address_or_nowhere() {
         let of = |args: &[&str]| match Command::try_parse_from(args).unwrap() {
-            Command::Agent(AgentArgs { metrics_address, .. }) => metrics_address.0,
+            Command::Agent(args) => args.metrics_address.0,
             other => panic!("{other:?}"),
         };
         assert!(of(&["sniff", "agent"]).unwrap().ip().is_loopback());

@@ -583,6 +583,7 @@ fn plan(args: Args, scopes: Vec<targets::Scope>, interfaces: Vec<targets::Interf
         filters: Filters::new(args.no_optimize),
         headers,
         snaplen,
+        what: None,
         ring: args.record.map_or(args.ring, |_| ring::Kind::Recorder),
         ring_bytes: args.record.map_or(ring_bytes, |recording| recording.bytes),
         wished_time: args.record.and_then(|recording| recording.time),

@@ -43,7 +43,7 @@ Examples:
 Examples:
   sniff agent --max-sessions 2 --max-duration 1h
   sniff agent --check")]
-    Agent(AgentArgs),
+    Agent(Box<AgentArgs>),
     /// Print the completions of sniff's options for a shell
     #[command(after_help = "Example: sniff completions bash > /etc/bash_completion.d/sniff")]
     Completions {
@@ -63,7 +63,7 @@ impl Command {
         match self {
             Self::Serve(args) => serve::run(args),
             Self::Save(args) => save::run(args),
-            Self::Agent(args) => block_on(agent::run(args)),
+            Self::Agent(args) => block_on(agent::run(*args)),
             Self::Completions { shell } => manual::print_completions(Args::whole(), shell),
             Self::Manual { folder } => manual::write_pages(Args::whole(), &folder),
         }

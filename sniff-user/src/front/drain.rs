@@ -276,17 +276,20 @@ impl Worker {
     /// Writes what a recorder holds. What is behind it is looked at the next time.
     fn save(&mut self, Save { filled, to }: Save) -> Result<()> {
         self.more = true;
-        let wanted = if to.is_some() { Wanted::All } else { Wanted::New };
-        let Some(held) = self.ring.look_at_held(wanted, &filled)? else { return Ok(()) };
-        let lost = self.ring.lost();
+        let Self { ring, past: Some((past, _)), .. } = self else { return Ok(()) };
         let saved = match to {
             Some((to, file)) => {
+                let mut begin = past.begin(to.after);
+                let Some(held) = ring.look_at_held(Wanted::From(begin.place()), &filled)? else {
+                    return Ok(());
+                };
+                let lost = ring.lost();
                 self.take_descriptions()?;
-                let Self { ring, past, .. } = self;
-                let Some((past, _)) = past else { return Ok(()) };
-                past.save(ring, Moment { held, lost }, &to, file)?.map(Some)
+                let Self { ring, past: Some((past, _)), .. } = self else { return Ok(()) };
+                past.save(ring, begin, Moment { held, lost }, &to, file)?.map(Some)
             }
             None => {
+                let Some(held) = ring.look_at_held(Wanted::New, &filled)? else { return Ok(()) };
                 self.hand_out()?;
                 self.delivery.output.flush()?;
                 tell_of_saved(self.board.written.packets(), held);

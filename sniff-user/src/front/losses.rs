@@ -7,7 +7,7 @@
 use sniff_pcapng::change_each;
 
 /// What was told so far.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Losses {
     /// Of each interface, by its pcapng id.
     told: Vec<u64>,

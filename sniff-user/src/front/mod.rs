@@ -2,7 +2,7 @@
 //! compile its filters. It has no rights: what it works with comes from [the other half](crate::halves).
 //!
 //! - [`drain`]: when the ring is emptied; [`delivery`]: the way of its packets to an output; [`past`]: a file for what a
-//!   recorder holds; [`losses`]: packets of which only the count is there; [`ends`]: packets that two
+//!   recorder holds; [`player`]: such files on their way to a client; [`losses`]: packets of which only the count is there; [`ends`]: packets that two
 //!   pods have; [`unsummed`]: packets whose checksum is still to be filled in, where the kernel does not tell;
 //!   [`network_layer`]: where both find the IP header.
 //! - [`session`]: a client.
@@ -13,10 +13,12 @@ mod ends;
 mod losses;
 mod network_layer;
 mod past;
+mod player;
 mod session;
 mod unsummed;
 
 use std::{
+    fs::File,
     io,
     path::PathBuf,
     process,
@@ -39,6 +41,7 @@ use self::{
     delivery::Told,
     drain::{Drain, Message, Save},
     past::{Beginning, Past},
+    player::Player,
     session::Client,
 };
 use crate::{
@@ -46,7 +49,7 @@ use crate::{
     halves::{
         Board, Ends,
         link::{Receiver, Sender},
-        message::{Drained, Draining, End, Fate, FromFront, ToFront},
+        message::{Drained, Draining, End, Fate, FromFront, Play, Played, ToFront},
     },
     system::owner::Owner,
 };
@@ -113,8 +116,8 @@ pub fn run(ends: Ends, work: Work, keeps_rights: bool) -> Result<()> {
     let reader = Reader { orders, news: Arc::clone(&news), main, made };
     thread::Builder::new().name("orders".to_owned()).spawn(move || reader.run())?;
     let files = Some(RemoteFiles { news: Arc::clone(&news), made: files });
-    let (output, drain, beginning) = (None, None, None);
-    Front { outlet, news, board, files, gauge: Arc::default(), output, beginning, drain }.work(&tasks)
+    let (output, drain, player, beginning) = (None, None, None, None);
+    Front { outlet, news, board, files, gauge: Arc::default(), output, beginning, drain, player }.work(&tasks)
 }
 
 fn tell_of(kept: &Kept) {
@@ -133,6 +136,9 @@ enum Task {
     Open { compress: Compress, section: Vec<u8>, names: Vec<u8> },
     Drain(Draining, Maps),
     Tell(Message),
+    Play(Play),
+    Source(u32, File),
+    PlayUntil(u64),
     Stop,
     End(Vec<u8>),
 }
@@ -191,6 +197,9 @@ impl Reader {
                     let file = |to| Ok::<_, io::Error>((to, self.orders.descriptor()?.into()));
                     Task::Tell(Message::Save(Save { filled, to: to.map(file).transpose()? }))
                 }
+                ToFront::Play(play) => Task::Play(play),
+                ToFront::Source(source) => Task::Source(source, self.orders.descriptor()?.into()),
+                ToFront::PlayUntil(horizon) => Task::PlayUntil(horizon),
                 ToFront::Stop => Task::Stop,
                 ToFront::End(blocks) => Task::End(blocks),
             };
@@ -246,6 +255,8 @@ struct Front {
     beginning: Option<(SectionHeader, Names)>,
     /// While the ring is emptied.
     drain: Option<Drain>,
+    /// Of what was recorded, in place of a ring.
+    player: Option<Player>,
 }
 
 impl Front {
@@ -261,9 +272,22 @@ impl Front {
                     self.tell(&FromFront::Draining(draining))?;
                 }
                 Task::Tell(message) => {
+                    if let (Some(player), Message::Watermark) = (&mut self.player, &message) {
+                        player.promise_watermark();
+                    }
                     if let Some(drain) = &self.drain {
                         drain.tell(message);
                     }
+                }
+                Task::Play(play) => self.player = Some(Player::new(play, self.board)),
+                Task::Source(source, file) => {
+                    if let Some(player) = &mut self.player {
+                        player.take(source, file);
+                    }
+                }
+                Task::PlayUntil(horizon) => {
+                    let played = self.play(horizon).map_err(Into::into);
+                    self.tell(&FromFront::Played(played))?;
                 }
                 Task::Stop => {
                     let drained = self.stop()?;
@@ -344,9 +368,19 @@ impl Front {
         Ok(Drained { end, interfaces, seen, held })
     }
 
+    fn play(&mut self, horizon: u64) -> Result<Played> {
+        let (Some(player), Some(output)) = (&mut self.player, &mut self.output) else {
+            bail!("nothing is being played")
+        };
+        player.play(horizon, output)
+    }
+
     fn end(&mut self, blocks: &[u8]) -> Result<()> {
         let Some(mut output) = self.output.take() else { bail!("there is no output") };
         output.block(blocks)?;
+        if let Some(player) = self.player.take() {
+            output.block(&player.statistics(&output))?;
+        }
         Ok(output.flush()?)
     }
 }

@@ -1,7 +1,7 @@
 //! What a recorder holds, as a file of its own, which stands alone. The recording goes on, and what was written is held as
 //! before.
 
-use std::{fs::File, io};
+use std::{collections::VecDeque, fs::File, io, mem};
 
 use anyhow::{Context as _, Result, anyhow, ensure};
 use log::warn;
@@ -11,14 +11,20 @@ use sniff_output::{
 };
 use sniff_pcapng::{InterfaceStatistics, Names, PacketHead, SectionHeader, blocks, time};
 
-use super::delivery::{Delivery, Told};
+use super::{
+    delivery::{Delivery, Told},
+    losses::Losses,
+};
 use crate::{
-    bpf::ring::{Held, Ring},
+    bpf::ring::{Held, Place, Ring},
     halves::{
         Board,
         message::{Draining, SaveTo, Saved, Spell},
     },
 };
+
+/// Most ends of files that are remembered, for others to begin there.
+const MAX_ENDS: usize = 64;
 
 /// What is known when a recording begins.
 pub struct Beginning {
@@ -36,6 +42,28 @@ pub struct Past {
     board: &'static Board,
     /// By all saves.
     written: &'static Written,
+    /// Where the last files ended, by their numbers; the newest is at the end.
+    ends: VecDeque<(u64, Begin)>,
+}
+
+/// Where a file begins.
+#[derive(Clone, Debug, Default)]
+pub struct Begin {
+    place: Place,
+    /// What was lost of each interface by then, and in all.
+    lost: Vec<u64>,
+    all_lost: u64,
+    /// What packets before it have told of that.
+    losses: Losses,
+    /// Whether it is where it should be, and not at the beginning since that is not known any more.
+    is_known: bool,
+}
+
+impl Begin {
+    /// To be looked from; it moves on to where that ends.
+    pub fn place(&mut self) -> &mut Place {
+        &mut self.place
+    }
 }
 
 /// What was counted when the ring was looked at.
@@ -50,7 +78,7 @@ impl Past {
     pub fn new(beginning: Beginning, how: Draining, board: &'static Board) -> Self {
         // There is one of it.
         let written = Box::leak(Box::default());
-        Self { beginning, told: Vec::new(), how, board, written }
+        Self { beginning, told: Vec::new(), how, board, written, ends: VecDeque::new() }
     }
 
     /// Keeps what is told.
@@ -61,15 +89,34 @@ impl Past {
         }
     }
 
-    /// Writes what was seen in the ring at a moment. What goes wrong with the file is the inner error: the ring is emptied all
-    /// the same.
+    /// Where a file is to begin that has only what is behind another.
+    pub fn begin(&self, after: Option<u64>) -> Begin {
+        let Some(after) = after else { return Begin { is_known: true, ..Begin::default() } };
+        let end = self.ends.iter().find(|(number, _)| *number == after);
+        end.map(|(_, end)| end.clone()).unwrap_or_default()
+    }
+
+    /// Writes what was seen in the ring at a moment, since `begin`. What goes wrong with the file is the inner error: the ring is
+    /// emptied all the same.
     ///
     /// # Errors
     ///
     /// When the ring does not follow its protocol.
-    pub fn save(&self, ring: &mut Ring, moment: Moment, to: &SaveTo, file: File) -> Result<Result<Saved>> {
+    pub fn save(
+        &mut self,
+        ring: &mut Ring,
+        mut begin: Begin,
+        moment: Moment,
+        to: &SaveTo,
+        file: File,
+    ) -> Result<Result<Saved>> {
+        let all_lost = moment.lost;
+        let moment = Moment { lost: all_lost - begin.all_lost, ..moment };
         let window = Window::of(moment, ring.complete_until(), to);
-        let mut file = self.open(to, file, &window);
+        let mut file = match begin.is_known {
+            true => self.open(to, file, &window, mem::take(&mut begin.losses)),
+            false => Err(anyhow!("it is not known any more where the file before has ended")),
+        };
         let (mut older, mut copy) = (0, Vec::new());
         ring.take(|run| {
             let (before, begin) = before(run, window.wanted_since.unwrap_or(0));
@@ -84,10 +131,34 @@ impl Past {
             }
             Ok(())
         })?;
-        Ok(file.and_then(|delivery| window.end(delivery, older, &to.spells)))
+        let saved = file.and_then(|delivery| {
+            let losses = delivery.losses.clone();
+            let before = mem::take(&mut begin.lost);
+            let lost_before = |interface: usize| before.get(interface).copied().unwrap_or_default();
+            let since = |(interface, spell): (usize, &Spell)| Spell {
+                lost: spell.lost.saturating_sub(lost_before(interface)),
+                ..spell.clone()
+            };
+            let spells: Vec<Spell> = to.spells.iter().enumerate().map(since).collect();
+            let saved = window.end(delivery, older, &spells)?;
+            let lost = to.spells.iter().map(|spell| spell.lost).collect();
+            let place = self.remember(Begin { lost, all_lost, losses, ..begin });
+            Ok(Saved { place, ..saved })
+        });
+        Ok(saved)
     }
 
-    fn open(&self, to: &SaveTo, file: File, window: &Window) -> Result<Delivery> {
+    /// Remembers where a file ended; returns its number.
+    fn remember(&mut self, end: Begin) -> u64 {
+        let number = self.ends.back().map_or(0, |(number, _)| number + 1);
+        if self.ends.len() == MAX_ENDS {
+            self.ends.pop_front();
+        }
+        self.ends.push_back((number, end));
+        number
+    }
+
+    fn open(&self, to: &SaveTo, file: File, window: &Window, losses: Losses) -> Result<Delivery> {
         let Beginning { section, names, dns_names } = &self.beginning;
         let sink: Box<dyn Sink> = match to.name.clone() {
             Some(name) => {
@@ -101,8 +172,11 @@ impl Past {
         let how = Draining { count: None, ..self.how };
         let mut delivery = Delivery::new(Output::new(sink, self.written), &how, self.board);
         delivery.any_lost = window.lost > 0;
+        delivery.losses = losses;
         let mut header = Vec::new();
-        SectionHeader { comment: Some(window.describe()), ..section.clone() }.write(&mut header);
+        let note = to.note.as_ref().map(|note| format!("{note}; ")).unwrap_or_default();
+        let comment = Some(note + &window.describe());
+        SectionHeader { comment, ..section.clone() }.write(&mut header);
         delivery.output.block(&header).map_err(in_words)?;
         self.told.iter().try_for_each(|told| delivery.hear(told)).map_err(in_words)?;
         delivery.output.names(names).map_err(in_words)?;
@@ -178,7 +252,8 @@ impl Window {
         if seen != recorded {
             warn!("the counts do not add up ({seen} of {recorded} packets): that is a bug in sniff");
         }
-        let saved = Saved { packets, left_out, older, aged_out, lost, since: self.since(), until };
+        let since = self.since();
+        let saved = Saved { packets, left_out, older, aged_out, lost, since, until, ..Saved::default() };
         output.block(&statistics(&saved, spells, output.deliveries())).map_err(in_words)?;
         output.flush().map_err(in_words)?;
         Ok(saved)
@@ -257,7 +332,7 @@ mod tests {
             (Some(9), Some(8), Some(12)),
         ] {
             let held = Held { complete_since, complete_until: 20, ..Held::default() };
-            let to = SaveTo { name: None, last_ns, spells: vec![spell.clone()] };
+            let to = SaveTo { name: None, last_ns, after: None, note: None, spells: vec![spell.clone()] };
             let window = Window::of(Moment { held, lost: 0 }, 20, &to);
             assert_eq!((window.since(), window.until), (since, 20), "{complete_since:?} {last_ns:?}");
         }

@@ -35,6 +35,12 @@ pub enum ToFront {
     /// Write what a recorder holds, whose CPUs have filled these regions: what is new to the output, or all that is held to a
     /// file of its own, which comes with this.
     Save { filled: Vec<u32>, to: Option<SaveTo> },
+    /// What was recorded is to go to the client, as it wants it.
+    Play(Play),
+    /// The next file of a source comes with this.
+    Source(u32),
+    /// Hand on the packets of all sources before this time, in nanoseconds since the epoch.
+    PlayUntil(u64),
     /// Empty the ring once more, and tell what became of the packets.
     Stop,
     /// Write these blocks behind all others, and end.
@@ -80,6 +86,26 @@ pub struct Draining {
     pub marks_unsummed: bool,
 }
 
+/// What of recorded packets a client wants.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Play {
+    /// Those that match this expression.
+    pub filter: Option<String>,
+    /// Most bytes of each.
+    pub snaplen: u32,
+    /// Whether only headers are wanted.
+    pub headers: bool,
+}
+
+/// What became of recorded packets so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Played {
+    /// Packets that have gone to the client.
+    pub delivered: u64,
+    /// Packets that do not match.
+    pub passed_over: u64,
+}
+
 /// A file for what a recorder holds.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SaveTo {
@@ -87,6 +113,10 @@ pub struct SaveTo {
     pub name: Option<String>,
     /// How far back it is to go, in nanoseconds, if not as far as it can.
     pub last_ns: Option<u64>,
+    /// Only what is behind this [`Saved::place`].
+    pub after: Option<u64>,
+    /// What the file says of itself besides.
+    pub note: Option<String>,
     /// What is known of each interface in the file, by its id.
     pub spells: Vec<Spell>,
 }
@@ -121,6 +151,8 @@ pub struct Saved {
     pub since: Option<u64>,
     /// The moment, likewise.
     pub until: u64,
+    /// Stands for that moment where what comes behind it is to be saved.
+    pub place: u64,
 }
 
 impl Saved {
@@ -167,6 +199,8 @@ pub enum FromFront {
     Told,
     /// What a recorder held is written, or why not. What became of the packets is told of a file of its own.
     Saved(Result<Option<Saved>, Fault>),
+    /// Recorded packets have gone to the client, or why not.
+    Played(Result<Played, Fault>),
 }
 
 /// What became of the packets in the ring.
@@ -230,8 +264,7 @@ mod tests {
 
     #[test]
     fn what_is_not_in_a_saved_file_adds_up() {
-        let saved =
-            Saved { packets: 100, left_out: 0, older: 20, aged_out: 3, lost: 1, since: None, until: 7 };
+        let saved = Saved { packets: 100, older: 20, aged_out: 3, lost: 1, ..Saved::default() };
         assert_eq!(saved.matched(), 124);
         assert_eq!(
             saved.describe_missing(),

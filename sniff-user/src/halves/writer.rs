@@ -35,7 +35,7 @@ use super::{
     board::Board,
     fork::Halves,
     link,
-    message::{Drained, Draining, Fault, FromFront, SaveTo, Saved, ToFront},
+    message::{Drained, Draining, Fault, FromFront, Play, Played, SaveTo, Saved, ToFront},
 };
 use crate::bpf::{object::FreeRegions, ring::Maps};
 
@@ -68,6 +68,7 @@ enum Reply {
     Opened(Result<(), Fault>),
     Draining(Result<(), String>),
     Drained(Drained),
+    Played(Result<Played, Fault>),
     Finished(Result<(), Fault>),
 }
 
@@ -212,6 +213,32 @@ impl Writer {
         let (to, file) = to.unzip();
         self.orders.give(ToFront::Save { filled, to }, file.into_iter().collect())?;
         Ok(is_saved)
+    }
+
+    /// Has it get ready to hand on what was recorded, once the output is open.
+    ///
+    /// # Errors
+    ///
+    /// When it has ended.
+    pub fn begin_to_play(&self, play: Play) -> Result<()> {
+        self.orders.give(ToFront::Play(play), Vec::new())
+    }
+
+    /// Has it hand on the packets before `horizon`, in nanoseconds since the epoch, of these files, each of a source, and of
+    /// what was left of those before; waits until it has, however long the client takes.
+    ///
+    /// # Errors
+    ///
+    /// When a file is no recording, nobody takes the packets, or it has ended.
+    pub fn play(&self, files: Vec<(u32, OwnedFd)>, horizon: u64) -> Result<Played> {
+        for (source, file) in files {
+            self.orders.give(ToFront::Source(source), vec![file])?;
+        }
+        self.orders.give(ToFront::PlayUntil(horizon), Vec::new())?;
+        match self.reply()? {
+            Reply::Played(played) => Ok(played?),
+            _ => Err(self.astray()),
+        }
     }
 
     /// Has it empty the ring once more, and waits until it has, however long the output takes. The classifiers are detached
@@ -391,6 +418,7 @@ impl Attendant {
                 }
                 FromFront::Opened(opened) => self.answer(Reply::Opened(opened))?,
                 FromFront::Draining(draining) => self.answer(Reply::Draining(draining))?,
+                FromFront::Played(played) => self.answer(Reply::Played(played))?,
                 FromFront::Drained(drained) => self.answer(Reply::Drained(drained))?,
                 FromFront::Finished(finished) => self.answer(Reply::Finished(finished))?,
             }

@@ -1,6 +1,7 @@
 //! Pods that somebody waits for, as the node's runtimes tell of them: before the API does, and before they run.
 
 use std::{
+    collections::BTreeMap,
     path::{Path, PathBuf},
     time::{Duration, SystemTime},
 };
@@ -45,12 +46,13 @@ pub enum AwaitedBy {
 }
 
 impl Awaited {
-    fn is_meant(&self, arrival: &Arrival) -> bool {
-        let is_here = self.namespace.as_ref().is_none_or(|it| *it == arrival.namespace);
+    /// Whether the pod of this name, and with these labels, is one of them.
+    pub fn is_meant(&self, namespace: &str, name: &str, labels: &BTreeMap<String, String>) -> bool {
+        let is_here = self.namespace.as_ref().is_none_or(|it| it == namespace);
         is_here
             && match &self.by {
-                AwaitedBy::Name(name) => *name == arrival.name,
-                AwaitedBy::Labels(selector) => selector.matches(&arrival.labels),
+                AwaitedBy::Name(meant) => meant == name,
+                AwaitedBy::Labels(selector) => selector.matches(labels),
             }
     }
 }
@@ -83,7 +85,11 @@ impl Arrivals {
     pub async fn next(&mut self) -> Option<(Arrival, Awaited)> {
         loop {
             let arrival = self.arrivals.recv().await?;
-            if let Some(awaited) = self.awaited.iter().find(|awaited| awaited.is_meant(&arrival)) {
+            if let Some(awaited) = self
+                .awaited
+                .iter()
+                .find(|awaited| awaited.is_meant(&arrival.namespace, &arrival.name, &arrival.labels))
+            {
                 return Some((arrival, awaited.clone()));
             }
         }

@@ -32,7 +32,7 @@ use sniff_common::regions::Cpu;
 use self::{buffer::Buffer, gauge::Room, recorder::Owned, records::Records, regions::Regions};
 pub use self::{
     gauge::Gauge,
-    recorder::{Held, Wanted},
+    recorder::{Held, Place, Wanted},
     regions::GiveBack,
 };
 use super::mapping::Mapping;
@@ -255,7 +255,7 @@ impl Ring {
     /// # Errors
     ///
     /// When the ring does not follow its protocol, or the clock fails.
-    pub fn look_at_held(&mut self, wanted: Wanted, filled: &[u32]) -> Result<Option<Held>> {
+    pub fn look_at_held(&mut self, wanted: Wanted<'_>, filled: &[u32]) -> Result<Option<Held>> {
         let complete = self.clock.now()?;
         let (Memory::Regions(regions), Some(held)) = (&mut self.memory, &mut self.held) else {
             return Ok(None);
@@ -264,7 +264,7 @@ impl Ring {
         self.horizon = Horizon { complete, wanted: u64::MAX };
         let owned = Owned::These(filled);
         Ok(Some(match wanted {
-            Wanted::All => regions.look_at_all(owned, complete)?,
+            Wanted::From(place) => regions.look_from(place, owned, complete)?,
             Wanted::New => {
                 regions.look_at_new(held, owned, complete)?;
                 *held

@@ -35,13 +35,24 @@ pub struct Held {
     pub recorded: u64,
 }
 
+/// How far somebody has seen what a recorder holds; nothing of it at first.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Place(Vec<Written>);
+
+impl Place {
+    /// Packets that were recorded before it.
+    fn recorded(&self) -> u64 {
+        self.0.iter().map(|written| written.blocks).sum()
+    }
+}
+
 /// What of a recorder's memory is wanted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Wanted {
+#[derive(Debug)]
+pub enum Wanted<'a> {
     /// What is new since the last look for the same.
     New,
-    /// All that is held.
-    All,
+    /// All that is held and is behind this place, which moves on to its end.
+    From(&'a mut Place),
 }
 
 /// Whose regions a recorder's reader has.
@@ -127,17 +138,25 @@ impl Regions {
         let _ = (0..PATIENCE).any(is_settled);
     }
 
-    /// Sees all that a recorder holds that is older than `until`, as [`Self::look_at_new`] does, which goes on where it was.
+    /// Sees what a recorder holds behind a place that is older than `until`, as [`Self::look_at_new`] does, which goes on where
+    /// it was. What is told of it counts from that place on.
     ///
     /// # Errors
     ///
     /// When the memory does not follow the protocol.
-    pub fn look_at_all(&mut self, owned: Owned<'_>, until: u64) -> Result<Held> {
-        let mut held = Held::default();
-        let seen: Vec<Written> = self.lanes.iter_mut().map(|lane| mem::take(&mut lane.written)).collect();
+    pub fn look_from(&mut self, place: &mut Place, owned: Owned<'_>, until: u64) -> Result<Held> {
+        let (mut held, before) = (Held::default(), place.recorded());
+        place.0.resize(self.lanes.len(), Written::default());
+        self.swap(place);
         self.look_at_new(&mut held, owned, until)?;
-        self.lanes.iter_mut().zip(seen).for_each(|(lane, seen)| lane.written = seen);
+        self.swap(place);
+        held.recorded -= before;
         Ok(held)
+    }
+
+    /// Has a place be where the lanes were seen, and the other way round.
+    fn swap(&mut self, place: &mut Place) {
+        self.lanes.iter_mut().zip(&mut place.0).for_each(|(lane, it)| mem::swap(&mut lane.written, it));
     }
 
     /// Sees what a recorder holds that is older than `until` and that nobody has seen. What is in those regions that it owns

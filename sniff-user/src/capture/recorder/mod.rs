@@ -3,6 +3,8 @@
 //! The socket has a name but no file (unix(7), "abstract"), so that nothing stays of a recorder that was killed. Anybody can
 //! connect to such a name, or take one: each side looks at who the other one is, and a recorder at what that one may.
 
+pub mod ask;
+
 use std::{
     fs, future, io,
     os::{
@@ -38,7 +40,7 @@ use crate::{
 /// What the sockets' names begin with.
 pub const NAME: &str = "sniff-recorder-";
 /// Which form the messages have.
-pub const FORM: u32 = 1;
+pub const FORM: u32 = 2;
 /// How long whoever has connected may take to say what is wanted: there may be a FIFO to be opened first, which waits for a
 /// reader.
 const PATIENCE: Duration = Duration::from_secs(600);
@@ -57,12 +59,16 @@ pub struct Greeting {
 }
 
 /// What is wanted; the file comes with it.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 pub struct Request {
     /// What the file is called, whose ending tells the format; none of standard output.
     pub name: Option<String>,
     /// How far back it is to go; as far as it can otherwise.
     pub last: Option<Duration>,
+    /// Only what is behind an earlier file, by its [`Saved::place`].
+    pub after: Option<u64>,
+    /// What the file says of itself besides.
+    pub note: Option<String>,
 }
 
 /// What became of it.
@@ -271,7 +277,7 @@ mod tests {
             let greeting: Greeting = receiver.next().unwrap().expect("a greeting");
             assert_eq!((greeting.form, greeting.what.as_str()), (FORM, "shop/web-0/eth0"));
             let (_, file) = io::pipe().unwrap();
-            let request = Request { name: None, last: Some(SOON) };
+            let request = Request { last: Some(SOON), ..Request::default() };
             sender.send(&request, &[file.as_fd()]).unwrap();
             receiver.next().unwrap()
         })
