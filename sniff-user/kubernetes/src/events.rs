@@ -30,6 +30,8 @@ pub struct PodEvent {
     pub message: String,
     /// The node that tells.
     pub node: String,
+    /// Whether it is something to look after.
+    pub is_warning: bool,
 }
 
 impl Cluster {
@@ -39,7 +41,7 @@ impl Cluster {
     ///
     /// When the server refuses, or does not answer.
     pub async fn write_event(&self, event: PodEvent) -> Result<()> {
-        let PodEvent { namespace, pod, uid, reason, mut message, node } = event;
+        let PodEvent { namespace, pod, uid, reason, mut message, node, is_warning } = event;
         let now = Timestamp::now();
         let name = &pod[..pod.floor_char_boundary(MAX_NAME)];
         message.truncate(message.floor_char_boundary(MAX_MESSAGE));
@@ -59,7 +61,7 @@ impl Cluster {
         let event = v1::Event {
             metadata,
             involved_object,
-            type_: Some("Normal".to_owned()),
+            type_: Some(if is_warning { "Warning" } else { "Normal" }.to_owned()),
             reason: Some(reason.to_owned()),
             message: Some(message),
             source: Some(EventSource { component: Some("sniff".to_owned()), host: Some(node) }),

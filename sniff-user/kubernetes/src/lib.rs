@@ -18,6 +18,7 @@ mod nodes;
 pub mod own;
 pub mod pods;
 mod proxy;
+pub mod recordings;
 mod refusal;
 mod tokens;
 mod workloads;

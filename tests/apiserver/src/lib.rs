@@ -264,6 +264,11 @@ impl ApiServer {
         self.shared.update(|state| state.objects.put(&Key::new(resource, namespace, name), object));
     }
 
+    /// Removes an object.
+    pub fn remove(&self, resource: &str, namespace: &str, name: &str) {
+        self.shared.update(|state| state.objects.remove(&Key::new(resource, namespace, name)));
+    }
+
     /// Removes a pod.
     pub fn remove_pod(&self, namespace: &str, name: &str) {
         self.shared.update(|state| state.objects.remove(&Key::new("pods", namespace, name)));

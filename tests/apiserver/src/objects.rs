@@ -138,6 +138,13 @@ impl Objects {
 }
 
 impl Shared {
+    /// Creates an object of the resource `recordings`.
+    pub(crate) fn create(&self, namespace: &str, object: Value) -> Result<Value, Refusal> {
+        let name = object["metadata"]["name"].as_str().map(str::to_owned);
+        let name = name.ok_or_else(|| Refusal::bad_request("a name is required".to_owned()))?;
+        Ok(self.update(|state| state.objects.put(&Key::new("recordings", namespace, &name), object)))
+    }
+
     /// Creates an event, which has a name of its own.
     pub(crate) fn create_event(&self, namespace: &str, event: Value) -> Result<Value, Refusal> {
         let typed: v1::Event =
@@ -193,6 +200,7 @@ fn api_and_kind(resource: &str) -> (&'static str, &'static str) {
         "replicasets" => ("apps/v1", "ReplicaSet"),
         "jobs" => ("batch/v1", "Job"),
         "events" => ("v1", "Event"),
+        "recordings" => ("sniff.internal/v1alpha1", "Recording"),
         "serviceaccounts" => ("v1", "ServiceAccount"),
         "roles" => ("rbac.authorization.k8s.io/v1", "Role"),
         "rolebindings" => ("rbac.authorization.k8s.io/v1", "RoleBinding"),

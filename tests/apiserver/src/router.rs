@@ -82,6 +82,12 @@ fn answer(shared: &Arc<Shared>, asked: &Asked, body: &Value) -> Result<(u16, Val
         }
         ("create", "events") => shared.create_event(namespace, body.clone()).map(|event| (201, event)),
         ("create", "jobs") => shared.create_job(namespace, body.clone()).map(|job| (201, job)),
+        ("create", "recordings") => shared.create(namespace, body.clone()).map(|made| (201, made)),
+        ("delete", "recordings") => {
+            let removed = shared.lock().objects.get(&key).cloned();
+            shared.update(|state| state.objects.remove(&key));
+            found(removed)
+        }
         ("patch", _) => found(shared.update(|state| state.objects.patch(&key, body))),
         ("delete", "jobs") => found(shared.delete_job(&key)),
         _ => Err(Refusal { code: 405, reason: "MethodNotAllowed", message: format!("{verb} {resource}") }),

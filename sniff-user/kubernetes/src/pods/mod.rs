@@ -173,11 +173,17 @@ impl fmt::Display for Selection {
     }
 }
 
+/// The UID by which its node knows a pod.
+pub(crate) fn node_uid(pod: &v1::Pod) -> String {
+    let mirrored = pod.annotations().get(MIRROR).or(pod.metadata.uid.as_ref());
+    mirrored.cloned().unwrap_or_default()
+}
+
 impl From<v1::Pod> for Pod {
     fn from(pod: v1::Pod) -> Self {
         let addresses = of_pod(&pod).into_iter().map(|(address, _)| address).collect();
         let facts = facts::of(&pod);
-        let mirrored = pod.annotations().get(MIRROR).cloned();
+        let uid = node_uid(&pod);
         let spec = pod.spec.unwrap_or_default();
         let status = pod.status.unwrap_or_default();
         let has_sandbox = state::has_sandbox(&status);
@@ -195,7 +201,7 @@ impl From<v1::Pod> for Pod {
         Self {
             namespace: pod.metadata.namespace.unwrap_or_default(),
             name: pod.metadata.name.unwrap_or_default(),
-            uid: mirrored.or(pod.metadata.uid).unwrap_or_default(),
+            uid,
             node: spec.node_name,
             phase: status.phase.unwrap_or_else(|| "Unknown".into()),
             has_sandbox,
