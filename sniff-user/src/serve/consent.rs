@@ -160,6 +160,13 @@ impl Consent {
     }
 }
 
+impl Consent {
+    /// The longest that a capture of them may last, by the policy.
+    pub(super) fn longest(&self, whom: Whom<'_>) -> Option<Duration> {
+        self.policy.of(whom).duration
+    }
+}
+
 fn unknown(why: &str) -> String {
     format!("it is not known whether it denies that (label {LABEL}): {why}")
 }

@@ -1,7 +1,12 @@
 //! The session's talk with its client, while the capture runs: who joins and leaves, keep-alives both ways, counts,
 //! and the reasons to end.
 
-use std::{collections::HashSet, future, process, sync::Arc, time::Duration};
+use std::{
+    collections::HashSet,
+    future, process,
+    sync::Arc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
 
 use anyhow::{Result, anyhow, ensure};
 use log::{debug, info, warn};
@@ -22,6 +27,7 @@ use tokio::{
 use super::{
     MAX_INTERFACES,
     consent::NoConsent,
+    holding::{Holdings, Moment},
     input::Input,
     members::{Agreed, Member, Members},
     output::ClientWriter,
@@ -29,7 +35,7 @@ use super::{
 use crate::{
     agent::{
         audit::{Captured, PodId},
-        wire::{Grant, NotAuthorised, Report},
+        wire::{Grant, Holding, NotAuthorised, Report},
     },
     capture::{Event, Order, Progress, tap::link_type},
     system::privileges,
@@ -74,6 +80,24 @@ pub(super) struct Conversation<'a> {
     longest: Option<(Instant, String)>,
     /// What was said of policies.
     policies_told: HashSet<String>,
+    pace: Pace,
+    /// Of a recorder, what it holds.
+    holdings: Option<Holdings>,
+    held: Option<Holding>,
+}
+
+/// How often something is told at most, and at least.
+#[derive(Clone, Copy)]
+struct Pace {
+    stats: Duration,
+    keep_alive: Duration,
+}
+
+impl Pace {
+    /// To a client.
+    const CLIENT: Self = Self { stats: BETWEEN_STATS, keep_alive: KEEP_ALIVE };
+    /// To an agent of its own recorder, which is not to wake anybody.
+    const AGENT: Self = Self { stats: Duration::from_secs(5), keep_alive: Duration::from_secs(60) };
 }
 
 /// The capture, as far as it is talked to.
@@ -86,6 +110,8 @@ pub(super) struct Capture {
     pub(super) filters: Filters,
     /// The filter of every interface without one of its own.
     pub(super) general: Option<String>,
+    /// Of a recorder, how many bytes it has room for.
+    pub(super) room: Option<u64>,
 }
 
 impl<'a> Conversation<'a> {
@@ -99,6 +125,8 @@ impl<'a> Conversation<'a> {
         grant: Grant,
         progress: Arc<Progress>,
     ) -> Self {
+        let room = capture.room;
+        let pace = if room.is_some() { Pace::AGENT } else { Pace::CLIENT };
         let (counters, told, told_at) = (Counters::default(), Stats::default(), Instant::now());
         Self {
             input,
@@ -115,6 +143,9 @@ impl<'a> Conversation<'a> {
             told_at,
             longest: None,
             policies_told: HashSet::new(),
+            pace,
+            holdings: room.map(Holdings::new),
+            held: None,
         }
     }
 
@@ -168,8 +199,9 @@ impl<'a> Conversation<'a> {
                             self.output.tell(ToClient::Event(Told::TargetAdded { target, interfaces }));
                         }
                     }
-                    Some(Event::Counted { counters, fullest_percent }) => {
+                    Some(Event::Counted { counters, fullest_percent, recorded }) => {
                         self.fullest_percent = fullest_percent;
+                        self.hold_by_now(&counters, recorded);
                         self.count(counters).await;
                         self.take_leave().await;
                     }
@@ -189,7 +221,7 @@ impl<'a> Conversation<'a> {
                 }
                 () = sleep_until(heard + lease) => return Some(Reason::Lease),
                 () = at(over) => return Some(Reason::Duration),
-                () = sleep_until(self.told_at + KEEP_ALIVE) => self.tell_stats(),
+                () = sleep_until(self.told_at + self.pace.keep_alive) => self.tell_stats(),
             }
         }
     }
@@ -213,7 +245,7 @@ impl<'a> Conversation<'a> {
                     lease_ends = matches!(message, Some(Ok(_))).then(|| Instant::now() + lease);
                 }
                 Some(event) = self.capture.happens.recv() => {
-                    if let Event::Counted { counters, fullest_percent } = event {
+                    if let Event::Counted { counters, fullest_percent, .. } = event {
                         (self.counters, self.fullest_percent) = (counters, fullest_percent);
                     }
                 }
@@ -304,7 +336,8 @@ impl<'a> Conversation<'a> {
                 self.output.tell(ToClient::Event(Told::Note { level: Level::Info, text }));
             }
         }
-        if let Some(longest) = duration {
+        // What is handed out of a recording goes back no further than that.
+        if let Some(longest) = duration.filter(|_| self.holdings.is_none()) {
             let ends = Instant::now() + longest;
             if self.longest.as_ref().is_none_or(|(at, _)| ends < *at) {
                 let longest = humantime::format_duration(longest);
@@ -488,7 +521,7 @@ impl<'a> Conversation<'a> {
 
     async fn count(&mut self, counters: Counters) {
         self.counters = counters;
-        if self.stats() != self.told && self.told_at.elapsed() >= BETWEEN_STATS {
+        if self.stats() != self.told && self.told_at.elapsed() >= self.pace.stats {
             self.tell_stats();
             self.report().await;
         }
@@ -497,8 +530,16 @@ impl<'a> Conversation<'a> {
     /// Tells the agent what the client was told, and how many bytes have gone there.
     async fn report(&mut self) {
         let Stats { matched, delivered, dropped, .. } = self.told;
-        let bytes = self.progress.moved();
-        self.grant.report(&Report { matched, delivered, dropped, bytes }).await;
+        let (bytes, held) = (self.progress.moved(), self.held);
+        self.grant.report(&Report { matched, delivered, dropped, bytes, held }).await;
+    }
+
+    /// Finds out what is held, of a recorder.
+    fn hold_by_now(&mut self, counters: &Counters, bytes: u64) {
+        let Some(holdings) = &mut self.holdings else { return };
+        let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let time = u64::try_from(since_epoch.as_nanos()).unwrap_or(u64::MAX);
+        self.held = Some(holdings.at(Moment { time, bytes, packets: counters.matched }));
     }
 
     fn stats(&self) -> Stats {

@@ -7,10 +7,12 @@
 
 mod consent;
 mod conversation;
+mod holding;
 mod input;
 mod members;
 mod output;
 mod own_stream;
+mod past;
 mod remit;
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
@@ -26,7 +28,7 @@ use sniff_protocol::{
     Broken, Build, PROTOCOL, ToClient, ToNode,
     message::{
         Awaited, AwaitedBy, CapturePlan, ClientHello, Code, End, Event as Told, Level, NodeError, NodeHello,
-        Reason, Target, TargetId,
+        Past, Reason, Target, TargetId,
     },
     request::Directions,
 };
@@ -46,7 +48,7 @@ use crate::{
     agent::{
         audit::{self, Outcome},
         policy::Policy,
-        wire::{Grant, NotAuthorised, Registration, Report},
+        wire::{Grant, Kind, NotAuthorised, Registration, Report},
     },
     bpf::ring::{self, Batch, Sorting},
     capture::{self, Plan, Progress, Remote},
@@ -150,7 +152,11 @@ async fn session(
         }
         opened => opened?,
     };
-    let Opening { plan, targets, awaited, lease, duration, override_deny, grant } = opened;
+    if opened.past.is_some() {
+        return past::serve(opened, labels, front, input, output).await;
+    }
+    let Opening { plan, targets, awaited, lease, duration, override_deny, grant, .. } = opened;
+    let room = (plan.ring == ring::Kind::Recorder).then_some(plan.ring_bytes.into());
     let progress = Arc::new(Progress::new(front.board));
     let (orders, ordered) = mpsc::channel(1);
     let (events, happens) = mpsc::unbounded_channel();
@@ -162,7 +168,7 @@ async fn session(
     let asked = Asked { filter: general.clone(), snaplen: plan.snaplen, headers: plan.headers };
     let remit = grant.remit().cloned();
     let members = Members::new(args.cri_socket, args.node_name, asked, remit, consent);
-    let capture = Capture { orders, happens, filters: plan.filters.clone(), general };
+    let capture = Capture { orders, happens, filters: plan.filters.clone(), general, room };
     let mut conversation =
         Conversation::new(input, output, capture, arrivals, members, grant, Arc::clone(&progress));
     let remote = Remote { orders: ordered, events, progress: Arc::clone(&progress), names_others: true };
@@ -184,7 +190,7 @@ async fn session(
         let (why, accounts) = captured.map_err(failed(Code::Kernel))?;
         let (counters, Delivery { delivered, left_out, .. }) = accounts.totals();
         let (matched, dropped) = (counters.matched, counters.lost());
-        grant.report(&Report { matched, delivered, dropped, bytes: progress.moved() }).await;
+        grant.report(&Report { matched, delivered, dropped, bytes: progress.moved(), held: None }).await;
         let (reason, seen) = (reason.unwrap_or(why.into()), accounts.seen());
         Ok(End { reason, captured: delivered, matched, dropped, left_out, seen })
     };
@@ -247,6 +253,8 @@ struct Opening {
     lease: Duration,
     duration: Option<Duration>,
     override_deny: bool,
+    /// In place of a capture.
+    past: Option<Past>,
     grant: Grant,
 }
 
@@ -267,6 +275,7 @@ async fn open(
         waits_for_goodbye: true,
         has_both_ends: true,
         knows_reasons: true,
+        knows_the_past: true,
     }));
     let ClientHello {
         version,
@@ -278,6 +287,7 @@ async fn open(
         says_goodbye,
         reason,
         override_deny,
+        past,
     } = greeting(input).await?;
     let who: String = who.chars().take(MAX_WHO).collect();
     let lease = Duration::from_secs(lease_seconds.clamp(LEASE.0, LEASE.1).into());
@@ -286,15 +296,27 @@ async fn open(
     privileges::check().map_err(failed(Code::Kernel))?;
     privileges::raise_limits();
     let duration = plan.duration_ms.map(Duration::from_millis);
-    let plan = plan_of(plan, system, compiler).map_err(failed(Code::Usage))?;
+    let mut plan = plan_of(plan, system, compiler).map_err(failed(Code::Usage))?;
     conversation::check(&targets).map_err(failed(Code::Usage))?;
     conversation::check_awaited(&awaited).map_err(failed(Code::Usage))?;
     input.unless_gone(check_filter(&plan)).await.map_err(failed(Code::Filter))?;
+    let kind = match (&past, plan.ring) {
+        (Some(_), _) => Kind::Past,
+        (None, ring::Kind::Recorder) => Kind::Recorder,
+        (None, _) => Kind::Capture,
+    };
+    let asked_for = asked_for(&targets, &awaited);
     let registration = Registration {
+        kind,
         who,
-        what: logged(&asked_for(&targets, &awaited)),
+        what: logged(&match &past {
+            None => asked_for.clone(),
+            Some(Past::List) => "the list of what is recorded".to_owned(),
+            Some(Past::Held { .. }) => format!("what was recorded of {asked_for}"),
+            Some(Past::Saved { name }) => format!("the recording {name}"),
+        }),
         filter: plan.filter.read().map_err(failed(Code::Filter))?.map(|filter| logged(&filter)),
-        buffer_bytes: plan.ring_bytes.into(),
+        buffer_bytes: if kind == Kind::Past { 0 } else { plan.ring_bytes.into() },
         duration,
         reason: reason.as_deref().map(audit::claim),
         snaplen: plan.snaplen,
@@ -315,7 +337,8 @@ async fn open(
     if let Some(note) = grant.note() {
         warn!("{note}");
     }
-    Ok(Opening { plan, targets, awaited, lease, duration, override_deny, grant })
+    plan.what = Some(asked_for);
+    Ok(Opening { plan, targets, awaited, lease, duration, override_deny, past, grant })
 }
 
 async fn greeting(input: &mut Input) -> Result<ClientHello, Failure> {
@@ -343,6 +366,7 @@ fn plan_of(asked: CapturePlan, system: System, compiler: Compiler) -> Result<Pla
         attach,
         both_ends,
         compress,
+        record_bytes,
         ..
     } = asked;
     let snaplen = snaplen.unwrap_or(MAX_SNAPLEN);
@@ -350,7 +374,7 @@ fn plan_of(asked: CapturePlan, system: System, compiler: Compiler) -> Result<Pla
         (1..=MAX_SNAPLEN).contains(&snaplen),
         "a snapshot length of {snaplen} bytes: it is 1 to {MAX_SNAPLEN}"
     );
-    let buffer = buffer_bytes.unwrap_or(BUFFER_BYTES);
+    let buffer = record_bytes.or(buffer_bytes).unwrap_or(BUFFER_BYTES);
     ensure!(
         (MIN_RING_BYTES..=MAX_BUFFER_BYTES).contains(&buffer),
         "a buffer of {buffer} bytes: it is {MIN_RING_BYTES} to {MAX_BUFFER_BYTES}"
@@ -361,6 +385,7 @@ fn plan_of(asked: CapturePlan, system: System, compiler: Compiler) -> Result<Pla
         "one direction of packets that are to be seen at both ends"
     );
     Ok(Plan {
+        what: None,
         interfaces: Vec::new(),
         scopes: Vec::new(),
         to_come: None,
@@ -372,10 +397,10 @@ fn plan_of(asked: CapturePlan, system: System, compiler: Compiler) -> Result<Pla
         filters: Filters::compiled_by(move |text, link_type| compiler.compile(text, link_type, true)),
         headers,
         snaplen,
-        ring: ring::Kind::Auto,
+        ring: record_bytes.map_or(ring::Kind::Auto, |_| ring::Kind::Recorder),
         ring_bytes: buffer,
         wished_time: None,
-        has_output: true,
+        has_output: record_bytes.is_none(),
         sorting: Sorting::Time,
         both_ends,
         compress,
