@@ -169,12 +169,19 @@ pub(super) enum Via {
     Exec,
     /// The agent's door, with tokens.
     Door,
+    /// The agent itself.
+    Agent,
 }
 
 impl Caller {
     /// Whoever has started a process beside the agent.
     pub(super) fn exec() -> Self {
         Self { via: Via::Exec, accounts: Vec::new(), more_accounts: 0 }
+    }
+
+    /// The agent, which records.
+    pub(super) fn agent() -> Self {
+        Self { via: Via::Agent, ..Self::exec() }
     }
 
     /// Whoever was let in at the door.
@@ -414,7 +421,7 @@ impl<'a> Event<'a> {
     }
 
     fn end(report: Report, ending: &Ending, all: &'a BTreeSet<PodId>, time: Duration) -> Self {
-        let Report { matched, delivered, dropped, bytes } = report;
+        let Report { matched, delivered, dropped, bytes, .. } = report;
         let left_out = matched.saturating_sub(delivered).saturating_sub(dropped);
         let len = |PodId { namespace, name, uid }: &&PodId| namespace.len() + name.len() + uid.len();
         let pods = first_of(all.iter(), MAX_PODS, len);
@@ -515,7 +522,7 @@ mod tests {
         record.left(&pod("web-1")).unwrap();
         assert_eq!(record.pods().iter().map(|pod| &*pod.name).collect::<Vec<_>>(), ["web-0"]);
         assert_eq!(record.namespaces(), (BTreeSet::from(["shop"]), false));
-        let report = Report { matched: 12, delivered: 7, dropped: 2, bytes: 1000 };
+        let report = Report { matched: 12, delivered: 7, dropped: 2, bytes: 1000, held: None };
         let ending = Ending { outcome: Outcome::InputClosed, why: "it was closed".into() };
         let line = said(&record.line(Event::end(report, &ending, &record.ever, Duration::from_millis(1500))));
         let of = |key: &str| line[key].clone();

@@ -45,19 +45,28 @@ const LAST_WORDS: Duration = Duration::from_secs(1);
 /// Most sessions at a time that have come in and not asked for permission yet.
 const MAX_STARTING: usize = 16;
 /// This program, also when its file was replaced.
-const THIS: &str = "/proc/self/exe";
+pub(super) const THIS: &str = "/proc/self/exe";
 
 /// The sessions that the agent has started and that have not asked for permission yet, by their processes.
 #[derive(Debug, Default)]
-pub(super) struct Started(Mutex<HashMap<i32, Authority>>);
+pub struct Started(Mutex<HashMap<i32, Origin>>);
+
+/// Why the agent has started a session.
+#[derive(Debug)]
+pub enum Origin {
+    /// Somebody has come in by the door.
+    Door(Authority),
+    /// It records a pod of this namespace.
+    Recorder { namespace: String },
+}
 
 impl Started {
-    /// By what the session in this process came in, if the agent started it; it is asked once.
-    pub(super) fn take(&self, pid: i32) -> Option<Authority> {
+    /// Why the agent has started the session in this process, if it has; it is asked once.
+    pub(super) fn take(&self, pid: i32) -> Option<Origin> {
         self.lock().remove(&pid)
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<i32, Authority>> {
+    pub(super) fn lock(&self) -> MutexGuard<'_, HashMap<i32, Origin>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -164,7 +173,7 @@ impl Door {
         let mut child = command.spawn().context("cannot start a session")?;
         let pid =
             child.id().and_then(|pid| i32::try_from(pid).ok()).context("a session has ended at once")?;
-        started.insert(pid, authority);
+        started.insert(pid, Origin::Door(authority));
         drop(started);
         let sessions = Arc::clone(&self.started);
         tokio::spawn(async move {

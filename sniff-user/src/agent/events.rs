@@ -10,7 +10,7 @@ use log::warn;
 use sniff_kubernetes::{Cluster, events::PodEvent};
 use tokio::sync::mpsc::{self, Sender};
 
-use super::audit::PodId;
+use super::{audit::PodId, wire::Kind};
 
 /// Events of a session that wait to be written; more at once are left out.
 const QUEUED: usize = 1024;
@@ -18,6 +18,11 @@ const QUEUED: usize = 1024;
 /// What events say happened.
 const BEGUN: &str = "PacketCapture";
 const ENDED: &str = "PacketCaptureEnded";
+const RECORDED: &str = "PacketRecording";
+const RECORDED_NO_MORE: &str = "PacketRecordingEnded";
+const NOT_RECORDED: &str = "PacketRecordingFailed";
+const HANDED_OUT: &str = "PacketRecordingRead";
+const SAVED: &str = "PacketRecordingSaved";
 
 /// Who writes events, if they are wanted.
 #[derive(Clone)]
@@ -61,27 +66,66 @@ impl Events {
 }
 
 impl SessionEvents {
-    /// A pod is captured from now on, for whom.
-    pub(super) fn begun(&self, pod: &PodId, for_whom: &str) {
-        self.send(
-            pod,
-            BEGUN,
-            format!("Packets of this pod are captured by sniff on node {}, {for_whom}", self.node),
+    /// A session begins with a pod, for whom.
+    pub(super) fn begun(&self, kind: Kind, pod: &PodId, for_whom: &str) {
+        let node = &self.node;
+        let (reason, message) = match kind {
+            Kind::Capture => {
+                (BEGUN, format!("Packets of this pod are captured by sniff on node {node}, {for_whom}"))
+            }
+            Kind::Recorder => (
+                RECORDED,
+                format!(
+                    "Packets of this pod are recorded in memory by sniff on node {node} from now on, and none from before are                      held; {for_whom}"
+                ),
+            ),
+            Kind::Past => (
+                HANDED_OUT,
+                format!("Recorded packets of this pod are handed out by sniff on node {node}, {for_whom}"),
+            ),
+        };
+        self.send(pod, reason, message, false);
+    }
+
+    /// It has ended with it.
+    pub(super) fn ended(&self, kind: Kind, pod: &PodId, for_whom: &str) {
+        let node = &self.node;
+        let (reason, message) = match kind {
+            Kind::Capture => {
+                (ENDED, format!("Packets of this pod are not captured any more on node {node}, {for_whom}"))
+            }
+            Kind::Recorder => (
+                RECORDED_NO_MORE,
+                format!(
+                    "Packets of this pod are not recorded any more on node {node}, and those that were are gone"
+                ),
+            ),
+            Kind::Past => return,
+        };
+        self.send(pod, reason, message, false);
+    }
+
+    /// A pod that is to be recorded is not.
+    pub(super) fn not_recorded(&self, pod: &PodId, why: &str) {
+        let message = format!("Packets of this pod are not recorded by sniff on node {}: {why}", self.node);
+        self.send(pod, NOT_RECORDED, message, true);
+    }
+
+    /// What was recorded of a pod is saved in a file.
+    pub(super) fn saved(&self, pod: &PodId, file: &str, why: &str) {
+        let message = format!(
+            "Recorded packets of this pod are saved on node {} ({why}): kubectl sniff recordings get {file}",
+            self.node
         );
+        self.send(pod, SAVED, message, false);
     }
 
-    /// It is captured no more.
-    pub(super) fn ended(&self, pod: &PodId, for_whom: &str) {
-        let message =
-            format!("Packets of this pod are not captured any more on node {}, {for_whom}", self.node);
-        self.send(pod, ENDED, message);
-    }
-
-    fn send(&self, pod: &PodId, reason: &'static str, message: String) {
+    fn send(&self, pod: &PodId, reason: &'static str, message: String, is_warning: bool) {
         let Some(events) = &self.events else { return };
         let PodId { namespace, name, uid } = pod.clone();
         let node = self.node.to_string();
-        if events.try_send(PodEvent { namespace, pod: name, uid, reason, message, node }).is_err() {
+        if events.try_send(PodEvent { namespace, pod: name, uid, reason, message, node, is_warning }).is_err()
+        {
             say_once(&self.is_told, "too many at once");
         }
     }

@@ -92,7 +92,9 @@ pub async fn capture(plan: Plan, front: Writer, socket: Option<PathBuf>, signals
         Ok((why, accounts)) => {
             let (counters, delivery) = accounts.totals();
             let (matched, dropped) = (counters.matched, counters.lost());
-            grant.report(&Report { matched, delivered: delivery.delivered, dropped, bytes: 0 }).await;
+            grant
+                .report(&Report { matched, delivered: delivery.delivered, dropped, ..Report::default() })
+                .await;
             match &revoked {
                 Some((cause, why)) => (Reason::from(*cause).into(), why.clone()),
                 // Where its last interface was, it has done all that was asked.
@@ -123,7 +125,7 @@ async fn watch(
                 Some(Event::Gone(_)) => {}
                 Some(Event::Counted { counters, .. }) => {
                     let (matched, dropped) = (counters.matched, counters.lost());
-                    grant.report(&Report { matched, delivered: matched - dropped, dropped, bytes: 0 }).await;
+                    grant.report(&Report { matched, delivered: matched - dropped, dropped, ..Report::default() }).await;
                 }
                 None => return (grant, None),
             },

@@ -11,7 +11,7 @@ use tokio::sync::watch;
 
 use super::{
     audit::Outcome,
-    wire::{Granted, Registration, Report},
+    wire::{Granted, Kind, Registration, Report},
 };
 
 /// Most namespaces that ends are counted for apart: each is a series of its own.
@@ -68,6 +68,7 @@ impl fmt::Display for SessionId {
 /// A session that runs.
 #[derive(Debug)]
 struct Entry {
+    kind: Kind,
     who: String,
     pid: i32,
     buffer_bytes: u64,
@@ -114,33 +115,35 @@ impl Ledger {
         pid: i32,
         registration: &Registration,
     ) -> Result<(SessionId, Granted), String> {
-        if let Some(why) = self.objection(registration) {
+        // What recorders take has its own budget.
+        let is_recorder = registration.kind == Kind::Recorder;
+        if let Some(why) = self.objection(registration).filter(|_| !is_recorder) {
             self.refused += 1;
             return Err(why);
         }
-        let Registration { who, buffer_bytes, duration, .. } = registration;
+        let Registration { kind, who, buffer_bytes, duration, .. } = registration;
         let id = SessionId(self.started);
         self.started += 1;
-        let session = Entry { who: who.clone(), pid, buffer_bytes: *buffer_bytes, report: Report::default() };
-        self.sessions.insert(id, session);
-        self.count.send_replace(self.sessions.len());
+        let (kind, buffer_bytes, report) = (*kind, *buffer_bytes, Report::default());
+        self.sessions.insert(id, Entry { kind, who: who.clone(), pid, buffer_bytes, report });
+        self.count.send_replace(self.captures().count());
         let limit = self.limits.max_duration;
         let note = (*duration > Some(limit)).then(|| {
             format!("this node ends captures after {} (--max-duration)", humantime::format_duration(limit))
         });
-        Ok((id, Granted { limit: Some(limit), note, policy: None, remit: None }))
+        Ok((id, Granted { limit: (!is_recorder).then_some(limit), note, policy: None, remit: None }))
     }
 
     fn objection(&self, registration: &Registration) -> Option<String> {
         let Limits { max_sessions, max_memory, .. } = self.limits;
-        if self.sessions.len() >= max_sessions as usize {
+        let count = self.captures().count();
+        if count >= max_sessions as usize {
             return Some(format!(
-                "{} capture(s) run on this node, and {max_sessions} may (--max-sessions): {}",
-                self.sessions.len(),
+                "{count} capture(s) run on this node, and {max_sessions} may (--max-sessions): {}",
                 self.who()
             ));
         }
-        let used: u64 = self.sessions.values().map(|session| session.buffer_bytes).sum();
+        let used: u64 = self.captures().map(|session| session.buffer_bytes).sum();
         let wanted = registration.buffer_bytes;
         (used.saturating_add(wanted) > max_memory.as_u64()).then(|| {
             format!(
@@ -155,7 +158,12 @@ impl Ledger {
     /// Whose sessions run.
     fn who(&self) -> String {
         let one = |session: &Entry| format!("{} (process {})", session.who, session.pid);
-        self.sessions.values().map(one).collect::<Vec<_>>().join(", ")
+        self.captures().map(one).collect::<Vec<_>>().join(", ")
+    }
+
+    /// The sessions that somebody else holds.
+    fn captures(&self) -> impl Iterator<Item = &Entry> {
+        self.sessions.values().filter(|session| session.kind != Kind::Recorder)
     }
 
     /// Takes a session's report; the error says why it must end.
@@ -164,7 +172,7 @@ impl Ledger {
             return Ok(());
         };
         let before = std::mem::replace(&mut session.report, *report);
-        let Report { matched, delivered, dropped, bytes } = &mut self.sum;
+        let Report { matched, delivered, dropped, bytes, .. } = &mut self.sum;
         // A session is not trusted to count upwards.
         *matched += report.matched.saturating_sub(before.matched);
         *delivered += report.delivered.saturating_sub(before.delivered);
@@ -186,7 +194,7 @@ impl Ledger {
     /// Notes that a session has ended; returns what it reported last.
     pub(super) fn leave(&mut self, id: SessionId) -> Report {
         let session = self.sessions.remove(&id);
-        self.count.send_replace(self.sessions.len());
+        self.count.send_replace(self.captures().count());
         session.map(|session| session.report).unwrap_or_default()
     }
 
@@ -204,14 +212,14 @@ impl Ledger {
     /// All in Prometheus' text format
     /// (<https://prometheus.io/docs/instrumenting/exposition_formats/#text-based-format>).
     pub(super) fn metrics(&self) -> String {
-        let buffers: u64 = self.sessions.values().map(|session| session.buffer_bytes).sum();
-        let Report { matched, delivered, dropped, bytes } = self.sum;
+        let buffers: u64 = self.captures().map(|session| session.buffer_bytes).sum();
+        let Report { matched, delivered, dropped, bytes, .. } = self.sum;
         let mut text = String::new();
         let mut metric = |name: &str, kind: &str, help: &str, value: u64| {
             // Writing to memory does not fail.
             let _ = write!(text, "# HELP {name} {help}\n# TYPE {name} {kind}\n{name} {value}\n");
         };
-        metric("sniff_sessions", "gauge", "Captures that run.", self.sessions.len() as u64);
+        metric("sniff_sessions", "gauge", "Captures that run.", self.captures().count() as u64);
         metric("sniff_sessions_started_total", "counter", "Captures that were begun.", self.started);
         metric("sniff_sessions_refused_total", "counter", "Captures that a limit refused.", self.refused);
         metric(
@@ -297,7 +305,8 @@ mod tests {
         let mut ledger = ledger();
         let (first, _) = ledger.admit(7, &registration(1, None)).unwrap();
         let (second, _) = ledger.admit(8, &registration(1, None)).unwrap();
-        let report = |delivered, bytes| Report { matched: delivered + 1, delivered, dropped: 1, bytes };
+        let report =
+            |delivered, bytes| Report { matched: delivered + 1, delivered, dropped: 1, bytes, held: None };
         ledger.report(first, &report(10, 100)).unwrap();
         ledger.report(first, &report(15, 1000)).unwrap();
         ledger.leave(first);

@@ -14,6 +14,7 @@ mod http;
 mod judge;
 mod ledger;
 pub mod policy;
+pub mod recordings;
 pub mod wire;
 
 use std::{
@@ -42,11 +43,15 @@ use tokio::{
 pub use self::ledger::Limits;
 use self::{
     audit::{Caller, Ending, Outcome, Record},
-    door::{Door, Started},
+    door::{Door, Origin, Started},
     events::{Events, SessionEvents},
     ledger::{Ledger, SessionId},
     policy::Policy,
-    wire::{Cause, Granted, Registration, Report, ToAgent, ToSession, Wire},
+    recordings::{
+        Nursery, Recordings,
+        webhook::{Token, Webhook},
+    },
+    wire::{Cause, Granted, Kind, Recorded, Registration, Remit, Report, ToAgent, ToSession, Wire},
 };
 
 /// Where an agent listens unless told otherwise. Not below /run, which in sniff's pods is the node's.
@@ -64,6 +69,9 @@ const FIRST_SESSION: Duration = Duration::from_secs(20);
 const NOT_BY_EXEC: &str = "this node's agent takes no sessions that are started by exec (--allow-exec-sessions): come in by its \
      door, with the rights to create pods/portforward in its namespace, and serviceaccounts/token named sniff-capture in the \
      pods' namespace, or sniff-node in the agent's for the node's interfaces";
+/// What is said to sessions that record, and are not the agent's.
+const NOT_THE_AGENT: &str =
+    "it is the agent itself that records: kubectl sniff record, or an annotation of the pod, has it do so";
 /// Longest deadline; an `Instant` cannot take all of a `Duration`.
 const FOREVER: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 
@@ -88,9 +96,15 @@ pub struct Options {
     pub policy: Option<PathBuf>,
     /// Whether captured pods get events that tell of it.
     pub events: bool,
+    /// What may be recorded, if anything.
+    pub recordings: Option<recordings::Options>,
+    /// A file with the token that whoever posts alerts must show.
+    pub alerts_token: Option<PathBuf>,
 }
 
 type Shared = Arc<Mutex<Ledger>>;
+/// What is measured, in Prometheus' text format.
+type Metrics = Arc<dyn Fn() -> String + Send + Sync>;
 
 /// What is the same for all sessions.
 #[derive(Clone)]
@@ -102,6 +116,8 @@ struct Office {
     events: Events,
     /// Those that the agent has started itself.
     started: Arc<Started>,
+    /// Where something is recorded.
+    recordings: Option<Arc<Recordings>>,
     /// Whether others may start them.
     by_exec: bool,
 }
@@ -115,13 +131,40 @@ pub async fn run(options: Options) -> Result<()> {
     let mut signals = Interrupts::take_over()?;
     let listener = listen(&options.socket).await?;
     let ledger = Arc::new(Mutex::new(Ledger::new(options.limits)));
+    let started = Arc::<Started>::default();
+    let node: Arc<str> = options.node.as_str().into();
+    let events = Events::new(Arc::clone(&node), options.events);
+    let recordings = match options.recordings {
+        Some(wanted) => {
+            let nursery = Nursery {
+                node: Arc::clone(&node),
+                socket: Arc::new(options.socket.clone()),
+                started: Arc::clone(&started),
+            };
+            Some(recordings::begin(wanted, nursery, events.of_session()).await?)
+        }
+        None => None,
+    };
     if let Some(address) = options.metrics_address {
         let listener = TcpListener::bind(address).await;
         let listener = listener.with_context(|| format!("cannot listen on {address} (--metrics-address)"))?;
         info!("metrics and health on http://{address}");
-        tokio::spawn(http::serve(listener, Arc::clone(&ledger)));
+        let alerts = match &recordings {
+            Some(recordings) if recordings.takes_alerts() => {
+                let token = options.alerts_token.as_deref().map(Token::read).transpose()?;
+                let recordings = Arc::clone(recordings);
+                Some(Arc::new(Webhook::new(address.ip(), token, move |alert| recordings.alert(alert))))
+            }
+            _ => None,
+        };
+        let (ledger, recordings, webhook) = (Arc::clone(&ledger), recordings.clone(), alerts.clone());
+        let metrics = move || {
+            let recorded = recordings.as_ref().map(|it| it.metrics()).unwrap_or_default();
+            let alerts = webhook.as_ref().map(|it| it.metrics()).unwrap_or_default();
+            lock(&ledger).metrics() + &recorded + &alerts
+        };
+        tokio::spawn(http::serve(listener, Arc::new(metrics), alerts));
     }
-    let started = Arc::<Started>::default();
     // Without a door there is no other way.
     let by_exec = options.allow_exec_sessions || options.door.is_none();
     if let Some(address) = options.door {
@@ -138,12 +181,12 @@ pub async fn run(options: Options) -> Result<()> {
     }
     info!("waiting for sessions on {}", options.socket.display());
     let (running, is_running) = watch::channel(true);
-    let node: Arc<str> = options.node.into();
     let office = Office {
         started,
+        recordings,
         by_exec,
         ledger: Arc::clone(&ledger),
-        events: Events::new(Arc::clone(&node), options.events),
+        events,
         node,
         policy: options.policy.map(Into::into),
     };
@@ -217,22 +260,32 @@ async fn attend(stream: UnixStream, office: Office, is_running: watch::Receiver<
     let answer = match timeout(PATIENCE, wire.next()).await {
         Ok(Ok(Some(ToAgent::Check))) => ToSession::Healthy,
         Ok(Ok(Some(ToAgent::Register(registration)))) => {
-            let authority = office.started.take(pid);
-            let caller = authority.as_ref().map_or_else(Caller::exec, Caller::door);
-            if authority.is_none() && !office.by_exec {
-                warn!("refused {} (process {pid}): it was started by exec", registration.who);
+            let origin = office.started.take(pid);
+            let (caller, remit) = match &origin {
+                Some(Origin::Door(authority)) => (Caller::door(authority), Some(authority.remit.clone())),
+                Some(Origin::Recorder { namespace }) => (Caller::agent(), Some(Remit::of(namespace))),
+                None => (Caller::exec(), None),
+            };
+            let is_recorder = matches!(origin, Some(Origin::Recorder { .. }));
+            let refused = match (origin.is_none() && !office.by_exec, registration.kind) {
+                (true, _) => Some(NOT_BY_EXEC),
+                (false, kind) => ((kind == Kind::Recorder) != is_recorder).then_some(NOT_THE_AGENT),
+            };
+            if let Some(why) = refused {
+                warn!("refused {} (process {pid}): {why}", registration.who);
                 let record = Record::new(&office.node, None, pid, caller, &registration);
-                note(record.refuse(&registration, NOT_BY_EXEC));
-                let _ = wire.send(&ToSession::NotAuthorised { why: NOT_BY_EXEC.to_owned() }).await;
+                note(record.refuse(&registration, why));
+                let _ = wire.send(&ToSession::NotAuthorised { why: why.to_owned() }).await;
                 return;
             }
             match office.admit(pid, caller, &registration) {
                 Ok((id, granted, record)) => {
-                    let granted = Granted { remit: authority.map(|authority| authority.remit), ..granted };
-                    let Registration { who, what, filter, .. } = &registration;
+                    let granted = Granted { remit, ..granted };
+                    let Registration { kind, who, what, filter, .. } = &registration;
                     let filter = filter.as_deref().unwrap_or("every packet");
                     info!("session {id} of {who} (process {pid}) begins: {what}; filter: {filter}");
-                    return office.see_through(&mut wire, id, pid, granted, record, is_running).await;
+                    let witness = Witness { kind: *kind, record, events: office.events.of_session() };
+                    return office.see_through(&mut wire, id, pid, granted, witness, is_running).await;
                 }
                 Err(why) => {
                     warn!("refused {} (process {pid}): {why}", registration.who);
@@ -296,17 +349,17 @@ impl Office {
         id: SessionId,
         pid: i32,
         granted: Granted,
-        record: Record,
+        mut witness: Witness,
         is_running: watch::Receiver<bool>,
     ) {
-        let limit = granted.limit;
-        let mut witness = Witness { record, events: self.events.of_session() };
         let mut ending = None;
-        if wire.send(&ToSession::Granted(granted)).await.is_ok() {
-            ending = follow(wire, id, pid, limit, &self.ledger, &mut witness, is_running).await;
+        if wire.send(&ToSession::Granted(granted.clone())).await.is_ok() {
+            let (ledger, recordings) = (&self.ledger, self.recordings.as_deref());
+            let session = Session { id, pid, granted, ledger, recordings };
+            ending = session.follow(wire, &mut witness, is_running).await;
         }
-        let Witness { record, events } = witness;
-        record.pods().iter().for_each(|pod| events.ended(pod, &record.on_whose_behalf()));
+        let Witness { kind, record, events } = witness;
+        record.pods().iter().for_each(|pod| events.ended(kind, pod, &record.on_whose_behalf()));
         let ending = ending.unwrap_or_else(|| Ending {
             outcome: Outcome::Vanished,
             why: "its process has gone without a word".to_owned(),
@@ -317,7 +370,7 @@ impl Office {
             ledger.leave(id)
         };
         note(record.end(report, &ending));
-        let Report { matched, delivered, dropped, bytes } = report;
+        let Report { matched, delivered, dropped, bytes, .. } = report;
         info!(
             "session {id} has ended: {}; {matched} packets received by filter, {delivered} delivered, {dropped} dropped, \
              {bytes} bytes sent",
@@ -328,6 +381,7 @@ impl Office {
 
 /// Who hears of what a session captures.
 struct Witness {
+    kind: Kind,
     record: Record,
     events: SessionEvents,
 }
@@ -335,17 +389,17 @@ struct Witness {
 impl Witness {
     /// Tells of a change.
     fn take_down(&mut self, id: SessionId, change: ToAgent) {
-        let Self { record, events } = self;
+        let Self { kind, record, events } = self;
         match change {
             ToAgent::Captures(captured) => {
                 info!("session {id} captures {}", captured.what);
                 let is_new = captured.pod.as_ref().filter(|pod| !record.pods().contains(*pod));
-                is_new.into_iter().for_each(|pod| events.begun(pod, &record.on_whose_behalf()));
+                is_new.into_iter().for_each(|pod| events.begun(*kind, pod, &record.on_whose_behalf()));
                 note(record.joined(&captured));
             }
             ToAgent::Leaves(pod) => {
                 if record.pods().contains(&pod) {
-                    events.ended(&pod, &record.on_whose_behalf());
+                    events.ended(*kind, &pod, &record.on_whose_behalf());
                 }
                 note(record.left(&pod));
             }
@@ -353,7 +407,11 @@ impl Witness {
                 info!("session {id} does not capture {what}: {why}");
                 note(record.denied(&what, &why));
             }
-            ToAgent::Check | ToAgent::Register(_) | ToAgent::Report(_) | ToAgent::End { .. } => {}
+            ToAgent::Check
+            | ToAgent::Register(_)
+            | ToAgent::Recorded
+            | ToAgent::Report(_)
+            | ToAgent::End { .. } => {}
         }
     }
 }
@@ -365,63 +423,88 @@ fn note(written: std::io::Result<()>) {
     }
 }
 
-/// Hears a session's reports, and sees to it that it ends in time. Returns when it has, with the reason if that is known.
-async fn follow(
-    wire: &mut Wire,
+/// A session that has its permission.
+struct Session<'a> {
     id: SessionId,
     pid: i32,
-    limit: Option<Duration>,
-    ledger: &Shared,
-    witness: &mut Witness,
-    mut is_running: watch::Receiver<bool>,
-) -> Option<Ending> {
-    let deadline = Instant::now() + limit.unwrap_or(FOREVER);
-    let mut killing = None;
-    let mut sent = 0;
-    loop {
-        let ending = tokio::select! {
-            message = wire.next() => match message {
-                Ok(Some(ToAgent::Report(report))) => {
-                    // What it captured in its time may still go out, for as long as it does.
-                    if deadline <= Instant::now() && killing.is_some() && report.bytes > sent {
-                        killing = Some((Instant::now() + GRACE).min(deadline + TAIL));
+    granted: Granted,
+    ledger: &'a Shared,
+    recordings: Option<&'a Recordings>,
+}
+
+impl Session<'_> {
+    /// Hears a session's reports, and sees to it that it ends in time. Returns when it has, with the reason if that is known.
+    async fn follow(
+        &self,
+        wire: &mut Wire,
+        witness: &mut Witness,
+        mut is_running: watch::Receiver<bool>,
+    ) -> Option<Ending> {
+        let &Self { id, pid, ref granted, ledger, recordings } = self;
+        let limit = granted.limit;
+        let deadline = Instant::now() + limit.unwrap_or(FOREVER);
+        let mut killing = None;
+        let mut sent = 0;
+        loop {
+            let ending = tokio::select! {
+                message = wire.next() => match message {
+                    Ok(Some(ToAgent::Report(report))) => {
+                        // What it captured in its time may still go out, for as long as it does.
+                        if deadline <= Instant::now() && killing.is_some() && report.bytes > sent {
+                            killing = Some((Instant::now() + GRACE).min(deadline + TAIL));
+                        }
+                        sent = report.bytes;
+                        if let Some(recordings) = recordings.filter(|_| witness.kind == Kind::Recorder) {
+                            recordings.report(pid, &report);
+                        }
+                        lock(ledger).report(id, &report).err().map(|why| (Cause::Bytes, why))
                     }
-                    sent = report.bytes;
-                    lock(ledger).report(id, &report).err().map(|why| (Cause::Bytes, why))
+                    Ok(Some(change @ (ToAgent::Captures(_) | ToAgent::Leaves(_) | ToAgent::Denied { .. }))) => {
+                        witness.take_down(id, change);
+                        None
+                    }
+                    Ok(Some(ToAgent::Recorded)) => {
+                        let recorded = self.recorded();
+                        if wire.send(&ToSession::Recorded(Box::new(recorded))).await.is_err() {
+                            return None;
+                        }
+                        None
+                    }
+                    Ok(Some(ToAgent::End { outcome, why })) => return Some(Ending { outcome, why }),
+                    // It has ended, or speaks nonsense.
+                    _ => return None,
+                },
+                () = sleep_until(deadline), if killing.is_none() => {
+                    let limit = humantime::format_duration(limit.unwrap_or(FOREVER));
+                    Some((Cause::Duration, format!("the longest capture on this node is {limit} (--max-duration)")))
                 }
-                Ok(Some(change @ (ToAgent::Captures(_) | ToAgent::Leaves(_) | ToAgent::Denied { .. }))) => {
-                    witness.take_down(id, change);
-                    None
+                _ = async { is_running.wait_for(|running| !running).await.is_ok() }, if killing.is_none() => {
+                    Some((Cause::Shutdown, "sniff's agent on this node is being ended".to_owned()))
                 }
-                Ok(Some(ToAgent::End { outcome, why })) => return Some(Ending { outcome, why }),
-                // It has ended, or speaks nonsense.
-                _ => return None,
-            },
-            () = sleep_until(deadline), if killing.is_none() => {
-                let limit = humantime::format_duration(limit.unwrap_or(FOREVER));
-                Some((Cause::Duration, format!("the longest capture on this node is {limit} (--max-duration)")))
-            }
-            _ = is_running.wait_for(|running| !running), if killing.is_none() => {
-                Some((Cause::Shutdown, "sniff's agent on this node is being ended".to_owned()))
-            }
-            () = sleep_until(killing.unwrap_or(deadline)), if killing.is_some() => {
-                warn!("session {id} (process {pid}) does not end: killed");
-                // Its connection is open, so the number is still its own.
-                let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
-                let why = "it did not end when it was told to, and was killed".to_owned();
-                return Some(Ending { outcome: Outcome::Killed, why });
-            }
-        };
-        if let Some((cause, why)) = ending
-            && killing.is_none()
-        {
-            info!("session {id} is told to end: {why}");
-            lock(ledger).cut_short();
-            killing = Some(Instant::now() + GRACE);
-            if wire.send(&ToSession::End { cause, why }).await.is_err() {
-                return None;
+                () = sleep_until(killing.unwrap_or(deadline)), if killing.is_some() => {
+                    warn!("session {id} (process {pid}) does not end: killed");
+                    // Its connection is open, so the number is still its own.
+                    let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+                    let why = "it did not end when it was told to, and was killed".to_owned();
+                    return Some(Ending { outcome: Outcome::Killed, why });
+                }
+            };
+            if let Some((cause, why)) = ending
+                && killing.is_none()
+            {
+                info!("session {id} is told to end: {why}");
+                lock(ledger).cut_short();
+                killing = Some(Instant::now() + GRACE);
+                if wire.send(&ToSession::End { cause, why }).await.is_err() {
+                    return None;
+                }
             }
         }
+    }
+
+    /// What is recorded that it may have.
+    fn recorded(&self) -> Recorded {
+        self.recordings.map(|recordings| recordings.recorded(self.granted.remit.as_ref())).unwrap_or_default()
     }
 }
 

@@ -1,12 +1,17 @@
 //! What the agent and the sessions on its node say to each other: lines of JSON over a Unix socket. Both ends are the
 //! same program, often in the same container.
 
-use std::{collections::BTreeSet, env, fmt, io, path::Path, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    env, fmt, io,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use sniff_common::MAX_SNAPLEN;
-use sniff_protocol::message::Reason;
+use sniff_protocol::message::{Reason, Recordings};
 use tokio::{
     net::UnixStream,
     time::{Instant, sleep, timeout},
@@ -17,8 +22,9 @@ use super::{
     audit::{Captured, Outcome, PodId, words},
 };
 
-/// Most bytes of a line.
+/// Most bytes of a line to the agent, and of one from it, which may tell of all that is recorded.
 const MAX_LINE: usize = 64 << 10;
+const MAX_ANSWER: usize = 16 << 20;
 /// How long the agent may take to answer.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// How long the agent may take to start, and the time between two looks.
@@ -44,6 +50,8 @@ pub enum ToAgent {
         /// Why not.
         why: String,
     },
+    /// What is recorded that I may have?
+    Recorded,
     /// What I have done.
     Report(Report),
     /// I end.
@@ -58,6 +66,9 @@ pub enum ToAgent {
 /// What a session is going to be.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Registration {
+    /// What it does.
+    #[serde(default)]
+    pub kind: Kind,
     /// Who asks for it, by their own word.
     pub who: String,
     /// What is to be captured, in words.
@@ -85,6 +96,7 @@ impl Registration {
     pub fn of_this_process() -> Self {
         let who = env::args().next().unwrap_or_else(|| "sniff".to_owned());
         Self {
+            kind: Kind::Capture,
             who: format!("{who}, run in this pod"),
             what: String::new(),
             filter: None,
@@ -99,6 +111,19 @@ impl Registration {
     }
 }
 
+/// What a session does.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Kind {
+    /// It captures.
+    #[default]
+    Capture,
+    /// It hands out what was recorded.
+    Past,
+    /// It records; the agent has started it.
+    Recorder,
+}
+
 /// What a session has done so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Report {
@@ -110,6 +135,44 @@ pub struct Report {
     pub dropped: u64,
     /// Bytes that were sent.
     pub bytes: u64,
+    /// What is held, of a recorder.
+    #[serde(default)]
+    pub held: Option<Holding>,
+}
+
+/// What a recorder holds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Holding {
+    /// Bytes of packets.
+    pub bytes: u64,
+    /// From then on all is held, in nanoseconds since the epoch.
+    pub oldest: u64,
+    /// Packets that are not held any more, about.
+    pub aged_out: u64,
+    /// Their bytes.
+    pub aged_out_bytes: u64,
+}
+
+/// What is recorded on a node that a session may have.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub struct Recorded {
+    /// For whoever asked.
+    pub recordings: Recordings,
+    /// Recorders that hold something.
+    pub sources: Vec<Source>,
+    /// Where files that triggers had saved are, and others may be for a while that have no name; none where nothing is recorded.
+    pub folder: Option<PathBuf>,
+}
+
+/// A recorder.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Source {
+    /// Its process.
+    pub pid: i32,
+    /// Whom it records.
+    pub pod: PodId,
+    /// The pod's labels, as they were last.
+    pub labels: BTreeMap<String, String>,
 }
 
 /// To a session.
@@ -130,6 +193,8 @@ pub enum ToSession {
         /// Which right is missing.
         why: String,
     },
+    /// This is recorded.
+    Recorded(Box<Recorded>),
     /// You must end now.
     End {
         /// What kind of reason.
@@ -140,7 +205,7 @@ pub enum ToSession {
 }
 
 /// What a session may do.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Granted {
     /// The longest that it may last.
     pub limit: Option<Duration>,
@@ -168,6 +233,14 @@ pub struct Remit {
     pub node: bool,
     /// The agent's namespace, where the account for the latter is.
     pub sniff_namespace: String,
+}
+
+impl Remit {
+    /// That of a recorder: the pods of one namespace.
+    pub(super) fn of(namespace: &str) -> Self {
+        let namespaces = BTreeSet::from([namespace.to_owned()]);
+        Self { namespaces, node: false, sniff_namespace: String::new() }
+    }
 }
 
 impl fmt::Display for Remit {
@@ -218,12 +291,18 @@ impl From<Cause> for Reason {
 pub struct Wire {
     stream: UnixStream,
     buffered: Vec<u8>,
+    max_line: usize,
 }
 
 impl Wire {
-    /// The end that is connected by `stream`.
+    /// The agent's end that is connected by `stream`.
     pub fn new(stream: UnixStream) -> Self {
-        Self { stream, buffered: Vec::new() }
+        Self { stream, buffered: Vec::new(), max_line: MAX_LINE }
+    }
+
+    /// A session's.
+    fn of_session(stream: UnixStream) -> Self {
+        Self { max_line: MAX_ANSWER, ..Self::new(stream) }
     }
 
     /// The next message; `None` at the end. It may be given up half-way and asked again.
@@ -237,7 +316,8 @@ impl Wire {
                 let line: Vec<u8> = self.buffered.drain(..=end).collect();
                 return Ok(Some(serde_json::from_slice(&line).context("not a message")?));
             }
-            ensure!(self.buffered.len() <= MAX_LINE, "a message of more than {MAX_LINE} bytes");
+            let most = self.max_line;
+            ensure!(self.buffered.len() <= most, "a message of more than {most} bytes");
             self.stream.readable().await?;
             match self.stream.try_read_buf(&mut self.buffered) {
                 Ok(0) => return Ok(None),
@@ -289,7 +369,7 @@ impl Grant {
             None => UnixStream::connect(path).await,
         };
         let mut wire = match connected {
-            Ok(stream) => Wire::new(stream),
+            Ok(stream) => Wire::of_session(stream),
             Err(error) if socket.is_none() && error.kind() == io::ErrorKind::NotFound => {
                 return Ok(Self { wire: None, granted: Granted::by_nobody() });
             }
@@ -344,6 +424,27 @@ impl Grant {
         match wire.next().await {
             Ok(Some(ToSession::End { cause, why })) => (cause, why),
             _ => (Cause::Shutdown, "sniff's agent on this node has ended".to_owned()),
+        }
+    }
+
+    /// What is recorded that the session may have.
+    ///
+    /// # Errors
+    ///
+    /// When there is no agent, or it has the session end.
+    pub async fn recorded(&mut self) -> Result<Recorded> {
+        let wire = self
+            .wire
+            .as_mut()
+            .context("nothing is recorded here: it is sniff's agent that records, and none runs")?;
+        let asking = async {
+            wire.send(&ToAgent::Recorded).await?;
+            wire.next().await
+        };
+        match timeout(PATIENCE, asking).await.context("sniff agent does not answer")?? {
+            Some(ToSession::Recorded(recorded)) => Ok(*recorded),
+            Some(ToSession::End { why, .. }) => bail!("{why}"),
+            _ => bail!("sniff agent gives no clear answer: it may be another version"),
         }
     }
 

@@ -1,0 +1,393 @@
+//! What has a recording saved by itself: changes of a pod, and what else is heard of it. Pure.
+
+use std::{fmt, str::FromStr};
+
+use sniff_pcapng::time;
+
+/// What the option calls none at all.
+const NONE: &str = "off";
+/// Most characters of a name that somebody else has given.
+const MAX_NAME: usize = 64;
+/// What Kubernetes calls the end of a container that had too much memory (`lastState.terminated.reason`).
+const OOM_KILLED: &str = "OOMKilled";
+/// And a container that has ended too often to be started at once (`state.waiting.reason`).
+const CRASH_LOOP: &str = "CrashLoopBackOff";
+
+/// Why a recording is saved. Of several, the greatest tells most.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Reason {
+    /// The pod is not ready any more, while its containers run.
+    NotReady,
+    /// An alert is firing.
+    Alert,
+    /// Somebody has signalled the agent.
+    Signal,
+    /// A container was restarted.
+    Restarted,
+    /// A container ends again and again.
+    CrashLoop,
+    /// A container of a pod that is never restarted has ended with an error.
+    Failed,
+    /// A container was killed since it had too much memory.
+    OomKilled,
+}
+
+impl Reason {
+    /// Those that happen by themselves, which the option chooses from.
+    pub(super) const CHOICE: [Self; 6] =
+        [Self::Restarted, Self::OomKilled, Self::CrashLoop, Self::NotReady, Self::Failed, Self::Alert];
+
+    /// One word, which stays the same.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::NotReady => "not-ready",
+            Self::Alert => "alert",
+            Self::Signal => "signal",
+            Self::Restarted => "restarted",
+            Self::CrashLoop => "crash-loop",
+            Self::Failed => "failed",
+            Self::OomKilled => "oom-killed",
+        }
+    }
+}
+
+/// Something that has a recording saved.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Trigger {
+    /// What it is.
+    pub reason: Reason,
+    /// The same for a person: `container app was OOM-killed (exit 137)`.
+    pub words: String,
+    /// When it happened, in nanoseconds since the epoch.
+    pub time: u64,
+}
+
+impl fmt::Display for Trigger {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} at {}", self.words, time(self.time))
+    }
+}
+
+/// Which triggers are wanted, written `restarted,oom-killed`, or `off`. A signal is asked for elsewhere, and always is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Wanted(Vec<Reason>);
+
+impl Wanted {
+    /// Whether this one is.
+    pub fn has(&self, reason: Reason) -> bool {
+        !Reason::CHOICE.contains(&reason) || self.0.contains(&reason)
+    }
+}
+
+impl Default for Wanted {
+    fn default() -> Self {
+        Self(Reason::CHOICE.to_vec())
+    }
+}
+
+/// As it is written.
+impl fmt::Display for Wanted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names: Vec<&str> = self.0.iter().map(|reason| reason.name()).collect();
+        f.write_str(if names.is_empty() { NONE.to_owned() } else { names.join(",") }.as_str())
+    }
+}
+
+impl FromStr for Wanted {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text == NONE {
+            return Ok(Self(Vec::new()));
+        }
+        let one = |word: &str| {
+            let word = word.trim();
+            Reason::CHOICE.into_iter().find(|reason| reason.name() == word).ok_or_else(|| {
+                let names = Reason::CHOICE.map(Reason::name).join(",");
+                format!("{word:?} is no trigger: there are {names}, or {NONE}")
+            })
+        };
+        text.split(',').map(one).collect::<Result<_, _>>().map(Self)
+    }
+}
+
+/// What is known of a pod at a time.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PodState {
+    /// Its containers, those that run once before the others (init containers) included.
+    pub containers: Vec<ContainerState>,
+    /// Its condition `Ready`, where it has one.
+    pub is_ready: Option<bool>,
+    /// Whether it is being deleted.
+    pub is_leaving: bool,
+    /// Whether its `restartPolicy` is `Never`.
+    pub never_restarts: bool,
+}
+
+/// A container of a pod.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ContainerState {
+    /// Its name, which no other one of the pod has.
+    pub name: String,
+    /// Whether it is an init container.
+    pub is_init: bool,
+    /// Whether it runs.
+    pub is_running: bool,
+    /// Whether it is ready.
+    pub is_ready: bool,
+    /// How often it was restarted.
+    pub restarts: u32,
+    /// What it waits for, as Kubernetes says it.
+    pub waiting: Option<String>,
+    /// How it has ended (`state.terminated`), or else had before it was started again (`lastState.terminated`).
+    pub ended: Option<Termination>,
+}
+
+/// How a container has ended.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Termination {
+    /// Why, as Kubernetes says it.
+    pub reason: Option<String>,
+    /// The exit status of its first process.
+    pub exit_code: i32,
+    /// When, in nanoseconds since the epoch.
+    pub finished: Option<u64>,
+}
+
+/// What has happened to a pod between two looks at it, of which the later was at `now`, in nanoseconds since the epoch. What
+/// was so when it was first seen has not happened since.
+pub fn triggers(before: Option<&PodState>, after: &PodState, now: u64) -> Vec<Trigger> {
+    let Some(before) = before else { return Vec::new() };
+    let new = ContainerState::default();
+    let mut triggers = Vec::new();
+    for container in &after.containers {
+        let of_before = before.containers.iter().find(|it| it.name == container.name);
+        triggers.extend(container.triggers(of_before.unwrap_or(&new), after, now));
+    }
+    triggers.extend(after.not_ready(before).map(|words| Trigger {
+        reason: Reason::NotReady,
+        words,
+        time: now,
+    }));
+    triggers
+}
+
+impl PodState {
+    /// In words, that it was ready and is not, though its containers run on.
+    fn not_ready(&self, before: &Self) -> Option<String> {
+        if before.is_ready != Some(true) || self.is_ready != Some(false) || self.is_leaving {
+            return None;
+        }
+        let containers = || self.containers.iter().filter(|container| !container.is_init);
+        let runs_on = |container: &ContainerState| {
+            let of_before = before.containers.iter().find(|it| it.name == container.name);
+            container.is_running && of_before.is_some_and(|before| before.restarts == container.restarts)
+        };
+        containers().all(runs_on).then(|| {
+            let failing: Vec<String> =
+                containers().filter(|it| !it.is_ready).take(3).map(|it| plain(&it.name)).collect();
+            match failing.as_slice() {
+                [] => "the pod is not ready any more".to_owned(),
+                names => {
+                    format!("the pod is not ready any more: container {} runs and is not", names.join(", "))
+                }
+            }
+        })
+    }
+}
+
+impl ContainerState {
+    fn triggers(&self, before: &Self, pod: &PodState, now: u64) -> Vec<Trigger> {
+        let new_end = self.ended.as_ref().filter(|ended| before.ended.as_ref() != Some(ended));
+        let name = plain(&self.name);
+        let kind = if self.is_init { "init container" } else { "container" };
+        let mut triggers = Vec::new();
+        let mut add = |reason, what: String, time| {
+            triggers.push(Trigger { reason, words: format!("{kind} {name} {what}"), time });
+        };
+        if let Some(ended) = new_end {
+            let (code, time) = (ended.exit_code, ended.finished.unwrap_or(now));
+            if ended.reason.as_deref() == Some(OOM_KILLED) {
+                add(Reason::OomKilled, format!("was OOM-killed (exit {code})"), time);
+            } else if code != 0 && pod.never_restarts && !pod.is_leaving {
+                add(Reason::Failed, format!("has failed (exit {code})"), time);
+            }
+        }
+        if self.restarts > before.restarts {
+            let how = new_end.or(self.ended.as_ref()).map(|ended| format!(" (exit {})", ended.exit_code));
+            let time = new_end.and_then(|ended| ended.finished).unwrap_or(now);
+            let count = self.restarts;
+            let what =
+                format!("has ended{} and was restarted, {count} times so far", how.unwrap_or_default());
+            add(Reason::Restarted, what, time);
+        }
+        let is_looping = |it: &Self| it.waiting.as_deref() == Some(CRASH_LOOP);
+        if is_looping(self) && !is_looping(before) {
+            add(Reason::CrashLoop, "ends again and again (CrashLoopBackOff)".to_owned(), now);
+        }
+        triggers
+    }
+}
+
+/// Somebody else's name for something, in characters that mean nothing to anybody.
+pub(super) fn plain(name: &str) -> String {
+    let plain = |char: char| if char.is_ascii_alphanumeric() || "-_.".contains(char) { char } else { '_' };
+    name.chars().take(MAX_NAME).map(plain).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: u64 = 1_795_754_000_000_000_000;
+
+    fn running(name: &str) -> ContainerState {
+        ContainerState {
+            name: name.to_owned(),
+            is_running: true,
+            is_ready: true,
+            ..ContainerState::default()
+        }
+    }
+
+    fn pod(containers: &[ContainerState]) -> PodState {
+        PodState { containers: containers.to_vec(), is_ready: Some(true), ..PodState::default() }
+    }
+
+    fn ended(reason: &str, exit_code: i32) -> Option<Termination> {
+        Some(Termination { reason: Some(reason.to_owned()), exit_code, finished: Some(NOW - 5) })
+    }
+
+    fn reasons(before: &PodState, after: &PodState) -> Vec<Reason> {
+        triggers(Some(before), after, NOW).into_iter().map(|trigger| trigger.reason).collect()
+    }
+
+    #[test]
+    fn what_was_so_at_the_first_sight_of_a_pod_is_no_trigger() {
+        let looping = ContainerState {
+            restarts: 7,
+            is_running: false,
+            waiting: Some(CRASH_LOOP.to_owned()),
+            ended: ended(OOM_KILLED, 137),
+            ..running("app")
+        };
+        let state = PodState { is_ready: Some(false), ..pod(&[looping]) };
+        assert_eq!(triggers(None, &state, NOW), []);
+        assert_eq!(triggers(Some(&state), &state, NOW), []);
+    }
+
+    #[test]
+    fn an_oom_kill_is_told_with_its_container_exit_status_and_time() {
+        let killed = ContainerState { is_running: false, ended: ended(OOM_KILLED, 137), ..running("app") };
+        let after = PodState { is_ready: Some(false), ..pod(&[running("side"), killed]) };
+        let [trigger] =
+            triggers(Some(&pod(&[running("side"), running("app")])), &after, NOW).try_into().unwrap();
+        assert_eq!(trigger.reason, Reason::OomKilled);
+        let at = time(NOW - 5);
+        assert_eq!(trigger.to_string(), format!("container app was OOM-killed (exit 137) at {at}"));
+    }
+
+    #[test]
+    fn init_containers_are_oom_killed_too_also_those_that_were_not_there_before() {
+        let killed = ContainerState {
+            is_init: true,
+            is_running: false,
+            ended: ended(OOM_KILLED, 137),
+            ..running("migrate")
+        };
+        let [trigger] = triggers(Some(&PodState::default()), &pod(&[killed]), NOW).try_into().unwrap();
+        assert_eq!(trigger.words, "init container migrate was OOM-killed (exit 137)");
+    }
+
+    #[test]
+    fn a_life_that_ends_in_a_crash_loop_is_told_step_by_step() {
+        let fine = pod(&[running("app")]);
+        let mut container = running("app");
+        (container.is_running, container.is_ready, container.ended) = (false, false, ended("Error", 1));
+        let down = PodState { is_ready: Some(false), ..pod(&[container.clone()]) };
+        // The restart is what counts, which comes soon.
+        assert_eq!(reasons(&fine, &down), []);
+        (container.is_running, container.restarts) = (true, 1);
+        let again = PodState { is_ready: Some(false), ..pod(&[container.clone()]) };
+        assert_eq!(reasons(&down, &again), [Reason::Restarted]);
+        // What was between two looks was not seen.
+        assert_eq!(reasons(&fine, &again), [Reason::Restarted]);
+        container.is_running = false;
+        container.ended.as_mut().unwrap().finished = Some(NOW);
+        container.waiting = Some(CRASH_LOOP.to_owned());
+        let looping = PodState { is_ready: Some(false), ..pod(&[container.clone()]) };
+        assert_eq!(reasons(&again, &looping), [Reason::CrashLoop]);
+        assert_eq!(reasons(&looping, &looping), []);
+        (container.restarts, container.waiting, container.is_running) = (2, None, true);
+        let third = PodState { is_ready: Some(false), ..pod(&[container.clone()]) };
+        assert_eq!(reasons(&looping, &third), [Reason::Restarted]);
+        // The kubelet has forgotten what was before.
+        (container.restarts, container.ended) = (0, None);
+        assert_eq!(reasons(&third, &pod(&[container])), []);
+    }
+
+    #[test]
+    fn one_step_may_be_several_triggers() {
+        let after = ContainerState { restarts: 1, ended: ended(OOM_KILLED, 137), ..running("app") };
+        let after = PodState { is_ready: Some(false), ..pod(&[after]) };
+        assert_eq!(reasons(&pod(&[running("app")]), &after), [Reason::OomKilled, Reason::Restarted]);
+    }
+
+    #[test]
+    fn a_pod_that_is_not_ready_is_told_while_its_containers_run_on() {
+        let before = pod(&[running("app"), running("side")]);
+        let failing = ContainerState { is_ready: false, ..running("app") };
+        let after = PodState { is_ready: Some(false), ..pod(&[failing.clone(), running("side")]) };
+        let [trigger] = triggers(Some(&before), &after, NOW).try_into().unwrap();
+        assert_eq!((trigger.reason, trigger.time), (Reason::NotReady, NOW));
+        assert_eq!(trigger.words, "the pod is not ready any more: container app runs and is not");
+        // A readiness gate.
+        let after = PodState { is_ready: Some(false), ..before.clone() };
+        assert_eq!(reasons(&before, &after), [Reason::NotReady]);
+        // One that has ended.
+        let done =
+            ContainerState { is_running: false, is_ready: false, ended: ended("Completed", 0), ..failing };
+        let after = PodState { is_ready: Some(false), ..pod(&[done, running("side")]) };
+        assert_eq!(reasons(&before, &after), []);
+        // A pod that is deleted.
+        let after = PodState { is_ready: Some(false), is_leaving: true, ..before.clone() };
+        assert_eq!(reasons(&before, &after), []);
+        // One that never was ready.
+        let starting = PodState { is_ready: None, ..before.clone() };
+        assert_eq!(reasons(&starting, &PodState { is_ready: Some(false), ..before }), []);
+    }
+
+    #[test]
+    fn a_pod_that_is_never_restarted_fails_unless_it_is_deleted_or_ends_well() {
+        let of = |exit_code, never_restarts, is_leaving| {
+            let ended = ended("Error", exit_code);
+            let after =
+                pod(&[ContainerState { is_running: false, is_ready: false, ended, ..running("job") }]);
+            reasons(&pod(&[running("job")]), &PodState { never_restarts, is_leaving, ..after })
+        };
+        assert_eq!(of(3, true, false), [Reason::Failed]);
+        assert_eq!(of(0, true, false), []);
+        assert_eq!(of(3, false, false), []);
+        assert_eq!(of(143, true, true), []);
+    }
+
+    #[test]
+    fn triggers_are_chosen_by_their_names() {
+        let all: Wanted = "restarted,oom-killed,crash-loop,not-ready,failed,alert".parse().unwrap();
+        assert_eq!(all, Wanted::default());
+        let some: Wanted = "oom-killed, alert".parse().unwrap();
+        assert!(some.has(Reason::OomKilled) && some.has(Reason::Alert) && !some.has(Reason::Restarted));
+        let none: Wanted = "off".parse().unwrap();
+        assert!(!none.has(Reason::OomKilled) && none.has(Reason::Signal));
+        for wrong in ["", "oom", "off,alert", "signal", "alert,", "Alert"] {
+            let why = wrong.parse::<Wanted>().unwrap_err();
+            assert!(why.contains("restarted,oom-killed,"), "{why}");
+        }
+    }
+
+    #[test]
+    fn names_of_others_are_plain_and_short() {
+        assert_eq!(plain("High \u{1b}[2J latency\n"), "High___2J_latency_");
+        assert_eq!(plain(&"ü".repeat(1000)).len(), MAX_NAME);
+    }
+}

@@ -1,0 +1,54 @@
+//! What is wanted to be recorded.
+
+use std::collections::BTreeMap;
+
+use sniff_common::MAX_SNAPLEN;
+
+use crate::agent::audit::PodId;
+
+/// A pod that is to be recorded.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Wanted {
+    pub(super) pod: PodId,
+    pub(super) labels: BTreeMap<String, String>,
+    /// Bytes of memory to record in.
+    pub(super) memory: u64,
+    /// Only packets that match this.
+    pub(super) filter: Option<String>,
+    /// Most bytes kept of a packet.
+    pub(super) snaplen: u32,
+    /// Whether only headers are kept.
+    pub(super) headers: bool,
+    /// What has it recorded, in words.
+    pub(super) by: String,
+}
+
+/// One that cannot be recorded like that.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Refused {
+    pub(super) wanted: Wanted,
+    /// Why not.
+    pub(super) why: String,
+}
+
+impl Wanted {
+    /// A pod of which nothing is left out; no memory is named.
+    pub(super) fn of(pod: PodId, by: &str) -> Self {
+        Self {
+            pod,
+            labels: BTreeMap::new(),
+            memory: 0,
+            filter: None,
+            snaplen: MAX_SNAPLEN,
+            headers: false,
+            by: by.to_owned(),
+        }
+    }
+
+    /// Whether a recorder for the one is one for the other.
+    pub(super) fn is_as(&self, other: &Self) -> bool {
+        let Self { pod, labels: _, memory, filter, snaplen, headers, by: _ } = self;
+        (pod, memory, filter, snaplen, headers)
+            == (&other.pod, &other.memory, &other.filter, &other.snaplen, &other.headers)
+    }
+}
