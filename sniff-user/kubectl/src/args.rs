@@ -14,13 +14,14 @@ use sniff_cli::{
     files::{FileArgs, PACKINGS, packing_of},
     options::{self, CaptureArgs, LinesArgs, Printing},
 };
+use sniff_common::MAX_SNAPLEN;
 use sniff_kubernetes::{Login, own};
 use sniff_output::{
     To,
     file::{Manner, Packing},
     lines::Style,
 };
-use sniff_protocol::{Build, request::Compress};
+use sniff_protocol::{Build, message::Past, request::Compress};
 
 use crate::reference::{Reference, dns_name};
 
@@ -29,6 +30,7 @@ Examples:
   kubectl sniff web-0 -n shop                         in Wireshark, or as lines
   kubectl sniff deploy/web -n shop -w web.pcapng      all pods of a workload, in a file
   kubectl sniff -l app=web -A -- tcp port 443         by labels, with a filter
+  kubectl sniff deploy/web --last 5m -w web.pcapng    the minutes before, as far as they were recorded
   kubectl sniff node/n1 -i eth0 -f 'host 10.0.0.7'    an interface of a node
   kubectl sniff web-0 --agentless --image IMAGE       where sniff is not installed
 
@@ -83,6 +85,14 @@ pub struct Args {
     /// Keep to the pods that are there at the start
     #[arg(long, help_heading = "Targets")]
     pub no_follow: bool,
+
+    /// Fetch what was recorded in the last time, as in 5m, or all of it, of pods that are gone too; then end
+    #[arg(long, value_name = "TIME|all", value_parser = last, conflicts_with_all = OF_A_CAPTURE, help_heading = "Past")]
+    pub last: Option<Last>,
+
+    /// Go on with what passes from then on, without a gap
+    #[arg(long, requires = "last", help_heading = "Past")]
+    pub follow: bool,
 
     /// Where and as whom
     #[command(flatten)]
@@ -274,6 +284,39 @@ fn request_timeout(text: &str) -> Result<Duration, String> {
     if is_none { Ok(FOR_EVER) } else { options::duration(text) }
 }
 
+/// What has no meaning for that which was recorded already, in the DaemonSet's pods.
+const OF_A_CAPTURE: [&str; 13] = [
+    "no_follow",
+    "container",
+    "interfaces",
+    "include_own_stream",
+    "attach",
+    "direction",
+    "one_side",
+    "ring_bytes",
+    "agentless",
+    "privileged",
+    "expose_nodes",
+    "requests",
+    "limits",
+];
+
+/// How far back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Last {
+    /// As long as this.
+    Time(Duration),
+    /// As far as it goes.
+    All,
+}
+
+fn last(text: &str) -> Result<Last, String> {
+    match text {
+        "all" => Ok(Last::All),
+        _ => options::duration(text).map(Last::Time),
+    }
+}
+
 /// What is to be compressed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Compression {
@@ -325,9 +368,22 @@ pub enum Command {
         #[arg(long)]
         dry_run: bool,
     },
+    /// Have pods recorded in their nodes' memory, so that the minutes before are there when something happens
+    #[command(after_help = "\
+Examples:
+  kubectl sniff record deploy/web -n shop --memory 256MiB
+  kubectl sniff record -l app=web -n shop -f 'tcp port 443' --headers
+  kubectl sniff record --list -A
+  kubectl sniff record --stop web-0c0de -n shop")]
+    Record(RecordArgs),
     /// Say what works here, what does not, and what to do about it
     #[command(after_help = "Example: kubectl sniff doctor --context prod")]
     Doctor,
+    /// List what triggers had saved on the nodes, or who is recorded there; or fetch a file
+    #[command(
+        after_help = "Examples:\n  kubectl sniff recordings -A\n  kubectl sniff recordings get NAME -w web.pcapng"
+    )]
+    Recordings(RecordingsArgs),
     /// Print the completions of kubectl-sniff's options for a shell
     #[command(after_help = "Example: kubectl sniff completions bash > /etc/bash_completion.d/kubectl-sniff")]
     Completions {
@@ -340,6 +396,118 @@ pub enum Command {
         /// A folder that is there
         folder: PathBuf,
     },
+}
+
+/// Whom to record, and how.
+#[derive(Clone, Debug, clap::Args)]
+pub struct RecordArgs {
+    /// deploy/NAME, sts/NAME, ds/NAME, rs/NAME, job/NAME or svc/NAME
+    #[arg(value_name = "TARGET", value_parser = Reference::parse)]
+    pub target: Option<Reference>,
+
+    /// The pods with these labels, in kubectl's language
+    #[arg(short = 'l', long, value_name = "LABELS", conflicts_with = "target")]
+    pub selector: Option<String>,
+
+    /// Memory for each pod
+    #[arg(long, value_name = "SIZE", default_value = "64MiB", value_parser = record_memory)]
+    pub memory: String,
+
+    /// Only packets that match this, in tcpdump's language
+    #[arg(short, long, value_name = "EXPR")]
+    pub filter: Option<String>,
+
+    /// Most bytes kept of a packet
+    #[arg(short, long, value_name = "BYTES", value_parser = clap::value_parser!(u32).range(1..=i64::from(MAX_SNAPLEN)))]
+    pub snaplen: Option<u32>,
+
+    /// Keep only headers
+    #[arg(long)]
+    pub headers: bool,
+
+    /// Name of the object (default: that of the workload, with something behind it)
+    #[arg(long, value_name = "NAME", value_parser = dns_name)]
+    pub name: Option<String>,
+
+    /// Why, for whoever finds the object: one line
+    #[arg(long, value_name = "TEXT", value_parser = reason)]
+    pub reason: Option<String>,
+
+    /// List what has pods recorded
+    #[arg(long, conflicts_with_all = ["target", "selector", "stop"])]
+    pub list: bool,
+
+    /// Those of all namespaces
+    #[arg(short = 'A', long, requires = "list", conflicts_with_all = ["target", "selector", "stop"])]
+    pub all_namespaces: bool,
+
+    /// Remove the object of this name: its pods are not recorded any more, and what was recorded of them goes
+    #[arg(long, value_name = "NAME", value_parser = dns_name, conflicts_with_all = ["target", "selector"])]
+    pub stop: Option<String>,
+}
+
+fn record_memory(text: &str) -> Result<String, String> {
+    sniff_kubernetes::recordings::memory(text).map(|_| text.to_owned())
+}
+
+/// What is listed, or fetched.
+#[derive(Clone, Debug, clap::Args)]
+#[command(args_conflicts_with_subcommands = true)]
+pub struct RecordingsArgs {
+    /// A file, in place of a list
+    #[command(subcommand)]
+    pub command: Option<RecordingsCommand>,
+
+    /// Of the pods of all namespaces
+    #[arg(short = 'A', long)]
+    pub all_namespaces: bool,
+
+    /// Only of this node
+    #[arg(long, value_name = "NODE", value_parser = dns_name)]
+    pub node: Option<String>,
+
+    /// Who is recorded, what is held of them, and what memory the nodes have for that
+    #[arg(long)]
+    pub status: bool,
+}
+
+/// What there is to do with a saved file.
+#[derive(Clone, Debug, Subcommand)]
+pub enum RecordingsCommand {
+    /// Fetch a saved file
+    #[command(after_help = "Example: kubectl sniff recordings get NAME -n shop -w web.pcapng")]
+    Get(GetArgs),
+}
+
+/// A saved file, and where to.
+#[derive(Clone, Debug, clap::Args)]
+pub struct GetArgs {
+    /// Its name, as the list has it
+    #[arg(value_name = "NAME", value_parser = recording)]
+    pub name: String,
+
+    /// Write it to a file, or to standard output with `-` (default: into Wireshark, or as lines)
+    #[arg(short, long, visible_short_alias = 'o', value_name = "FILE|-")]
+    pub write: Option<To>,
+
+    /// Of whatever namespace its pod is
+    #[arg(short = 'A', long)]
+    pub all_namespaces: bool,
+
+    /// The node that has it, where several have one of this name
+    #[arg(long, value_name = "NODE", value_parser = dns_name)]
+    pub node: Option<String>,
+}
+
+/// The name of a saved file.
+fn recording(text: &str) -> Result<String, String> {
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_' | b'~');
+    match text.bytes().all(is_plain) && !text.starts_with('.') && !text.is_empty() {
+        true => Ok(text.to_owned()),
+        false => {
+            Err("a saved file has a name of letters, digits, '.', '-', '_' and '~', and no folder".to_owned())
+        }
+    }
 }
 
 impl ClusterArgs {
@@ -410,6 +578,21 @@ impl Args {
             .filter(|filter| !filter.trim().is_empty())
     }
 
+    /// What of that which was recorded is wanted, if it is not what passes.
+    pub fn past(&self) -> Option<Past> {
+        if let Some(Command::Recordings(RecordingsArgs {
+            command: Some(RecordingsCommand::Get(get)), ..
+        })) = &self.command
+        {
+            return Some(Past::Saved { name: get.name.clone() });
+        }
+        let last_ms = match self.last? {
+            Last::Time(time) => Some(u64::try_from(time.as_millis()).unwrap_or(u64::MAX)),
+            Last::All => None,
+        };
+        Some(Past::Held { last_ms, follow: self.follow })
+    }
+
     /// What lines are to look like.
     pub fn style(&self) -> Style {
         self.lines.style(Printing {
@@ -462,6 +645,10 @@ impl Args {
             Err(
                 "name a target: POD, deploy/NAME and the like, node/NAME, or pods by -l LABELS, -A or --node NODE",
             )
+        } else if nodes && self.last.is_some() {
+            Err("what is recorded is of pods: leave out --last, or the node")
+        } else if self.last.is_some() && !self.follow && self.capture.duration.is_some() {
+            Err("--last ends by itself: --duration is for what comes after that, with --follow")
         } else if nodes && self.interfaces.is_empty() {
             Err("name the interfaces of the node with -i")
         } else if self.lines.is_printing() && self.write == Some(To::StandardOutput) {
@@ -495,10 +682,13 @@ mod tests {
     fn help_tells_of_all_there_is() {
         let mut command = Args::command().term_width(80);
         let help = command.render_long_help().to_string();
-        for name in ["cleanup", "doctor", "completions", "manual"] {
+        for name in ["cleanup", "doctor", "recordings", "completions", "manual"] {
             assert!(help.contains(&format!("\n  {name} ")), "{help}");
             let about = command.find_subcommand_mut(name).unwrap().render_long_help().to_string();
-            assert!(about.contains("Example: kubectl sniff"), "{about}");
+            assert!(
+                about.contains("Example: kubectl sniff") || about.contains("Examples:\n  kubectl sniff"),
+                "{about}"
+            );
         }
         assert!(help.contains("Examples:\n  kubectl sniff "), "{help}");
         let longest = help.lines().map(|line| line.chars().count()).max();
@@ -634,6 +824,63 @@ mod tests {
         assert!(parse(&["a", "--print", "-w", "-"]).check().is_err());
         assert!(parse(&["a", "--one-side", "-Q", "in"]).check().unwrap_err().contains("leave out -Q"));
         assert!(parse(&["a", "--one-side"]).check().is_ok());
+    }
+
+    #[test]
+    fn the_past_is_asked_for_by_time_or_as_far_as_it_goes() {
+        let past = |line: &[&str]| parse(&[&["web-0"], line].concat()).past();
+        let held = |last_ms, follow| Some(Past::Held { last_ms, follow });
+        assert_eq!(past(&[]), None);
+        assert_eq!(past(&["--last", "5m"]), held(Some(300_000), false));
+        assert_eq!(past(&["--last", "all", "--follow"]), held(None, true));
+        for bad in ["0", "ever", ""] {
+            assert!(Args::try_parse_from(["kubectl-sniff", "web-0", "--last", bad]).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn what_has_no_meaning_for_the_past_is_refused() {
+        for option in [
+            "-c app",
+            "-i eth0",
+            "-Q in",
+            "-B 1MiB",
+            "--attach pod",
+            "--one-side",
+            "--no-follow",
+            "--agentless",
+            "--limits cpu=1",
+        ] {
+            let line: Vec<&str> = option.split(' ').collect();
+            let line = [&["kubectl-sniff", "web-0", "--last", "5m"], &line[..]].concat();
+            let error = Args::try_parse_from(line).unwrap_err().to_string();
+            assert!(error.contains("'--last <TIME|all>' cannot be used with"), "{option}: {error}");
+        }
+        assert!(Args::try_parse_from(["kubectl-sniff", "web-0", "--follow"]).is_err());
+        let check = |line: &[&str]| parse(&[line, &["--last", "5m"]].concat()).check();
+        assert!(check(&["node/a"]).unwrap_err().contains("of pods"));
+        assert!(check(&["a", "--duration", "5s"]).unwrap_err().contains("--follow"));
+        assert_eq!(check(&["a", "--duration", "5s", "--follow"]), Ok(()));
+        assert_eq!(
+            check(&["-A", "-f", "tcp", "-s", "96", "--headers", "--count", "5", "-w", "f", "-C", "1"]),
+            Ok(())
+        );
+    }
+
+    #[test]
+    fn saved_files_are_listed_or_fetched() {
+        let asked = |line: &[&str]| match parse(&[&["recordings"], line].concat()).command {
+            Some(Command::Recordings(asked)) => asked,
+            other => panic!("{other:?}"),
+        };
+        assert!(asked(&["-A", "--status"]).status && asked(&["-A"]).all_namespaces && !asked(&[]).status);
+        let name = "shop_web-0_20261127T045122Z_oom-killed.pcapng";
+        let args = parse(&["recordings", "get", name, "-n", "shop", "-w", "f"]);
+        assert_eq!(args.past(), Some(Past::Saved { name: name.into() }));
+        assert_eq!(args.cluster.namespace.as_deref(), Some("shop"));
+        for bad in ["", "../x", "a/b", ".hidden", "a b", "a\n"] {
+            assert!(Args::try_parse_from(["kubectl-sniff", "recordings", "get", bad]).is_err(), "{bad:?}");
+        }
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //!
 //! [`args`] is what is typed and `reference` what it names. `capture` is the whole of a capture: it follows the
 //! pods that are meant, keeps one `session` for each node that has any (`rejoin` when it is lost, `door` to come in),
-//! merges what they send, and hands that to `output`. `cleanup` and `doctor` are the subcommands.
+//! merges what they send, and hands that to `output`. `cleanup`, `doctor` and `recordings` are the subcommands.
 
 pub mod args;
 mod capture;
@@ -10,6 +10,8 @@ mod cleanup;
 mod doctor;
 mod door;
 mod output;
+mod record;
+mod recordings;
 mod reference;
 mod rejoin;
 mod session;
@@ -38,15 +40,17 @@ pub async fn run(args: Args) -> Result<u8> {
             "there is no kubeconfig: name one with --kubeconfig or KUBECONFIG, or let the pod have a service account",
         )
     };
-    match &args.command {
+    match args.command.clone() {
         None => capture::run(cluster().await?, args).await,
-        Some(Command::Cleanup { dry_run }) => cleanup::run(&cluster().await?, &args, *dry_run).await,
+        Some(Command::Cleanup { dry_run }) => cleanup::run(&cluster().await?, &args, dry_run).await,
+        Some(Command::Record(record)) => record::run(&cluster().await?, &args.cluster, &record).await,
         Some(Command::Doctor) => doctor::run(&cluster().await?, &args).await,
+        Some(Command::Recordings(asked)) => recordings::run(cluster().await?, args, asked).await,
         Some(Command::Completions { shell }) => {
-            manual::print_completions(Args::command(), *shell).map(|()| exit::SUCCESS)
+            manual::print_completions(Args::command(), shell).map(|()| exit::SUCCESS)
         }
         Some(Command::Manual { folder }) => {
-            manual::write_pages(Args::command(), folder).map(|()| exit::SUCCESS)
+            manual::write_pages(Args::command(), &folder).map(|()| exit::SUCCESS)
         }
     }
 }

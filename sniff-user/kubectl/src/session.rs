@@ -2,7 +2,7 @@
 
 use std::{
     convert::Infallible,
-    fmt, future,
+    env, fmt, future,
     pin::pin,
     sync::{
         Arc, Mutex, PoisonError,
@@ -24,10 +24,12 @@ use sniff_protocol::{
     Broken, Decoder, PREFACE, ToClient, ToNode,
     door::Admitted,
     encode,
-    message::{Awaited, CapturePlan, ClientHello, End, Event, NodeError, NodeHello, Stats, Target, Targets},
+    message::{
+        Awaited, CapturePlan, ClientHello, End, Event, NodeError, NodeHello, Past, Stats, Target, Targets,
+    },
 };
 use tokio::{
-    sync::{mpsc, oneshot, watch},
+    sync::{Notify, mpsc, oneshot, watch},
     time::{Instant, MissedTickBehavior, interval, sleep, timeout},
 };
 
@@ -98,6 +100,8 @@ pub struct Start {
     pub targets: Vec<Target>,
     /// And of whom as soon as they come.
     pub awaited: Vec<Awaited>,
+    /// What of that which was recorded, in place of what passes.
+    pub past: Option<Past>,
     /// What that takes rights to.
     pub wanted: Wanted,
     /// Where the session ran that this one is in place of. What was in the DaemonSet's pod waits for another of its pods.
@@ -147,6 +151,7 @@ pub struct Session {
     pub node: String,
     changes: mpsc::UnboundedSender<ToNode>,
     orders: watch::Sender<Orders>,
+    holding: watch::Sender<bool>,
     received: Arc<AtomicU64>,
     waiting: Arc<Waiting>,
 }
@@ -186,6 +191,7 @@ impl Session {
     ) -> Self {
         let (changes, received) = mpsc::unbounded_channel();
         let (orders, ordered) = watch::channel(Orders::Run);
+        let (holding, held) = watch::channel(false);
         let bytes = Arc::<AtomicU64>::default();
         let waiting = Mutex::new(("sniff's pod to be found".to_owned(), Instant::now()));
         let waiting = Arc::new(Waiting(waiting));
@@ -194,17 +200,23 @@ impl Session {
             node: node.clone(),
             number,
             orders: ordered,
+            held,
             updates,
             received: Arc::clone(&bytes),
             waiting: Arc::clone(&waiting),
         };
         tokio::spawn(task.run(start, received));
-        Self { node, changes, orders, received: bytes, waiting }
+        Self { node, changes, orders, holding, received: bytes, waiting }
     }
 
     /// Says how it is to go on.
     pub fn order(&self, orders: Orders) {
         self.orders.send_if_modified(|before| std::mem::replace(before, orders.max(*before)) < orders);
+    }
+
+    /// Has its packets wait where they are, or come.
+    pub fn hold(&self, is_held: bool) {
+        self.holding.send_if_modified(|before| std::mem::replace(before, is_held) != is_held);
     }
 
     /// What it waits for as long as it does not capture, as in `its pod: ContainerCreating (3 s)`.
@@ -274,6 +286,7 @@ struct Task {
     node: String,
     number: Number,
     orders: watch::Receiver<Orders>,
+    held: watch::Receiver<bool>,
     updates: mpsc::Sender<(Number, Update)>,
     received: Arc<AtomicU64>,
     waiting: Arc<Waiting>,
@@ -295,7 +308,7 @@ impl Task {
     async fn capture(
         &mut self,
         made: &mut Option<SniffJob>,
-        Start { plan, targets, awaited, wanted, again }: Start,
+        Start { plan, targets, awaited, past, wanted, again }: Start,
         changes: mpsc::UnboundedReceiver<ToNode>,
     ) -> Result<Option<End>> {
         let mut orders = self.orders.clone();
@@ -335,12 +348,13 @@ impl Task {
                 }
             };
             self.waiting.set("the connection to its pod");
-            self.come_in(&pod, &wanted).await
+            come_in(&self.common.cluster, &self.node, &pod, &wanted).await
         };
         let process = tokio::select! {
             process = process => process?,
             _ = orders.wait_for(|orders| *orders != Orders::Run) => return Ok(None),
         };
+        let wants_past = past.is_some();
         let hello = ToNode::Hello(Box::new(ClientHello {
             version: env!("CARGO_PKG_VERSION").into(),
             who: self.common.who.clone(),
@@ -351,14 +365,15 @@ impl Task {
             says_goodbye: true,
             reason: self.common.reason.clone(),
             override_deny: self.common.override_deny,
+            past,
         }));
         let mut stderr = Lines::default();
         let (over, is_over) = oneshot::channel();
-        let waits_for_goodbye = AtomicBool::new(false);
+        let greeting = Greeting { wants_past, ..Greeting::default() };
         let mut speaking =
-            pin!(speak(process.input, hello, changes, self.orders.clone(), is_over, &waits_for_goodbye));
+            pin!(speak(process.input, hello, changes, self.orders.clone(), is_over, &greeting));
         let outcome = {
-            let mut listening = pin!(self.listen(process.output, kind, &mut stderr, &waits_for_goodbye));
+            let mut listening = pin!(self.listen(process.output, kind, &mut stderr, &greeting));
             tokio::select! {
                 outcome = &mut listening => outcome,
                 failed = &mut speaking => match failed {
@@ -374,35 +389,6 @@ impl Task {
         }
         self.report(stderr.take());
         outcome
-    }
-
-    /// Begins a session in a pod: by its agent's door where it has one that this user may come in by, otherwise by exec.
-    async fn come_in(&self, pod: &SniffPod, wanted: &Wanted) -> Result<Process> {
-        let (cluster, node) = (&self.common.cluster, &self.node);
-        let by_exec = cluster.exec(&pod.namespace, &pod.name, CONTAINER, &["sniff", "serve"]);
-        let Some(port) = pod.door else {
-            debug!("node {node}: by exec, since its agent has no door");
-            return by_exec.await;
-        };
-        let shut = match door::enter(cluster, Door { pod, port, node }, wanted).await {
-            Ok((process, Admitted { namespaces, node: all })) => {
-                let what = if all { "all that it has".to_owned() } else { namespaces.join(", ") };
-                debug!("node {node}: by its agent's door, which is open to {what}");
-                return Ok(process);
-            }
-            Err(shut) if door::lacks_right(&shut) => shut,
-            Err(error) => return Err(error),
-        };
-        match by_exec.await {
-            Ok(process) => {
-                info!("node {node}: by exec, since its agent's door is shut: {shut:#}");
-                Ok(process)
-            }
-            Err(error) if error.is::<Forbidden>() => {
-                Err(error.context(format!("there is no way in; by its agent's door: {shut:#}; by exec")))
-            }
-            Err(error) => Err(error),
-        }
     }
 
     /// Has a terminal show that an image is being pulled.
@@ -459,10 +445,10 @@ impl Task {
         mut output: CommandOutput,
         kind: PodKind,
         stderr: &mut Lines,
-        waits_for_goodbye: &AtomicBool,
+        greeting: &Greeting,
     ) -> Result<Option<End>> {
         let mut decoder = Decoder::<ToClient>::new();
-        let mut orders = self.orders.clone();
+        let (mut orders, mut held) = (self.orders.clone(), self.held.clone());
         let (mut greeted, mut is_listening) = (false, false);
         let began = Instant::now();
         let mut tail: Option<Tail> = None;
@@ -498,8 +484,8 @@ impl Task {
                     ToClient::Hello(hello) => {
                         ensure!(!greeted, "a second hello");
                         greeted = true;
-                        waits_for_goodbye.store(hello.waits_for_goodbye, Ordering::Relaxed);
-                        self.waiting.set("its interfaces to be attached to");
+                        greeting.take(&hello)?;
+                        self.waiting.set(greeting.waits_for());
                         Update::Hello(hello, kind)
                     }
                     ToClient::Error(error) => Update::Error(error),
@@ -508,6 +494,10 @@ impl Task {
                         if let Some(tail) = &mut tail {
                             tail.came(blocks.len())?;
                         }
+                        tokio::select! {
+                            _ = orders.wait_for(|orders| *orders == Orders::Quit) => return Ok(None),
+                            _ = held.wait_for(|is_held| !is_held) => {}
+                        }
                         Update::Packets(blocks)
                     }
                     ToClient::Event(event) => {
@@ -515,6 +505,7 @@ impl Task {
                         Update::Event(event)
                     }
                     ToClient::Stats(stats) => Update::Stats(stats),
+                    ToClient::Recordings(_) => bail!("it tells what it was not asked for"),
                 };
                 self.tell(update).await;
             }
@@ -530,6 +521,69 @@ impl Task {
     async fn tell(&self, update: Update) {
         // The capture is over when nobody listens.
         let _ = self.updates.send((self.number, update)).await;
+    }
+}
+
+/// What the peer's hello is to say, and says.
+#[derive(Default)]
+struct Greeting {
+    wants_past: bool,
+    waits_for_goodbye: AtomicBool,
+    has_come: Notify,
+}
+
+impl Greeting {
+    fn take(&self, hello: &NodeHello) -> Result<()> {
+        if self.wants_past {
+            KnowsNoPast::check(hello)?;
+        }
+        self.waits_for_goodbye.store(hello.waits_for_goodbye, Ordering::Relaxed);
+        self.has_come.notify_one();
+        Ok(())
+    }
+
+    /// What a session waits for that has come so far.
+    fn waits_for(&self) -> &'static str {
+        if self.wants_past { "what was recorded to be found" } else { "its interfaces to be attached to" }
+    }
+}
+
+/// A node's sniff is older than recorders are there.
+#[derive(Debug)]
+pub struct KnowsNoPast {
+    version: String,
+}
+
+impl KnowsNoPast {
+    /// Whether a node's sniff is such a one.
+    ///
+    /// # Errors
+    ///
+    /// When it is.
+    pub fn check(hello: &NodeHello) -> Result<(), Self> {
+        match hello.knows_the_past {
+            true => Ok(()),
+            false => Err(Self { version: hello.version.clone() }),
+        }
+    }
+}
+
+impl fmt::Display for KnowsNoPast {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "sniff {} there does not record pods: nothing comes from there", self.version)
+    }
+}
+
+impl std::error::Error for KnowsNoPast {}
+
+/// `user@host`, as far as the environment tells.
+pub fn who() -> String {
+    let first =
+        |names: &[&str]| names.iter().find_map(|name| env::var(name).ok().filter(|it| !it.is_empty()));
+    let user = first(&["USER", "LOGNAME", "USERNAME"]).unwrap_or_else(|| "unknown".into());
+    match first(&["HOSTNAME", "COMPUTERNAME", "NAME"]) {
+        Some(host) => format!("{user}@{host}"),
+        None => user,
     }
 }
 
@@ -575,6 +629,38 @@ impl Tail {
     }
 }
 
+/// Begins a session in a pod: by its agent's door where it has one that this user may come in by, otherwise by exec.
+///
+/// # Errors
+///
+/// When there is no way in, or nobody answers.
+pub async fn come_in(cluster: &Cluster, node: &str, pod: &SniffPod, wanted: &Wanted) -> Result<Process> {
+    let by_exec = cluster.exec(&pod.namespace, &pod.name, CONTAINER, &["sniff", "serve"]);
+    let Some(port) = pod.door else {
+        debug!("node {node}: by exec, since its agent has no door");
+        return by_exec.await;
+    };
+    let shut = match door::enter(cluster, Door { pod, port, node }, wanted).await {
+        Ok((process, Admitted { namespaces, node: all })) => {
+            let what = if all { "all that it has".to_owned() } else { namespaces.join(", ") };
+            debug!("node {node}: by its agent's door, which is open to {what}");
+            return Ok(process);
+        }
+        Err(shut) if door::lacks_right(&shut) => shut,
+        Err(error) => return Err(error),
+    };
+    match by_exec.await {
+        Ok(process) => {
+            info!("node {node}: by exec, since its agent's door is shut: {shut:#}");
+            Ok(process)
+        }
+        Err(error) if error.is::<Forbidden>() => {
+            Err(error.context(format!("there is no way in; by its agent's door: {shut:#}; by exec")))
+        }
+        Err(error) => Err(error),
+    }
+}
+
 /// The Job that makes a short-lived pod on a node, when there is an image.
 pub fn new_job(common: &Common, node: &str) -> Option<NewJob> {
     Some(NewJob {
@@ -593,15 +679,19 @@ pub fn new_job(common: &Common, node: &str) -> Option<NewJob> {
 
 /// Says what there is to say, keeps the lease alive, and says goodbye when it `is_over`; returns earlier only when that
 /// fails. To a peer that does not wait for a goodbye, nothing is said once it was told to stop: what is written to a
-/// command that has ended makes the API server reset the connection, and lose what is on its way here.
+/// command that has ended makes the API server reset the connection, and lose what is on its way here. A peer that does not
+/// know what was recorded would take a question for that for one of a capture, and so it greets first.
 async fn speak(
     mut input: Input,
     hello: ToNode,
     mut changes: mpsc::UnboundedReceiver<ToNode>,
     mut orders: watch::Receiver<Orders>,
     mut is_over: oneshot::Receiver<()>,
-    waits_for_goodbye: &AtomicBool,
+    greeting: &Greeting,
 ) -> Result<()> {
+    if greeting.wants_past {
+        greeting.has_come.notified().await;
+    }
     let mut first = PREFACE.to_vec();
     encode(&hello, &mut first)?;
     write(&mut input, &first).await?;
@@ -609,7 +699,7 @@ async fn speak(
     alive.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut is_stopped = false;
     loop {
-        let waits = waits_for_goodbye.load(Ordering::Relaxed);
+        let waits = greeting.waits_for_goodbye.load(Ordering::Relaxed);
         let may_speak = waits || !is_stopped;
         let message = tokio::select! {
             Ok(()) = &mut is_over => if waits { ToNode::Goodbye } else { return Ok(()) },

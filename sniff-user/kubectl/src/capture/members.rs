@@ -109,12 +109,7 @@ impl Capture {
         if matches!(pod.phase.as_str(), "Succeeded" | "Failed") {
             return self.gone(selection, &who, "ended");
         }
-        let mut names = Names::default();
-        for address in &pod.addresses {
-            names.insert(*address, &format!("{}.{}", pod.name, pod.namespace));
-        }
-        self.name(&names);
-        self.facts.insert(who.clone(), pod.facts.clone());
+        self.learn(&pod);
         let Some(node) = pod.node.clone() else { return };
         if let Some(member) = self.members.get_mut(&who) {
             if member.node != node {
@@ -159,6 +154,16 @@ impl Capture {
         self.join(id, node, Some(selection));
     }
 
+    /// Notes what the API knows of a pod.
+    pub(super) fn learn(&mut self, pod: &Pod) {
+        let mut names = Names::default();
+        for address in &pod.addresses {
+            names.insert(*address, &format!("{}.{}", pod.name, pod.namespace));
+        }
+        self.name(&names);
+        self.facts.insert(who(pod), pod.facts.clone());
+    }
+
     /// Whether a selection is one pod, and nothing has begun: then it is said in one piece why that is not captured.
     fn is_asked_for_now(&self, selection: usize) -> bool {
         !self.has_begun && matches!(self.selections[selection].by, By::Name(_))
@@ -193,7 +198,7 @@ impl Capture {
         self.members.insert(who, Member::new(node, target, selections, true));
     }
 
-    /// A node has a pod that it was to look out for, and captures it.
+    /// A node has a pod that it was to look out for, and captures it, or has recorded it.
     pub(super) fn arrived(&mut self, node: &str, id: TargetId) -> Result<()> {
         let who = Who::of(&id, node);
         if let Some(member) = self.members.get(&who) {
@@ -206,7 +211,9 @@ impl Capture {
             return Ok(());
         }
         let full = name(&id, node);
-        info!("{full} on node {node} comes");
+        if self.past.is_none() {
+            info!("{full} on node {node} comes");
+        }
         let is_it = |member: &&Member| member.is_confirmed && name(&member.target.id, &member.node) == full;
         // It may have been made anew there, and the API may not have told yet.
         if let Some(Member { node: other, .. }) =
@@ -267,6 +274,16 @@ impl Capture {
     pub(super) fn lost(&mut self, node: &str, id: TargetId, why: &str, loss: Loss) {
         let can_retry = !self.follows.is_empty() && loss != Loss::Refused;
         let is_failure = loss != Loss::Gone;
+        if self.past.is_some() {
+            // What was recorded of it may still be on its way, and nobody else has any.
+            return match is_failure {
+                true => {
+                    self.failed = true;
+                    error!("{} on node {node}: {why}", name(&id, node));
+                }
+                false => info!("{} on node {node} is gone: {why}", name(&id, node)),
+            };
+        }
         let who = Who::of(&id, node);
         if loss == Loss::Refused {
             self.refused.insert(who.clone());

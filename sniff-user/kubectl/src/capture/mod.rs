@@ -3,6 +3,7 @@
 //! - `start`: what is meant, before anything is made.
 //! - `members`: who is captured.
 //! - `names`: what addresses are called.
+//! - `past`: what was recorded, in place of what passes.
 //! - `sessions`: what the nodes are told, and what they say.
 //! - `remit`: what a node may speak of.
 //! - `losses`: why a node loses packets, and what helps.
@@ -12,6 +13,7 @@ mod counts;
 mod losses;
 mod members;
 mod names;
+mod past;
 mod remit;
 mod sessions;
 mod start;
@@ -35,7 +37,7 @@ use sniff_kubernetes::{
     pods::{Change, Follow, Selection},
 };
 use sniff_pcapng::{Names, PodFacts, merge::Merger};
-use sniff_protocol::message::Target;
+use sniff_protocol::message::{Past, Target};
 use tokio::{
     sync::{mpsc, oneshot},
     time,
@@ -91,6 +93,8 @@ struct Capture {
     args: Args,
     common: Arc<Common>,
     began: Instant,
+    /// What of that which was recorded is fetched, in place of a capture.
+    past: Option<Past>,
     /// What is meant, by its place here.
     selections: Vec<Selection>,
     follows: Vec<Follow>,
@@ -114,7 +118,7 @@ struct Capture {
     kubelet_ports: HashMap<String, u16>,
     /// Targets to join or leave, by node, until the sessions are told.
     joining: BTreeMap<String, Vec<Target>>,
-    /// Nodes where a pod is about to start.
+    /// Nodes where a pod is about to start, or may have been recorded.
     expected: BTreeSet<String>,
     orders: Orders,
     sessions: Vec<Running>,
@@ -160,6 +164,7 @@ impl Capture {
                 return Ok(output);
             }
             self.merger.write_due(Instant::now(), &mut self.pending);
+            self.hold_up();
             let ask = self.ask(Instant::now());
             // A capture that cannot begin leaves an older file as it is.
             if output.is_none() && self.orders != Orders::Quit && (self.has_begun || self.sessions.is_empty())
@@ -279,6 +284,7 @@ impl Capture {
             }
         };
         self.say_who_was_never_captured();
+        self.say_if_nothing_was_recorded();
         self.merger.write_all(&mut self.pending);
         self.say_who_has_not_counted();
         let output = match output {
@@ -288,6 +294,10 @@ impl Capture {
             }
             output => output,
         };
+        if self.orders == Orders::Run {
+            // It has ended by itself.
+            self.words_due = Instant::now() + BETWEEN_WORDS;
+        }
         if let Some(output) = output {
             self.write_last(output, interrupts).await;
         }
@@ -382,8 +392,11 @@ impl Capture {
             return;
         }
         self.listening_since.get_or_insert_with(Instant::now);
+        if self.past.is_some() && !self.has_captured && self.orders == Orders::Run {
+            return self.order(Orders::Stop);
+        }
         // A node may wait for its first pod.
-        if self.has_captured && !self.is_listening_told {
+        if self.has_captured && !self.is_listening_told && !self.ends_by_itself() {
             self.is_listening_told = true;
             info!("listening after {:.2} s", self.began.elapsed().as_secs_f64());
         }

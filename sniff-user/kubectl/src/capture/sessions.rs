@@ -29,7 +29,7 @@ use crate::{
     args::Args,
     door::Wanted,
     rejoin::Ending,
-    session::{Number, Orders, PodKind, Session, Start, Update},
+    session::{KnowsNoPast, Number, Orders, PodKind, Session, Start, Update},
 };
 
 /// How far a node's clock may be from that of others before that is worth words.
@@ -176,7 +176,8 @@ impl Capture {
 
     /// Whom a node is to look out for by itself. A pod's containers it does not know that early.
     fn awaited(&self, node: &str) -> Vec<Awaited> {
-        if self.follows.is_empty() || self.args.container.is_some() {
+        let is_for_the_api_alone = self.follows.is_empty() || self.args.container.is_some();
+        if self.past.is_none() && is_for_the_api_alone {
             return Vec::new();
         }
         let there = self.selections.iter().filter(|it| it.node.as_deref().is_none_or(|it| it == node));
@@ -217,15 +218,17 @@ impl Capture {
         owed.sort_by(|one, other| one.id.cmp(&other.id));
         owed.retain(|target| !targets.iter().any(|it| it.id == target.id));
         targets.extend(owed);
-        let again = self.rejoins.pod(&node);
+        // Only the DaemonSet's pods record.
+        let again = self.past.as_ref().map(|_| PodKind::Installed).or_else(|| self.rejoins.pod(&node));
         let awaited = self.awaited(&node);
         let remit = Remit::new(&node, &targets, &awaited);
         let plan = self.plan();
-        let stream = self.merger.join();
+        let stream = if self.past.is_some() { self.merger.join_past() } else { self.merger.join() };
         self.merger.mark(stream, format!("node {node}: "));
         let limits = (plan.count, plan.duration_ms.map(Duration::from_millis));
         let wanted = self.wanted(&node, &targets);
-        let start = Start { plan, targets, awaited, wanted, again };
+        let past = self.past.clone();
+        let start = Start { plan, targets, awaited, past, wanted, again };
         let updates = self.updating.clone();
         self.sessions.push(Running {
             session: Session::start(Arc::clone(&self.common), node, start, number, updates),
@@ -254,10 +257,15 @@ impl Capture {
     /// The plan of a session that begins now: what limits the capture holds over all of it.
     fn plan(&self) -> CapturePlan {
         let mut plan = plan(&self.args);
-        let is_one = matches!(&self.selections[..], [selection] if matches!(selection.by, By::Name(_)));
-        plan.both_ends = self.args.capture.both_ends(!is_one);
         // None is no limit of a session's.
         plan.count = plan.count.map(|count| count.saturating_sub(self.merger.written()).max(1));
+        if self.past.is_some() {
+            // The time here runs from when all nodes have been asked.
+            plan.duration_ms = None;
+            return plan;
+        }
+        let is_one = matches!(&self.selections[..], [selection] if matches!(selection.by, By::Name(_)));
+        plan.both_ends = self.args.capture.both_ends(!is_one);
         if let Some(deadline) = self.deadline() {
             let left = deadline.saturating_duration_since(Instant::now());
             plan.duration_ms = Some(left.as_millis() as u64);
@@ -272,10 +280,13 @@ impl Capture {
         let pause = BETWEEN_ASKS * self.sessions.len() as u32;
         let Self { sessions, merger, .. } = self;
         let asked = sessions.iter_mut().filter_map(|running| {
+            if !merger.may_ask(running.stream) {
+                return None;
+            }
             let is_awaited = awaited.contains(&running.stream);
             if running.ask_due(is_awaited)? <= now {
                 running.session.ask_for_watermark();
-                merger.expect_watermark(running.stream);
+                merger.expect_watermark(running.stream, now);
                 running.next_ask = Some(now + pause);
             }
             running.ask_due(is_awaited)
@@ -295,6 +306,11 @@ impl Capture {
             Update::Hello(hello, pod) => self.greeted(number, &node, &hello, pod),
             Update::Packets(blocks) => self.packets(number, &node, blocks),
             Update::Event(event) => self.event(number, &node, event),
+            // What was lost while it was recorded is lost.
+            Update::Stats(stats) if self.past.is_some() => {
+                self.sessions[number].stats = stats;
+                Ok(())
+            }
             Update::Stats(stats) => {
                 let is_output_slow = self.held_up_at.is_some_and(|at| at.elapsed() < LATELY);
                 self.sessions[number].heed(stats, is_output_slow);
@@ -322,10 +338,12 @@ impl Capture {
     }
 
     fn greeted(&mut self, number: Number, node: &str, hello: &NodeHello, pod: PodKind) -> Result<()> {
+        // One that ends by itself tells with that how far it is.
+        let is_asked = hello.has_watermarks && !self.ends_by_itself();
         let running = &mut self.sessions[number];
         running.accounts = Accounts::Open;
         running.pod = Some(pod);
-        running.next_ask = hello.has_watermarks.then(Instant::now);
+        running.next_ask = is_asked.then(Instant::now);
         running.remit.check_hello(hello)?;
         if self.args.capture.one_side && !hello.has_both_ends {
             warn!(
@@ -352,7 +370,11 @@ impl Capture {
             Event::TargetAdded { target, interfaces } => {
                 running.remit.check_target(&target, &interfaces)?;
                 self.captured(node, &target);
-                info!("capturing {} on node {node}: {}", name(&target, node), interfaces.join(", "));
+                let whom = name(&target, node);
+                match self.past {
+                    Some(_) => info!("{whom} was recorded on node {node}"),
+                    None => info!("capturing {whom} on node {node}: {}", interfaces.join(", ")),
+                }
                 self.check_listening();
             }
             Event::TargetArrived { target } => {
@@ -369,6 +391,11 @@ impl Capture {
             }
             Event::Listening { interfaces } => {
                 running.listening_since = Some(Instant::now());
+                if self.past.is_some() {
+                    self.has_begun |= self.has_captured;
+                    self.check_listening();
+                    return Ok(());
+                }
                 self.has_begun = true;
                 match self.rejoins.was_lost(node) {
                     Some(true) => info!("node {node}: joined again"),
@@ -427,7 +454,7 @@ impl Capture {
     fn was_early(&self, number: Number, node: &str) -> bool {
         let Running { listening_since, is_dropped, .. } = &self.sessions[number];
         let is_wanted = self.members.values().any(|member| member.node == node);
-        listening_since.is_none() && !is_dropped && !is_wanted && !self.is_ending()
+        self.past.is_none() && listening_since.is_none() && !is_dropped && !is_wanted && !self.is_ending()
     }
 
     fn ended(&mut self, number: Number, node: &str, outcome: Result<Option<End>>) {
@@ -438,6 +465,15 @@ impl Capture {
             }),
             other => other,
         };
+        if let Err(error) = &outcome
+            && error.is::<KnowsNoPast>()
+        {
+            warn!("{error:#}");
+            let running = &mut self.sessions[number];
+            (running.ended, running.listening_since) = (true, Some(Instant::now()));
+            self.merger.end(running.stream);
+            return self.check_listening();
+        }
         if let Err(error) = &outcome
             && self.was_early(number, node)
         {
@@ -481,7 +517,7 @@ impl Capture {
         let &Running { stream, limits: (count, duration), listening_since, .. } = &self.sessions[number];
         let received = self.merger.received(stream);
         let is_due = match end.reason {
-            Reason::Stopped => self.orders != Orders::Run,
+            Reason::Stopped => self.orders != Orders::Run || self.ends_by_itself(),
             Reason::Count => count.is_some_and(|count| received >= count),
             Reason::Duration => duration
                 .zip(listening_since)
@@ -506,7 +542,8 @@ impl Capture {
         let is_listening = listening_since.is_some();
         let since_lost = self.rejoins.since_lost(node, now);
         let ending = Ending { outcome, pod, is_over_limit, since_lost };
-        if is_dropped || self.given_up.contains(node) || self.is_ending() {
+        // What was recorded would come twice.
+        if is_dropped || self.past.is_some() || self.given_up.contains(node) || self.is_ending() {
             return None;
         }
         if !ending.is_lost() {
@@ -566,6 +603,7 @@ fn plan(args: &Args) -> CapturePlan {
         attach: capture.attach,
         both_ends: None,
         compress: args.compress_on_the_way(),
+        record_bytes: None,
     }
 }
 

@@ -18,10 +18,10 @@ use sniff_kubernetes::{
     pods::{By, Change, Selection, follow},
 };
 use sniff_pcapng::{Names, SectionHeader, merge::Merger};
-use sniff_protocol::message::TargetId;
+use sniff_protocol::message::{Past, TargetId};
 use tokio::sync::mpsc;
 
-use super::{Capture, members::name, status_line::is_shown};
+use super::{Capture, members::name, past, status_line::is_shown};
 use crate::{
     args::{Args, IMAGE},
     output::ClientDestination,
@@ -41,6 +41,7 @@ impl Capture {
     /// Finds out what is meant. Nothing is made yet.
     pub(super) async fn start(cluster: Cluster, args: Args, began: Instant) -> Result<Self> {
         let what = describe(&args);
+        let past = args.past();
         let wanted = wanted_output(&args, &what)?;
         let lifetime = args.capture.duration.map_or(MAX_LIFETIME, |duration| duration + MARGIN);
         let common = Arc::new(Common {
@@ -54,11 +55,12 @@ impl Capture {
                 && args.image.as_deref().map(OsStr::new) != env::var_os(IMAGE).as_deref(),
             resources: Resources { requests: args.requests.clone(), limits: args.limits.clone() },
             lifetime,
-            who: who(),
+            who: session::who(),
             reason: args.reason.clone(),
             override_deny: args.override_deny,
             what,
-            buffer_bytes: args.capture.ring_bytes,
+            // What a node holds it may still send when it is told to stop.
+            buffer_bytes: past.as_ref().map_or(args.capture.ring_bytes, |_| u32::MAX),
             is_watched: is_shown(&args, &wanted),
             cluster,
         });
@@ -69,7 +71,7 @@ impl Capture {
         let mut pending = Vec::new();
         let header = SectionHeader {
             application: concat!("kubectl-sniff ", env!("CARGO_PKG_VERSION")).into(),
-            comment: Some(annotation(&common)),
+            comment: Some(annotation(&common, past.as_ref())),
             ..SectionHeader::default()
         };
         let mut merger = Merger::new(&header, args.capture.count, &mut pending);
@@ -79,6 +81,7 @@ impl Capture {
             args,
             common,
             began,
+            past,
             selections,
             follows: Vec::new(),
             changes,
@@ -112,8 +115,12 @@ impl Capture {
             held_up_at: None,
             failed: false,
         };
-        capture.find_nodes().await?;
-        capture.find_pods(&sender).await?;
+        if capture.past.is_some() {
+            capture.find_recorders().await?;
+        } else {
+            capture.find_nodes().await?;
+            capture.find_pods(&sender).await?;
+        }
         capture.ask_for_names(told);
         Ok(capture)
     }
@@ -213,7 +220,7 @@ impl Capture {
     /// What a dry run says.
     pub(super) async fn describe(&self) -> Result<u8> {
         let mut stdout = io::stdout();
-        for node in self.joining.keys() {
+        for node in self.joining.keys().chain(&self.expected) {
             match (session::installed(&self.common, node).await?, session::new_job(&self.common, node)) {
                 (Some(pod), _) => info!("node {node}: would run in pod {}/{}", pod.namespace, pod.name),
                 (None, Some(new)) => {
@@ -250,7 +257,13 @@ async fn selections(cluster: &Cluster, args: &Args) -> Result<Vec<Selection>> {
                 by: By::Name(name.clone()),
                 node: None,
             },
-            Reference::Workload(workload, name) => cluster.pods_of(*workload, &default, name).await?,
+            Reference::Workload(workload, name) => {
+                let selection = cluster.pods_of(*workload, &default, name).await;
+                match args.past() {
+                    Some(_) => selection.context("pods that were recorded are found by -l LABELS, too")?,
+                    None => selection?,
+                }
+            }
             Reference::Node(_) => continue,
         };
         selection.node.clone_from(&node);
@@ -300,19 +313,9 @@ fn describe(args: &Args) -> String {
 }
 
 /// What a file says of its capture: what, who, and why.
-fn annotation(common: &Common) -> String {
+fn annotation(common: &Common, past: Option<&Past>) -> String {
+    let past = past.map(|past| format!(", {}", past::in_words(past))).unwrap_or_default();
     let reason = common.reason.as_deref().map(|reason| format!(", because of: {reason}")).unwrap_or_default();
     let overriding = if common.override_deny { ", pods that deny it included" } else { "" };
-    format!("{}, by {}{reason}{overriding}", common.what, common.who)
-}
-
-/// `user@host`, as far as the environment tells.
-fn who() -> String {
-    let first =
-        |names: &[&str]| names.iter().find_map(|name| env::var(name).ok().filter(|it| !it.is_empty()));
-    let user = first(&["USER", "LOGNAME", "USERNAME"]).unwrap_or_else(|| "unknown".into());
-    match first(&["HOSTNAME", "COMPUTERNAME", "NAME"]) {
-        Some(host) => format!("{user}@{host}"),
-        None => user,
-    }
+    format!("{}{past}, by {}{reason}{overriding}", common.what, common.who)
 }

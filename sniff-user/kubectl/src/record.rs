@@ -1,0 +1,134 @@
+//! `kubectl sniff record`: whom the nodes record, so that the minutes before an incident are there.
+
+use std::{
+    borrow::Cow,
+    io::{self, Write as _},
+};
+
+use anyhow::{Context as _, Result, bail};
+use bytesize::ByteSize;
+use comfy_table::{Table, presets};
+use log::info;
+use sniff_cli::{exit, sanitize::sanitize_line};
+use sniff_kubernetes::{
+    Cluster,
+    pods::{By, Selection},
+    recordings::{NamedRecording, RECORD, Recording, memory},
+};
+
+use super::{
+    args::{ClusterArgs, RecordArgs},
+    reference::Reference,
+    session::who,
+};
+
+/// Most names of pods that are told.
+const MAX_NAMED: usize = 10;
+/// The heading of a list.
+const COLUMNS: [&str; 6] = ["NAMESPACE", "NAME", "SELECTOR", "MEMORY", "FILTER", "BY"];
+
+/// Makes an object that has pods recorded, lists those that are there, or removes one.
+///
+/// # Errors
+///
+/// When it is not clear what is meant, or the server refuses.
+pub async fn run(cluster: &Cluster, of: &ClusterArgs, args: &RecordArgs) -> Result<u8> {
+    let default = of.namespace.clone().unwrap_or_else(|| cluster.default_namespace().to_owned());
+    if args.list {
+        let namespace = (!args.all_namespaces).then_some(default.as_str());
+        return list(&cluster.recordings(namespace).await?);
+    }
+    if let Some(name) = &args.stop {
+        let was_there = cluster.delete_recording(&default, name).await?;
+        anyhow::ensure!(was_there, "there is no recording {default}/{name}: kubectl sniff record --list");
+        info!("{default}/{name} is removed: what was recorded by it is gone with it");
+        return Ok(exit::SUCCESS);
+    }
+    make(cluster, &default, args).await
+}
+
+async fn make(cluster: &Cluster, default: &str, args: &RecordArgs) -> Result<u8> {
+    let selection = selection(cluster, default, args).await?;
+    let namespace = selection.namespace.clone().unwrap_or_else(|| default.to_owned());
+    let By::Labels(selector) = &selection.by else { bail!("pods are recorded by their labels") };
+    let bytes = memory(&args.memory).map_err(anyhow::Error::msg)?;
+    let recording = Recording {
+        selector: selector.clone(),
+        memory: Ok(bytes),
+        filter: args.filter.clone(),
+        snaplen: args.snaplen,
+        headers: args.headers,
+        reason: args.reason.clone(),
+    };
+    let prefix = match (&args.name, &args.target) {
+        (Some(name), _) => Cow::Borrowed(name.as_str()),
+        (None, Some(Reference::Workload(_, name))) => Cow::Owned(format!("{name}-")),
+        (None, _) => Cow::Borrowed("pods-"),
+    };
+    let name = cluster.create_recording(&namespace, &prefix, &recording, &args.memory, &who()).await?;
+    let mut names: Vec<String> = cluster.pods(&selection).await?.into_iter().map(|pod| pod.name).collect();
+    names.sort_unstable();
+    let count = names.len();
+    names.truncate(MAX_NAMED);
+    let pods = match names.len() {
+        0 => "no pods by now".to_owned(),
+        named if named < count => format!("{count} pods by now, {} among them", names.join(", ")),
+        _ => format!("{count} pods by now: {}", names.join(", ")),
+    };
+    info!("{namespace}/{name} has pods recorded, each in {} of its node's memory; {pods}", ByteSize(bytes));
+    let what = match &args.target {
+        Some(target) => target.to_string(),
+        None if selector.is_empty() => "-l ''".to_owned(),
+        None => format!("-l '{selector}'"),
+    };
+    info!(
+        "`kubectl sniff {what} -n {namespace} --last 5m -w FILE` fetches what was; `kubectl sniff recordings --status` says how it goes"
+    );
+    Ok(exit::SUCCESS)
+}
+
+/// Which pods are meant: objects know them by their labels alone.
+async fn selection(cluster: &Cluster, default: &str, args: &RecordArgs) -> Result<Selection> {
+    match (&args.target, &args.selector) {
+        (Some(Reference::Workload(workload, name)), None) => cluster.pods_of(*workload, default, name).await,
+        (Some(Reference::Pod { name, .. }), _) => bail!(
+            "a single pod is recorded by its annotation: kubectl annotate pod {name} {RECORD}={}",
+            args.memory
+        ),
+        (Some(Reference::Node(_)), _) => bail!("the interfaces of a node are not recorded"),
+        (None, Some(selector)) => Ok(Selection {
+            namespace: Some(default.to_owned()),
+            by: By::Labels(selector.clone()),
+            node: None,
+        }),
+        (Some(_), Some(_)) => bail!("name a workload or labels, not both"),
+        (None, None) => bail!("name whom to record: deploy/NAME, or -l LABELS (all of the namespace: -l '')"),
+    }
+}
+
+fn list(all: &[NamedRecording]) -> Result<u8> {
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING).set_header(COLUMNS);
+    for NamedRecording { namespace, name, recording, by } in all {
+        let memory = match &recording.memory {
+            Ok(bytes) => ByteSize(*bytes).to_string(),
+            Err(why) => why.clone(),
+        };
+        let or_none = |text: Option<&String>| text.filter(|it| !it.is_empty()).cloned().unwrap_or("-".into());
+        let selector = or_none(Some(&recording.selector));
+        let cells = [
+            namespace.clone(),
+            name.clone(),
+            selector,
+            memory,
+            or_none(recording.filter.as_ref()),
+            or_none(by.as_ref()),
+        ];
+        table.add_row(cells.map(|cell| sanitize_line(&cell)));
+    }
+    for column in table.column_iter_mut() {
+        column.set_padding((0, 2));
+    }
+    writeln!(io::stdout(), "{}", table.trim_fmt()).context("cannot write the list")?;
+    Ok(exit::SUCCESS)
+}
