@@ -23,7 +23,7 @@ const HEAD: &str = "\
 const FILE: &str = "deploy/sniff.yaml";
 const BASE: &str = "deploy/base";
 /// The overlays that the chart has values for.
-const OVERLAYS: [&str; 4] = ["exec-only", "least-privilege", "metrics", "policy"];
+const OVERLAYS: [&str; 5] = ["exec-only", "least-privilege", "metrics", "policy", "record"];
 /// Where the chart has the files of these.
 const CHART: &str = "deploy/chart/files";
 /// What only kustomize reads.
