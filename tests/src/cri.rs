@@ -186,6 +186,31 @@ pub struct InfoRequest {
     pub verbose: bool,
 }
 
+/// `ContainerStatusResponse`.
+#[derive(Clone, PartialEq, Message)]
+pub struct ContainerStatusResponse {
+    /// How it is.
+    #[prost(message, optional, tag = "1")]
+    pub status: Option<ContainerStatus>,
+}
+
+/// `ContainerStatus`.
+#[derive(Clone, PartialEq, Message)]
+pub struct ContainerStatus {
+    /// 2 is `CONTAINER_EXITED`.
+    #[prost(int32, tag = "3")]
+    pub state: i32,
+    /// When it ended, in nanoseconds since the epoch.
+    #[prost(int64, tag = "6")]
+    pub finished_at: i64,
+    /// The exit status of its first process.
+    #[prost(int32, tag = "7")]
+    pub exit_code: i32,
+    /// Why it ended: `OOMKilled`.
+    #[prost(string, tag = "10")]
+    pub reason: String,
+}
+
 /// `PodSandboxStatusResponse` and `ContainerStatusResponse`.
 #[derive(Clone, PartialEq, Message)]
 pub struct InfoResponse {
@@ -268,9 +293,20 @@ pub struct Mount {
 /// `LinuxContainerConfig`.
 #[derive(Clone, PartialEq, Message)]
 pub struct LinuxContainerConfig {
+    /// What it may use.
+    #[prost(message, optional, tag = "1")]
+    pub resources: Option<LinuxContainerResources>,
     /// What it may do.
     #[prost(message, optional, tag = "2")]
     pub security_context: Option<LinuxContainerSecurityContext>,
+}
+
+/// `LinuxContainerResources`.
+#[derive(Clone, PartialEq, Message)]
+pub struct LinuxContainerResources {
+    /// Bytes of memory.
+    #[prost(int64, tag = "4")]
+    pub memory_limit_in_bytes: i64,
 }
 
 /// `LinuxContainerSecurityContext`.

@@ -167,6 +167,13 @@ impl Node {
         })
     }
 
+    /// How a container is.
+    pub fn status_of(&self, container: &Container) -> cri::ContainerStatus {
+        let request = cri::InfoRequest { id: container.id.clone(), verbose: false };
+        let answer: cri::ContainerStatusResponse = self.call("ContainerStatus", request);
+        answer.status.expect("a status")
+    }
+
     /// The PID under `info` in the verbose status of a sandbox or a container.
     fn pid_of(&self, method: &str, id: &str) -> u32 {
         let request = cri::InfoRequest { id: id.to_owned(), verbose: true };

@@ -133,6 +133,11 @@ pub fn role_of_agent() -> Vec<Value> {
     documents("deploy/base/rbac.yaml")
 }
 
+/// What lets it hear of what is to be recorded.
+pub fn role_of_recorder() -> Vec<Value> {
+    documents("deploy/overlays/record/rbac.yaml")
+}
+
 fn container_of(daemon_set: &Value) -> ContainerSpec {
     let daemon_set: DaemonSet = typed(daemon_set);
     let spec = daemon_set.spec.and_then(|spec| spec.template.spec).expect("a pod's spec");
@@ -195,7 +200,7 @@ fn kubernetes_knows_every_field_of_every_object() {
     ];
     assert_eq!(kinds, all);
     typed::<ConfigMap>(&documents("deploy/overlays/policy/configmap.yaml")[0]);
-    for overlay in ["exec-only", "least-privilege", "metrics", "policy"] {
+    for overlay in ["exec-only", "least-privilege", "metrics", "policy", "record"] {
         typed::<DaemonSet>(&daemon_set(Some(overlay)));
     }
     for object in of_namespace() {
@@ -270,6 +275,7 @@ fn the_chart_makes_the_objects_of_kustomize() {
         ("metrics", "metrics.enabled=true"),
         ("exec-only", "execOnly=true"),
         ("policy", "policy.enabled=true"),
+        ("record", "record.enabled=true"),
     ] {
         let objects = kustomize(&format!("deploy/overlays/{overlay}"));
         assert_eq!(chart(&[value]).expect("objects"), objects, "{overlay}");
@@ -297,6 +303,10 @@ fn each_value_of_the_chart_is_where_it_belongs() {
         "policy.enabled=true",
         "policy.rules[0].namespaces[0]=*",
         "policy.rules[0].snaplen=96",
+        "record.enabled=true",
+        "record.memory=1GiB",
+        "record.keep=2h",
+        "record.triggers=oom-killed",
         "events=false",
         "metrics.enabled=true",
         "metrics.address=[::]",
@@ -363,6 +373,11 @@ fn each_value_of_the_chart_is_where_it_belongs() {
         ("SNIFF_MAX_SESSIONS", "4"),
         ("SNIFF_METRICS_ADDRESS", "[::]:9469"),
         ("SNIFF_POLICY", "/etc/sniff/policy.yaml"),
+        ("SNIFF_RECORDINGS", "/var/lib/sniff-recordings"),
+        ("SNIFF_RECORDINGS_SIZE", "1GiB"),
+        ("SNIFF_RECORD_KEEP", "2h"),
+        ("SNIFF_RECORD_MEMORY", "1GiB"),
+        ("SNIFF_RECORD_TRIGGERS", "oom-killed"),
     ];
     assert_eq!(env, wanted.into());
     let policy = of("ConfigMap", "sniff-policy")["data"]["policy.yaml"].as_str().expect("a text");
@@ -374,6 +389,7 @@ fn each_value_of_the_chart_is_where_it_belongs() {
 fn what_the_chart_does_not_know_is_refused() {
     for (value, part) in [
         ("recorder.enabled=true", "'recorder' not allowed"),
+        ("record.memory=much", "/record/memory"),
         ("image.tga=1", "'tga' not allowed"),
         ("privilege=none", "/privilege"),
         ("limits.sessions=many", "/limits/sessions"),
@@ -396,6 +412,7 @@ fn overlays_list_all_their_files() {
         ("least-privilege", "../../base"),
         ("metrics", "../../base"),
         ("policy", "../../base"),
+        ("record", "../../base"),
         ("openshift", "../least-privilege"),
     ] {
         let folder = format!("deploy/overlays/{overlay}");
@@ -556,6 +573,7 @@ fn config(spec: ContainerSpec) -> cri::ContainerConfig {
         envs: envs.chain([by_exec]).collect(),
         mounts: spec.volume_mounts.expect("mounts").into_iter().map(mount).chain([token]).collect(),
         linux: Some(cri::LinuxContainerConfig {
+            resources: None,
             security_context: Some(cri::LinuxContainerSecurityContext {
                 capabilities,
                 privileged: security.privileged.unwrap_or_default(),

@@ -41,13 +41,13 @@ const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A shop whose node has an agent with a door; its developers may capture it. There are another namespace with a pod of
 /// the same name, and a pod on the node's network.
-struct Guarded {
+pub(super) struct Guarded {
     agent: Child,
     log: tempfile::NamedTempFile,
     audit: tempfile::NamedTempFile,
     bank: Sandbox<'static>,
     host: Sandbox<'static>,
-    shop: Shop,
+    pub(super) shop: Shop,
 }
 
 impl Drop for Guarded {
@@ -62,7 +62,7 @@ impl Guarded {
         Self::with(&[])
     }
 
-    fn with(args: &[&str]) -> Self {
+    pub(super) fn with(args: &[&str]) -> Self {
         let shop = Shop::new();
         let bank = shop.node.pod("bank", "web-0").run_sandbox();
         let host = shop.node.host_network_pod("shop", "host-0");
@@ -138,11 +138,16 @@ impl Guarded {
 
     /// A session of these accounts that captures these targets.
     fn come_in(&self, accounts: &[Account], hello: ClientHello) -> Come {
-        let tokens: Vec<String> =
-            accounts.iter().map(|(namespace, name)| self.token(namespace, name)).collect();
-        let (mut come, _) = self.knock(&tokens).expect("good tokens");
+        let mut come = self.knock_with(accounts);
         come.begin(hello);
         come
+    }
+
+    /// A session of these accounts that has not begun.
+    pub(super) fn knock_with(&self, accounts: &[Account]) -> Come {
+        let tokens: Vec<String> =
+            accounts.iter().map(|(namespace, name)| self.token(namespace, name)).collect();
+        self.knock(&tokens).expect("good tokens").0
     }
 
     /// The lines of this kind in the agent's audit.
@@ -152,7 +157,7 @@ impl Guarded {
         lines.filter(|line| line["event"] == event).collect()
     }
 
-    fn log(&self) -> String {
+    pub(super) fn log(&self) -> String {
         fs::read_to_string(self.log.path()).expect("the agent's words")
     }
 }
@@ -183,27 +188,32 @@ fn shown(tokens: &[String]) -> Credentials {
 }
 
 /// Somebody who has come in.
-struct Come {
+pub(super) struct Come {
     stream: TcpStream,
     session: Decoder<ToClient>,
-    said: Vec<ToClient>,
+    pub(super) said: Vec<ToClient>,
 }
 
 impl Come {
-    fn send(&mut self, message: &ToNode) {
+    pub(super) fn send(&mut self, message: &ToNode) {
         let mut frame = Vec::new();
         encode(message, &mut frame).expect("a frame");
         self.stream.write_all(&frame).expect("a session");
     }
 
-    fn begin(&mut self, hello: ClientHello) {
+    /// Says what is wanted.
+    pub(super) fn open(&mut self, hello: ClientHello) {
         self.stream.write_all(&PREFACE).expect("a session");
         self.send(&ToNode::Hello(Box::new(hello)));
+    }
+
+    pub(super) fn begin(&mut self, hello: ClientHello) {
+        self.open(hello);
         self.wait_for("listening", |message| matches!(message, ToClient::Event(Event::Listening { .. })));
     }
 
     /// Waits for a message, one that came before included.
-    fn wait_for(&mut self, what: &str, wanted: impl Fn(&ToClient) -> bool) {
+    pub(super) fn wait_for(&mut self, what: &str, wanted: impl Fn(&ToClient) -> bool) {
         let mut buffer = [0; 1 << 16];
         while !self.said.iter().any(&wanted) {
             match self.session.next().expect("frames") {
@@ -237,11 +247,11 @@ impl Come {
 }
 
 /// A service account: namespace and name.
-type Account = (&'static str, &'static str);
+pub(super) type Account = (&'static str, &'static str);
 
-const SHOP: Account = ("shop", "sniff-capture");
-const BANK: Account = ("bank", "sniff-capture");
-const NODE: Account = ("sniff", "sniff-node");
+pub(super) const SHOP: Account = ("shop", "sniff-capture");
+pub(super) const BANK: Account = ("bank", "sniff-capture");
+pub(super) const NODE: Account = ("sniff", "sniff-node");
 
 /// Who has come in with which tokens captures what, and which right is missing for the rest.
 #[test]
