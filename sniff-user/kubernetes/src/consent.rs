@@ -3,23 +3,19 @@
 //! The server is asked for those alone that have the label, which are few, and tells of each change. So nothing is asked when
 //! a pod joins, however many do, and a label that comes later is heard of at once.
 
-use std::{collections::BTreeMap, fmt::Debug};
+use std::{collections::BTreeMap, fmt::Debug, pin::pin};
 
 use anyhow::{Result, anyhow};
 use futures_util::StreamExt as _;
 use k8s_openapi::api::core::v1;
-use kube::{
-    Api, Resource, ResourceExt as _,
-    core::PartialObjectMeta,
-    runtime::watcher::{self, Event, watcher},
-};
+use kube::{Api, Resource, ResourceExt as _, core::PartialObjectMeta, runtime::watcher};
 use serde::de::DeserializeOwned;
 use tokio::{sync::watch, time::sleep};
 
 use crate::{
     Cluster, Request,
-    pods::watch::{EXPIRED, Pauses},
     refusal::explain_watch,
+    watching::{Heard, Pauses, hear},
 };
 
 /// Says of a pod, or of all pods of a namespace, whether they may be captured. A prefix without a dot is no domain that
@@ -128,31 +124,27 @@ async fn watch_labels<K>(
 where
     K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + 'static,
 {
-    let mut events = watcher(api, config).boxed();
-    let mut listed = BTreeMap::new();
-    while let Some(event) = events.next().await {
-        let key = |object: &PartialObjectMeta<K>| (object.namespace().unwrap_or_default(), object.name_any());
-        match event {
-            Ok(Event::Init) => listed.clear(),
-            Ok(Event::InitApply(object)) => {
-                listed.extend(object.labels().get(LABEL).map(|value| (key(&object), value.clone())));
-            }
-            Ok(Event::InitDone) => {
-                let values = std::mem::take(&mut listed);
+    let of = |object: PartialObjectMeta<K>| {
+        let key = (object.namespace().unwrap_or_default(), object.name_any());
+        (key, object.labels().get(LABEL).cloned())
+    };
+    let mut events = pin!(hear(api, config, of));
+    while let Some(heard) = events.next().await {
+        match heard? {
+            Heard::All(objects) => {
+                let labelled = objects.into_iter().filter_map(|(key, value)| Some((key, value?)));
+                let values = labelled.collect();
                 told.send_modify(|all| *part(all) = Labels { values, is_whole: true, trouble: None });
             }
-            Ok(Event::Apply(object)) => told.send_modify(|all| {
-                match object.labels().get(LABEL) {
-                    Some(value) => part(all).values.insert(key(&object), value.clone()),
-                    None => part(all).values.remove(&key(&object)),
+            Heard::Applied((key, value)) => told.send_modify(|all| {
+                match value {
+                    Some(value) => part(all).values.insert(key, value),
+                    None => part(all).values.remove(&key),
                 };
             }),
-            Ok(Event::Delete(object)) => told.send_modify(|all| {
-                part(all).values.remove(&key(&object));
+            Heard::Gone((key, _)) => told.send_modify(|all| {
+                part(all).values.remove(&key);
             }),
-            // It lists again by itself.
-            Err(watcher::Error::WatchError(status)) if status.code == EXPIRED => {}
-            Err(error) => return Err(error),
         }
     }
     Ok(())

@@ -21,6 +21,7 @@ mod proxy;
 pub mod recordings;
 mod refusal;
 mod tokens;
+mod watching;
 mod workloads;
 
 pub use access::{Permission, RefusedPod, ServerVersion, how_to_let_in};

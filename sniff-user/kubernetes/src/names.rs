@@ -16,8 +16,8 @@ use tokio::{sync::mpsc, time::sleep};
 
 use crate::{
     Cluster, Forbidden, Request,
-    pods::watch::{EXPIRED, Pauses},
     refusal::explain_watch,
+    watching::{EXPIRED, Pauses},
 };
 
 /// Most objects of a kind: whoever captures a few pods does not load a whole large cluster.

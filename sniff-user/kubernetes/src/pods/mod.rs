@@ -2,7 +2,7 @@
 
 mod facts;
 pub(crate) mod state;
-pub(crate) mod watch;
+mod watch;
 
 use std::{fmt, net::IpAddr};
 

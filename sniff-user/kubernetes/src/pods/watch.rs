@@ -1,24 +1,19 @@
 //! The pods of a selection from here on.
 //!
-//! One selection is one watch, narrowed by the server to what matters: kube's watcher lists once, goes on from there,
-//! resumes where it has ended, and lists again when the server has forgotten that place (410 Gone). After an outage
-//! another one takes its place, whose list tells that the outage is over; pauses between tries are longer each time, and
-//! never are two clients in step.
+//! One selection is one watch, narrowed by the server to what matters.
 
-use std::{collections::HashMap, time::Duration};
+use std::{collections::HashMap, pin::pin};
 
 use futures_util::StreamExt as _;
-use kube::runtime::watcher::{self, Event, watcher};
+use kube::runtime::watcher;
 use tokio::{sync::mpsc, task::AbortHandle, time::sleep};
 
 use super::{Pod, Selection};
-use crate::{Backoff, Cluster, Forbidden, refusal::explain_watch};
-
-/// The longest pause between two tries of a watch.
-const LONGEST_PAUSE: Duration = Duration::from_secs(2);
-
-/// The code of an answer from a server that has forgotten where a watch was.
-pub(crate) const EXPIRED: u16 = 410;
+use crate::{
+    Cluster, Forbidden,
+    refusal::explain_watch,
+    watching::{Heard, Pauses, hear},
+};
 
 /// What happens to the pods of a selection.
 #[derive(Debug)]
@@ -49,24 +44,6 @@ pub fn follow(cluster: Cluster, selection: Selection, changes: mpsc::Sender<Chan
     Follow(tokio::spawn(watch(cluster, selection, changes)).abort_handle())
 }
 
-/// Pauses between the tries of a watch: never so long that pods which start after an outage are missed.
-#[derive(Default)]
-pub(crate) struct Pauses(Backoff);
-
-impl Iterator for Pauses {
-    type Item = Duration;
-
-    fn next(&mut self) -> Option<Duration> {
-        let pause = self.0.next()?;
-        // Still no two clients in step.
-        Some(if pause <= LONGEST_PAUSE {
-            pause
-        } else {
-            LONGEST_PAUSE.mul_f32(fastrand::f32().midpoint(1.0))
-        })
-    }
-}
-
 async fn watch(cluster: Cluster, selection: Selection, changes: mpsc::Sender<Change>) {
     for pause in Pauses::default() {
         let Err(error) = watch_once(&cluster, &selection, &changes).await else { return };
@@ -92,55 +69,29 @@ async fn watch_once(
     let (labels, fields) = selection.selectors();
     let config =
         watcher::Config { label_selector: labels, field_selector: fields, ..watcher::Config::default() };
-    let mut events = watcher(cluster.api(selection), config).boxed();
-    let (mut listed, mut known) = (Vec::new(), HashMap::new());
-    while let Some(event) = events.next().await {
-        let change = match event {
-            Ok(Event::Init) => {
-                listed.clear();
-                continue;
+    let mut events = pin!(hear(cluster.api(selection), config, Pod::from));
+    let mut known = HashMap::new();
+    while let Some(heard) = events.next().await {
+        let change = match heard? {
+            Heard::All(pods) => {
+                known = pods.iter().map(|pod| (pod.uid.clone(), pod.clone())).collect();
+                Change::All(pods)
             }
-            Ok(Event::InitApply(pod)) => {
-                listed.push(Pod::from(pod));
-                continue;
-            }
-            Ok(Event::InitDone) => {
-                known = listed.iter().map(|pod| (pod.uid.clone(), pod.clone())).collect();
-                Change::All(std::mem::take(&mut listed))
-            }
-            Ok(Event::Apply(pod)) => {
-                let pod = Pod::from(pod);
+            Heard::Applied(pod) => {
                 // Kubelets report every few seconds; most of that changes nothing here.
                 if known.insert(pod.uid.clone(), pod.clone()).as_ref() == Some(&pod) {
                     continue;
                 }
                 Change::Applied(pod)
             }
-            Ok(Event::Delete(pod)) => {
-                let pod = Pod::from(pod);
+            Heard::Gone(pod) => {
                 known.remove(&pod.uid);
                 Change::Gone(pod)
             }
-            // It lists again by itself.
-            Err(watcher::Error::WatchError(status)) if status.code == EXPIRED => continue,
-            Err(error) => return Err(error),
         };
         if changes.send(change).await.is_err() {
             break;
         }
     }
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_watch_is_never_long_without_a_try() {
-        let pauses: Vec<Duration> = Pauses::default().take(50).collect();
-        assert_eq!(pauses.len(), 50, "it gives up");
-        assert!(pauses.iter().all(|pause| *pause <= LONGEST_PAUSE), "{pauses:?}");
-        assert!(pauses[10..].iter().all(|pause| *pause >= LONGEST_PAUSE / 2), "{pauses:?}");
-    }
 }

@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeMap,
     fmt::Debug,
+    pin::pin,
     time::{Duration, UNIX_EPOCH},
 };
 
@@ -11,7 +12,7 @@ use k8s_openapi::{api::core::v1, jiff::Timestamp};
 use kube::{
     Api, Resource, ResourceExt as _,
     core::{DynamicObject, PartialObjectMeta},
-    runtime::watcher::{self, Event, watcher},
+    runtime::watcher,
 };
 use serde::de::DeserializeOwned;
 use tokio::{sync::watch, time::sleep};
@@ -19,11 +20,9 @@ use tokio::{sync::watch, time::sleep};
 use super::{RECORD, Recording, resource};
 use crate::{
     Cluster, Request,
-    pods::{
-        node_uid,
-        watch::{EXPIRED, Pauses},
-    },
+    pods::node_uid,
     refusal::explain_watch,
+    watching::{Heard, Pauses, hear},
 };
 
 /// How long until it is looked again whether recordings are known, where the server does not know what they are.
@@ -174,30 +173,13 @@ where
     Key: Ord + Clone,
     Value: Clone,
 {
-    let mut events = watcher(api, config).boxed();
-    let (mut listed, mut known) = (BTreeMap::new(), BTreeMap::new());
-    while let Some(event) = events.next().await {
-        match event {
-            Ok(Event::Init) => {
-                listed.clear();
-                continue;
-            }
-            Ok(Event::InitApply(object)) => {
-                let (key, value) = of(object);
-                listed.insert(key, value);
-                continue;
-            }
-            Ok(Event::InitDone) => known = std::mem::take(&mut listed),
-            Ok(Event::Apply(object)) => {
-                let (key, value) = of(object);
-                known.insert(key, value);
-            }
-            Ok(Event::Delete(object)) => {
-                known.remove(&of(object).0);
-            }
-            // It lists again by itself.
-            Err(watcher::Error::WatchError(status)) if status.code == EXPIRED => continue,
-            Err(error) => return Err(error),
+    let mut known = BTreeMap::new();
+    let mut events = pin!(hear(api, config, of));
+    while let Some(heard) = events.next().await {
+        match heard? {
+            Heard::All(objects) => known = objects.into_iter().collect(),
+            Heard::Applied((key, value)) => drop(known.insert(key, value)),
+            Heard::Gone((key, _)) => drop(known.remove(&key)),
         }
         tell(known.clone());
     }
