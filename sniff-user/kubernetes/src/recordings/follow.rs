@@ -56,20 +56,27 @@ pub struct NodePod {
     pub host_network: bool,
     /// Whether all of its containers have ended for good.
     pub has_ended: bool,
+    /// How it is.
+    pub state: PodState,
+}
+
+/// How a pod is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PodState {
+    /// Its containers, those of init and debug containers included.
+    pub containers: Vec<ContainerState>,
+    /// Its condition `Ready`, where it has one.
+    pub is_ready: Option<bool>,
     /// Whether it is being deleted.
     pub is_leaving: bool,
     /// Whether its `restartPolicy` is `Never`.
     pub never_restarts: bool,
-    /// Its condition `Ready`, where it has one.
-    pub is_ready: Option<bool>,
-    /// Its containers, those of init and debug containers included.
-    pub containers: Vec<NodeContainer>,
 }
 
-/// A container of a pod.
+/// How a container of a pod is.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct NodeContainer {
-    /// Its name.
+pub struct ContainerState {
+    /// Its name, which no other one of the pod has.
     pub name: String,
     /// Whether it is an init container.
     pub is_init: bool,
@@ -81,7 +88,7 @@ pub struct NodeContainer {
     pub restarts: u32,
     /// What it waits for, as Kubernetes says it.
     pub waiting: Option<String>,
-    /// How it has ended, or else had before it was started again.
+    /// How it has ended (`state.terminated`), or else had before it was started again (`lastState.terminated`).
     pub ended: Option<Termination>,
 }
 
@@ -203,7 +210,7 @@ impl NodePod {
         let status = pod.status.unwrap_or_default();
         let mut conditions = status.conditions.iter().flatten();
         let is_ready = conditions.find(|it| it.type_ == "Ready").map(|it| it.status == "True");
-        let of = |is_init| move |status| NodeContainer::of(status, is_init);
+        let of = |is_init| move |status| ContainerState::of(status, is_init);
         let init = status.init_container_statuses.into_iter().flatten().map(of(true));
         let main = status.container_statuses.into_iter().flatten().map(of(false));
         let debug = status.ephemeral_container_statuses.into_iter().flatten().map(of(false));
@@ -214,15 +221,17 @@ impl NodePod {
             record,
             host_network: spec.host_network.unwrap_or_default(),
             has_ended: matches!(status.phase.as_deref(), Some("Succeeded" | "Failed")),
-            is_leaving,
-            never_restarts: spec.restart_policy.as_deref() == Some("Never"),
-            is_ready,
-            containers: init.chain(main).chain(debug).collect(),
+            state: PodState {
+                containers: init.chain(main).chain(debug).collect(),
+                is_ready,
+                is_leaving,
+                never_restarts: spec.restart_policy.as_deref() == Some("Never"),
+            },
         }
     }
 }
 
-impl NodeContainer {
+impl ContainerState {
     fn of(status: v1::ContainerStatus, is_init: bool) -> Self {
         let state = status.state.unwrap_or_default();
         let ended = state.terminated.or(status.last_state.and_then(|last| last.terminated));
@@ -297,11 +306,11 @@ mod tests {
                 "conditions": [{"type": "Ready", "status": "False"}]}}))
         .unwrap();
         let pod = NodePod::of(pod);
-        assert!(pod.host_network && pod.never_restarts && !pod.has_ended);
-        assert_eq!((pod.is_ready, pod.record.as_deref()), (Some(false), Some("1Mi")));
+        assert!(pod.host_network && pod.state.never_restarts && !pod.has_ended);
+        assert_eq!((pod.state.is_ready, pod.record.as_deref()), (Some(false), Some("1Mi")));
         let ended =
             Termination { reason: Some("OOMKilled".into()), exit_code: 137, finished: Some(2_000_000_000) };
-        let app = &pod.containers[0];
+        let app = &pod.state.containers[0];
         assert_eq!((app.restarts, app.waiting.as_deref()), (3, Some("CrashLoopBackOff")));
         assert_eq!(app.ended, Some(ended));
     }

@@ -6,7 +6,7 @@ mod objects;
 use kube::core::{ApiResource, DynamicObject, GroupVersionKind};
 
 pub use self::{
-    follow::{NodeContainer, NodePod, NodePods, Termination},
+    follow::{ContainerState, NodePod, NodePods, PodState, Termination},
     objects::NamedRecording,
 };
 

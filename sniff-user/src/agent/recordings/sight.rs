@@ -7,14 +7,11 @@ use log::warn;
 use sniff_common::MAX_SNAPLEN;
 use sniff_kubernetes::{
     Cluster,
-    recordings::{NodeContainer, NodePod, NodePods, RECORD, Recording, memory},
+    recordings::{NodePod, NodePods, PodState, RECORD, Recording, memory},
 };
 use tokio::sync::watch;
 
-use super::{
-    triggers::{ContainerState, PodState, Termination},
-    wanted::{Refused, Wanted},
-};
+use super::wanted::{Refused, Wanted};
 use crate::{agent::audit::PodId, targets::Selector};
 
 /// What an annotation says of a pod that is not to be recorded.
@@ -60,7 +57,7 @@ impl Sight {
         for (uid, pod) in known.pods.as_ref()? {
             let NodePod { namespace, name, .. } = pod;
             let id = PodId { namespace: namespace.clone(), name: name.clone(), uid: uid.clone() };
-            sight.states.insert(uid.clone(), (id.clone(), state(pod)));
+            sight.states.insert(uid.clone(), (id.clone(), pod.state.clone()));
             if pod.has_ended {
                 continue;
             }
@@ -121,29 +118,6 @@ fn by_object(id: &PodId, pod: &NodePod, known: &NodePods) -> Option<(Wanted, Res
     let Recording { memory, filter, snaplen, headers, .. } = recording.clone();
     let snaplen = snaplen.filter(|snaplen| (1..=MAX_SNAPLEN).contains(snaplen)).unwrap_or(MAX_SNAPLEN);
     Some((Wanted { filter, snaplen, headers, ..Wanted::of(id.clone(), &by) }, memory))
-}
-
-/// As triggers see it.
-fn state(pod: &NodePod) -> PodState {
-    let container = |it: &NodeContainer| ContainerState {
-        name: it.name.clone(),
-        is_init: it.is_init,
-        is_running: it.is_running,
-        is_ready: it.is_ready,
-        restarts: it.restarts,
-        waiting: it.waiting.clone(),
-        ended: it.ended.as_ref().map(|ended| Termination {
-            reason: ended.reason.clone(),
-            exit_code: ended.exit_code,
-            finished: ended.finished,
-        }),
-    };
-    PodState {
-        containers: pod.containers.iter().map(container).collect(),
-        is_ready: pod.is_ready,
-        is_leaving: pod.is_leaving,
-        never_restarts: pod.never_restarts,
-    }
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 
 use std::{fmt, str::FromStr};
 
+use sniff_kubernetes::recordings::{ContainerState, PodState};
 use sniff_pcapng::time;
 
 /// What the option calls none at all.
@@ -111,49 +112,6 @@ impl FromStr for Wanted {
     }
 }
 
-/// What is known of a pod at a time.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct PodState {
-    /// Its containers, those that run once before the others (init containers) included.
-    pub containers: Vec<ContainerState>,
-    /// Its condition `Ready`, where it has one.
-    pub is_ready: Option<bool>,
-    /// Whether it is being deleted.
-    pub is_leaving: bool,
-    /// Whether its `restartPolicy` is `Never`.
-    pub never_restarts: bool,
-}
-
-/// A container of a pod.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct ContainerState {
-    /// Its name, which no other one of the pod has.
-    pub name: String,
-    /// Whether it is an init container.
-    pub is_init: bool,
-    /// Whether it runs.
-    pub is_running: bool,
-    /// Whether it is ready.
-    pub is_ready: bool,
-    /// How often it was restarted.
-    pub restarts: u32,
-    /// What it waits for, as Kubernetes says it.
-    pub waiting: Option<String>,
-    /// How it has ended (`state.terminated`), or else had before it was started again (`lastState.terminated`).
-    pub ended: Option<Termination>,
-}
-
-/// How a container has ended.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Termination {
-    /// Why, as Kubernetes says it.
-    pub reason: Option<String>,
-    /// The exit status of its first process.
-    pub exit_code: i32,
-    /// When, in nanoseconds since the epoch.
-    pub finished: Option<u64>,
-}
-
 /// What has happened to a pod between two looks at it, of which the later was at `now`, in nanoseconds since the epoch. What
 /// was so when it was first seen has not happened since.
 pub fn triggers(before: Option<&PodState>, after: &PodState, now: u64) -> Vec<Trigger> {
@@ -162,9 +120,9 @@ pub fn triggers(before: Option<&PodState>, after: &PodState, now: u64) -> Vec<Tr
     let mut triggers = Vec::new();
     for container in &after.containers {
         let of_before = before.containers.iter().find(|it| it.name == container.name);
-        triggers.extend(container.triggers(of_before.unwrap_or(&new), after, now));
+        triggers.extend(of_container(of_before.unwrap_or(&new), container, after, now));
     }
-    triggers.extend(after.not_ready(before).map(|words| Trigger {
+    triggers.extend(not_ready(before, after).map(|words| Trigger {
         reason: Reason::NotReady,
         words,
         time: now,
@@ -172,61 +130,57 @@ pub fn triggers(before: Option<&PodState>, after: &PodState, now: u64) -> Vec<Tr
     triggers
 }
 
-impl PodState {
-    /// In words, that it was ready and is not, though its containers run on.
-    fn not_ready(&self, before: &Self) -> Option<String> {
-        if before.is_ready != Some(true) || self.is_ready != Some(false) || self.is_leaving {
-            return None;
-        }
-        let containers = || self.containers.iter().filter(|container| !container.is_init);
-        let runs_on = |container: &ContainerState| {
-            let of_before = before.containers.iter().find(|it| it.name == container.name);
-            container.is_running && of_before.is_some_and(|before| before.restarts == container.restarts)
-        };
-        containers().all(runs_on).then(|| {
-            let failing: Vec<String> =
-                containers().filter(|it| !it.is_ready).take(3).map(|it| plain(&it.name)).collect();
-            match failing.as_slice() {
-                [] => "the pod is not ready any more".to_owned(),
-                names => {
-                    format!("the pod is not ready any more: container {} runs and is not", names.join(", "))
-                }
-            }
-        })
+/// In words, that a pod was ready and is not, though its containers run on.
+fn not_ready(before: &PodState, after: &PodState) -> Option<String> {
+    if before.is_ready != Some(true) || after.is_ready != Some(false) || after.is_leaving {
+        return None;
     }
+    let containers = || after.containers.iter().filter(|container| !container.is_init);
+    let runs_on = |container: &ContainerState| {
+        let of_before = before.containers.iter().find(|it| it.name == container.name);
+        container.is_running && of_before.is_some_and(|before| before.restarts == container.restarts)
+    };
+    containers().all(runs_on).then(|| {
+        let failing: Vec<String> =
+            containers().filter(|it| !it.is_ready).take(3).map(|it| plain(&it.name)).collect();
+        match failing.as_slice() {
+            [] => "the pod is not ready any more".to_owned(),
+            names => {
+                format!("the pod is not ready any more: container {} runs and is not", names.join(", "))
+            }
+        }
+    })
 }
 
-impl ContainerState {
-    fn triggers(&self, before: &Self, pod: &PodState, now: u64) -> Vec<Trigger> {
-        let new_end = self.ended.as_ref().filter(|ended| before.ended.as_ref() != Some(ended));
-        let name = plain(&self.name);
-        let kind = if self.is_init { "init container" } else { "container" };
-        let mut triggers = Vec::new();
-        let mut add = |reason, what: String, time| {
-            triggers.push(Trigger { reason, words: format!("{kind} {name} {what}"), time });
-        };
-        if let Some(ended) = new_end {
-            let (code, time) = (ended.exit_code, ended.finished.unwrap_or(now));
-            if ended.reason.as_deref() == Some(OOM_KILLED) {
-                add(Reason::OomKilled, format!("was OOM-killed (exit {code})"), time);
-            } else if code != 0 && pod.never_restarts && !pod.is_leaving {
-                add(Reason::Failed, format!("has failed (exit {code})"), time);
-            }
+/// What has happened to a container of a `pod` that is known as it is by now.
+fn of_container(before: &ContainerState, after: &ContainerState, pod: &PodState, now: u64) -> Vec<Trigger> {
+    let new_end = after.ended.as_ref().filter(|ended| before.ended.as_ref() != Some(ended));
+    let name = plain(&after.name);
+    let kind = if after.is_init { "init container" } else { "container" };
+    let mut triggers = Vec::new();
+    let mut add = |reason, what: String, time| {
+        triggers.push(Trigger { reason, words: format!("{kind} {name} {what}"), time });
+    };
+    if let Some(ended) = new_end {
+        let (code, time) = (ended.exit_code, ended.finished.unwrap_or(now));
+        if ended.reason.as_deref() == Some(OOM_KILLED) {
+            add(Reason::OomKilled, format!("was OOM-killed (exit {code})"), time);
+        } else if code != 0 && pod.never_restarts && !pod.is_leaving {
+            add(Reason::Failed, format!("has failed (exit {code})"), time);
         }
-        if self.restarts > before.restarts {
-            let how = new_end.or(self.ended.as_ref()).map(|ended| format!(" (exit {})", ended.exit_code));
-            let time = new_end.and_then(|ended| ended.finished).unwrap_or(now);
-            let count = self.restarts;
-            let what =
-                format!("has ended{} and was restarted, {count} times so far", how.unwrap_or_default());
-            add(Reason::Restarted, what, time);
-        }
-        let is_looping = |it: &Self| it.waiting.as_deref() == Some(CRASH_LOOP);
-        if is_looping(self) && !is_looping(before) {
-            add(Reason::CrashLoop, "ends again and again (CrashLoopBackOff)".to_owned(), now);
-        }
-        triggers
     }
+    if after.restarts > before.restarts {
+        let how = new_end.or(after.ended.as_ref()).map(|ended| format!(" (exit {})", ended.exit_code));
+        let time = new_end.and_then(|ended| ended.finished).unwrap_or(now);
+        let count = after.restarts;
+        let what = format!("has ended{} and was restarted, {count} times so far", how.unwrap_or_default());
+        add(Reason::Restarted, what, time);
+    }
+    let is_looping = |it: &ContainerState| it.waiting.as_deref() == Some(CRASH_LOOP);
+    if is_looping(after) && !is_looping(before) {
+        add(Reason::CrashLoop, "ends again and again (CrashLoopBackOff)".to_owned(), now);
+    }
+    triggers
 }
 
 /// Somebody else's name for something, in characters that mean nothing to anybody.
@@ -237,6 +191,8 @@ pub(super) fn plain(name: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use sniff_kubernetes::recordings::Termination;
+
     use super::*;
 
     const NOW: u64 = 1_795_754_000_000_000_000;
