@@ -76,7 +76,8 @@ impl SessionEvents {
             Kind::Recorder => (
                 RECORDED,
                 format!(
-                    "Packets of this pod are recorded in memory by sniff on node {node} from now on, and none from before are                      held; {for_whom}"
+                    "Packets of this pod are recorded in memory by sniff on node {node} from now on, and none from before \
+                     are held; {for_whom}"
                 ),
             ),
             Kind::Past => (

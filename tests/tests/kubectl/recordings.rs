@@ -284,8 +284,13 @@ fn a_restarted_container_has_the_minutes_before_saved() {
         assert!(comment.contains(words), "{comment}");
     }
     let events = place.shop.cluster.events("shop");
-    let told = events.iter().find(|event| event["reason"] == "PacketRecordingSaved").expect("an event");
-    assert!(told["message"].as_str().expect("words").contains(&saved.name), "{told}");
+    for (reason, words) in [
+        ("PacketRecording", "from now on, and none from before are held; "),
+        ("PacketRecordingSaved", &saved.name),
+    ] {
+        let told = events.iter().find(|event| event["reason"] == reason).expect("an event");
+        assert!(told["message"].as_str().expect("words").contains(words), "{told}");
+    }
     // Nobody else has it.
     let mut come = place.knock_with(&[BANK]);
     come.open(past(Past::Saved { name: saved.name.clone() }, "shop"));
