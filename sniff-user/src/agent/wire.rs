@@ -241,6 +241,11 @@ impl Remit {
         let namespaces = BTreeSet::from([namespace.to_owned()]);
         Self { namespaces, node: false, sniff_namespace: String::new() }
     }
+
+    /// Whether the pods of a namespace may be captured.
+    pub(crate) fn covers(&self, namespace: &str) -> bool {
+        self.node || self.namespaces.contains(namespace)
+    }
 }
 
 impl fmt::Display for Remit {

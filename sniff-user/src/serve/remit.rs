@@ -30,13 +30,13 @@ impl Remit {
         }
     }
 
-    /// Whether the pods of a namespace may be captured.
+    /// Makes sure that the pods of a namespace may be captured.
     ///
     /// # Errors
     ///
     /// When they may not; names the right that is missing.
     pub(super) fn check_namespace(&self, namespace: &str) -> Result<()> {
-        if self.node || self.namespaces.contains(namespace) {
+        if self.covers(namespace) {
             return Ok(());
         }
         let why = format!(

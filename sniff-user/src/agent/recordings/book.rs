@@ -79,7 +79,7 @@ impl Entry {
     }
 
     fn is_for(&self, remit: Option<&Remit>) -> bool {
-        remit.is_none_or(|remit| remit.node || remit.namespaces.contains(&self.wanted.pod.namespace))
+        remit.is_none_or(|remit| remit.covers(&self.wanted.pod.namespace))
     }
 
     fn describe(&self) -> Recorder {

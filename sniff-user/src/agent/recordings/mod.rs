@@ -26,6 +26,7 @@ use anyhow::{Context as _, Result};
 use bytesize::ByteSize;
 use log::{error, info, warn};
 use sniff_kubernetes::Cluster;
+use sniff_protocol::message::Recording;
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::{Notify, oneshot, watch},
@@ -298,11 +299,8 @@ impl Recordings {
         recordings.disk = self.options.folder_bytes;
         match self.shelf.list() {
             Ok(saved) => {
-                let may = |namespace: &String| {
-                    remit.is_none_or(|remit| remit.node || remit.namespaces.contains(namespace))
-                };
-                recordings.saved =
-                    saved.into_iter().filter(|it| may(&it.namespace)).take(MAX_LISTED).collect();
+                let mine = |it: &Recording| remit.is_none_or(|remit| remit.covers(&it.namespace));
+                recordings.saved = saved.into_iter().filter(mine).take(MAX_LISTED).collect();
             }
             Err(error) => warn!("{error:#}"),
         }
