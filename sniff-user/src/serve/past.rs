@@ -14,7 +14,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 use log::{info, warn};
 use sniff_cli::exit;
 use sniff_kubernetes::consent::LABEL;
@@ -434,16 +434,13 @@ impl Handing<'_> {
 
 /// Has a recorder write what it holds behind an earlier file into one that has no name.
 fn save(pid: i32, folder: &Path, last: Option<Duration>, before: Option<Saved>) -> Result<(File, Saved)> {
-    let mut running = ask::running()?;
-    running.retain(|recorder| recorder.pid == pid);
-    let Some(recorder) = running.pop() else { bail!("its recorder has ended") };
     let mut file = tempfile::tempfile_in(folder)
         .with_context(|| format!("no file can be made in {}", folder.display()))?;
     let (last, after) = match before {
         Some(saved) => (None, Some(saved.place)),
         None => (last, None),
     };
-    let saved = recorder.greet()?.save(Request { last, after, ..Request::default() }, file.as_fd())?;
+    let saved = ask::of(pid)?.save(Request { last, after, ..Request::default() }, file.as_fd())?;
     file.rewind()?;
     Ok((file, saved))
 }

@@ -281,12 +281,12 @@ impl Recordings {
     fn save(&self, save: &Save) -> Result<String> {
         let PodId { namespace, name, uid } = save.pod.clone();
         let (pid, held) = self.book().process(&uid).context("its recorder has ended")?;
+        // Before others make room for it.
+        let recorder = ask::of(pid)?;
         let label = Label { namespace, pod: name, reason: save.reason(), time: now() };
         let draft = self.shelf.begin(&label, held)?;
-        let recorder = ask::running()?.into_iter().find(|recorder| recorder.pid == pid);
-        let recorder = recorder.context("its recorder has ended")?;
         let request = Request { note: Some(save.comment()), ..Request::default() };
-        recorder.greet()?.save(request, draft.as_fd())?;
+        recorder.save(request, draft.as_fd())?;
         Ok(draft.finish()?.name)
     }
 

@@ -14,7 +14,7 @@ use std::{
 use anyhow::{Context as _, Result, anyhow, ensure};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
 
-use super::{Answer, FORM, Greeting, NAME, Request, peer};
+use super::{Answer, FORM, Greeting, NAME, Request, name_of, peer};
 use crate::halves::{
     link::{Receiver, Sender},
     message::Saved,
@@ -45,13 +45,23 @@ pub struct Recorder {
 ///
 /// When the system does not tell its sockets.
 pub fn running() -> Result<Vec<Recorder>> {
-    let sockets = fs::read_to_string(SOCKETS).with_context(|| format!("cannot read {SOCKETS}"))?;
-    // Somebody else may call a socket like that.
-    let mine = |name: &str| {
-        let stream = connect_to(name).ok()?;
-        Some(Recorder { pid: peer(&stream).ok()?.pid(), name: name.to_owned(), stream })
-    };
-    Ok(names(&sockets).filter_map(mine).collect())
+    Ok(names(&sockets()?, NAME).filter_map(Recorder::called).collect())
+}
+
+/// The recorder in this process, which is of this PID namespace, ready to hear what is wanted. Others are left in peace.
+///
+/// # Errors
+///
+/// When there is none, and those of [`Recorder::greet`].
+pub fn of(pid: i32) -> Result<Asked> {
+    let sockets = sockets()?;
+    let its_name = name_of(pid);
+    let mut found = names(&sockets, &its_name).filter_map(Recorder::called);
+    found.find(|recorder| recorder.pid == pid).context("its recorder has ended")?.greet()
+}
+
+fn sockets() -> Result<String> {
+    fs::read_to_string(SOCKETS).with_context(|| format!("cannot read {SOCKETS}"))
 }
 
 /// Connects, and waits for nobody: whoever listens may be a stranger who takes no one.
@@ -64,17 +74,23 @@ fn connect_to(name: &str) -> io::Result<UnixStream> {
     Ok(stream)
 }
 
-/// The names of recorders' sockets.
-fn names(sockets: &str) -> impl Iterator<Item = &str> {
-    sockets.lines().filter_map(|line| {
+/// The names of sockets that begin like this.
+fn names<'a>(sockets: &'a str, beginning: &'a str) -> impl Iterator<Item = &'a str> {
+    sockets.lines().filter_map(move |line| {
         let mut words = line.split_whitespace();
         let (flags, name) = (words.nth(3)?, words.nth(3)?);
         let name = name.strip_prefix(ABSTRACT)?;
-        (flags == LISTENS && name.starts_with(NAME)).then_some(name)
+        (flags == LISTENS && name.starts_with(beginning)).then_some(name)
     })
 }
 
 impl Recorder {
+    /// The one with a socket of this name, unless it is somebody else who calls one like that.
+    fn called(name: &str) -> Option<Self> {
+        let stream = connect_to(name).ok()?;
+        Some(Self { pid: peer(&stream).ok()?.pid(), name: name.to_owned(), stream })
+    }
+
     /// What tells it from others: its process, or its socket, where that one is out of sight.
     pub fn id(&self) -> String {
         if self.pid > 0 { self.pid.to_string() } else { self.name.clone() }
@@ -164,7 +180,10 @@ Num       RefCount Protocol Flags    Type St Inode Path
 0000000000000000: 00000003 00000000 00000000 0001 03 7152 @sniff-recorder-12-99
 0000000000000000: 00000002 00000000 00010000 0001 01 7153 /run/@sniff-recorder-13-99
 0000000000000000: 00000003 00000000 00000000 0001 03 7154
+0000000000000000: 00000002 00000000 00010000 0001 01 7155 @sniff-recorder-129-99
 ";
-        assert_eq!(names(sockets).collect::<Vec<_>>(), ["sniff-recorder-12-99"]);
+        let of = |beginning| names(sockets, beginning).collect::<Vec<_>>();
+        assert_eq!(of(NAME), ["sniff-recorder-12-99", "sniff-recorder-129-99"]);
+        assert_eq!(of(&name_of(12)), ["sniff-recorder-12-99"]);
     }
 }

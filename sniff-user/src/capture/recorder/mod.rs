@@ -6,7 +6,7 @@
 pub mod ask;
 
 use std::{
-    fs, future, io,
+    fmt, fs, future, io,
     os::{
         fd::OwnedFd,
         linux::net::SocketAddrExt as _,
@@ -92,6 +92,11 @@ impl Asker {
     }
 }
 
+/// What the name of a process's socket begins with.
+fn name_of(pid: impl fmt::Display) -> String {
+    format!("{NAME}{pid}-")
+}
+
 /// Listens for those who want a file.
 ///
 /// # Errors
@@ -100,7 +105,7 @@ impl Asker {
 pub fn listen(what: String) -> Result<mpsc::UnboundedReceiver<Wish>> {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     // Processes of several PID namespaces may share the network namespace.
-    let name = format!("{NAME}{}-{}", process::id(), now.as_nanos());
+    let name = format!("{}{}", name_of(process::id()), now.as_nanos());
     let listener = UnixListener::bind_addr(&SocketAddr::from_abstract_name(name)?)
         .context("cannot listen for `sniff save`")?;
     let (wishes, wished) = mpsc::unbounded_channel();
