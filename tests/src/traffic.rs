@@ -2,6 +2,7 @@
 //! end has them, or says that it does not care whether it has.
 
 use std::{
+    fs,
     io::{BufRead as _, BufReader, Read as _, Write as _},
     net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket},
     process::Stdio,
@@ -15,6 +16,9 @@ use crate::{
 
 /// How long an answer may take before the test has failed.
 const PATIENCE: Duration = Duration::from_secs(10);
+
+/// A state of a connection, as `/proc/net/tcp` has it (`include/net/tcp_states.h` in Linux).
+const LAST_ACK: &str = "09";
 
 /// A sender in one namespace and a receiver in another that keeps its port open but reads only
 /// when asked: every datagram crosses, no ICMP error comes back, and nobody waits for a reader.
@@ -113,6 +117,16 @@ pub fn http(server: &Netns, client: &Netns, address: IpAddr) {
     let mut answer = String::new();
     asking.read_to_string(&mut answer).expect("the answer");
     assert!(answer.ends_with("hello\n"), "{answer}");
+    drop(asking);
+    wait::until("the connection's last packet", PATIENCE, || client.enter(nobody_awaits_it).then_some(()));
+}
+
+/// Whether all connections that this namespace has closed last have the answer to their FIN.
+fn nobody_awaits_it() -> bool {
+    ["/proc/thread-self/net/tcp", "/proc/thread-self/net/tcp6"].iter().all(|path| {
+        let connections = fs::read_to_string(path).expect("the namespace's connections");
+        connections.lines().all(|line| line.split_whitespace().nth(3) != Some(LAST_ACK))
+    })
 }
 
 fn unspecified(like: IpAddr) -> IpAddr {
