@@ -82,6 +82,11 @@ impl Entry {
         remit.is_none_or(|remit| remit.covers(&self.wanted.pod.namespace))
     }
 
+    /// The pod's namespace and name.
+    fn name(&self) -> (&str, &str) {
+        (&self.wanted.pod.namespace, &self.wanted.pod.name)
+    }
+
     fn describe(&self) -> Recorder {
         let Wanted { pod: PodId { namespace, name, uid }, memory, by, .. } = self.wanted.clone();
         let Report { matched, dropped, held, .. } = self.report;
@@ -295,10 +300,15 @@ impl Book {
 
     /// The pod of this name that is recorded; of several, one that has not ended.
     pub(super) fn called(&self, namespace: &str, name: &str) -> Option<PodId> {
-        let is_called =
-            |entry: &&Entry| (&*entry.wanted.pod.namespace, &*entry.wanted.pod.name) == (namespace, name);
-        let entries = self.entries.values().filter(is_called);
-        entries.max_by_key(|entry| (entry.ended.is_none(), entry.ended)).map(|entry| entry.wanted.pod.clone())
+        self.by_name().get(&(namespace, name)).map(|entry| entry.wanted.pod.clone())
+    }
+
+    /// One entry of each namespace and name: of several, one that has not ended, or else the last that has.
+    fn by_name(&self) -> BTreeMap<(&str, &str), &Entry> {
+        let mut entries: Vec<&Entry> = self.entries.values().collect();
+        entries.sort_by_key(|entry| (entry.ended.is_none(), entry.ended));
+        // Of one name, the last is taken.
+        entries.into_iter().map(|entry| (entry.name(), entry)).collect()
     }
 
     /// What whoever has this remit may know.
@@ -346,12 +356,13 @@ impl Book {
             "Times that a pod was not recorded.",
             &one(self.refused),
         );
+        // Prometheus takes nothing at all where two series are called the same.
+        let named = self.by_name();
         let each = |value: fn(&Entry, u64) -> Option<u64>| {
-            let line = |entry: &Entry| {
-                let PodId { namespace, name, .. } = &entry.wanted.pod;
+            let line = |(&(namespace, name), &entry): (&(&str, &str), &&Entry)| {
                 Some((format!("{{namespace=\"{namespace}\",pod=\"{name}\"}}"), value(entry, now_ns)?))
             };
-            self.entries.values().filter_map(line).collect::<Vec<_>>()
+            named.iter().filter_map(line).collect::<Vec<_>>()
         };
         metric(
             "sniff_recorder_alive",
@@ -566,5 +577,31 @@ mod tests {
         assert_eq!(of("sniff_recorder_alive{namespace=\"shop\",pod=\"a\"}"), Some("1"));
         assert_eq!(of("sniff_recorder_last_saved_seconds{"), Some("8"));
         assert_eq!(of("sniff_record_used_bytes "), Some("41943040"));
+    }
+
+    #[test]
+    fn of_pods_of_one_name_one_is_measured_and_meant_by_alerts() {
+        let mut trial = Trial::new(200);
+        for (matched, suffix) in (1..).zip(["2", "1", "3"]) {
+            let mut wanted = wanted(suffix, 32);
+            wanted.pod.name = "a".to_owned();
+            let uid = wanted.pod.uid.clone();
+            trial.want(wanted);
+            trial.records(suffix);
+            let (pid, _) = trial.book.process(&uid).unwrap();
+            trial.book.report(pid, &Report { matched, ..Report::default() });
+            for is_there in [true, false] {
+                if !is_there {
+                    trial.leave(suffix);
+                }
+                let metrics = trial.book.metrics(0);
+                let series = metrics.lines().filter(|line| line.contains("_matched_packets_total{"));
+                let expected =
+                    format!("sniff_recorder_matched_packets_total{{namespace=\"shop\",pod=\"a\"}} {matched}");
+                assert_eq!(series.collect::<Vec<_>>(), [expected]);
+                assert_eq!(trial.book.called("shop", "a").unwrap().uid, uid);
+            }
+            trial.now += Duration::from_secs(1);
+        }
     }
 }
