@@ -12,7 +12,7 @@ use std::{
     path::PathBuf,
     process::Stdio,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::Duration,
 };
 
 use anyhow::{Context as _, Result, ensure};
@@ -35,6 +35,7 @@ use super::{
     judge::{Authority, Judge, Reviewer, refused},
     note,
 };
+use crate::system::clock;
 
 /// How long a client may take to show its tokens, which it may still be asking for.
 const PATIENCE: Duration = Duration::from_secs(15);
@@ -88,7 +89,7 @@ impl Door {
     /// When no Kubernetes API is configured that could be asked about tokens.
     pub(super) async fn new(node: &str, socket: PathBuf, started: Arc<Started>) -> Result<Self> {
         let namespace = cluster().await?.default_namespace().to_owned();
-        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        let since = Duration::from_nanos(clock::now()).as_secs();
         let judge = Judge::new(node, namespace, since);
         Ok(Self { judge, started, socket, node: node.to_owned() })
     }

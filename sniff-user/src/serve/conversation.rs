@@ -1,12 +1,7 @@
 //! The session's talk with its client, while the capture runs: who joins and leaves, keep-alives both ways, counts,
 //! and the reasons to end.
 
-use std::{
-    collections::HashSet,
-    future, process,
-    sync::Arc,
-    time::{Duration, SystemTime, UNIX_EPOCH},
-};
+use std::{collections::HashSet, future, process, sync::Arc, time::Duration};
 
 use anyhow::{Result, anyhow, ensure};
 use log::{debug, info, warn};
@@ -38,7 +33,7 @@ use crate::{
         wire::{Grant, Holding, NotAuthorised, Report},
     },
     capture::{Event, Order, Progress, tap::link_type},
-    system::privileges,
+    system::{clock, privileges},
     targets::{Arrivals, Awaited, Interface, PodRef, Scope, runtime::Arrival},
 };
 
@@ -537,9 +532,7 @@ impl<'a> Conversation<'a> {
     /// Finds out what is held, of a recorder.
     fn hold_by_now(&mut self, counters: &Counters, bytes: u64) {
         let Some(holdings) = &mut self.holdings else { return };
-        let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let time = u64::try_from(since_epoch.as_nanos()).unwrap_or(u64::MAX);
-        self.held = Some(holdings.at(Moment { time, bytes, packets: counters.matched }));
+        self.held = Some(holdings.at(Moment { time: clock::now(), bytes, packets: counters.matched }));
     }
 
     fn stats(&self) -> Stats {

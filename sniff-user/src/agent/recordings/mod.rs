@@ -19,7 +19,7 @@ use std::{
     os::fd::AsFd as _,
     path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::Duration,
 };
 
 use anyhow::{Context as _, Result};
@@ -50,7 +50,10 @@ use super::{
     events::SessionEvents,
     wire::{Recorded, Remit, Report},
 };
-use crate::capture::recorder::{Request, ask};
+use crate::{
+    capture::recorder::{Request, ask},
+    system::clock,
+};
 
 /// Most files of which a list tells.
 const MAX_LISTED: usize = 2000;
@@ -207,14 +210,14 @@ impl Recordings {
     ) -> Result<()> {
         let (recorder, pid) = nursery.start(wanted).await?;
         self.book().runs(number, pid);
-        recorder.attend(stop, || self.book().records(number, now())).await
+        recorder.attend(stop, || self.book().records(number, clock::now())).await
     }
 
     /// Finds out what has happened to pods that are recorded.
     fn compare(&self, before: &Sight, after: &Sight) {
         for (uid, (pod, state)) in &after.states {
             let before = before.states.get(uid).map(|(_, state)| state);
-            let wanted = triggers::triggers(before, state, now()).into_iter();
+            let wanted = triggers::triggers(before, state, clock::now()).into_iter();
             for trigger in wanted.filter(|trigger| self.options.triggers.has(trigger.reason)) {
                 self.hear(pod, trigger);
             }
@@ -257,7 +260,7 @@ impl Recordings {
         let pods: Vec<PodId> = self.book().sources(None).into_iter().map(|source| source.pod).collect();
         for pod in pods {
             let words = "somebody has signalled the agent (SIGUSR1)".to_owned();
-            self.hear(&pod, Trigger { reason: Reason::Signal, words, time: now() });
+            self.hear(&pod, Trigger { reason: Reason::Signal, words, time: clock::now() });
         }
     }
 
@@ -268,7 +271,7 @@ impl Recordings {
             match this.save(&save) {
                 Ok(file) => {
                     info!("what was recorded of {namespace}/{name} is saved: {file}");
-                    this.book().saved(&uid, now());
+                    this.book().saved(&uid, clock::now());
                     this.events.saved(&save.pod, &file, save.reason().name());
                 }
                 Err(error) => warn!("what was recorded of {namespace}/{name} cannot be saved: {error:#}"),
@@ -283,7 +286,7 @@ impl Recordings {
         let (pid, held) = self.book().process(&uid).context("its recorder has ended")?;
         // Before others make room for it.
         let recorder = ask::of(pid)?;
-        let label = Label { namespace, pod: name, reason: save.reason(), time: now() };
+        let label = Label { namespace, pod: name, reason: save.reason(), time: clock::now() };
         let draft = self.shelf.begin(&label, held)?;
         let request = Request { note: Some(save.comment()), ..Request::default() };
         recorder.save(request, draft.as_fd())?;
@@ -314,7 +317,7 @@ impl Recordings {
 
     /// All in Prometheus' text format.
     pub(super) fn metrics(&self) -> String {
-        let mut text = self.book().metrics(now());
+        let mut text = self.book().metrics(clock::now());
         let gate::Counts { saves, joined, refused } = self.gate().counts();
         let mut metric = |name: &str, kind: &str, help: &str, value: u64| {
             text += &format!("# HELP {name} {help}\n# TYPE {name} {kind}\n{name} {value}\n");
@@ -363,10 +366,4 @@ impl Recordings {
     fn gate(&self) -> MutexGuard<'_, Gate> {
         self.gate.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// In nanoseconds since the epoch.
-fn now() -> u64 {
-    let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since_epoch.as_nanos()).unwrap_or(u64::MAX)
 }

@@ -14,7 +14,7 @@ use std::{
     },
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::{Duration, UNIX_EPOCH},
 };
 
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
@@ -27,7 +27,7 @@ use sha2::{Digest as _, Sha256};
 use sniff_protocol::message::Recording;
 
 use super::triggers::Reason;
-use crate::targets::Target;
+use crate::{system::clock, targets::Target};
 
 /// What names end with.
 const ENDING: &str = ".pcapng";
@@ -250,7 +250,7 @@ impl Inner {
                 _ => {}
             }
         }
-        let latest = (SystemTime::now() + MAX_AHEAD).duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        let latest = (Duration::from_nanos(clock::now()) + MAX_AHEAD).as_secs();
         files.sort_by(|one, other| one.age(latest).cmp(&other.age(latest)));
         Ok(files)
     }
@@ -774,7 +774,7 @@ mod tests {
     fn what_a_clock_made_that_was_wrong_goes_first() {
         let folder = tempdir().unwrap();
         let shelf = open(&folder, 100, true);
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
+        let now = Duration::from_nanos(clock::now()).as_secs();
         let at = |time: u64| Label { time: time * 1_000_000_000, ..label("web", 0) };
         let ahead = save(&shelf, &at(now + 10 * 365 * 86400), 40);
         let old = save(&shelf, &at(now - 1000), 40);

@@ -12,7 +12,6 @@ use std::{
     ops::RangeInclusive,
     path::Path,
     sync::{Mutex, MutexGuard, PoisonError},
-    time::{SystemTime, UNIX_EPOCH},
 };
 
 use anyhow::{Context as _, Result, ensure};
@@ -25,7 +24,7 @@ use sniff_cli::sanitize::sanitize_line;
 use subtle::ConstantTimeEq as _;
 
 use super::triggers::{Reason, Trigger, plain};
-use crate::targets::Target;
+use crate::{system::clock, targets::Target};
 
 /// Where alerts are posted.
 pub const PATH: &str = "/alerts";
@@ -219,8 +218,7 @@ impl Webhook {
     fn take(&self, body: &[u8]) -> Result<Counts, (StatusCode, String)> {
         let Posted { alerts, .. } = Posted::parse(body).map_err(|why| (StatusCode::BAD_REQUEST, why))?;
         let mut counts = Counts::default();
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let now = u64::try_from(now.as_nanos()).unwrap_or(u64::MAX);
+        let now = clock::now();
         for alert in &alerts {
             let count = self.hear_one(alert, now);
             *count(&mut counts) += 1;

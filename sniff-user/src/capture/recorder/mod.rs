@@ -15,7 +15,7 @@ use std::{
     process,
     sync::Arc,
     thread,
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::Duration,
 };
 
 use anyhow::{Context as _, Result, ensure};
@@ -34,7 +34,7 @@ use crate::{
         link::{Receiver, Sender},
         message::{Fault, Saved},
     },
-    system::privileges,
+    system::{clock, privileges},
 };
 
 /// What the sockets' names begin with.
@@ -103,9 +103,8 @@ fn name_of(pid: impl fmt::Display) -> String {
 ///
 /// When the system has no descriptor or thread left.
 pub fn listen(what: String) -> Result<mpsc::UnboundedReceiver<Wish>> {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     // Processes of several PID namespaces may share the network namespace.
-    let name = format!("{}{}", name_of(process::id()), now.as_nanos());
+    let name = format!("{}{}", name_of(process::id()), clock::now());
     let listener = UnixListener::bind_addr(&SocketAddr::from_abstract_name(name)?)
         .context("cannot listen for `sniff save`")?;
     let (wishes, wished) = mpsc::unbounded_channel();
