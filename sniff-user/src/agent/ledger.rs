@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fmt::{self, Write as _},
+    fmt,
     time::Duration,
 };
 
@@ -11,6 +11,7 @@ use tokio::sync::watch;
 
 use super::{
     audit::Outcome,
+    metrics::Text,
     wire::{Granted, Kind, Registration, Report},
 };
 
@@ -209,43 +210,40 @@ impl Ledger {
         }
     }
 
-    /// All in Prometheus' text format
-    /// (<https://prometheus.io/docs/instrumenting/exposition_formats/#text-based-format>).
+    /// All in Prometheus' text format.
     pub(super) fn metrics(&self) -> String {
         let buffers: u64 = self.captures().map(|session| session.buffer_bytes).sum();
         let Report { matched, delivered, dropped, bytes, .. } = self.sum;
-        let mut text = String::new();
-        let mut metric = |name: &str, kind: &str, help: &str, value: u64| {
-            // Writing to memory does not fail.
-            let _ = write!(text, "# HELP {name} {help}\n# TYPE {name} {kind}\n{name} {value}\n");
-        };
-        metric("sniff_sessions", "gauge", "Captures that run.", self.captures().count() as u64);
-        metric("sniff_sessions_started_total", "counter", "Captures that were begun.", self.started);
-        metric("sniff_sessions_refused_total", "counter", "Captures that a limit refused.", self.refused);
-        metric(
-            "sniff_sessions_cut_short_total",
-            "counter",
-            "Captures that were told to end.",
-            self.cut_short,
-        );
-        metric("sniff_buffer_bytes", "gauge", "Memory of the captures' buffers.", buffers);
-        metric("sniff_packets_matched_total", "counter", "Packets that matched a filter.", matched);
-        metric("sniff_packets_delivered_total", "counter", "Packets that were sent to clients.", delivered);
-        metric("sniff_packets_dropped_total", "counter", "Packets that were lost.", dropped);
-        metric("sniff_sent_bytes_total", "counter", "Bytes that were sent to clients.", bytes);
+        let mut text = Text::default();
+        text.gauge("sniff_sessions", "Captures that run.").sample(&[], self.captures().count() as u64);
+        text.counter("sniff_sessions_started_total", "Captures that were begun.").sample(&[], self.started);
+        text.counter("sniff_sessions_refused_total", "Captures that a limit refused.")
+            .sample(&[], self.refused);
+        text.counter("sniff_sessions_cut_short_total", "Captures that were told to end.")
+            .sample(&[], self.cut_short);
+        text.gauge("sniff_buffer_bytes", "Memory of the captures' buffers.").sample(&[], buffers);
+        text.counter("sniff_packets_matched_total", "Packets that matched a filter.").sample(&[], matched);
+        text.counter("sniff_packets_delivered_total", "Packets that were sent to clients.")
+            .sample(&[], delivered);
+        text.counter("sniff_packets_dropped_total", "Packets that were lost.").sample(&[], dropped);
+        text.counter("sniff_sent_bytes_total", "Bytes that were sent to clients.").sample(&[], bytes);
         if !self.ended.is_empty() {
-            text += "# HELP sniff_sessions_ended_total Captures that have ended; once for each namespace they had pods of.\n\
-                     # TYPE sniff_sessions_ended_total counter\n";
+            self.measure_ends(&mut text);
         }
-        let ended =
-            self.ended.iter().flat_map(|(namespace, ends)| ends.iter().map(move |end| (namespace, end)));
-        for (namespace, (outcome, count)) in ended {
-            // A string in JSON is one here, too: neither has anything that would be escaped.
-            let outcome = serde_json::to_string(outcome).expect("a word");
-            let labels = format!("namespace=\"{namespace}\",outcome={outcome}");
-            let _ = writeln!(text, "sniff_sessions_ended_total{{{labels}}} {count}");
+        text.finish()
+    }
+
+    fn measure_ends(&self, text: &mut Text) {
+        let help = "Captures that have ended; once for each namespace they had pods of.";
+        let mut metric = text.counter("sniff_sessions_ended_total", help);
+        for (namespace, ends) in &self.ended {
+            for (outcome, count) in ends {
+                // In quotes, as a string in JSON is.
+                let outcome = serde_json::to_string(outcome).expect("a word");
+                let labels = [("namespace", namespace.as_str()), ("outcome", outcome.trim_matches('"'))];
+                metric.sample(&labels, *count);
+            }
         }
-        text
     }
 }
 

@@ -13,6 +13,7 @@ pub mod guest;
 mod http;
 mod judge;
 mod ledger;
+mod metrics;
 pub mod policy;
 pub mod recordings;
 pub mod wire;

@@ -2,7 +2,6 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fmt::Write as _,
     time::Duration,
 };
 
@@ -13,6 +12,7 @@ use tokio::time::Instant;
 use super::wanted::{Refused, Wanted};
 use crate::agent::{
     audit::PodId,
+    metrics::{Metric, Text},
     wire::{Holding, Remit, Report, Source},
 };
 
@@ -339,76 +339,52 @@ impl Book {
 
     /// All in Prometheus' text format.
     pub(super) fn metrics(&self, now_ns: u64) -> String {
-        let mut text = String::new();
-        let mut metric = |name: &str, kind: &str, help: &str, lines: &[(String, u64)]| {
-            // Writing to memory does not fail.
-            let _ = write!(text, "# HELP {name} {help}\n# TYPE {name} {kind}\n");
-            for (labels, value) in lines {
-                let _ = writeln!(text, "{name}{labels} {value}");
+        let mut text = Text::default();
+        text.gauge("sniff_record_budget_bytes", "Memory that recorders may have.").sample(&[], self.budget);
+        text.gauge("sniff_record_used_bytes", "Memory that recorders have.").sample(&[], self.used());
+        text.counter("sniff_record_refused_total", "Times that a pod was not recorded.")
+            .sample(&[], self.refused);
+        let named = self.by_name();
+        let each = |mut metric: Metric<'_>, value: fn(&Entry, u64) -> Option<u64>| {
+            for ((namespace, pod), entry) in &named {
+                if let Some(value) = value(entry, now_ns) {
+                    metric.sample(&[("namespace", namespace), ("pod", pod)], value);
+                }
             }
         };
-        let one = |value| [(String::new(), value)];
-        metric("sniff_record_budget_bytes", "gauge", "Memory that recorders may have.", &one(self.budget));
-        metric("sniff_record_used_bytes", "gauge", "Memory that recorders have.", &one(self.used()));
-        metric(
-            "sniff_record_refused_total",
-            "counter",
-            "Times that a pod was not recorded.",
-            &one(self.refused),
-        );
-        // Prometheus takes nothing at all where two series are called the same.
-        let named = self.by_name();
-        let each = |value: fn(&Entry, u64) -> Option<u64>| {
-            let line = |(&(namespace, name), &entry): (&(&str, &str), &&Entry)| {
-                Some((format!("{{namespace=\"{namespace}\",pod=\"{name}\"}}"), value(entry, now_ns)?))
-            };
-            named.iter().filter_map(line).collect::<Vec<_>>()
-        };
-        metric(
-            "sniff_recorder_alive",
-            "gauge",
-            "Whether a pod that is to be recorded is, or was until it ended.",
-            &each(|entry, _| {
+        each(
+            text.gauge(
+                "sniff_recorder_alive",
+                "Whether a pod that is to be recorded is, or was until it ended.",
+            ),
+            |entry, _| {
                 Some(u64::from(matches!(entry.state, RecorderState::Recording | RecorderState::Ended)))
-            }),
+            },
         );
-        metric(
-            "sniff_recorder_held_bytes",
-            "gauge",
-            "Packets that are held.",
-            &each(|entry, _| Some(entry.report.held?.bytes)),
+        each(text.gauge("sniff_recorder_held_bytes", "Packets that are held."), |entry, _| {
+            Some(entry.report.held?.bytes)
+        });
+        each(text.gauge("sniff_recorder_window_seconds", "How far back what is held goes."), |entry, now| {
+            Some(now.saturating_sub(entry.report.held?.oldest) / 1_000_000_000)
+        });
+        each(text.counter("sniff_recorder_matched_packets_total", "Packets that matched."), |entry, _| {
+            Some(entry.report.matched)
+        });
+        each(
+            text.counter("sniff_recorder_aged_out_packets_total", "Packets that are not held any more."),
+            |entry, _| Some(entry.report.held?.aged_out),
         );
-        metric(
-            "sniff_recorder_window_seconds",
-            "gauge",
-            "How far back what is held goes.",
-            &each(|entry, now| Some(now.saturating_sub(entry.report.held?.oldest) / 1_000_000_000)),
+        each(text.counter("sniff_recorder_dropped_packets_total", "Packets that were lost."), |entry, _| {
+            Some(entry.report.dropped)
+        });
+        each(
+            text.gauge(
+                "sniff_recorder_last_saved_seconds",
+                "When a trigger last had it saved, in seconds since 1970.",
+            ),
+            |entry, _| Some(entry.last_saved? / 1_000_000_000),
         );
-        metric(
-            "sniff_recorder_matched_packets_total",
-            "counter",
-            "Packets that matched.",
-            &each(|entry, _| Some(entry.report.matched)),
-        );
-        metric(
-            "sniff_recorder_aged_out_packets_total",
-            "counter",
-            "Packets that are not held any more.",
-            &each(|entry, _| Some(entry.report.held?.aged_out)),
-        );
-        metric(
-            "sniff_recorder_dropped_packets_total",
-            "counter",
-            "Packets that were lost.",
-            &each(|entry, _| Some(entry.report.dropped)),
-        );
-        metric(
-            "sniff_recorder_last_saved_seconds",
-            "gauge",
-            "When a trigger last had it saved, in seconds since 1970.",
-            &each(|entry, _| Some(entry.last_saved? / 1_000_000_000)),
-        );
-        text
+        text.finish()
     }
 }
 

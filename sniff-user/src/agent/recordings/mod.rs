@@ -48,6 +48,7 @@ use super::{
     FOREVER,
     audit::PodId,
     events::SessionEvents,
+    metrics::Text,
     wire::{Recorded, Remit, Report},
 };
 use crate::{
@@ -317,44 +318,26 @@ impl Recordings {
 
     /// All in Prometheus' text format.
     pub(super) fn metrics(&self) -> String {
-        let mut text = self.book().metrics(clock::now());
+        let mut text = Text::default();
         let gate::Counts { saves, joined, refused } = self.gate().counts();
-        let mut metric = |name: &str, kind: &str, help: &str, value: u64| {
-            text += &format!("# HELP {name} {help}\n# TYPE {name} {kind}\n{name} {value}\n");
-        };
-        metric("sniff_record_saves_total", "counter", "Times that a trigger had a recording saved.", saves);
-        metric(
-            "sniff_record_triggers_joined_total",
-            "counter",
-            "Triggers that have joined such a save.",
-            joined,
-        );
-        metric(
-            "sniff_record_triggers_refused_total",
-            "counter",
-            "Triggers that a limit has refused.",
-            refused,
-        );
+        text.counter("sniff_record_saves_total", "Times that a trigger had a recording saved.")
+            .sample(&[], saves);
+        text.counter("sniff_record_triggers_joined_total", "Triggers that have joined such a save.")
+            .sample(&[], joined);
+        text.counter("sniff_record_triggers_refused_total", "Triggers that a limit has refused.")
+            .sample(&[], refused);
         match self.shelf.counts() {
             Ok(shelf::Counts { files, bytes, evicted, refused }) => {
-                metric("sniff_recordings", "gauge", "Files that triggers had saved.", files);
-                metric("sniff_recordings_bytes", "gauge", "Their bytes.", bytes);
-                metric(
-                    "sniff_recordings_evicted_total",
-                    "counter",
-                    "Files that made room for others.",
-                    evicted,
-                );
-                metric(
-                    "sniff_recordings_refused_total",
-                    "counter",
-                    "Files for which there was no room.",
-                    refused,
-                );
+                text.gauge("sniff_recordings", "Files that triggers had saved.").sample(&[], files);
+                text.gauge("sniff_recordings_bytes", "Their bytes.").sample(&[], bytes);
+                text.counter("sniff_recordings_evicted_total", "Files that made room for others.")
+                    .sample(&[], evicted);
+                text.counter("sniff_recordings_refused_total", "Files for which there was no room.")
+                    .sample(&[], refused);
             }
             Err(error) => warn!("{error:#}"),
         }
-        text
+        self.book().metrics(clock::now()) + &text.finish()
     }
 
     /// It is consistent between any two statements.

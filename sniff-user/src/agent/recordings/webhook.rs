@@ -24,7 +24,7 @@ use sniff_cli::sanitize::sanitize_line;
 use subtle::ConstantTimeEq as _;
 
 use super::triggers::{Reason, Trigger, plain};
-use crate::{system::clock, targets::Target};
+use crate::{agent::metrics::Text, system::clock, targets::Target};
 
 /// Where alerts are posted.
 pub const PATH: &str = "/alerts";
@@ -176,11 +176,11 @@ impl Webhook {
             ("without_pod", without_pod),
             ("resolved", resolved),
         ];
-        let lines = fates.map(|(fate, count)| format!("sniff_alerts_total{{fate=\"{fate}\"}} {count}\n"));
-        "# HELP sniff_alerts_total Alerts that have come, and what has become of them.\n\
-         # TYPE sniff_alerts_total counter\n"
-            .to_owned()
-            + &lines.concat()
+        let mut text = Text::default();
+        let help = "Alerts that have come, and what has become of them.";
+        let mut metric = text.counter("sniff_alerts_total", help);
+        fates.iter().for_each(|(fate, count)| metric.sample(&[("fate", fate)], *count));
+        text.finish()
     }
 
     /// Takes what is posted. The answer is counts, or why there are none.
