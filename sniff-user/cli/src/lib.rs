@@ -13,3 +13,4 @@ pub mod sanitize;
 pub mod similar;
 pub mod status_line;
 pub mod summary;
+pub mod table;

@@ -6,10 +6,8 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail};
-use bytesize::ByteSize;
-use comfy_table::{Table, presets};
 use log::info;
-use sniff_cli::{exit, sanitize::sanitize_line};
+use sniff_cli::{exit, status_line::size, table::table};
 use sniff_kubernetes::{
     Cluster,
     pods::{By, Selection},
@@ -75,7 +73,7 @@ async fn make(cluster: &Cluster, default: &str, args: &RecordArgs) -> Result<u8>
         named if named < count => format!("{count} pods by now, {} among them", names.join(", ")),
         _ => format!("{count} pods by now: {}", names.join(", ")),
     };
-    info!("{namespace}/{name} has pods recorded, each in {} of its node's memory; {pods}", ByteSize(bytes));
+    info!("{namespace}/{name} has pods recorded, each in {} of its node's memory; {pods}", size(bytes));
     let what = match &args.target {
         Some(target) => target.to_string(),
         None if selector.is_empty() => "-l ''".to_owned(),
@@ -107,28 +105,19 @@ async fn selection(cluster: &Cluster, default: &str, args: &RecordArgs) -> Resul
 }
 
 fn list(all: &[NamedRecording]) -> Result<u8> {
-    let mut table = Table::new();
-    table.load_style(presets::NOTHING).set_header(COLUMNS);
-    for NamedRecording { namespace, name, recording, by } in all {
-        let memory = match &recording.memory {
-            Ok(bytes) => ByteSize(*bytes).to_string(),
-            Err(why) => why.clone(),
-        };
-        let or_none = |text: Option<&String>| text.filter(|it| !it.is_empty()).cloned().unwrap_or("-".into());
-        let selector = or_none(Some(&recording.selector));
-        let cells = [
-            namespace.clone(),
-            name.clone(),
-            selector,
-            memory,
-            or_none(recording.filter.as_ref()),
-            or_none(by.as_ref()),
-        ];
-        table.add_row(cells.map(|cell| sanitize_line(&cell)));
-    }
-    for column in table.column_iter_mut() {
-        column.set_padding((0, 2));
-    }
-    writeln!(io::stdout(), "{}", table.trim_fmt()).context("cannot write the list")?;
+    let table = table(COLUMNS, all.iter().map(cells));
+    io::stdout().write_all(table.as_bytes()).context("cannot write the list")?;
     Ok(exit::SUCCESS)
+}
+
+fn cells(NamedRecording { namespace, name, recording, by }: &NamedRecording) -> [String; 6] {
+    let or_none = |text: Option<&String>| text.filter(|it| !it.is_empty()).cloned().unwrap_or("-".into());
+    [
+        namespace.clone(),
+        name.clone(),
+        or_none(Some(&recording.selector)),
+        recording.memory.clone().map_or_else(|why| why, size),
+        or_none(recording.filter.as_ref()),
+        or_none(by.as_ref()),
+    ]
 }

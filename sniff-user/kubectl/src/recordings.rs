@@ -7,10 +7,9 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
-use comfy_table::{Table, presets};
 use futures_util::{StreamExt as _, stream};
 use log::{error, info, warn};
-use sniff_cli::{exit, sanitize::sanitize_line, status_line::size};
+use sniff_cli::{exit, status_line::size, table::table};
 use sniff_kubernetes::{Cluster, Piece, Process, daemonset::DaemonPod, own::SniffPod};
 use sniff_protocol::{
     Decoder, PREFACE, ToClient, ToNode, encode,
@@ -290,20 +289,6 @@ fn of_recorder(node: &str, it: &Recorder, now: SystemTime) -> [String; 12] {
         or_none(it.last_saved.map(time)),
         it.by.clone(),
     ]
-}
-
-/// Aligned, with a heading; words from afar are written out, and each row is a line.
-fn table<const COLUMNS: usize>(
-    heading: [&str; COLUMNS],
-    rows: impl Iterator<Item = [String; COLUMNS]>,
-) -> String {
-    let mut table = Table::new();
-    table.load_style(presets::NOTHING).set_header(heading);
-    table.add_rows(rows.map(|row| row.map(|cell| sanitize_line(&cell))));
-    for column in table.column_iter_mut() {
-        column.set_padding((0, 2));
-    }
-    table.trim_fmt() + "\n"
 }
 
 /// Nanoseconds since the epoch, to the second.

@@ -3,9 +3,7 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Context as _, Result};
-use comfy_table::{Table, presets};
 use log::info;
-use sniff_cli::sanitize::sanitize_line;
 
 use super::{
     Interface, Options,
@@ -94,12 +92,7 @@ fn of_node(mut interfaces: Vec<Interface>, pods: &[Row]) -> Vec<Row> {
 
 /// The rows as an aligned table with a heading, one line each and as many cells in each.
 pub fn table(rows: &[Row]) -> String {
-    let mut table = Table::new();
-    table.load_style(presets::NOTHING).set_header(COLUMNS).add_rows(rows.iter().map(cells));
-    for column in table.column_iter_mut() {
-        column.set_padding((0, 2));
-    }
-    table.trim_fmt() + "\n"
+    sniff_cli::table::table(COLUMNS, rows.iter().map(cells))
 }
 
 fn cells(row: &Row) -> [String; 7] {
@@ -107,7 +100,7 @@ fn cells(row: &Row) -> [String; 7] {
     let [interface, host_interface, index, mac, addresses] = match &row.detail {
         Detail::Interface(interface) => interface_cells(interface),
         Detail::HostNetwork => [none(), none(), none(), none(), "host network".to_owned()],
-        Detail::Unknown(why) => [none(), none(), none(), none(), sanitize_line(why)],
+        Detail::Unknown(why) => [none(), none(), none(), none(), why.clone()],
     };
     [shown(&row.namespace), shown(&row.pod), interface, host_interface, index, mac, addresses]
 }
