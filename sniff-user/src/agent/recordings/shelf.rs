@@ -7,7 +7,7 @@
 use std::{
     fmt,
     fs::{self, DirBuilder, File, OpenOptions, TryLockError},
-    io::{self, ErrorKind, Write},
+    io::{self, ErrorKind},
     os::{
         fd::{AsFd, AsRawFd as _, BorrowedFd},
         unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _},
@@ -174,8 +174,7 @@ impl Shelf {
         let name = Name::of(of)?;
         self.0.promise(expected_bytes)?;
         // From here on the promise is taken back where this fails.
-        let mut draft =
-            Draft { shelf: self.clone(), name, file: None, part: None, promised: expected_bytes, written: 0 };
+        let mut draft = Draft { shelf: self.clone(), name, file: None, part: None, promised: expected_bytes };
         let inner = &*self.0;
         draft.file = Some(if inner.has_unnamed {
             inner.unnamed().with_context(|| inner.cannot())?
@@ -325,8 +324,7 @@ impl Books {
     }
 }
 
-/// A file that is being written, by this process or by one that is given its descriptor. Unless it is finished nothing stays of
-/// it.
+/// A file that is being written, by whoever is given its descriptor. Unless it is finished nothing stays of it.
 #[derive(Debug)]
 pub struct Draft {
     shelf: Shelf,
@@ -336,7 +334,6 @@ pub struct Draft {
     /// Its name meanwhile, where it has one.
     part: Option<String>,
     promised: u64,
-    written: u64,
 }
 
 impl Draft {
@@ -381,22 +378,6 @@ impl Draft {
             self.shelf.0.promise(more)?;
             self.promised += more;
         }
-        Ok(())
-    }
-}
-
-impl Write for Draft {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.grow(self.written + bytes.len() as u64)
-            .map_err(|error| io::Error::other(format!("{error:#}")))?;
-        let cannot =
-            |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", self.shelf.0.cannot()));
-        let written = self.file().write(bytes).map_err(cannot)?;
-        self.written += written as u64;
-        Ok(written)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
         Ok(())
     }
 }
@@ -525,7 +506,7 @@ mod tests {
         collections::VecDeque,
         env,
         hash::{BuildHasher as _, RandomState},
-        io::Read as _,
+        io::{Read as _, Write as _},
         mem,
         os::unix::fs::{PermissionsExt as _, symlink},
         process::{Command, Stdio},
@@ -559,9 +540,15 @@ mod tests {
         shelf
     }
 
+    /// As somebody does who makes sure that there is room first.
+    fn write(draft: &mut Draft, bytes: &[u8]) -> Result<()> {
+        draft.grow(draft.file().metadata()?.len() + bytes.len() as u64)?;
+        Ok(draft.file().write_all(bytes)?)
+    }
+
     fn save(shelf: &Shelf, label: &Label, bytes: usize) -> Recording {
         let mut draft = shelf.begin(label, bytes as u64).unwrap();
-        draft.write_all(&vec![b'x'; bytes]).unwrap();
+        write(&mut draft, &vec![b'x'; bytes]).unwrap();
         draft.finish().unwrap()
     }
 
@@ -617,7 +604,7 @@ mod tests {
             let folder = tempdir().unwrap();
             let shelf = open(&folder, 100, has_unnamed);
             let mut draft = shelf.begin(&label("web", 0), 80).unwrap();
-            draft.write_all(&[0; 80]).unwrap();
+            write(&mut draft, &[0; 80]).unwrap();
             assert_eq!((listed(&shelf).len(), names(&folder).len()), (0, usize::from(!has_unnamed)));
             assert!(shelf.begin(&label("web", 0), 30).is_err(), "there is no room for both");
             drop(draft);
@@ -651,11 +638,11 @@ mod tests {
         let shelf = open(&folder, 100, true);
         save(&shelf, &label("old", 0), 60);
         let mut draft = shelf.begin(&label("web", 1), 10).unwrap();
-        draft.write_all(&[0; 40]).unwrap();
+        write(&mut draft, &[0; 40]).unwrap();
         assert_eq!(listed(&shelf).len(), 1);
-        draft.write_all(&[0; 40]).unwrap();
+        write(&mut draft, &[0; 40]).unwrap();
         assert_eq!(listed(&shelf).len(), 0);
-        assert!(draft.write_all(&[0; 40]).is_err());
+        assert!(write(&mut draft, &[0; 40]).is_err());
         drop(draft);
         // Whoever has the descriptor asks nobody.
         let draft = shelf.begin(&label("web", 2), 10).unwrap();
@@ -816,7 +803,7 @@ mod tests {
                     5..9 => {
                         if let Some(draft) = drafts.front_mut() {
                             // It may be more than fits.
-                            let _ = draft.write_all(&vec![0; amount as usize]);
+                            let _ = write(draft, &vec![0; amount as usize]);
                         }
                     }
                     9..14 => {
@@ -860,7 +847,7 @@ mod tests {
             let bytes = 1 + (second * 7919) % (300 << 10);
             let mut draft = shelf.begin(&label("web", second), bytes).unwrap();
             for piece in vec![second as u8; bytes as usize].chunks(10_000) {
-                draft.write_all(piece).unwrap();
+                write(&mut draft, piece).unwrap();
             }
             draft.finish().unwrap();
         }
