@@ -158,9 +158,7 @@ impl Consent {
             false => Ok(demanded),
         }
     }
-}
 
-impl Consent {
     /// The longest that a capture of them may last, by the policy.
     pub(super) fn longest(&self, whom: Whom<'_>) -> Option<Duration> {
         self.policy.of(whom).duration
