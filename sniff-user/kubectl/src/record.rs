@@ -89,8 +89,9 @@ async fn make(cluster: &Cluster, default: &str, args: &RecordArgs) -> Result<u8>
 async fn selection(cluster: &Cluster, default: &str, args: &RecordArgs) -> Result<Selection> {
     match (&args.target, &args.selector) {
         (Some(Reference::Workload(workload, name)), None) => cluster.pods_of(*workload, default, name).await,
-        (Some(Reference::Pod { name, .. }), _) => bail!(
-            "a single pod is recorded by its annotation: kubectl annotate pod {name} {RECORD}={}",
+        (Some(Reference::Pod { namespace, name }), _) => bail!(
+            "a single pod is recorded by its annotation: kubectl annotate pod {name} -n {} {RECORD}={}",
+            namespace.as_deref().unwrap_or(default),
             args.memory
         ),
         (Some(Reference::Node(_)), _) => bail!("the interfaces of a node are not recorded"),

@@ -40,7 +40,8 @@ fn an_object_has_pods_recorded_until_it_is_removed() {
 fn what_cannot_be_recorded_is_refused_with_what_to_do() {
     let place = super::Shop::new();
     let fails = |args: &[&str], words: &str| kubectl(&place.cluster, args).assert_failure(&[words]);
-    fails(&["web-0", "-n", "shop"], "kubectl annotate pod web-0 sniff/record=64MiB");
+    fails(&["web-0", "-n", "shop"], "kubectl annotate pod web-0 -n shop sniff/record=64MiB");
+    fails(&["bank/web-0"], "kubectl annotate pod web-0 -n bank sniff/record=64MiB");
     fails(&["node/n1"], "the interfaces of a node are not recorded");
     fails(&[], "name whom to record");
     place.cluster.deny("create", "recordings");
