@@ -97,7 +97,8 @@ pub struct RecordingArgs {
     )]
     pub record_triggers: recordings::triggers::Wanted,
 
-    /// File with the token that whoever posts alerts must show; without one, only this pod itself may post them
+    /// File with the token that whoever posts alerts must show; without one, only this pod and
+    /// whoever may forward its ports may post them
     #[arg(long, value_name = "FILE", env = "SNIFF_ALERTS_TOKEN_FILE")]
     pub alerts_token_file: Option<PathBuf>,
 }
