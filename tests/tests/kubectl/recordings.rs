@@ -75,6 +75,13 @@ pub(super) fn wait_until_recorded(place: &Guarded, pod: &str) {
     wait_for_state(place, pod, |state| *state == RecorderState::Recording);
 }
 
+/// Has the shop's pod go, and waits until what was recorded of it is all there will be.
+fn remove_pod(place: &Guarded) {
+    place.shop.web.sandbox.stop();
+    place.shop.cluster.remove_pod("shop", "web-0");
+    wait_for_state(place, "web-0", |state| *state == RecorderState::Ended);
+}
+
 /// What comes of a session about the past, to its end.
 fn fetch(
     place: &Guarded,
@@ -135,9 +142,7 @@ fn what_was_recorded_is_had_again_and_again_also_when_the_pod_is_gone() {
     let (file, _) = fetch(&place, SHOP, some);
     assert_eq!(file.packets.len(), 3);
     assert!(file.packets.iter().all(|packet| packet.data.len() == 20 && packet.original_len == 98));
-    place.shop.web.sandbox.stop();
-    place.shop.cluster.remove_pod("shop", "web-0");
-    wait_for_state(&place, "web-0", |state| *state == RecorderState::Ended);
+    remove_pod(&place);
     let (file, _) = fetch(&place, SHOP, past(ALL, "shop"));
     assert_pings(&file, 56, 3);
 }
@@ -390,9 +395,7 @@ fn a_person_fetches_the_minutes_before_lists_what_was_saved_and_gets_it() {
     got.assert_success();
     assert_pings(&got.file(), 56, 3);
     // The pod is gone, and nobody but the node knows that it was there.
-    place.shop.web.sandbox.stop();
-    place.shop.cluster.remove_pod("shop", "web-0");
-    wait_for_state(&place, "web-0", |state| *state == RecorderState::Ended);
+    remove_pod(&place);
     let fetched = kubectl(&place, &["web-0", "-n", "shop", "--last", "5m", "-w", "FILE"]);
     fetched.assert_success();
     assert_pings(&fetched.file(), 56, 3);
