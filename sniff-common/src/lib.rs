@@ -6,13 +6,14 @@
 #![no_std]
 
 pub mod epb;
+pub mod flow;
 pub mod recorder;
 pub mod regions;
 
 /// Version of this contract. The loader refuses an object that carries another one.
 ///
 /// Raise it with every change of a record, of [`Counters`], or of the classifier's arguments.
-pub const ABI_VERSION: u32 = 10;
+pub const ABI_VERSION: u32 = 11;
 
 /// Largest part of a packet that a record holds, in bytes; also pcapng's usual largest snaplen.
 ///
@@ -29,6 +30,13 @@ pub const SNAP_HEADERS: u64 = 1 << 32;
 pub const SNAP_RAW_IP: u64 = 1 << 33;
 /// In the classifier's snaplen argument: blocks have room for [`epb::OPT_PACKETID`].
 pub const SNAP_PACKETID: u64 = 1 << 34;
+/// How far up in the classifier's snaplen argument stands of which packets behind a cutoff headers are kept: of every so
+/// many-th, up to [`flow::MAX_EVERY`]; 0 is none.
+pub const SNAP_EVERY_SHIFT: u32 = 40;
+
+/// How far above the direction, in the classifier's direction argument, stands how many bytes of a [flow] are kept
+/// whole, up to [`flow::MAX_CUTOFF`]; 0 is no cutoff.
+pub const CUTOFF_SHIFT: u32 = 32;
 
 /// Sizes of the records that the kernel side reserves, in bytes, ascending.
 ///
@@ -63,7 +71,7 @@ impl Direction {
 }
 
 /// What one classifier counted on one CPU. A packet that it matched is either in the ring or in one of the
-/// other counts: `matched == records + ring_full + unreadable`, exactly.
+/// other counts: `matched == records + ring_full + unreadable + cut_off`, exactly.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counters {
@@ -73,12 +81,14 @@ pub struct Counters {
     pub ring_full: u64,
     /// Packets whose bytes `bpf_skb_load_bytes` would not give.
     pub unreadable: u64,
+    /// Packets left out behind the cutoff of their [flow].
+    pub cut_off: u64,
     /// How many lost packets of the interface the last record told of, by whomever they were lost. The kernel side's own.
     pub told: u64,
 }
 
 impl Counters {
-    /// Packets that were matched and are not in the ring.
+    /// Packets that were to be in the ring, and are not.
     pub const fn lost(&self) -> u64 {
         self.ring_full + self.unreadable
     }
@@ -87,17 +97,18 @@ impl Counters {
 impl core::ops::AddAssign for Counters {
     fn add_assign(&mut self, other: Self) {
         // What was told is of use on its own CPU only.
-        let Self { matched, ring_full, unreadable, told: _ } = other;
+        let Self { matched, ring_full, unreadable, cut_off, told: _ } = other;
         self.matched += matched;
         self.ring_full += ring_full;
         self.unreadable += unreadable;
+        self.cut_off += cut_off;
     }
 }
 
 #[cfg(feature = "user")]
 #[expect(unsafe_code, reason = "aya::Pod is an unsafe trait")]
 mod user {
-    // SAFETY: repr(C), four u64 without padding, and every bit pattern is a value.
+    // SAFETY: repr(C), five u64 without padding, and every bit pattern is a value.
     unsafe impl aya::Pod for super::Counters {}
 }
 
@@ -109,12 +120,13 @@ mod tests {
 
     #[test]
     fn counters_keep_their_layout() {
-        assert_eq!(size_of::<Counters>(), 32);
+        assert_eq!(size_of::<Counters>(), 40);
         assert_eq!(align_of::<Counters>(), 8);
         assert_eq!(offset_of!(Counters, matched), 0);
         assert_eq!(offset_of!(Counters, ring_full), 8);
         assert_eq!(offset_of!(Counters, unreadable), 16);
-        assert_eq!(offset_of!(Counters, told), 24);
+        assert_eq!(offset_of!(Counters, cut_off), 24);
+        assert_eq!(offset_of!(Counters, told), 32);
     }
 
     #[test]
@@ -134,9 +146,9 @@ mod tests {
 
     #[test]
     fn counters_add_up_field_by_field() {
-        let mut sum = Counters { matched: 1, ring_full: 2, unreadable: 3, told: 0 };
-        sum += Counters { matched: 10, ring_full: 20, unreadable: 30, told: 40 };
-        assert_eq!(sum, Counters { matched: 11, ring_full: 22, unreadable: 33, told: 0 });
+        let mut sum = Counters { matched: 1, ring_full: 2, unreadable: 3, cut_off: 4, told: 0 };
+        sum += Counters { matched: 10, ring_full: 20, unreadable: 30, cut_off: 40, told: 50 };
+        assert_eq!(sum, Counters { matched: 11, ring_full: 22, unreadable: 33, cut_off: 44, told: 0 });
         assert_eq!(sum.lost(), 55);
     }
 }

@@ -11,7 +11,7 @@
 //! | [`Cpu::sequence`] | the CPU: odd while a packet is in work | the reader, to know when nothing older can follow |
 //! | [`Cpu::first`] | the CPU, once | the reader |
 //! | [`Cpu::current`], [`Cpu::offset`], [`Cpu::unwoken`] | the CPU | the CPU |
-//! | [`Cpu::taken`], [`Cpu::lost`] | the CPU | whoever wants to know how it goes |
+//! | [`Cpu::taken`], [`Cpu::lost`], [`Cpu::cut_off`] | the CPU | whoever wants to know how it goes |
 //! | [`Cpu::asleep`] | the reader when it goes to sleep, the CPU that then wakes it | the CPU |
 //! | [`Header::len`] | the CPU that owns the region: bytes in use, header included | the reader |
 //! | [`Header::next`] | the CPU that owned it: the region that follows, plus 1 | the reader |
@@ -47,7 +47,7 @@ pub const ROOMS: [usize; 4] = [2048, 9216, 66_560, 262_272];
 /// Longest that a store may take to become visible to other CPUs, in nanoseconds, with generous reserve.
 pub const SETTLE_NS: u64 = 100_000;
 
-/// The state of one CPU; a cache line of its own. The BPF ring buffer uses only what decides about wake-ups, and the
+/// The state of one CPU; cache lines of its own. The BPF ring buffer uses only what decides about wake-ups, and the
 /// count of losses.
 #[repr(C, align(64))]
 #[derive(Clone, Copy, Debug, Default)]
@@ -68,6 +68,8 @@ pub struct Cpu {
     pub taken: u64,
     /// Packets that were lost on this CPU so far.
     pub lost: u64,
+    /// Packets that were left out on this CPU so far behind the cutoff of their [flow](crate::flow).
+    pub cut_off: u64,
 }
 
 /// What a region begins with; a cache line of its own.

@@ -6,8 +6,9 @@ use sniff_common::{Counters, MAX_SNAPLEN, SNAP_HEADERS, SNAP_PACKETID, SNAP_RAW_
 
 use crate::{
     counters::{self, LostPackets},
+    cutoff::{self, Cutoff, Passing},
     packet::Packet,
-    ring::{Block, Lost, Ring, Unreadable, note_loss},
+    ring::{Block, Lost, Ring, Unreadable, note_cut_off, note_loss},
     verifier::{at_least_one, at_most, with_sound_bounds},
 };
 
@@ -26,11 +27,13 @@ pub struct Arguments {
     pub direction: u32,
     /// Most bytes kept of a packet, and the flags above.
     pub snaplen: u64,
+    /// How much is kept of a flow, if its `bytes` are not 0.
+    pub cutoff: Cutoff,
     /// Nanoseconds from the boot clock to the Unix epoch.
     pub clock_offset: u64,
 }
 
-/// Captures one packet, and counts it: matched, and lost if it did not get into the ring.
+/// Captures one packet, and counts it: matched, and left out or lost if it did not get into the ring.
 #[inline(always)]
 pub fn capture<R: Ring>(ctx: &TcContext, arguments: &Arguments) {
     let (Some(counters), Some(lost)) = (counters::of(arguments.direction - 1), LostPackets::of_interface())
@@ -41,7 +44,12 @@ pub fn capture<R: Ring>(ctx: &TcContext, arguments: &Arguments) {
 
     let packet = Packet::new(ctx);
     let original = packet.original_len();
-    let captured = original.min(kept(&packet, arguments.snaplen));
+    let Some(kept) = kept(&packet, original, arguments) else {
+        note_cut_off::<R>();
+        counters::add(R::EXCLUSIVE, &mut counters.cut_off, 1);
+        return;
+    };
+    let captured = original.min(kept);
     // Before the packet is stamped: what it tells of was lost before.
     let lost_before = lost.count();
     let tells = lost_before != counters.told;
@@ -54,14 +62,31 @@ pub fn capture<R: Ring>(ctx: &TcContext, arguments: &Arguments) {
     }
 }
 
-/// Most bytes to keep. The argument is a constant of the program, so the verifier takes away what it does not ask for.
+/// Most bytes to keep, or `None` where the packet is left out. The arguments are constants of the program, so the verifier
+/// takes away what they do not ask for.
 #[inline(always)]
-fn kept(packet: &Packet<'_>, snaplen: u64) -> u64 {
+fn kept(packet: &Packet<'_>, original: u64, arguments: &Arguments) -> Option<u64> {
+    let &Arguments { interface, direction, snaplen, cutoff, .. } = arguments;
     let bytes = snaplen & u64::from(u32::MAX);
-    if snaplen & SNAP_HEADERS == 0 {
-        return bytes;
+    if snaplen & SNAP_HEADERS == 0 && cutoff.bytes == 0 {
+        return Some(bytes);
     }
-    at_most(packet.headers_len(snaplen & SNAP_RAW_IP == 0), bytes)
+    let ethernet = snaplen & SNAP_RAW_IP == 0;
+    let (len, ends) = match packet.usual(ethernet) {
+        Some((len, ends)) => (len, Some(ends)),
+        None => {
+            let headers = packet.headers(ethernet);
+            (headers.len, if cutoff.bytes == 0 { None } else { packet.ends(&headers) })
+        }
+    };
+    let headers_len = packet.with_tag(len);
+    let kept = if snaplen & SNAP_HEADERS == 0 { bytes } else { at_most(headers_len, bytes) };
+    if cutoff.bytes == 0 {
+        return Some(kept);
+    }
+    let Some(ends) = ends else { return Some(kept) };
+    let passing = Passing { ends, interface, direction, len: original, headers_len };
+    Some(kept.min(cutoff::kept(&passing, cutoff)?))
 }
 
 #[inline(always)]
@@ -117,19 +142,18 @@ impl Block for Capture<'_> {
         // between here and there.
         // SAFETY: a helper without arguments.
         let timestamp = unsafe { bpf_ktime_get_boot_ns() } + self.arguments.clock_offset;
-        let captured = with_sound_bounds(self.captured);
         let has_packetid = self.arguments.has_packetid();
-        if captured > room::<N>() || has_packetid && captured > room::<N>() - u64::from(epb::PACKETID) {
-            return Err(Unreadable);
-        }
+        let most = if has_packetid { room::<N>(epb::PACKETID) } else { room::<N>(0) };
+        // Known already, but not to the verifier.
+        let captured = at_most(with_sound_bounds(self.captured), most);
         let padded = (captured + 3) & !3;
         let total = epb::block_len(captured as u32, has_packetid, self.lost_before.is_some());
-        // SAFETY: DATA_OFFSET + padded + trailer with all options <= N, because captured <= room::<N>().
+        // SAFETY: DATA_OFFSET + padded + trailer with all options <= N, because captured <= most.
         unsafe {
             let data = to.add(epb::DATA_OFFSET);
             // Zeroes the padding; the data and the options then overwrite what is theirs.
             data.add((captured & !3) as usize).cast::<u32>().write(0);
-            self.packet.copy(data, at_least_one(captured), room::<BELOW>(), room::<N>())?;
+            self.packet.copy(data, at_least_one(captured), room::<BELOW>(0), room::<N>(0))?;
             let flags = self.arguments.direction | self.arguments.flags | self.packet.offload_flags();
             let end = write_options(data.add(padded as usize).cast(), flags, has_packetid, self.lost_before);
             end.write(total);
@@ -148,9 +172,9 @@ impl Block for Capture<'_> {
     }
 }
 
-/// Bytes of a packet that a block of at most `N` bytes takes.
-const fn room<const N: usize>() -> u64 {
-    let room = (N as u64).saturating_sub(epb::OVERHEAD as u64);
+/// Bytes of a packet that a block of at most `N` bytes takes, where options take so many besides.
+const fn room<const N: usize>(options: u32) -> u64 {
+    let room = (N as u64).saturating_sub((epb::OVERHEAD + options) as u64);
     if room < MAX_SNAPLEN as u64 { room } else { MAX_SNAPLEN as u64 }
 }
 

@@ -33,62 +33,154 @@ const IPV6: u32 = 40;
 /// More than any real packet has; RFC 8200 section 4.1 orders seven.
 const MAX_EXTENSIONS: u32 = 8;
 
-/// Bytes up to the end of the headers of a packet that starts with an Ethernet header, or with its IP header.
+/// TCP's number, and where its flags are in the header (RFC 9293, section 3.1).
+pub const TCP: u8 = 6;
+/// Offset of the byte with TCP's flags in its header.
+pub const TCP_FLAGS: u32 = 13;
+const UDP: u8 = 17;
+const SCTP: u8 = 132;
+
+/// What tells the flow of a packet from others, and how it stands in it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ends {
+    /// Source and destination; of IPv4 in the first two words. As they are in the packet, as are the ports.
+    pub addresses: [u32; 8],
+    /// Source and destination port.
+    pub ports: u32,
+    /// IP version.
+    pub version: u8,
+    /// TCP, UDP or SCTP, by number.
+    pub protocol: u8,
+    /// TCP's flags; 0 of others.
+    pub tcp_flags: u8,
+}
+
+/// Bytes that [`usual_ipv4`] looks at.
+pub const USUAL_IPV4: usize = 40;
+/// And [`usual_ipv6`].
+pub const USUAL_IPV6: usize = 60;
+
+/// From the IP header on: the length of the headers, and the ends, of most packets, with IPv4 without options and TCP or UDP.
+/// `None` of others, and of fragments: [`find`] knows.
 #[inline(always)]
-pub fn len(bytes: &impl Bytes, ethernet: bool) -> u32 {
+pub fn usual_ipv4(ip: &[u8; USUAL_IPV4]) -> Option<(u32, Ends)> {
+    if ip[0] != 0x45 || (u16::from(ip[6]) << 8 | u16::from(ip[7])) & 0x3fff != 0 {
+        return None;
+    }
+    let (header, tcp_flags) = usual_transport(ip[9], ip[IPV4 as usize + 12], ip[IPV4 as usize + 13])?;
+    let word = |at: usize| u32::from_ne_bytes([ip[at], ip[at + 1], ip[at + 2], ip[at + 3]]);
+    let addresses = [word(12), word(16), 0, 0, 0, 0, 0, 0];
+    Some((IPV4 + header, Ends { addresses, ports: word(20), version: 4, protocol: ip[9], tcp_flags }))
+}
+
+/// As [`usual_ipv4`], of IPv6 without extension headers.
+#[inline(always)]
+pub fn usual_ipv6(ip: &[u8; USUAL_IPV6]) -> Option<(u32, Ends)> {
+    if ip[0] >> 4 != 6 {
+        return None;
+    }
+    let (header, tcp_flags) = usual_transport(ip[6], ip[IPV6 as usize + 12], ip[IPV6 as usize + 13])?;
+    let word = |at: usize| u32::from_ne_bytes([ip[at], ip[at + 1], ip[at + 2], ip[at + 3]]);
+    let addresses = [word(8), word(12), word(16), word(20), word(24), word(28), word(32), word(36)];
+    Some((IPV6 + header, Ends { addresses, ports: word(40), version: 6, protocol: ip[6], tcp_flags }))
+}
+
+/// The length of the transport header, and TCP's flags.
+#[inline(always)]
+fn usual_transport(protocol: u8, tcp_words: u8, tcp_flags: u8) -> Option<(u32, u8)> {
+    match protocol {
+        TCP => Some(((u32::from(tcp_words >> 4) * 4).max(20), tcp_flags)),
+        UDP => Some((8, 0)),
+        _ => None,
+    }
+}
+
+/// What was found of a packet's headers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Headers {
+    /// Bytes up to their end.
+    pub len: u32,
+    /// Where the source address begins, which the destination follows; nothing is known of it where there are no ports.
+    pub addresses: u32,
+    /// Where the transport header begins, likewise.
+    pub transport: u32,
+    /// IP version, likewise.
+    pub version: u8,
+    /// TCP, UDP or SCTP, by number, of a packet that is no fragment: it begins with two ports. 0 of any other.
+    pub protocol: u8,
+}
+
+impl Headers {
+    #[inline(always)]
+    fn without_ports(len: u32) -> Self {
+        Self { len, ..Self::default() }
+    }
+}
+
+/// The headers of a packet that starts with an Ethernet header, or with its IP header.
+#[inline(always)]
+pub fn find(bytes: &impl Bytes, ethernet: bool) -> Headers {
     if ethernet { of_ethernet(bytes) } else { of_ip(bytes, 0) }
 }
 
 #[inline(always)]
-fn of_ethernet(bytes: &impl Bytes) -> u32 {
+fn of_ethernet(bytes: &impl Bytes) -> Headers {
     let mut offset = ETHERNET;
     for _ in 0..=MAX_VLANS {
         let Some(ethertype) = bytes.u16(offset - 2) else {
-            return offset;
+            return Headers::without_ports(offset);
         };
         match ethertype {
             ETHERTYPE_IPV4 | ETHERTYPE_IPV6 => return of_ip(bytes, offset),
-            ETHERTYPE_ARP => return offset + ARP,
+            ETHERTYPE_ARP => return Headers::without_ports(offset + ARP),
             _ if ETHERTYPES_VLAN.contains(&ethertype) => offset += VLAN,
-            _ => return offset,
+            _ => return Headers::without_ports(offset),
         }
     }
-    offset
+    Headers::without_ports(offset)
 }
 
 #[inline(always)]
-fn of_ip(bytes: &impl Bytes, offset: u32) -> u32 {
+fn of_ip(bytes: &impl Bytes, offset: u32) -> Headers {
     let offset = bytes.forgotten(offset);
     match bytes.u8(offset).map(|byte| byte >> 4) {
         Some(4) => of_ipv4(bytes, offset),
         Some(6) => of_ipv6(bytes, offset),
-        _ => offset,
+        _ => Headers::without_ports(offset),
     }
 }
 
 /// RFC 791, section 3.1.
 #[inline(always)]
-fn of_ipv4(bytes: &impl Bytes, offset: u32) -> u32 {
+fn of_ipv4(bytes: &impl Bytes, offset: u32) -> Headers {
     let header = bytes.u8(offset).map_or(0, |byte| u32::from(byte & 0xf) * 4).max(IPV4);
     let end = offset + header;
-    let (Some(fragment), Some(protocol)) = (bytes.u16(offset + 6), bytes.u8(offset + 9)) else {
-        return end;
+    // One after the other: that both are there is more than an old verifier can tell from a pair.
+    let Some(fragment) = bytes.u16(offset + 6) else {
+        return Headers::without_ports(end);
+    };
+    let Some(protocol) = bytes.u8(offset + 9) else {
+        return Headers::without_ports(end);
     };
     // Only the first fragment has the transport header.
-    if fragment & 0x1fff != 0 { end } else { of_transport(bytes, end, protocol) }
+    if fragment & 0x1fff != 0 {
+        return Headers::without_ports(end);
+    }
+    let is_fragment = fragment & 0x2000 != 0;
+    of_transport(bytes, end, protocol, is_fragment, offset + 12, 4)
 }
 
 /// RFC 8200, section 4; RFC 4302 for the authentication header.
 #[inline(always)]
-fn of_ipv6(bytes: &impl Bytes, offset: u32) -> u32 {
-    let mut end = offset + IPV6;
+fn of_ipv6(bytes: &impl Bytes, offset: u32) -> Headers {
+    let (mut end, mut is_fragment) = (offset + IPV6, false);
     let Some(mut protocol) = bytes.u8(offset + 6) else {
-        return end;
+        return Headers::without_ports(end);
     };
     for _ in 0..MAX_EXTENSIONS {
         end = bytes.forgotten(end);
         let (Some(next), Some(len)) = (bytes.u8(end), bytes.u8(end + 1)) else {
-            return of_transport(bytes, end, protocol);
+            return of_transport(bytes, end, protocol, is_fragment, offset + 8, 6);
         };
         let len = u32::from(len);
         match protocol {
@@ -101,31 +193,39 @@ fn of_ipv6(bytes: &impl Bytes, offset: u32) -> u32 {
                 let is_first = bytes.u16(end + 2).is_some_and(|field| field & 0xfff8 == 0);
                 end += 8;
                 if !is_first {
-                    return end;
+                    return Headers::without_ports(end);
                 }
+                is_fragment = true;
             }
-            _ => return of_transport(bytes, end, protocol),
+            _ => return of_transport(bytes, end, protocol, is_fragment, offset + 8, 6),
         }
         protocol = next;
     }
-    end
+    Headers::without_ports(end)
 }
 
 #[inline(always)]
-fn of_transport(bytes: &impl Bytes, offset: u32, protocol: u8) -> u32 {
-    let offset = bytes.forgotten(offset);
-    offset
+fn of_transport(
+    bytes: &impl Bytes,
+    offset: u32,
+    protocol: u8,
+    is_fragment: bool,
+    addresses: u32,
+    version: u8,
+) -> Headers {
+    let transport = bytes.forgotten(offset);
+    let len = transport
         + match protocol {
-            // TCP, RFC 9293 section 3.1.
-            6 => bytes.u8(offset + 12).map_or(0, |byte| u32::from(byte >> 4) * 4).max(20),
+            TCP => bytes.u8(transport + 12).map_or(0, |byte| u32::from(byte >> 4) * 4).max(20),
             // ICMP, UDP, ESP (up to its sequence number), ICMPv6, UDP-Lite.
-            1 | 17 | 50 | 58 | 136 => 8,
+            1 | UDP | 50 | 58 | 136 => 8,
             // IGMP.
             2 => 8,
-            // SCTP.
-            132 => 12,
+            SCTP => 12,
             _ => 0,
-        }
+        };
+    let has_ports = !is_fragment && matches!(protocol, TCP | UDP | SCTP);
+    Headers { len, addresses, transport, version, protocol: if has_ports { protocol } else { 0 } }
 }
 
 #[cfg(test)]
@@ -135,6 +235,10 @@ mod tests {
     use std::{vec, vec::Vec};
 
     use super::*;
+
+    fn len(packet: &Packet, ethernet: bool) -> u32 {
+        find(packet, ethernet).len
+    }
 
     struct Packet(Vec<u8>);
 
@@ -228,6 +332,65 @@ mod tests {
     fn without_ethernet_the_packet_starts_with_ip() {
         assert_eq!(len(&Packet([ipv4(5, 0, 6), tcp(6)].concat()), false), 20 + 24);
         assert_eq!(len(&Packet([ipv6(58), vec![0; 64]].concat()), false), 40 + 8);
+    }
+
+    #[test]
+    fn most_packets_are_found_at_once_to_be_what_they_are() {
+        let udp = [0x1f, 0x90, 0x00, 0x50, 0, 8, 0, 0].to_vec();
+        let mut syn = tcp(10);
+        syn[..4].copy_from_slice(&[0x1f, 0x90, 0x00, 0x50]);
+        syn[13] = 2;
+        for (protocol, header, tcp_flags) in [(UDP, &udp, 0), (TCP, &syn, 2)] {
+            let (v4, v6) = (ipv4(5, 0x4000, protocol), ipv6(protocol));
+            let packets = [
+                (14 + 12, [&v4[..], header, &[9; 64]].concat()),
+                (14 + 8, [&v6[..], header, &[9; 64]].concat()),
+            ];
+            for (addresses, ip) in packets {
+                let usual = match ip[0] >> 4 {
+                    4 => usual_ipv4(ip.first_chunk().unwrap()),
+                    _ => usual_ipv6(ip.first_chunk().unwrap()),
+                };
+                let (len, ends) = usual.expect("usual");
+                let slow = find(&ethernet(&[if addresses == 26 { 0x0800 } else { 0x86dd }], &[&ip]), true);
+                assert_eq!((14 + len, ends.version, ends.protocol), (slow.len, slow.version, slow.protocol));
+                assert_eq!((ends.ports.to_ne_bytes(), ends.tcp_flags), ([0x1f, 0x90, 0, 0x50], tcp_flags));
+                let len = if ends.version == 4 { 8 } else { 32 };
+                let from = addresses as usize - 14;
+                let bytes: Vec<u8> = ends.addresses.iter().flat_map(|word| word.to_ne_bytes()).collect();
+                assert_eq!((slow.addresses, &bytes[..len]), (addresses, &ip[from..from + len]));
+            }
+        }
+        for other in [ipv4(6, 0, TCP), ipv4(5, 0x2000, UDP), ipv4(5, 1, UDP), ipv4(5, 0, SCTP), ipv6(UDP)] {
+            assert_eq!(usual_ipv4([&other[..], &[0; 64]].concat().first_chunk().unwrap()), None);
+        }
+        for other in [ipv6(44), ipv6(SCTP), ipv4(5, 0, UDP)] {
+            assert_eq!(usual_ipv6([&other[..], &[0; 64]].concat().first_chunk().unwrap()), None);
+        }
+    }
+
+    #[test]
+    fn ports_are_told_of_whole_packets_that_have_some() {
+        let of = |packet: &Packet| {
+            let Headers { addresses, transport, version, protocol, .. } = find(packet, true);
+            (protocol > 0).then_some((addresses, transport, version, protocol))
+        };
+        for protocol in [6, 17, 132] {
+            let packet = ethernet(&[0x0800], &[&ipv4(6, 0, protocol)]);
+            assert_eq!(of(&packet), Some((14 + 12, 14 + 24, 4, protocol)));
+            let destination_options = [protocol, 0, 0, 0, 0, 0, 0, 0];
+            let packet = ethernet(&[0x8100, 0x86dd], &[&ipv6(60), &destination_options]);
+            assert_eq!(of(&packet), Some((18 + 8, 18 + 48, 6, protocol)));
+            for fragment in [0x2000, 0x2001, 1] {
+                assert_eq!(of(&ethernet(&[0x0800], &[&ipv4(5, fragment, protocol)])), None);
+                let fragment = [protocol, 0, (fragment >> 5) as u8, 1, 0, 0, 0, 0];
+                assert_eq!(of(&ethernet(&[0x86dd], &[&ipv6(44), &fragment])), None);
+            }
+        }
+        for protocol in [1, 47, 50, 58] {
+            assert_eq!(of(&ethernet(&[0x0800], &[&ipv4(5, 0, protocol)])), None);
+        }
+        assert_eq!(of(&ethernet(&[0x0806], &[])), None);
     }
 
     #[test]

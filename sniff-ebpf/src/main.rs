@@ -9,6 +9,7 @@
 mod atomic;
 mod capture;
 mod counters;
+mod cutoff;
 mod packet;
 mod ring;
 mod verifier;
@@ -18,9 +19,12 @@ use aya_ebpf::{
     programs::TcContext,
 };
 use capture::Arguments;
-use sniff_common::INTERFACE_FLAGS_SHIFT;
+use sniff_common::{CUTOFF_SHIFT, INTERFACE_FLAGS_SHIFT, SNAP_EVERY_SHIFT};
 
-use crate::ring::{Buffer, Recorder, Regions, Ring};
+use crate::{
+    cutoff::Cutoff,
+    ring::{Buffer, Recorder, Regions, Ring},
+};
 
 /// Captures into the regions; arguments as for [`capture_into`].
 #[unsafe(no_mangle)]
@@ -66,9 +70,11 @@ extern "C" fn sniff_buffer(
 ///
 /// - `interface`: pcapng interface id, and from bit [`sniff_common::INTERFACE_FLAGS_SHIFT`] on what the prologue adds to the
 ///   packet's `epb_flags`. Of all arguments the only one that is no constant.
-/// - `direction`: [`sniff_common::Direction`] as a number.
+/// - `direction`: [`sniff_common::Direction`] as a number, and from bit [`CUTOFF_SHIFT`] on the bytes before the cutoff of a
+///   flow, or 0 where there is none.
 /// - `snaplen`: 1 to [`sniff_common::MAX_SNAPLEN`] bytes, and above them [`sniff_common::SNAP_HEADERS`],
-///   [`sniff_common::SNAP_RAW_IP`] and [`sniff_common::SNAP_PACKETID`].
+///   [`sniff_common::SNAP_RAW_IP`], [`sniff_common::SNAP_PACKETID`], and from bit [`SNAP_EVERY_SHIFT`] on of which packets
+///   behind the cutoff headers are kept.
 /// - `clock_offset`: nanoseconds from the kernel's boot clock to the Unix epoch.
 #[inline(always)]
 fn capture_into<R: Ring>(
@@ -79,8 +85,9 @@ fn capture_into<R: Ring>(
     clock_offset: u64,
 ) -> i32 {
     let flags = (interface >> INTERFACE_FLAGS_SHIFT) as u32;
-    let arguments =
-        Arguments { interface: interface as u32, flags, direction: direction as u32, snaplen, clock_offset };
+    let cutoff = Cutoff { bytes: direction >> CUTOFF_SHIFT, every: (snaplen >> SNAP_EVERY_SHIFT) as u32 };
+    let (interface, direction) = (interface as u32, direction as u32);
+    let arguments = Arguments { interface, flags, direction, snaplen, cutoff, clock_offset };
     capture::capture::<R>(&TcContext::new(skb), &arguments);
     TC_ACT_UNSPEC
 }

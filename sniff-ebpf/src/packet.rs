@@ -1,9 +1,11 @@
 //! Reading the packet. `bpf_skb_load_bytes` reads the linear part and the fragments of a GSO packet alike; only a
 //! small packet is copied without it.
 
+use core::ptr;
+
 use aya_ebpf::{EbpfContext as _, helpers::generated::bpf_skb_load_bytes, programs::TcContext};
 use sniff_common::epb;
-use sniff_ebpf::headers::{self, Bytes};
+use sniff_ebpf::headers::{self, Bytes, Ends, Headers, TCP, TCP_FLAGS, USUAL_IPV4, USUAL_IPV6};
 
 use crate::{
     ring::Unreadable,
@@ -14,6 +16,8 @@ use crate::{
 const VLAN_OFFSET: u64 = 12;
 /// Length of a VLAN tag, in bytes.
 const VLAN_LEN: u64 = 4;
+/// Length of an Ethernet header, in bytes.
+const ETHERNET: usize = 14;
 
 /// Bytes that are copied with two loads and two stores.
 const PIECE: u64 = 16;
@@ -58,10 +62,62 @@ impl<'a> Packet<'a> {
         if gso_size == 0 { 0 } else { epb::FLAGS_CHECKSUM_NOT_READY | epb::FLAGS_SEGMENTATION_OFFLOADED }
     }
 
-    /// Length of the packet up to the end of its headers, VLAN tag included.
+    /// The length of the packet's headers, in its bytes, and its ends, where it is a usual one whose headers are in one piece.
     #[inline(always)]
-    pub fn headers_len(&self, ethernet: bool) -> u64 {
-        let len = u64::from(self.forgotten(headers::len(self, ethernet)));
+    pub fn usual(&self, ethernet: bool) -> Option<(u32, Ends)> {
+        // SAFETY: the kernel hands the classifier a valid `__sk_buff`.
+        let skb = unsafe { &*self.ctx.skb.skb };
+        let link = if ethernet { ETHERNET } else { 0 };
+        let start = as_computed(skb.data as usize);
+        let end = skb.data_end as usize;
+        if start + link + USUAL_IPV4 > end {
+            return None;
+        }
+        // SAFETY: inside the packet.
+        let ethertype = || unsafe { ptr::read_unaligned((start + link - 2) as *const [u8; 2]) };
+        if ethernet && !matches!(u16::from_be_bytes(ethertype()), 0x0800 | 0x86dd) {
+            return None;
+        }
+        // SAFETY: inside the packet, which does not change meanwhile.
+        let usual = unsafe { headers::usual_ipv4(&*((start + link) as *const [u8; USUAL_IPV4])) };
+        let usual = usual.or_else(|| {
+            if start + link + USUAL_IPV6 > end {
+                return None;
+            }
+            // SAFETY: as above.
+            unsafe { headers::usual_ipv6(&*((start + link) as *const [u8; USUAL_IPV6])) }
+        });
+        usual.map(|(len, ends)| (link as u32 + len, ends))
+    }
+
+    /// The packet's headers, as they are in its bytes.
+    #[inline(always)]
+    pub fn headers(&self, ethernet: bool) -> Headers {
+        headers::find(self, ethernet)
+    }
+
+    /// The packet's ends, by these headers, where it has ports.
+    #[inline(always)]
+    pub fn ends(&self, headers: &Headers) -> Option<Ends> {
+        let &Headers { addresses, transport, version, protocol, .. } = headers;
+        if protocol == 0 {
+            return None;
+        }
+        let addresses = if version == 4 {
+            let [source, destination] = self.ctx.load::<[u32; 2]>(addresses as usize).ok()?;
+            [source, destination, 0, 0, 0, 0, 0, 0]
+        } else {
+            self.ctx.load(addresses as usize).ok()?
+        };
+        let ports = self.ctx.load(transport as usize).ok()?;
+        let tcp_flags = if protocol == TCP { self.u8(transport + TCP_FLAGS).unwrap_or(0) } else { 0 };
+        Some(Ends { addresses, ports, version, protocol, tcp_flags })
+    }
+
+    /// A length of the packet's bytes, with the VLAN tag.
+    #[inline(always)]
+    pub fn with_tag(&self, len: u32) -> u64 {
+        let len = u64::from(self.forgotten(len));
         if self.vlan.is_some() { len + VLAN_LEN } else { len }
     }
 

@@ -100,6 +100,14 @@ pub fn note_loss<R: Ring>() {
     }
 }
 
+/// Notes likewise that a packet was left out.
+#[inline(always)]
+pub fn note_cut_off<R: Ring>() {
+    if let Some(cpu) = this_cpu() {
+        counters::add(R::EXCLUSIVE, &mut cpu.cut_off, 1);
+    }
+}
+
 /// Whether the reader is to be woken, after `bytes` more from this CPU.
 #[inline(always)]
 fn wake_is_due(cpu: &mut Cpu, bytes: u64) -> bool {

@@ -4,9 +4,12 @@ use std::time::Duration;
 
 use bytesize::ByteSize;
 use clap::{ArgAction, Args};
-use sniff_common::{MAX_SNAPLEN, MIN_RING_BYTES};
+use sniff_common::{
+    MAX_SNAPLEN, MIN_RING_BYTES,
+    flow::{MAX_CUTOFF, MAX_EVERY},
+};
 use sniff_output::lines::{Color, Dump, Form, Style, Time};
-use sniff_protocol::request::{AttachAt, BothEnds, Directions};
+use sniff_protocol::request::{AttachAt, BothEnds, Cutoff, Directions};
 
 /// Options that say what is captured, and how much.
 #[derive(Clone, Debug, Args)]
@@ -42,6 +45,11 @@ pub struct CaptureArgs {
     /// Keep only headers: each packet is cut behind its transport header
     #[arg(long)]
     pub headers: bool,
+
+    /// Keep the first bytes of what goes each way in a connection, as in 16KiB, then headers; with `,none` nothing then, with
+    /// `,every=N` headers of one packet in N
+    #[arg(long, value_name = "SIZE[,THEN]", value_parser = cutoff)]
+    pub cutoff: Option<Cutoff>,
 
     /// Write a packet between two captured pods once, as it is sent, and not again as it comes in
     #[arg(long)]
@@ -178,6 +186,24 @@ fn snaplen(text: &str) -> Result<u32, String> {
     }
 }
 
+/// As in `16KiB`, `16KiB,none` or `1M,every=100`; a number alone is bytes.
+fn cutoff(text: &str) -> Result<Cutoff, String> {
+    let (bytes, then) = text.split_once(',').unwrap_or((text, "headers"));
+    let bytes = u32::try_from(size(bytes)?).unwrap_or(u32::MAX);
+    let every = match then {
+        "headers" => Some(1),
+        "none" => Some(0),
+        _ => then.strip_prefix("every=").and_then(|every| every.parse().ok()).filter(|&every| every > 0),
+    };
+    let every = every.ok_or("behind the size comes headers, none, or every=N, as in 16KiB,every=100")?;
+    let cutoff = Cutoff { bytes, every };
+    let most = ByteSize(MAX_CUTOFF.into()).display().iec_short();
+    cutoff
+        .is_sound()
+        .then_some(cutoff)
+        .ok_or(format!("a cutoff has 1 byte to {most}, and every={MAX_EVERY} at most"))
+}
+
 /// A filter may begin with a minus, as in `-ip[8] > 1`; but what looks like an option is one, and the filter forgotten.
 fn expression(text: &str) -> Result<String, String> {
     let name = text.trim_start_matches('-').split('=').next().unwrap_or_default();
@@ -241,6 +267,32 @@ mod tests {
         assert_eq!(snaplen("262144"), Ok(262_144));
         for bad in ["262145", "-1", "x", ""] {
             assert!(snaplen(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_cutoff_is_a_size_and_what_comes_then() {
+        for (text, bytes, every) in [
+            ("16KiB", 16 << 10, 1),
+            ("16k,headers", 16 << 10, 1),
+            ("1000,none", 1000, 0),
+            ("1GiB,every=100", 1 << 30, 100),
+        ] {
+            assert_eq!(cutoff(text), Ok(Cutoff { bytes, every }), "{text}");
+        }
+        for bad in [
+            "",
+            "0",
+            "2GiB",
+            "1GiB,",
+            "8G,none",
+            "1k,every=0",
+            "1k,every=1000001",
+            "1k,every=",
+            "1k,some",
+            "x,none",
+        ] {
+            assert!(cutoff(bad).is_err(), "{bad}");
         }
     }
 

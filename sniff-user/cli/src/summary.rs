@@ -15,6 +15,8 @@ pub struct Summary {
     pub unwritten: u64,
     /// Left out, since another copy of each was written.
     pub left_out: u64,
+    /// Left out behind the cutoff of their flow.
+    pub cut_off: u64,
     /// Recorded, and written over by later ones.
     pub aged_out: u64,
 }
@@ -23,7 +25,7 @@ impl Summary {
     /// The lines. `least` stands in front of counts that may be more, as in `at least `, and `missing` behind what was
     /// captured; both are empty where all is known.
     pub fn lines(&self, least: &str, missing: &str) -> String {
-        let Self { captured, matched, dropped, unwritten, left_out, aged_out } = self;
+        let Self { captured, matched, dropped, unwritten, left_out, cut_off, aged_out } = self;
         let mut lines = format!(
             "{captured} packets captured{missing}\n{least}{matched} packets received by filter\n\
              {least}{dropped} packets dropped by kernel\n"
@@ -33,6 +35,9 @@ impl Summary {
         }
         if *left_out > 0 {
             lines += &format!("{least}{left_out} packets left out, which are here where they were sent\n");
+        }
+        if *cut_off > 0 {
+            lines += &format!("{least}{cut_off} packets left out by the cutoff\n");
         }
         if *aged_out > 0 {
             lines += &format!("{least}{aged_out} packets too old to be held\n");

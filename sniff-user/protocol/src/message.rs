@@ -9,7 +9,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use super::frame::{Frame, MAX_JSON, PACKETS, Payload};
-use crate::request::{AttachAt, BothEnds, Compress, Directions};
+use crate::request::{AttachAt, BothEnds, Compress, Cutoff, Directions};
 
 const HELLO: u8 = 0x01;
 const EVENT: u8 = 0x03;
@@ -85,6 +85,9 @@ pub struct NodeHello {
     /// Whether it knows [`CapturePlan::both_ends`].
     #[serde(default)]
     pub has_both_ends: bool,
+    /// Whether it knows [`CapturePlan::cutoff`].
+    #[serde(default)]
+    pub has_cutoffs: bool,
     /// Whether it knows [`ClientHello::reason`] and [`ClientHello::override_deny`].
     #[serde(default)]
     pub knows_reasons: bool,
@@ -156,6 +159,9 @@ pub struct CapturePlan {
     pub snaplen: Option<u32>,
     /// Whether only headers are kept.
     pub headers: bool,
+    /// How much is kept of each flow; `None` is all of it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cutoff: Option<Cutoff>,
     /// Which way packets go.
     pub direction: Directions,
     /// Packets after which the session ends.
@@ -369,6 +375,9 @@ pub struct Stats {
     /// Of those that matched, those left out since another copy of each was sent to the client.
     #[serde(default)]
     pub left_out: u64,
+    /// Of those that matched, those left out behind the cutoff of their flow.
+    #[serde(default)]
+    pub cut_off: u64,
 }
 
 /// Something is wrong at the node.
@@ -419,6 +428,9 @@ pub struct End {
     /// Packets left out since another copy of each was sent to the client.
     #[serde(default)]
     pub left_out: u64,
+    /// Packets left out behind the cutoff of their flow.
+    #[serde(default)]
+    pub cut_off: u64,
     /// Where packets between captured pods were seen, where the plan asks for that.
     #[serde(default)]
     pub seen: Option<Seen>,

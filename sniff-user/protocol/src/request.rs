@@ -1,8 +1,13 @@
 //! What a capture can be asked for, wherever it runs: values that are options of both programs, and go over the wire.
 
+use std::fmt;
+
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
-use sniff_common::Direction;
+use sniff_common::{
+    Direction,
+    flow::{MAX_CUTOFF, MAX_EVERY},
+};
 
 /// `--attach`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
@@ -38,6 +43,33 @@ pub enum BothEnds {
     Marked,
     /// `--one-side`: only the copy stays that is seen where the packet is sent.
     OneSide,
+}
+
+/// `--cutoff`: how much is kept of what goes one way in a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Cutoff {
+    /// So many bytes of its packets, headers included: 1 to [`MAX_CUTOFF`].
+    pub bytes: u32,
+    /// Of what comes later, only headers, of every so many-th packet, up to [`MAX_EVERY`]; 0 for none.
+    pub every: u32,
+}
+
+impl Cutoff {
+    /// Whether the numbers are ones that a capture takes.
+    pub fn is_sound(self) -> bool {
+        (1..=MAX_CUTOFF).contains(&self.bytes) && self.every <= MAX_EVERY
+    }
+}
+
+impl fmt::Display for Cutoff {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "of each flow the first {} bytes are kept, then ", self.bytes)?;
+        match self.every {
+            0 => f.write_str("nothing"),
+            1 => f.write_str("headers"),
+            every => write!(f, "headers of one packet in {every}"),
+        }
+    }
 }
 
 /// `--direction`.

@@ -396,7 +396,7 @@ enum Event<'a> {
         matched: u64,
         delivered: u64,
         dropped: u64,
-        /// Neither: beyond what was asked for, or delivered as seen at the other end.
+        /// Neither: beyond what was asked for, delivered as seen at the other end, or behind the cutoff of its flow.
         left_out: u64,
         bytes: u64,
         pods: Vec<&'a PodId>,

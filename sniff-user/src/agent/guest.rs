@@ -125,7 +125,8 @@ async fn watch(
                 Some(Event::Gone(_)) => {}
                 Some(Event::Counted { counters, .. }) => {
                     let (matched, dropped) = (counters.matched, counters.lost());
-                    grant.report(&Report { matched, delivered: matched - dropped, dropped, ..Report::default() }).await;
+                    let delivered = matched - dropped - counters.cut_off;
+                    grant.report(&Report { matched, delivered, dropped, ..Report::default() }).await;
                 }
                 None => return (grant, None),
             },

@@ -15,9 +15,10 @@ use aya_obj::generated::{
     BPF_ALU64, BPF_EXIT, BPF_JMP, BPF_JNE, BPF_K, BPF_LDX, BPF_MEM, BPF_MOV, BPF_OR, BPF_W, bpf_insn,
 };
 use log::debug;
-use sniff_common::{Direction, SNAP_HEADERS, SNAP_PACKETID, SNAP_RAW_IP};
+use sniff_common::{CUTOFF_SHIFT, Direction, SNAP_EVERY_SHIFT, SNAP_HEADERS, SNAP_PACKETID, SNAP_RAW_IP};
 use sniff_filter::{compile::Fragment, ebpf::Encoded};
 use sniff_pcapng::LinkType;
+use sniff_protocol::request::Cutoff;
 
 use super::{
     checksum::Summed,
@@ -48,6 +49,8 @@ pub struct Arguments {
     pub snaplen: u32,
     /// Whether only headers are kept.
     pub headers: bool,
+    /// How much is kept of each flow.
+    pub cutoff: Option<Cutoff>,
     /// What packets begin with.
     pub link_type: LinkType,
     /// Whether blocks have room for a packet's id.
@@ -125,7 +128,7 @@ const PASS_ON: i32 = -1;
 /// The filter, behind it what keeps to the namespace, and then what sets r2 to r5; r1 is the packet already, and still is
 /// behind the filter.
 fn prologue(arguments: &Arguments) -> Vec<bpf_insn> {
-    let Arguments { filter, interface, direction, hook, clock_offset, home, summed, .. } = arguments;
+    let Arguments { filter, interface, direction, hook, cutoff, clock_offset, home, summed, .. } = arguments;
     let filter = filter.iter().flat_map(|fragment| fragment.instructions());
     let mut instructions: Vec<bpf_insn> = filter.map(|instruction| encoded(instruction.encode())).collect();
     if *hook == Hook::Ingress {
@@ -139,7 +142,13 @@ fn prologue(arguments: &Arguments) -> Vec<bpf_insn> {
         }
         None => instructions.push(load_u32(2, *interface)),
     }
-    instructions.push(load_u32(3, *direction as u32));
+    match cutoff {
+        Some(cutoff) => {
+            let direction = u64::from(cutoff.bytes) << CUTOFF_SHIFT | *direction as u64;
+            instructions.extend(load_u64(3, direction));
+        }
+        None => instructions.push(load_u32(3, *direction as u32)),
+    }
     instructions.extend(load_u64(4, snaplen(arguments)));
     instructions.extend(load_u64(5, *clock_offset));
     instructions
@@ -169,7 +178,8 @@ fn snaplen(arguments: &Arguments) -> u64 {
     let headers = if arguments.headers { SNAP_HEADERS } else { 0 };
     let raw_ip = if arguments.link_type == LinkType::Raw { SNAP_RAW_IP } else { 0 };
     let packetid = if arguments.packetid { SNAP_PACKETID } else { 0 };
-    u64::from(arguments.snaplen) | headers | raw_ip | packetid
+    let every = arguments.cutoff.map_or(0, |cutoff| u64::from(cutoff.every) << SNAP_EVERY_SHIFT);
+    u64::from(arguments.snaplen) | headers | raw_ip | packetid | every
 }
 
 /// A program's id, from what the kernel shows of its descriptor (`bpf_prog_show_fdinfo`, kernel/bpf/syscall.c).
@@ -201,6 +211,7 @@ mod tests {
             hook: Hook::Egress,
             snaplen: 96,
             headers: true,
+            cutoff: None,
             link_type: LinkType::Raw,
             packetid: true,
             clock_offset: 0x0102_0304_f5f6_f7f8,
@@ -213,5 +224,10 @@ mod tests {
         assert_eq!(set[..2], [(2, 3), (3, 2)]);
         assert_eq!(set[2..4], [(4, 96), (0, 7)]);
         assert_eq!(set[4..], clock_offset);
+        let arguments = Arguments { cutoff: Some(Cutoff { bytes: 4096, every: 5 }), ..arguments };
+        let set: Vec<(u8, i32)> =
+            prologue(&arguments).iter().map(|insn| (insn.dst_reg(), insn.imm)).collect();
+        assert_eq!(set[..3], [(2, 3), (3, 2), (0, 4096)]);
+        assert_eq!(set[3..5], [(4, 96), (0, 7 | 5 << 8)]);
     }
 }

@@ -25,7 +25,9 @@ use aya_obj::{
 use bytesize::ByteSize;
 use log::{Log, debug};
 use sniff_common::{
-    ABI_VERSION, Counters, Direction, recorder,
+    ABI_VERSION, Counters, Direction,
+    flow::{self, FLOW_BYTES},
+    recorder,
     regions::{self, REGION_BYTES},
 };
 
@@ -54,6 +56,8 @@ pub struct Sizes {
     pub ring_bytes: u32,
     /// How much wakes the reader.
     pub batch: ring::Batch,
+    /// Whether flows are told apart. What that takes is part of the memory.
+    pub has_cutoff: bool,
 }
 
 /// A ring that the kernel can have.
@@ -77,12 +81,20 @@ struct Layout {
     wake_bytes: u64,
     /// Regions that a recorder's reader leaves to CPUs.
     spare: u32,
+    /// Flows that are told apart; one where none are, since a map has an entry at least.
+    flows: u32,
 }
 
 impl Layout {
     /// `cpus` is how many CPUs are online.
     fn of(sizes: &Sizes, kind: Chosen, cpus: usize) -> Self {
-        let Sizes { ring_bytes, batch, .. } = *sizes;
+        let Sizes { ring_bytes: memory, batch, has_cutoff, .. } = *sizes;
+        let flows = if has_cutoff { flow::count(memory) } else { 1 };
+        let ring_bytes = match kind {
+            Chosen::Regions | Chosen::Recorder if has_cutoff => memory - flow::bytes(memory),
+            // Less would be half of it.
+            _ => memory,
+        };
         // All CPUs together may fill half the ring before they have woken the reader.
         let share = u64::from(ring_bytes) / (2 * cpus as u64);
         let wake_bytes = share.min(batch.bytes());
@@ -94,17 +106,26 @@ impl Layout {
             Chosen::Buffer => (1, 1 << ring_bytes.ilog2()),
         };
         let spare = recorder::spare(count, cpus) as u32;
-        Self { kind, region_count, buffer_bytes, wake_bytes, spare }
+        Self { kind, region_count, buffer_bytes, wake_bytes, spare, flows }
+    }
+
+    /// Bytes that flows take, where they are told apart.
+    fn flow_bytes(&self) -> u64 {
+        if self.flows > 1 { u64::from(self.flows) * u64::from(FLOW_BYTES) } else { 0 }
     }
 
     /// Bytes of memory, and of which kind, for a person.
     fn describe(&self) -> String {
-        match self.kind {
+        let ring = match self.kind {
             Chosen::Regions | Chosen::Recorder => {
                 let bytes = self.region_count as usize * REGION_BYTES;
                 format!("{} in {} regions", ByteSize(bytes as u64), self.region_count)
             }
             Chosen::Buffer => format!("{} in a BPF ring buffer", ByteSize(self.buffer_bytes.into())),
+        };
+        match self.flow_bytes() {
+            0 => ring,
+            bytes => format!("{ring}, and {} for {} flows", ByteSize(bytes), self.flows),
         }
     }
 
@@ -242,6 +263,7 @@ impl KernelSide {
             .map_max_entries("SNIFF_LEFT", layout.region_count)
             .map_max_entries("SNIFF_READ", layout.region_count)
             .map_max_entries("SNIFF_CPUS", possible_cpus()?)
+            .map_max_entries("SNIFF_FLOWS", layout.flows)
             .override_global("SNIFF_WAKE_BYTES", &layout.wake_bytes, true)
             .load(OBJECT)
             .map_err(|error| explain(error, KernelVersion::current().ok()))?;
@@ -437,11 +459,11 @@ fn choose(sizes: &Sizes) -> Result<Layout> {
     };
     let layout = Layout::of(sizes, kind, cpus.len());
     // A budget is not to be exceeded.
-    let (asked, takes) = (sizes.ring_bytes as usize, layout.region_count as usize * REGION_BYTES);
+    let takes = u64::from(layout.region_count) * REGION_BYTES as u64 + layout.flow_bytes();
     ensure!(
-        kind != Chosen::Recorder || takes <= asked,
+        kind != Chosen::Recorder || takes <= sizes.ring_bytes.into(),
         "--record takes {} at least on a machine of {} CPUs",
-        ByteSize(takes as u64),
+        ByteSize(takes),
         cpus.len()
     );
     Ok(layout)
@@ -525,6 +547,7 @@ fn explain(error: EbpfError, kernel: Option<KernelVersion>) -> anyhow::Error {
 fn data_of(map: &Map) -> Result<&MapData> {
     match map {
         Map::Array(data)
+        | Map::LruHashMap(data)
         | Map::PerCpuArray(data)
         | Map::Queue(data)
         | Map::RingBuf(data)
@@ -546,7 +569,24 @@ mod tests {
     }
 
     fn layout_of(kind: Chosen, ring_bytes: u32, batch: Batch, cpus: usize) -> Layout {
-        Layout::of(&Sizes { ring: ring::Kind::Auto, ring_bytes, batch }, kind, cpus)
+        let sizes = Sizes { ring: ring::Kind::Auto, ring_bytes, batch, has_cutoff: false };
+        Layout::of(&sizes, kind, cpus)
+    }
+
+    #[test]
+    fn flows_are_part_of_the_memory_where_they_are_told_apart() {
+        let of = |kind, ring_bytes, has_cutoff| {
+            let sizes = Sizes { ring: ring::Kind::Auto, ring_bytes, batch: Batch::Large, has_cutoff };
+            Layout::of(&sizes, kind, 2)
+        };
+        for memory in [8 << 20, 256 << 20] {
+            let [with, without] = [true, false].map(|has_cutoff| of(Chosen::Recorder, memory, has_cutoff));
+            let takes = with.region_count as usize * REGION_BYTES + with.flow_bytes() as usize;
+            assert!((memory as usize - REGION_BYTES..=memory as usize).contains(&takes), "{with:?}");
+            assert_eq!((without.flows, without.flow_bytes()), (1, 0));
+            assert!(with.flows >= 4096, "{with:?}");
+        }
+        assert_eq!(of(Chosen::Buffer, 64 << 20, true).buffer_bytes, 64 << 20);
     }
 
     #[test]

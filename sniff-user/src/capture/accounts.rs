@@ -77,10 +77,11 @@ impl Accounts {
             let counters = kernel_side.counters(interface)?;
             let fate = told.interfaces.get(interface as usize).copied().unwrap_or_default();
             let Fate { delivered, discarded, left_out, told_lost } = fate;
-            let accounted = delivered + discarded + left_out + counters.lost();
+            let accounted = delivered + discarded + left_out + counters.lost() + counters.cut_off;
             let aged_out = told.held.map_or(0, |_| counters.matched.saturating_sub(accounted));
             let mut span = span.clone();
             span.notes.extend(of_left_out(left_out));
+            span.notes.extend(of_cut_off(counters.cut_off));
             span.notes.extend(of_aged_out(aged_out, told.held));
             let untold_lost = counters.lost().saturating_sub(told_lost);
             span.notes.extend(untold(untold_lost, left_out, aged_out));
@@ -138,16 +139,23 @@ impl Accounts {
     /// Prints tcpdump's three lines, and others where they leave something out.
     pub fn print(&self) {
         let (counters, delivery) = self.totals();
-        let (matched, lost) = (counters.matched, counters.lost());
+        let (matched, lost, cut_off) = (counters.matched, counters.lost(), counters.cut_off);
         let Delivery { delivered, discarded, left_out } = delivery;
         let aged_out = self.each.iter().map(|account| account.aged_out).sum();
-        let summary =
-            Summary { captured: delivered, matched, dropped: lost, unwritten: discarded, left_out, aged_out };
+        let summary = Summary {
+            captured: delivered,
+            matched,
+            dropped: lost,
+            unwritten: discarded,
+            left_out,
+            cut_off,
+            aged_out,
+        };
         let seen = self.seen.map(|seen| summary::seen(seen, "")).unwrap_or_default();
         // A closed stderr is no reason to fail.
         let _ = io::stderr().write_all((summary.lines("", "") + &seen).as_bytes());
         let counted = self.held.map_or(0, |held| held.aged_out);
-        let told = delivered + discarded + left_out + lost + counted;
+        let told = delivered + discarded + left_out + lost + cut_off + counted;
         if told != matched {
             warn!("the counts do not add up ({told} of {matched} packets): that is a bug in sniff");
         }
@@ -166,6 +174,11 @@ pub fn print_so_far(delivered: u64, counters: &Counters) {
 fn of_left_out(count: u64) -> Option<String> {
     (count > 0)
         .then(|| format!("{count} of the received packets are left out: they are here where they were sent"))
+}
+
+/// What is told of packets that are left out behind the cutoff of their flow, if there are any.
+fn of_cut_off(count: u64) -> Option<String> {
+    (count > 0).then(|| format!("{count} of the received packets are left out by the cutoff"))
 }
 
 /// What is told of packets that a recorder does not hold any more, if there are any.

@@ -217,8 +217,8 @@ impl Running {
 
     /// Says how far back the memory goes, by what has come since the last time. Returns whether enough has.
     fn tell_what_time_takes(&mut self) -> bool {
-        let Some((time, memory)) = self.taps.wished_time() else { return true };
-        match estimate(time, memory, self.status.recorded_since()) {
+        let Some((time, room)) = self.taps.wished_time() else { return true };
+        match estimate(time, room, self.status.recorded_since()) {
             Some((true, text)) => info!("{text}"),
             Some((false, text)) => warn!("{text}"),
             None => return false,

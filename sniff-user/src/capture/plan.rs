@@ -5,7 +5,7 @@ use std::time::Duration;
 use sniff_common::Direction;
 use sniff_filter::{Filters, Source};
 use sniff_pcapng::{LinkType, Names};
-use sniff_protocol::request::{AttachAt, BothEnds, Compress};
+use sniff_protocol::request::{AttachAt, BothEnds, Compress, Cutoff};
 use tokio::sync::mpsc;
 
 use crate::{
@@ -47,6 +47,8 @@ pub struct Plan {
     pub snaplen: u32,
     /// Whether only headers are kept.
     pub headers: bool,
+    /// How much is kept of each flow; `None` is all of it.
+    pub cutoff: Option<Cutoff>,
     pub ring: ring::Kind,
     /// Bytes of the ring, over all CPUs.
     pub ring_bytes: u32,

@@ -52,8 +52,9 @@ pub fn start(mut plan: Plan, mut front: Writer, progress: &Progress, stages: &St
     let what: Vec<String> = names.chain(plan.to_come.iter().flat_map(PodsToCome::kinds)).collect();
     let (prepared, refused) = prepare(general.as_deref(), &plan, 0, interfaces)?;
     go_on_without(refused, !prepared.is_empty())?;
-    let Plan { ring, ring_bytes, sorting, batch, compress, count, both_ends, .. } = plan;
-    let mut kernel_side = KernelSide::load(Sizes { ring, ring_bytes, batch })?;
+    let Plan { ring, ring_bytes, sorting, batch, compress, count, both_ends, cutoff, .. } = plan;
+    let sizes = Sizes { ring, ring_bytes, batch, has_cutoff: cutoff.is_some() };
+    let mut kernel_side = KernelSide::load(sizes)?;
     let mut section = Vec::new();
     section_header(&plan.system).write(&mut section);
     let (mut names, to_come) = (plan.names.take(), plan.to_come.take());

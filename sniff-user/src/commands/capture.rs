@@ -570,7 +570,7 @@ fn plan(args: Args, scopes: Vec<targets::Scope>, interfaces: Vec<targets::Interf
     let (filter, batch) = (args.filter_source(), args.batch());
     let (count, duration, status_line) = (args.count(), args.duration(), args.status_line());
     let both_ends = args.capture.both_ends(args.has_several_targets()).filter(|_| !args.unsorted);
-    let CaptureArgs { attach, direction, snaplen, headers, ring_bytes, .. } = args.capture;
+    let CaptureArgs { attach, direction, snaplen, headers, cutoff, ring_bytes, .. } = args.capture;
     Ok(Plan {
         interfaces,
         scopes,
@@ -582,6 +582,7 @@ fn plan(args: Args, scopes: Vec<targets::Scope>, interfaces: Vec<targets::Interf
         filter,
         filters: Filters::new(args.no_optimize),
         headers,
+        cutoff,
         snaplen,
         what: None,
         ring: args.record.map_or(args.ring, |_| ring::Kind::Recorder),

@@ -86,7 +86,7 @@ pub(super) fn run(args: SaveArgs) -> Result<()> {
 
 /// Says what is in the file, and what is not.
 fn tell(saved: &Saved, last: Option<Duration>) {
-    let Saved { packets, left_out, older, aged_out, lost, since, until, .. } = *saved;
+    let Saved { packets, left_out, cut_off, older, aged_out, lost, since, until, .. } = *saved;
     let from = since.map_or_else(|| "the recording began".to_owned(), time);
     info!("saved: the packets since {from} up to {}", time(until));
     let wanted = last.map(|last| until.saturating_sub(u64::try_from(last.as_nanos()).unwrap_or(u64::MAX)));
@@ -96,7 +96,8 @@ fn tell(saved: &Saved, last: Option<Duration>) {
         warn!("what was wanted begins at {}, which is not held any more: it takes more memory", time(wanted));
     }
     let matched = saved.matched();
-    let summary = Summary { captured: packets, matched, dropped: lost, unwritten: 0, left_out, aged_out };
+    let summary =
+        Summary { captured: packets, matched, dropped: lost, unwritten: 0, left_out, cut_off, aged_out };
     let mut lines = summary.lines("", "");
     if older > 0 {
         lines += &format!("{older} packets older than what was asked for\n");

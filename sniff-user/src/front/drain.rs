@@ -283,10 +283,10 @@ impl Worker {
                 let Some(held) = ring.look_at_held(Wanted::From(begin.place()), &filled)? else {
                     return Ok(());
                 };
-                let lost = ring.lost();
+                let (lost, cut_off) = (ring.lost(), ring.cut_off());
                 self.take_descriptions()?;
                 let Self { ring, past: Some((past, _)), .. } = self else { return Ok(()) };
-                past.save(ring, begin, Moment { held, lost }, &to, file)?.map(Some)
+                past.save(ring, begin, Moment { held, lost, cut_off }, &to, file)?.map(Some)
             }
             None => {
                 let Some(held) = ring.look_at_held(Wanted::New, &filled)? else { return Ok(()) };

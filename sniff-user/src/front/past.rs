@@ -53,6 +53,8 @@ pub struct Begin {
     /// What was lost of each interface by then, and in all.
     lost: Vec<u64>,
     all_lost: u64,
+    /// What was left out by then behind the cutoff of its flow.
+    all_cut_off: u64,
     /// What packets before it have told of that.
     losses: Losses,
     /// Whether it is where it should be, and not at the beginning since that is not known any more.
@@ -71,6 +73,8 @@ pub struct Moment {
     pub held: Held,
     /// Packets that were lost by then.
     pub lost: u64,
+    /// And left out behind the cutoff of their flow.
+    pub cut_off: u64,
 }
 
 impl Past {
@@ -110,8 +114,9 @@ impl Past {
         to: &SaveTo,
         file: File,
     ) -> Result<Result<Saved>> {
-        let all_lost = moment.lost;
-        let moment = Moment { lost: all_lost - begin.all_lost, ..moment };
+        let Moment { held, lost: all_lost, cut_off: all_cut_off } = moment;
+        let (lost, cut_off) = (all_lost - begin.all_lost, all_cut_off - begin.all_cut_off);
+        let moment = Moment { held, lost, cut_off };
         let window = Window::of(moment, ring.complete_until(), to);
         let mut file = match begin.is_known {
             true => self.open(to, file, &window, mem::take(&mut begin.losses)),
@@ -142,7 +147,7 @@ impl Past {
             let spells: Vec<Spell> = to.spells.iter().enumerate().map(since).collect();
             let saved = window.end(delivery, older, &spells)?;
             let lost = to.spells.iter().map(|spell| spell.lost).collect();
-            let place = self.remember(Begin { lost, all_lost, losses, ..begin });
+            let place = self.remember(Begin { lost, all_lost, all_cut_off, losses, ..begin });
             Ok(Saved { place, ..saved })
         });
         Ok(saved)
@@ -205,6 +210,7 @@ impl Files for Given {
 struct Window {
     held: Held,
     lost: u64,
+    cut_off: u64,
     /// In nanoseconds since the epoch.
     until: u64,
     /// Likewise; none where all that was recorded is wanted.
@@ -213,11 +219,11 @@ struct Window {
 
 impl Window {
     /// As of `now`, in nanoseconds since the epoch.
-    fn of(Moment { held, lost }: Moment, now: u64, to: &SaveTo) -> Self {
+    fn of(Moment { held, lost, cut_off }: Moment, now: u64, to: &SaveTo) -> Self {
         let begun = to.spells.iter().map(|spell| spell.start).min().unwrap_or(0);
         let wanted = to.last_ns.map(|last| now.saturating_sub(last));
         let until = held.complete_until.min(now);
-        Self { held, lost, until, wanted_since: wanted.filter(|&since| since > begun) }
+        Self { held, lost, cut_off, until, wanted_since: wanted.filter(|&since| since > begun) }
     }
 
     /// From when on all is there; `None` where nothing is missing.
@@ -247,13 +253,14 @@ impl Window {
             packets += delivery.delivered;
             left_out += delivery.left_out;
         }
-        let &Self { held: Held { aged_out, recorded, .. }, lost, until, .. } = self;
+        let &Self { held: Held { aged_out, recorded, .. }, lost, cut_off, until, .. } = self;
         let seen = packets + left_out + older + aged_out;
         if seen != recorded {
             warn!("the counts do not add up ({seen} of {recorded} packets): that is a bug in sniff");
         }
         let since = self.since();
-        let saved = Saved { packets, left_out, older, aged_out, lost, since, until, ..Saved::default() };
+        let saved =
+            Saved { packets, left_out, cut_off, older, aged_out, lost, since, until, ..Saved::default() };
         output.block(&statistics(&saved, spells, output.deliveries())).map_err(in_words)?;
         output.flush().map_err(in_words)?;
         Ok(saved)
@@ -333,7 +340,7 @@ mod tests {
         ] {
             let held = Held { complete_since, complete_until: 20, ..Held::default() };
             let to = SaveTo { name: None, last_ns, after: None, note: None, spells: vec![spell.clone()] };
-            let window = Window::of(Moment { held, lost: 0 }, 20, &to);
+            let window = Window::of(Moment { held, lost: 0, cut_off: 0 }, 20, &to);
             assert_eq!((window.since(), window.until), (since, 20), "{complete_since:?} {last_ns:?}");
         }
     }

@@ -206,7 +206,7 @@ impl Play {
     /// How many bytes of a packet are wanted.
     fn keeps(&self, data: &[u8], link_type: LinkType) -> usize {
         let headers = match self.headers {
-            true => headers::len(&Data(data), link_type == LinkType::Ethernet) as usize,
+            true => headers::find(&Data(data), link_type == LinkType::Ethernet).len as usize,
             false => usize::MAX,
         };
         data.len().min(self.snaplen as usize).min(headers)

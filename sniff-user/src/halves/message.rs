@@ -141,6 +141,8 @@ pub struct Saved {
     pub packets: u64,
     /// Left out, since another copy of each is written.
     pub left_out: u64,
+    /// Left out behind the cutoff of their flow.
+    pub cut_off: u64,
     /// Held, and older than what was wanted.
     pub older: u64,
     /// Not held any more.
@@ -158,13 +160,14 @@ pub struct Saved {
 impl Saved {
     /// All packets that the filter had accepted by then.
     pub fn matched(&self) -> u64 {
-        self.packets + self.left_out + self.older + self.aged_out + self.lost
+        self.packets + self.left_out + self.cut_off + self.older + self.aged_out + self.lost
     }
 
     /// Those that are not in the file, in words.
     pub fn describe_missing(&self) -> String {
         let counts = [
             (self.left_out, "left out, which are here where they were sent"),
+            (self.cut_off, "left out by the cutoff"),
             (self.older, "older than what was asked for"),
             (self.aged_out, "too old to be held"),
             (self.lost, "dropped by kernel"),
@@ -264,11 +267,12 @@ mod tests {
 
     #[test]
     fn what_is_not_in_a_saved_file_adds_up() {
-        let saved = Saved { packets: 100, older: 20, aged_out: 3, lost: 1, ..Saved::default() };
-        assert_eq!(saved.matched(), 124);
+        let saved = Saved { packets: 100, cut_off: 9, older: 20, aged_out: 3, lost: 1, ..Saved::default() };
+        assert_eq!(saved.matched(), 133);
         assert_eq!(
             saved.describe_missing(),
-            "20 packets older than what was asked for, 3 packets too old to be held, 1 packets dropped by kernel"
+            "9 packets left out by the cutoff, 20 packets older than what was asked for, \
+             3 packets too old to be held, 1 packets dropped by kernel"
         );
         assert_eq!(Saved { packets: 100, ..Saved::default() }.describe_missing(), "");
     }

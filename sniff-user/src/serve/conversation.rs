@@ -537,9 +537,10 @@ impl<'a> Conversation<'a> {
 
     fn stats(&self) -> Stats {
         let (delivered, left_out) = (self.progress.delivered(), self.progress.left_out());
-        let dropped = self.counters.lost();
+        let (dropped, cut_off) = (self.counters.lost(), self.counters.cut_off);
         // Those were counted a while ago; what has been sent meanwhile was matched.
-        let matched = self.counters.matched.max(delivered.saturating_add(left_out).saturating_add(dropped));
+        let others = left_out.saturating_add(cut_off).saturating_add(dropped);
+        let matched = self.counters.matched.max(delivered.saturating_add(others));
         Stats {
             matched,
             delivered,
@@ -548,6 +549,7 @@ impl<'a> Conversation<'a> {
             unreadable: self.counters.unreadable,
             held_up: self.progress.lost_meanwhile().min(dropped),
             left_out,
+            cut_off,
         }
     }
 

@@ -30,7 +30,7 @@ use sniff_protocol::{
         Awaited, AwaitedBy, CapturePlan, ClientHello, Code, End, Event as Told, Level, NodeError, NodeHello,
         Past, Reason, Target, TargetId,
     },
-    request::Directions,
+    request::{Cutoff, Directions},
 };
 use tokio::{
     sync::{mpsc, oneshot},
@@ -189,10 +189,10 @@ async fn session(
     let ended = async {
         let (why, accounts) = captured.map_err(failed(Code::Kernel))?;
         let (counters, Delivery { delivered, left_out, .. }) = accounts.totals();
-        let (matched, dropped) = (counters.matched, counters.lost());
+        let (matched, dropped, cut_off) = (counters.matched, counters.lost(), counters.cut_off);
         grant.report(&Report { matched, delivered, dropped, bytes: progress.moved(), held: None }).await;
         let (reason, seen) = (reason.unwrap_or(why.into()), accounts.seen());
-        Ok(End { reason, captured: delivered, matched, dropped, left_out, seen })
+        Ok(End { reason, captured: delivered, matched, dropped, left_out, cut_off, seen })
     };
     let ended: Result<End, Failure> = ended.await;
     match &ended {
@@ -274,6 +274,7 @@ async fn open(
         has_watermarks: true,
         waits_for_goodbye: true,
         has_both_ends: true,
+        has_cutoffs: true,
         knows_reasons: true,
         knows_the_past: true,
     }));
@@ -360,6 +361,7 @@ fn plan_of(asked: CapturePlan, system: System, compiler: Compiler) -> Result<Pla
         filter,
         snaplen,
         headers,
+        cutoff,
         direction,
         count,
         buffer_bytes,
@@ -380,6 +382,7 @@ fn plan_of(asked: CapturePlan, system: System, compiler: Compiler) -> Result<Pla
         "a buffer of {buffer} bytes: it is {MIN_RING_BYTES} to {MAX_BUFFER_BYTES}"
     );
     ensure!(count != Some(0), "a count of 0 packets");
+    ensure!(cutoff.is_none_or(Cutoff::is_sound), "a cutoff of a size, or of an every, that there is not");
     ensure!(
         both_ends.is_none() || direction == Directions::Inout,
         "one direction of packets that are to be seen at both ends"
@@ -396,6 +399,7 @@ fn plan_of(asked: CapturePlan, system: System, compiler: Compiler) -> Result<Pla
         filter: Source::Text(filter.unwrap_or_default()),
         filters: Filters::compiled_by(move |text, link_type| compiler.compile(text, link_type, true)),
         headers,
+        cutoff,
         snaplen,
         ring: record_bytes.map_or(ring::Kind::Auto, |_| ring::Kind::Recorder),
         ring_bytes: buffer,

@@ -33,6 +33,7 @@ impl Capture {
             matched: self.sum(|it| it.matched(&self.merger)),
             dropped: self.sum(|it| it.stats.dropped),
             left_out: self.sum(|it| it.stats.left_out),
+            cut_off: self.sum(|it| it.stats.cut_off),
         };
         let counts = counts.say(&Vec::from_iter(silent));
         let mut stderr = io::stderr();
@@ -52,13 +53,14 @@ struct Counts {
     matched: u64,
     dropped: u64,
     left_out: u64,
+    cut_off: u64,
 }
 
 impl Counts {
     /// The counts at the end, as tcpdump has them. What `silent` nodes said before they broke off is the least that it was;
     /// so is what came from them.
     fn say(self, silent: &[&str]) -> String {
-        let Self { captured, matched, dropped, left_out } = self;
+        let Self { captured, matched, dropped, left_out, cut_off } = self;
         let (least, missing, matched) = match silent {
             [] => ("", String::new(), matched),
             nodes => {
@@ -66,8 +68,10 @@ impl Counts {
                 ("at least ", format!("; no final counts from node {nodes}"), matched.max(captured))
             }
         };
-        let unwritten = matched.saturating_sub(dropped).saturating_sub(left_out).saturating_sub(captured);
-        Summary { captured, matched, dropped, unwritten, left_out, aged_out: 0 }.lines(least, &missing)
+        let others = dropped.saturating_add(left_out).saturating_add(cut_off);
+        let unwritten = matched.saturating_sub(others).saturating_sub(captured);
+        Summary { captured, matched, dropped, unwritten, left_out, cut_off, aged_out: 0 }
+            .lines(least, &missing)
     }
 }
 
@@ -109,7 +113,7 @@ mod tests {
     use super::*;
 
     fn counts(captured: u64, matched: u64, dropped: u64, silent: &[&str]) -> String {
-        Counts { captured, matched, dropped, left_out: 0 }.say(silent)
+        Counts { captured, matched, dropped, left_out: 0, cut_off: 0 }.say(silent)
     }
 
     #[test]
@@ -134,11 +138,16 @@ mod tests {
 
     #[test]
     fn what_is_left_out_is_no_packet_that_was_not_written() {
-        let counts = Counts { captured: 8, matched: 15, dropped: 1, left_out: 6 };
+        let counts = Counts { captured: 8, matched: 20, dropped: 1, left_out: 6, cut_off: 5 };
         let said = counts.say(&[]);
-        assert!(said.ends_with("\n6 packets left out, which are here where they were sent\n"), "{said}");
+        assert!(
+            said.ends_with(
+                "\n6 packets left out, which are here where they were sent\n5 packets left out by the cutoff\n"
+            ),
+            "{said}"
+        );
         assert!(!said.contains("not written"), "{said}");
-        assert!(Counts { matched: 16, ..counts }.say(&[]).contains("\n1 packets received but not written\n"));
+        assert!(Counts { matched: 21, ..counts }.say(&[]).contains("\n1 packets received but not written\n"));
     }
 
     #[test]

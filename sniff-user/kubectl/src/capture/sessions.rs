@@ -86,17 +86,19 @@ pub(super) enum Accounts {
 impl Running {
     /// Packets that it has captured and that have not come, as far as it has told.
     pub(super) fn left(&self, merger: &Merger) -> u64 {
-        let Stats { matched, dropped, left_out, .. } = self.stats;
-        matched.saturating_sub(dropped).saturating_sub(left_out).saturating_sub(merger.received(self.stream))
+        let Stats { matched, dropped, left_out, cut_off, .. } = self.stats;
+        let others = dropped.saturating_add(left_out).saturating_add(cut_off);
+        matched.saturating_sub(others).saturating_sub(merger.received(self.stream))
     }
 
     /// Packets that matched; at least, before its accounts are final: its counts come behind its packets.
     pub(super) fn matched(&self, merger: &Merger) -> u64 {
-        let Stats { matched, dropped, left_out, .. } = self.stats;
+        let Stats { matched, dropped, left_out, cut_off, .. } = self.stats;
         match self.accounts {
             Accounts::Open => {
                 let received = merger.received(self.stream);
-                matched.max(received.saturating_add(dropped).saturating_add(left_out))
+                let others = dropped.saturating_add(left_out).saturating_add(cut_off);
+                matched.max(received.saturating_add(others))
             }
             Accounts::NotBegun | Accounts::Final => matched,
         }
@@ -351,6 +353,12 @@ impl Capture {
                 hello.version
             );
         }
+        if self.args.capture.cutoff.is_some() && !hello.has_cutoffs {
+            warn!(
+                "node {node} has sniff {}, which does not know --cutoff: all of its packets come",
+                hello.version
+            );
+        }
         if (self.args.reason.is_some() || self.args.override_deny) && !hello.knows_reasons {
             warn!(
                 "node {node} has sniff {}, which knows neither --reason nor --override-deny: there is no audit there",
@@ -497,7 +505,7 @@ impl Capture {
                 running.accounts = Accounts::Final;
                 let stats = &mut running.stats;
                 (stats.matched, stats.dropped, stats.delivered) = (end.matched, end.dropped, end.captured);
-                (stats.left_out, running.seen) = (end.left_out, end.seen);
+                (stats.left_out, stats.cut_off, running.seen) = (end.left_out, end.cut_off, end.seen);
                 if !matches!(end.reason, Reason::Stopped | Reason::Count | Reason::Duration) {
                     self.failed = true;
                     error!("node {node}: the capture has ended: {}{again}", why(end.reason));
@@ -596,6 +604,7 @@ fn plan(args: &Args) -> CapturePlan {
         filter: args.filter(),
         snaplen: Some(capture.snaplen),
         headers: capture.headers,
+        cutoff: capture.cutoff,
         direction: capture.direction,
         count: capture.count,
         duration_ms: capture.duration.map(|duration| duration.as_millis() as u64),

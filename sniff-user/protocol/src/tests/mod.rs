@@ -36,6 +36,7 @@ fn to_client() -> Vec<ToClient> {
             unreadable: 3,
             held_up: 4,
             left_out: 5,
+            cut_off: 6,
         }),
         ToClient::Error(NodeError { code: Code::RefusedLimit, message: "8 sessions run".into() }),
         ToClient::Recordings(Recordings {
@@ -52,6 +53,7 @@ fn to_client() -> Vec<ToClient> {
             matched: 4,
             dropped: 2,
             left_out: 1,
+            cut_off: 1,
             seen: Some(Seen { at_both: 1, only_sent: 2, forgotten: 3 }),
         }),
     ]

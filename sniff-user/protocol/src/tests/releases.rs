@@ -13,7 +13,7 @@ use crate::{
     door::{Admitted, Answer, Credentials, Refusal, Refused},
     frame::PACKETS,
     message::{Awaited, AwaitedBy},
-    request::Compress,
+    request::{Compress, Cutoff},
 };
 
 const TO_CLIENT: &str = "to-client";
@@ -30,6 +30,7 @@ fn all_to_client() -> Vec<ToClient> {
         has_watermarks: true,
         waits_for_goodbye: true,
         has_both_ends: true,
+        has_cutoffs: true,
         knows_reasons: true,
         knows_the_past: true,
     };
@@ -74,6 +75,7 @@ fn all_to_node() -> Vec<ToNode> {
         filter: Some("tcp".into()),
         snaplen: Some(96),
         headers: true,
+        cutoff: Some(Cutoff { bytes: 16 << 10, every: 1 }),
         direction: Directions::Out,
         count: Some(5),
         duration_ms: Some(1500),

@@ -49,6 +49,11 @@ impl Gauge {
         words(&self.cpus, mem::offset_of!(Cpu, lost)).sum()
     }
 
+    /// Packets that were left out so far behind the cutoff of their flow, on all CPUs.
+    pub fn cut_off(&self) -> u64 {
+        words(&self.cpus, mem::offset_of!(Cpu, cut_off)).sum()
+    }
+
     /// Bytes that a recorder's CPUs have written so far, with what their regions had left.
     pub fn recorded(&self) -> u64 {
         let words = |offset| words(&self.cpus, offset);

@@ -217,6 +217,11 @@ impl Ring {
         self.gauge.lost()
     }
 
+    /// Packets that were left out so far behind the cutoff of their flow.
+    pub fn cut_off(&self) -> u64 {
+        self.gauge.cut_off()
+    }
+
     /// Has the next packet on each CPU wake us. What came before that is found by another look.
     pub fn sleep(&self) {
         for entry in (0..self.cpus.len()).step_by(size_of::<Cpu>()) {

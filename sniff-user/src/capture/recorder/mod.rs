@@ -171,12 +171,22 @@ pub const OBSERVATION: Duration = Duration::from_secs(10);
 /// Most bytes of a recording.
 const MOST: u64 = 2 << 30;
 
-/// What it takes to hold the packets of a time, at the rate of `recorded` bytes in [`OBSERVATION`], for a recorder of
-/// `memory` bytes; and whether that is enough. `None` while hardly anything comes.
-pub fn estimate(time: Duration, memory: u64, recorded: u64) -> Option<(bool, String)> {
+/// The memory of a recorder.
+#[derive(Clone, Copy, Debug)]
+pub struct Room {
+    pub bytes: u64,
+    /// Those among them that are not for packets, but for what is known of their flows.
+    pub of_flows: u64,
+}
+
+/// What it takes to hold the packets of a time, at the rate of `recorded` bytes in [`OBSERVATION`], for a recorder with this
+/// room; and whether that is enough. `None` while hardly anything comes.
+pub fn estimate(time: Duration, room: Room, recorded: u64) -> Option<(bool, String)> {
+    let Room { bytes: memory, of_flows } = room;
     let rate = recorded.checked_div(OBSERVATION.as_secs()).filter(|&rate| rate > 0)?;
-    let takes = u64::try_from(time.as_secs_f64().ceil() as u128 * u128::from(rate)).unwrap_or(u64::MAX);
-    let goes_back = humantime::format_duration(Duration::from_secs(memory / rate));
+    let packets = u64::try_from(time.as_secs_f64().ceil() as u128 * u128::from(rate)).unwrap_or(u64::MAX);
+    let takes = packets.saturating_add(of_flows);
+    let goes_back = humantime::format_duration(Duration::from_secs((memory - of_flows) / rate));
     let time = humantime::format_duration(time);
     let far = format!(
         "at the present rate ({} a second), {} go back {goes_back}",
@@ -190,7 +200,9 @@ pub fn estimate(time: Duration, memory: u64, recorded: u64) -> Option<(bool, Str
             let takes = ByteSize(takes);
             (
                 false,
-                format!("{far}, and {time} take {takes}: a smaller -s, --headers or a narrower filter help"),
+                format!(
+                    "{far}, and {time} take {takes}: a --cutoff, a smaller -s, --headers or a narrower filter help"
+                ),
             )
         }
     })
@@ -334,7 +346,8 @@ mod tests {
 
     #[test]
     fn what_a_time_takes_is_known_by_the_rate() {
-        let of = |recorded| estimate(Duration::from_secs(1800), 256 << 20, recorded);
+        let room = Room { bytes: 256 << 20, of_flows: 0 };
+        let of = |recorded| estimate(Duration::from_secs(1800), room, recorded);
         assert_eq!(of(9), None);
         let (is_enough, text) = of(1 << 20).unwrap();
         assert!(is_enough, "{text}");
@@ -345,10 +358,15 @@ mod tests {
         let (is_enough, text) = of(2 << 20).unwrap();
         assert!(!is_enough, "{text}");
         assert!(text.ends_with("go back 21m 20s, and 30m take 360.0 MiB: --record 360.0 MiB"), "{text}");
+        let room = Room { bytes: 256 << 20, of_flows: 8 << 20 };
+        let (_, text) = estimate(Duration::from_secs(1800), room, 2 << 20).unwrap();
+        assert!(text.ends_with("go back 20m 40s, and 30m take 368.0 MiB: --record 368.0 MiB"), "{text}");
         let (is_enough, text) = of(100 << 20).unwrap();
         assert!(!is_enough, "{text}");
         assert!(
-            text.ends_with("and 30m take 17.6 GiB: a smaller -s, --headers or a narrower filter help"),
+            text.ends_with(
+                "and 30m take 17.6 GiB: a --cutoff, a smaller -s, --headers or a narrower filter help"
+            ),
             "{text}"
         );
     }

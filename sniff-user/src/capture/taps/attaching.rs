@@ -141,7 +141,7 @@ impl Taps {
     ) -> impl Iterator<Item = Option<Arguments>> {
         let demands = &tap.interface.demands;
         let (snaplen, headers) = (demands.snaplen(self.plan.snaplen), demands.headers || self.plan.headers);
-        let packetid = tells_ends(&self.plan, &tap.interface);
+        let (packetid, cutoff) = (tells_ends(&self.plan, &tap.interface), self.plan.cutoff);
         let (clock_offset, link_type, home) = (self.clock.offset(), link_type(&tap.interface), tap.home);
         directions.iter().map(move |(direction, filter)| {
             let filter = match filter {
@@ -157,6 +157,7 @@ impl Taps {
                 hook,
                 snaplen,
                 headers,
+                cutoff,
                 link_type,
                 packetid,
                 clock_offset,

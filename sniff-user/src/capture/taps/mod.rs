@@ -16,13 +16,13 @@ use std::{
 };
 
 use anyhow::Result;
-use sniff_common::Counters;
+use sniff_common::{Counters, flow};
 use sniff_pcapng::InterfaceDescription;
 
 pub use self::preparing::prepare;
 use crate::{
     bpf::{object::KernelSide, ring, wait_for_running_programs},
-    capture::{accounts::Span, plan::Plan, tap::Tap},
+    capture::{accounts::Span, plan::Plan, recorder, tap::Tap},
     halves::{Writer, message::Spell},
     system::clock::Clock,
     targets::{Interface, PodRef},
@@ -99,9 +99,12 @@ impl Taps {
         self.is_recording() && self.plan.has_output
     }
 
-    /// How far back a recording is wished to go, and how many bytes it has for that.
-    pub fn wished_time(&self) -> Option<(Duration, u64)> {
-        self.plan.wished_time.map(|time| (time, self.plan.ring_bytes.into()))
+    /// How far back a recording is wished to go, and what it has for that.
+    pub fn wished_time(&self) -> Option<(Duration, recorder::Room)> {
+        let bytes = self.plan.ring_bytes;
+        let of_flows = self.plan.cutoff.map_or(0, |_| flow::bytes(bytes));
+        let room = recorder::Room { bytes: bytes.into(), of_flows: of_flows.into() };
+        self.plan.wished_time.map(|time| (time, room))
     }
 
     /// When each interface in the file was captured, by its id, and what was counted of it by now.
@@ -209,6 +212,8 @@ impl Taps {
 
     fn description(&self, tap: &Tap, comment: Option<String>) -> InterfaceDescription {
         let filter = tap.interface.expression(self.general.as_deref());
+        let cutoff = self.plan.cutoff.map(|cutoff| cutoff.to_string());
+        let comment = comment.into_iter().chain(cutoff).reduce(|one, other| format!("{one}; {other}"));
         tap.describe(&self.plan.system, self.plan.snaplen, filter, comment)
     }
 
