@@ -5,6 +5,7 @@ mod accounts;
 mod attach;
 mod checksums;
 mod clock;
+mod cutoff;
 mod detach;
 mod ends;
 mod filtering;

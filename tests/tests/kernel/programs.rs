@@ -4,8 +4,12 @@ use std::{collections::HashSet, slice, sync::Arc};
 
 use clap::ValueEnum as _;
 use sniff_cli::logging;
-use sniff_common::{Direction, MAX_SNAPLEN, MIN_RING_BYTES};
+use sniff_common::{
+    Direction, MAX_SNAPLEN, MIN_RING_BYTES,
+    flow::{MAX_CUTOFF, MAX_EVERY},
+};
 use sniff_filter::{Filter, Filters, compile::Fragment};
+use sniff_protocol::request::Cutoff;
 use sniff_tests::{
     filter::{
         LinkType, engines,
@@ -38,7 +42,8 @@ fn kernel_sides() -> Vec<KernelSide> {
     privileges::raise_limits();
     let load = |ring: &&str| {
         let ring = ring::Kind::from_str(ring, false).expect("a kind of ring");
-        let sizes = Sizes { ring, ring_bytes: MIN_RING_BYTES, batch: ring::Batch::Large };
+        let batch = ring::Batch::Large;
+        let sizes = Sizes { ring, ring_bytes: MIN_RING_BYTES, batch, has_cutoff: true };
         KernelSide::load(sizes).expect("the maps")
     };
     kernel::rings().iter().map(load).collect()
@@ -67,20 +72,31 @@ fn home() -> Option<Home> {
     home
 }
 
+/// Cutoffs of every kind.
+const CUTOFFS: [Cutoff; 3] = [
+    Cutoff { bytes: 1, every: 0 },
+    Cutoff { bytes: 16_384, every: 1 },
+    Cutoff { bytes: MAX_CUTOFF, every: MAX_EVERY },
+];
+
 /// Each snapshot length, whole packets or headers alone, with each kind of packet: one of them with room for an id, the
-/// other without. The place is a constant that no branch depends on: any will do.
+/// other without; and without a cutoff, and with one. The place is a constant that no branch depends on: any will do.
 fn variants() -> impl Iterator<Item = Arguments> {
     let lengths = SNAPLENS.iter().flat_map(|&snaplen| [false, true].map(|headers| (snaplen, headers)));
     let packets = lengths.flat_map(|(snaplen, headers)| {
         LINK_TYPES.map(|link_type| (snaplen, headers, link_type, headers != (link_type == LinkType::Raw)))
     });
+    let cutoffs = CUTOFFS.iter().cycle();
+    let packets =
+        packets.zip(cutoffs).flat_map(|(packet, &cutoff)| [None, Some(cutoff)].map(|it| (packet, it)));
     let places = [(Direction::In, Hook::Ingress, 0), (Direction::Out, Hook::Egress, LAST_INTERFACE)];
     let places = places.into_iter().cycle();
     // As many as have no common divisor with the places.
     let (home, summed) = (home(), Summed::known());
     let kernels_words = [(None, None), (None, summed), (home, None), (home, summed), (None, summed)];
     packets.zip(places).zip(kernels_words.into_iter().cycle()).map(|((packet, place), (home, summed))| {
-        let ((snaplen, headers, link_type, packetid), (direction, hook, interface)) = (packet, place);
+        let ((packet, cutoff), (direction, hook, interface)) = (packet, place);
+        let (snaplen, headers, link_type, packetid) = packet;
         let clock_offset = 1_700_000_000_000_000_000;
         Arguments {
             filter: None,
@@ -89,6 +105,7 @@ fn variants() -> impl Iterator<Item = Arguments> {
             hook,
             snaplen,
             headers,
+            cutoff,
             link_type,
             packetid,
             clock_offset,
@@ -126,6 +143,7 @@ fn the_filters_of_all_expressions_are_taken() {
                 hook: Hook::Ingress,
                 snaplen: MAX_SNAPLEN,
                 headers: false,
+                cutoff: Some(CUTOFFS[1]),
                 link_type: LinkType::Ethernet,
                 packetid: true,
                 clock_offset: 0,

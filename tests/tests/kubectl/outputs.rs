@@ -3,7 +3,7 @@
 use std::{
     collections::HashSet,
     fs,
-    net::{IpAddr, TcpListener},
+    net::{IpAddr, SocketAddr, TcpListener},
     os::unix::fs::symlink,
     thread,
     time::{Duration, Instant},
@@ -12,7 +12,13 @@ use std::{
 use nix::sys::signal::Signal;
 use serde_json::json;
 use sniff_apiserver::ApiServer;
-use sniff_tests::{client::Client, pcap::Direction, terminal::Terminal, traffic, wait, wireshark};
+use sniff_tests::{
+    client::Client,
+    pcap::Direction,
+    terminal::Terminal,
+    traffic::{self, UdpFlow},
+    wait, wireshark,
+};
 
 use super::{GONE, LISTENING, Shop, assert_pings, ping_much};
 
@@ -87,6 +93,28 @@ fn packets_between_two_pods_of_a_node_are_written_once_or_told_apart() {
     let outcome = client.stop();
     assert!(outcome.file().packets.iter().all(|packet| packet.packet_id.is_none()));
     assert!(!outcome.said("both ends"), "{:#?}", outcome.stderr);
+}
+
+#[test]
+fn what_a_cutoff_leaves_out_at_the_nodes_is_counted_and_not_missed() {
+    let place = Shop::new();
+    let args = ["shop/web-0", "--cutoff", "1000,none", "-w", "FILE", "-f", "udp dst port 7777"];
+    let client = place.listen(&args);
+    let to = SocketAddr::new(place.web.ipv4.into(), 7777);
+    UdpFlow::open(&place.node.netns, &place.web.netns, to).send(100, 500);
+    client.wait_for_packets(2);
+    let outcome = client.stop();
+    outcome.assert_success();
+    let file = outcome.file();
+    let lengths: Vec<usize> = file.packets.iter().map(|packet| packet.data.len()).collect();
+    assert_eq!(lengths, [542, 458]);
+    let comment = file.interfaces[0].comment.as_deref().unwrap_or_default();
+    assert!(comment.contains("of each flow the first 1000 bytes are kept, then nothing"), "{comment}");
+    for told in ["2 packets captured", "100 packets received by filter", "98 packets left out by the cutoff"]
+    {
+        assert!(outcome.said(told), "{:#?}", outcome.stderr);
+    }
+    assert!(!outcome.said("not written"), "{:#?}", outcome.stderr);
 }
 
 #[test]
