@@ -88,6 +88,11 @@ pub struct Counters {
 }
 
 impl Counters {
+    /// Packets that got into the ring, or that are about to, since others count meanwhile.
+    pub const fn recorded(&self) -> u64 {
+        self.matched.saturating_sub(self.lost() + self.cut_off)
+    }
+
     /// Packets that were to be in the ring, and are not.
     pub const fn lost(&self) -> u64 {
         self.ring_full + self.unreadable

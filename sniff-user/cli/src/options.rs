@@ -187,7 +187,11 @@ fn snaplen(text: &str) -> Result<u32, String> {
 }
 
 /// As in `16KiB`, `16KiB,none` or `1M,every=100`; a number alone is bytes.
-fn cutoff(text: &str) -> Result<Cutoff, String> {
+///
+/// # Errors
+///
+/// When it is no cutoff.
+pub fn cutoff(text: &str) -> Result<Cutoff, String> {
     let (bytes, then) = text.split_once(',').unwrap_or((text, "headers"));
     let bytes = u32::try_from(size(bytes)?).unwrap_or(u32::MAX);
     let every = match then {

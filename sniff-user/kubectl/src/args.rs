@@ -285,7 +285,7 @@ fn request_timeout(text: &str) -> Result<Duration, String> {
 }
 
 /// What has no meaning for that which was recorded already, in the DaemonSet's pods.
-const OF_A_CAPTURE: [&str; 13] = [
+const OF_A_CAPTURE: [&str; 14] = [
     "no_follow",
     "container",
     "interfaces",
@@ -298,6 +298,7 @@ const OF_A_CAPTURE: [&str; 13] = [
     "privileged",
     "expose_nodes",
     "requests",
+    "cutoff",
     "limits",
 ];
 
@@ -372,7 +373,7 @@ pub enum Command {
     #[command(after_help = "\
 Examples:
   kubectl sniff record deploy/web -n shop --memory 256MiB
-  kubectl sniff record -l app=web -n shop -f 'tcp port 443' --headers
+  kubectl sniff record -l app=web -n shop -f 'tcp port 443' --cutoff 16KiB
   kubectl sniff record --list -A
   kubectl sniff record --stop web-0c0de -n shop")]
     Record(RecordArgs),
@@ -425,6 +426,10 @@ pub struct RecordArgs {
     #[arg(long)]
     pub headers: bool,
 
+    /// Keep the first bytes of what goes each way in a connection, and then less, as `sniff --cutoff` does
+    #[arg(long, value_name = "SIZE[,THEN]", value_parser = record_cutoff)]
+    pub cutoff: Option<String>,
+
     /// Name of the object (default: that of the workload, with something behind it)
     #[arg(long, value_name = "NAME", value_parser = dns_name)]
     pub name: Option<String>,
@@ -448,6 +453,10 @@ pub struct RecordArgs {
 
 fn record_memory(text: &str) -> Result<String, String> {
     sniff_kubernetes::recordings::memory(text).map(|_| text.to_owned())
+}
+
+fn record_cutoff(text: &str) -> Result<String, String> {
+    options::cutoff(text).map(|_| text.to_owned())
 }
 
 /// What is listed, or fetched.
@@ -850,6 +859,7 @@ mod tests {
             "--no-follow",
             "--agentless",
             "--limits cpu=1",
+            "--cutoff 16KiB",
         ] {
             let line: Vec<&str> = option.split(' ').collect();
             let line = [&["kubectl-sniff", "web-0", "--last", "5m"], &line[..]].concat();

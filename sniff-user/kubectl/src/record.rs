@@ -56,6 +56,7 @@ async fn make(cluster: &Cluster, default: &str, args: &RecordArgs) -> Result<u8>
         filter: args.filter.clone(),
         snaplen: args.snaplen,
         headers: args.headers,
+        cutoff: args.cutoff.clone(),
         reason: args.reason.clone(),
     };
     let prefix = match (&args.name, &args.target) {

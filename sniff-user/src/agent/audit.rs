@@ -522,7 +522,7 @@ mod tests {
         record.left(&pod("web-1")).unwrap();
         assert_eq!(record.pods().iter().map(|pod| &*pod.name).collect::<Vec<_>>(), ["web-0"]);
         assert_eq!(record.namespaces(), (BTreeSet::from(["shop"]), false));
-        let report = Report { matched: 12, delivered: 7, dropped: 2, bytes: 1000, held: None };
+        let report = Report { matched: 12, delivered: 7, dropped: 2, bytes: 1000, ..Report::default() };
         let ending = Ending { outcome: Outcome::InputClosed, why: "it was closed".into() };
         let line = said(&record.line(Event::end(report, &ending, &record.ever, Duration::from_millis(1500))));
         let of = |key: &str| line[key].clone();

@@ -10,6 +10,8 @@ use log::warn;
 use sniff_protocol::message::Reason;
 use tokio::sync::mpsc;
 
+use sniff_common::Counters;
+
 use super::{
     audit::{Captured, Outcome, PodId, Terms},
     wire::{Cause, Grant, Registration, Report},
@@ -91,10 +93,8 @@ pub async fn capture(plan: Plan, front: Writer, socket: Option<PathBuf>, signals
     let (outcome, why) = match &captured {
         Ok((why, accounts)) => {
             let (counters, delivery) = accounts.totals();
-            let (matched, dropped) = (counters.matched, counters.lost());
-            grant
-                .report(&Report { matched, delivered: delivery.delivered, dropped, ..Report::default() })
-                .await;
+            let delivered = delivery.delivered;
+            grant.report(&Report { delivered, ..report(&counters) }).await;
             match &revoked {
                 Some((cause, why)) => (Reason::from(*cause).into(), why.clone()),
                 // Where its last interface was, it has done all that was asked.
@@ -112,6 +112,12 @@ pub async fn capture(plan: Plan, front: Writer, socket: Option<PathBuf>, signals
     }
 }
 
+/// What was counted. All that is in the ring is said to be delivered.
+fn report(counters: &Counters) -> Report {
+    let &Counters { matched, cut_off, .. } = counters;
+    Report { matched, delivered: counters.recorded(), dropped: counters.lost(), cut_off, ..Report::default() }
+}
+
 /// Reports to the agent what is captured, until the capture has ended, or the agent says why it must end.
 async fn watch(
     mut grant: Grant,
@@ -124,9 +130,7 @@ async fn watch(
                 Some(Event::Came(_, interface)) => grant.captures(captured(&interface)).await,
                 Some(Event::Gone(_)) => {}
                 Some(Event::Counted { counters, .. }) => {
-                    let (matched, dropped) = (counters.matched, counters.lost());
-                    let delivered = matched - dropped - counters.cut_off;
-                    grant.report(&Report { matched, delivered, dropped, ..Report::default() }).await;
+                    grant.report(&report(&counters)).await;
                 }
                 None => return (grant, None),
             },

@@ -303,8 +303,13 @@ mod tests {
         let mut ledger = ledger();
         let (first, _) = ledger.admit(7, &registration(1, None)).unwrap();
         let (second, _) = ledger.admit(8, &registration(1, None)).unwrap();
-        let report =
-            |delivered, bytes| Report { matched: delivered + 1, delivered, dropped: 1, bytes, held: None };
+        let report = |delivered, bytes| Report {
+            matched: delivered + 1,
+            delivered,
+            dropped: 1,
+            bytes,
+            ..Report::default()
+        };
         ledger.report(first, &report(10, 100)).unwrap();
         ledger.report(first, &report(15, 1000)).unwrap();
         ledger.leave(first);

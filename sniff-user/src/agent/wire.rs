@@ -133,6 +133,9 @@ pub struct Report {
     pub delivered: u64,
     /// Packets that were lost.
     pub dropped: u64,
+    /// Packets left out behind the cutoff of their flow.
+    #[serde(default)]
+    pub cut_off: u64,
     /// Bytes that were sent.
     pub bytes: u64,
     /// What is held, of a recorder.

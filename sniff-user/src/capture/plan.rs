@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use sniff_common::Direction;
+use sniff_common::{Direction, flow};
 use sniff_filter::{Filters, Source};
 use sniff_pcapng::{LinkType, Names};
 use sniff_protocol::request::{AttachAt, BothEnds, Compress, Cutoff};
@@ -77,4 +77,11 @@ pub struct Plan {
     pub duration: Option<Duration>,
     /// What the file says of this machine.
     pub system: System,
+}
+
+impl Plan {
+    /// Bytes of its memory that are for flows.
+    pub fn flow_bytes(&self) -> u32 {
+        self.cutoff.map_or(0, |_| flow::bytes(self.ring_bytes))
+    }
 }

@@ -524,15 +524,16 @@ impl<'a> Conversation<'a> {
 
     /// Tells the agent what the client was told, and how many bytes have gone there.
     async fn report(&mut self) {
-        let Stats { matched, delivered, dropped, .. } = self.told;
+        let Stats { matched, delivered, dropped, cut_off, .. } = self.told;
         let (bytes, held) = (self.progress.moved(), self.held);
-        self.grant.report(&Report { matched, delivered, dropped, bytes, held }).await;
+        self.grant.report(&Report { matched, delivered, dropped, cut_off, bytes, held }).await;
     }
 
     /// Finds out what is held, of a recorder.
     fn hold_by_now(&mut self, counters: &Counters, bytes: u64) {
         let Some(holdings) = &mut self.holdings else { return };
-        self.held = Some(holdings.at(Moment { time: clock::now(), bytes, packets: counters.matched }));
+        let packets = counters.recorded();
+        self.held = Some(holdings.at(Moment { time: clock::now(), bytes, packets }));
     }
 
     fn stats(&self) -> Stats {

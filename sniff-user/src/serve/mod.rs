@@ -156,7 +156,7 @@ async fn session(
         return past::serve(opened, labels, front, input, output).await;
     }
     let Opening { plan, targets, awaited, lease, duration, override_deny, grant, .. } = opened;
-    let room = (plan.ring == ring::Kind::Recorder).then_some(plan.ring_bytes.into());
+    let room = (plan.ring == ring::Kind::Recorder).then_some((plan.ring_bytes - plan.flow_bytes()).into());
     let progress = Arc::new(Progress::new(front.board));
     let (orders, ordered) = mpsc::channel(1);
     let (events, happens) = mpsc::unbounded_channel();
@@ -190,7 +190,8 @@ async fn session(
         let (why, accounts) = captured.map_err(failed(Code::Kernel))?;
         let (counters, Delivery { delivered, left_out, .. }) = accounts.totals();
         let (matched, dropped, cut_off) = (counters.matched, counters.lost(), counters.cut_off);
-        grant.report(&Report { matched, delivered, dropped, bytes: progress.moved(), held: None }).await;
+        let bytes = progress.moved();
+        grant.report(&Report { matched, delivered, dropped, cut_off, bytes, held: None }).await;
         let (reason, seen) = (reason.unwrap_or(why.into()), accounts.seen());
         Ok(End { reason, captured: delivered, matched, dropped, left_out, cut_off, seen })
     };

@@ -102,6 +102,7 @@ pub(super) async fn serve(
         is_cut_short: false,
         holders: Vec::new(),
         lost: 0,
+        cut_off: 0,
         told: Stats::default(),
     };
     let reason = match past {
@@ -138,6 +139,8 @@ struct Handing<'a> {
     holders: Vec<Holder>,
     /// Packets that were lost before they were recorded, or before they were handed out.
     lost: u64,
+    /// Those that the recorders left out behind the cutoff of their flow.
+    cut_off: u64,
     told: Stats,
 }
 
@@ -294,6 +297,7 @@ impl Handing<'_> {
     fn tell_of_missing(&mut self, pod: &PodId, saved: &Saved, last: Option<Duration>, is_following: bool) {
         let PodId { namespace, name, .. } = pod;
         self.lost += saved.lost;
+        self.cut_off += saved.cut_off;
         let note = |level, text| self.output.tell(ToClient::Event(Event::Note { level, text }));
         if is_following {
             self.lost += saved.aged_out;
@@ -392,10 +396,10 @@ impl Handing<'_> {
 
     async fn tell_stats(&mut self) {
         let stats = self.stats();
-        let Stats { matched, delivered, dropped, .. } = stats;
+        let Stats { matched, delivered, dropped, cut_off, .. } = stats;
         let bytes = self.front.board.moved();
         if stats != self.told {
-            self.grant.report(&Report { matched, delivered, dropped, bytes, held: None }).await;
+            self.grant.report(&Report { matched, delivered, dropped, cut_off, bytes, held: None }).await;
         }
         self.told = stats.clone();
         self.output.tell(ToClient::Stats(stats));
@@ -403,7 +407,8 @@ impl Handing<'_> {
 
     fn stats(&self) -> Stats {
         let delivered = self.front.board.written.packets();
-        Stats { matched: delivered + self.lost, delivered, dropped: self.lost, ..Stats::default() }
+        let &Self { lost: dropped, cut_off, .. } = self;
+        Stats { matched: delivered + dropped + cut_off, delivered, dropped, cut_off, ..Stats::default() }
     }
 
     /// Writes the statistics, and tells the agent how it went.
@@ -416,13 +421,13 @@ impl Handing<'_> {
             Err(_) => Ok(Ok(())),
         };
         let ended = reason.and_then(|reason| ended.and_then(|ended| ended).map(|()| reason));
-        let Stats { matched, delivered, dropped, .. } = self.stats();
+        let Stats { matched, delivered, dropped, cut_off, .. } = self.stats();
         let bytes = self.front.board.moved();
-        self.grant.report(&Report { matched, delivered, dropped, bytes, held: None }).await;
+        self.grant.report(&Report { matched, delivered, dropped, cut_off, bytes, held: None }).await;
         match ended {
             Ok(reason) => {
                 self.grant.end(reason.into(), super::in_words(reason).to_owned()).await;
-                Ok(End { reason, captured: delivered, matched, dropped, ..End::default() })
+                Ok(End { reason, captured: delivered, matched, dropped, cut_off, ..End::default() })
             }
             Err(error) => {
                 self.grant.end(Outcome::Failed, format!("it failed: {error:#}")).await;

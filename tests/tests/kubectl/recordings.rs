@@ -208,6 +208,48 @@ fn who_follows_gets_each_packet_once_without_a_gap() {
 }
 
 #[test]
+fn what_a_recorder_left_out_by_its_cutoff_is_told_of_its_past_and_of_what_follows() {
+    const PORT: u16 = 7006;
+    const SENT: u32 = 3000;
+    // Of 1042 bytes each, the last of them cut.
+    const KEPT: u32 = 16;
+    let folder = folder();
+    let place = guarded(&folder);
+    let only = format!("udp dst port {PORT}");
+    let record = ["record", "-l", "app=web", "-n", "shop", "--memory", "8MiB", "-f", &only];
+    Client::start(&place.shop.cluster, &[&record[..], &["--cutoff", "16KiB,none"]].concat())
+        .outcome()
+        .assert_success();
+    wait_until_recorded(&place, "web-0");
+    let web = &place.shop.web;
+    let flow = UdpFlow::open(&place.shop.node.netns, &web.netns, (web.ipv4, PORT).into());
+    flow.send(SENT, 1000);
+    let ends = |said: &[ToClient], sent: u32| {
+        let end = said.iter().find_map(|message| match message {
+            ToClient::End(end) => Some((end.captured, end.matched, end.dropped, end.cut_off)),
+            _ => None,
+        });
+        let (kept, sent) = (u64::from(KEPT), u64::from(sent));
+        assert_eq!(end, Some((kept, sent, 0, sent - kept)));
+    };
+    let (file, said) = fetch(&place, SHOP, past(ALL, "shop"));
+    assert_eq!(file.packets.len(), KEPT as usize);
+    ends(&said, SENT);
+    let comment = file.interfaces[0].comment.as_deref().unwrap_or_default();
+    assert!(comment.contains("of each flow the first 16384 bytes are kept, then nothing"), "{comment}");
+    let comment = file.statistics[0].comment.as_deref().unwrap_or_default();
+    assert!(comment.contains(&format!("{} packets left out by the cutoff", SENT - KEPT)), "{comment}");
+    let mut come = place.knock_with(&[SHOP]);
+    come.begin(past(Past::Held { last_ms: None, follow: true }, "shop"));
+    flow.send(SENT, 1000);
+    come.send(&ToNode::Stop);
+    come.wait_for("the end", |message| matches!(message, ToClient::End(_)));
+    let (file, said) = self::file(come);
+    assert_eq!(file.statistics[0].filteraccept, Some((2 * SENT).into()));
+    ends(&said, 2 * SENT);
+}
+
+#[test]
 fn a_pod_for_which_there_is_no_room_is_told_of() {
     let folder = folder();
     let place = guarded(&folder);

@@ -36,6 +36,8 @@ pub struct Recording {
     pub snaplen: Option<u32>,
     /// Whether only headers are kept.
     pub headers: bool,
+    /// How much is kept of each flow, as `--cutoff` has it; nobody has looked at it.
+    pub cutoff: Option<String>,
     /// Why, in the words of whoever has made it.
     pub reason: Option<String>,
 }
@@ -51,6 +53,7 @@ impl Recording {
             filter: text("filter"),
             snaplen: spec["snaplen"].as_u64().and_then(|snaplen| u32::try_from(snaplen).ok()),
             headers: spec["headers"].as_bool().unwrap_or_default(),
+            cutoff: text("cutoff"),
             reason: text("reason"),
         }
     }

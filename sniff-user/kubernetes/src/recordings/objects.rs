@@ -101,12 +101,13 @@ impl Cluster {
 }
 
 fn spec(recording: &Recording, memory: &str, by: &str) -> Value {
-    let Recording { selector, memory: _, filter, snaplen, headers, reason } = recording;
+    let Recording { selector, memory: _, filter, snaplen, headers, cutoff, reason } = recording;
     let mut spec = json!({"selector": selector, "memory": memory, "by": by});
     let more = [
         ("filter", filter.as_ref().map(|it| json!(it))),
         ("snaplen", snaplen.map(|it| json!(it))),
         ("headers", headers.then(|| json!(true))),
+        ("cutoff", cutoff.as_ref().map(|it| json!(it))),
         ("reason", reason.as_ref().map(|it| json!(it))),
     ];
     more.into_iter().for_each(|(name, value)| value.into_iter().for_each(|value| spec[name] = value));
@@ -144,6 +145,7 @@ mod tests {
             filter: Some("tcp".into()),
             snaplen: Some(96),
             headers: true,
+            cutoff: Some("16KiB,none".into()),
             reason: Some("INC-7".into()),
         }
     }

@@ -378,6 +378,13 @@ impl Book {
             Some(entry.report.dropped)
         });
         each(
+            text.counter(
+                "sniff_recorder_cut_off_packets_total",
+                "Packets left out behind the cutoff of their flow.",
+            ),
+            |entry, _| Some(entry.report.cut_off),
+        );
+        each(
             text.gauge(
                 "sniff_recorder_last_saved_seconds",
                 "When a trigger last had it saved, in seconds since 1970.",
@@ -543,13 +550,17 @@ mod tests {
         trial.records("a");
         let held = Holding { bytes: 7, oldest: 3_000_000_000, aged_out: 4, aged_out_bytes: 5 };
         let (pid, _) = trial.book.process("uid-a").unwrap();
-        trial.book.report(pid, &Report { matched: 9, dropped: 1, held: Some(held), ..Report::default() });
+        trial.book.report(
+            pid,
+            &Report { matched: 9, dropped: 1, cut_off: 2, held: Some(held), ..Report::default() },
+        );
         trial.book.saved("uid-a", 8_000_000_000);
         let [told] = &trial.book.recordings(None).recorders[..] else { panic!("not one") };
         assert_eq!((told.held, told.oldest, told.matched, told.aged_out), (7, Some(3_000_000_000), 9, 4));
         let metrics = trial.book.metrics(10_000_000_000);
         let of = |name: &str| metrics.lines().find_map(|line| line.strip_prefix(name)?.rsplit(' ').next());
         assert_eq!(of("sniff_recorder_window_seconds{"), Some("7"));
+        assert_eq!(of("sniff_recorder_cut_off_packets_total{"), Some("2"));
         assert_eq!(of("sniff_recorder_alive{namespace=\"shop\",pod=\"a\"}"), Some("1"));
         assert_eq!(of("sniff_recorder_last_saved_seconds{"), Some("8"));
         assert_eq!(of("sniff_record_used_bytes "), Some("41943040"));

@@ -86,12 +86,14 @@ impl Recorder {
     }
 
     async fn greet(&mut self, wanted: &Wanted) -> Result<()> {
-        let Wanted { pod: PodId { namespace, name, uid }, memory, filter, snaplen, headers, by, .. } =
-            wanted.clone();
+        let Wanted {
+            pod: PodId { namespace, name, uid }, memory, filter, snaplen, headers, cutoff, by, ..
+        } = wanted.clone();
         let plan = CapturePlan {
             filter,
             snaplen: Some(snaplen),
             headers,
+            cutoff,
             record_bytes: Some(u32::try_from(memory).context("too much memory for one recorder")?),
             ..CapturePlan::default()
         };

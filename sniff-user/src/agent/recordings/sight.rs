@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use log::warn;
+use sniff_cli::options;
 use sniff_common::MAX_SNAPLEN;
 use sniff_kubernetes::{
     Cluster,
@@ -115,9 +116,13 @@ fn by_object(id: &PodId, pod: &NodePod, known: &NodePods) -> Option<(Wanted, Res
         }
     });
     let (by, recording) = meant.max_by_key(|(_, recording)| recording.memory.clone().unwrap_or_default())?;
-    let Recording { memory, filter, snaplen, headers, .. } = recording.clone();
+    let Recording { memory, filter, snaplen, headers, cutoff, .. } = recording.clone();
     let snaplen = snaplen.filter(|snaplen| (1..=MAX_SNAPLEN).contains(snaplen)).unwrap_or(MAX_SNAPLEN);
-    Some((Wanted { filter, snaplen, headers, ..Wanted::of(id.clone(), &by) }, memory))
+    let (cutoff, memory) = match cutoff.as_deref().map(options::cutoff).transpose() {
+        Ok(cutoff) => (cutoff, memory),
+        Err(why) => (None, Err(why)),
+    };
+    Some((Wanted { filter, snaplen, headers, cutoff, ..Wanted::of(id.clone(), &by) }, memory))
 }
 
 #[cfg(test)]
@@ -143,6 +148,7 @@ mod tests {
             filter: Some("tcp".to_owned()),
             snaplen: None,
             headers: true,
+            cutoff: None,
             reason: None,
         }
     }
@@ -187,6 +193,17 @@ mod tests {
         assert_eq!(by(None, &others, None), Some(("the recording shop/r2".into(), Ok(9))));
         let (by, why) = by(Some("much"), &[], None).unwrap();
         assert!(by == annotation && why.unwrap_err().contains("\"much\" is no memory for a recording"));
+    }
+
+    #[test]
+    fn a_cutoff_that_is_none_is_no_reason_to_record_all() {
+        let wish = |text: &str| {
+            let cutoff = Some(text.to_owned());
+            wish_of(pod(None), &[Recording { cutoff, ..recording("app=web", 8) }], None).unwrap().1
+        };
+        assert_eq!(wish("16KiB,every=3"), Ok(8));
+        let why = wish("16KiB,some").unwrap_err();
+        assert!(why.contains("headers, none, or every=N") && why.contains("the recording shop/r0"), "{why}");
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use sniff_common::MAX_SNAPLEN;
+use sniff_protocol::request::Cutoff;
 
 use crate::agent::audit::PodId;
 
@@ -19,6 +20,8 @@ pub(super) struct Wanted {
     pub(super) snaplen: u32,
     /// Whether only headers are kept.
     pub(super) headers: bool,
+    /// How much is kept of each flow, if not all.
+    pub(super) cutoff: Option<Cutoff>,
     /// What has it recorded, in words.
     pub(super) by: String,
 }
@@ -41,14 +44,14 @@ impl Wanted {
             filter: None,
             snaplen: MAX_SNAPLEN,
             headers: false,
+            cutoff: None,
             by: by.to_owned(),
         }
     }
 
     /// Whether a recorder for the one is one for the other.
     pub(super) fn is_as(&self, other: &Self) -> bool {
-        let Self { pod, labels: _, memory, filter, snaplen, headers, by: _ } = self;
-        (pod, memory, filter, snaplen, headers)
-            == (&other.pod, &other.memory, &other.filter, &other.snaplen, &other.headers)
+        let same = |wanted: &Self| Self { labels: BTreeMap::new(), by: String::new(), ..wanted.clone() };
+        same(self) == same(other)
     }
 }

@@ -16,7 +16,7 @@ use std::{
 };
 
 use anyhow::Result;
-use sniff_common::{Counters, flow};
+use sniff_common::Counters;
 use sniff_pcapng::InterfaceDescription;
 
 pub use self::preparing::prepare;
@@ -101,9 +101,8 @@ impl Taps {
 
     /// How far back a recording is wished to go, and what it has for that.
     pub fn wished_time(&self) -> Option<(Duration, recorder::Room)> {
-        let bytes = self.plan.ring_bytes;
-        let of_flows = self.plan.cutoff.map_or(0, |_| flow::bytes(bytes));
-        let room = recorder::Room { bytes: bytes.into(), of_flows: of_flows.into() };
+        let (bytes, of_flows) = (self.plan.ring_bytes.into(), self.plan.flow_bytes().into());
+        let room = recorder::Room { bytes, of_flows };
         self.plan.wished_time.map(|time| (time, room))
     }
 
