@@ -13,7 +13,7 @@ pub mod regions;
 /// Version of this contract. The loader refuses an object that carries another one.
 ///
 /// Raise it with every change of a record, of [`Counters`], or of the classifier's arguments.
-pub const ABI_VERSION: u32 = 11;
+pub const ABI_VERSION: u32 = 12;
 
 /// Largest part of a packet that a record holds, in bytes; also pcapng's usual largest snaplen.
 ///
@@ -85,6 +85,8 @@ pub struct Counters {
     pub cut_off: u64,
     /// How many lost packets of the interface the last record told of, by whomever they were lost. The kernel side's own.
     pub told: u64,
+    /// Packets that an alarm is about, matched or not.
+    pub alarms: u64,
 }
 
 impl Counters {
@@ -102,18 +104,19 @@ impl Counters {
 impl core::ops::AddAssign for Counters {
     fn add_assign(&mut self, other: Self) {
         // What was told is of use on its own CPU only.
-        let Self { matched, ring_full, unreadable, cut_off, told: _ } = other;
+        let Self { matched, ring_full, unreadable, cut_off, told: _, alarms } = other;
         self.matched += matched;
         self.ring_full += ring_full;
         self.unreadable += unreadable;
         self.cut_off += cut_off;
+        self.alarms += alarms;
     }
 }
 
 #[cfg(feature = "user")]
 #[expect(unsafe_code, reason = "aya::Pod is an unsafe trait")]
 mod user {
-    // SAFETY: repr(C), five u64 without padding, and every bit pattern is a value.
+    // SAFETY: repr(C), six u64 without padding, and every bit pattern is a value.
     unsafe impl aya::Pod for super::Counters {}
 }
 
@@ -125,13 +128,14 @@ mod tests {
 
     #[test]
     fn counters_keep_their_layout() {
-        assert_eq!(size_of::<Counters>(), 40);
+        assert_eq!(size_of::<Counters>(), 48);
         assert_eq!(align_of::<Counters>(), 8);
         assert_eq!(offset_of!(Counters, matched), 0);
         assert_eq!(offset_of!(Counters, ring_full), 8);
         assert_eq!(offset_of!(Counters, unreadable), 16);
         assert_eq!(offset_of!(Counters, cut_off), 24);
         assert_eq!(offset_of!(Counters, told), 32);
+        assert_eq!(offset_of!(Counters, alarms), 40);
     }
 
     #[test]
@@ -151,9 +155,12 @@ mod tests {
 
     #[test]
     fn counters_add_up_field_by_field() {
-        let mut sum = Counters { matched: 1, ring_full: 2, unreadable: 3, cut_off: 4, told: 0 };
-        sum += Counters { matched: 10, ring_full: 20, unreadable: 30, cut_off: 40, told: 50 };
-        assert_eq!(sum, Counters { matched: 11, ring_full: 22, unreadable: 33, cut_off: 44, told: 0 });
+        let mut sum = Counters { matched: 1, ring_full: 2, unreadable: 3, cut_off: 4, told: 0, alarms: 5 };
+        sum += Counters { matched: 10, ring_full: 20, unreadable: 30, cut_off: 40, told: 50, alarms: 60 };
+        assert_eq!(
+            sum,
+            Counters { matched: 11, ring_full: 22, unreadable: 33, cut_off: 44, told: 0, alarms: 65 }
+        );
         assert_eq!(sum.lost(), 55);
     }
 }

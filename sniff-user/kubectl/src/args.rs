@@ -374,6 +374,7 @@ pub enum Command {
 Examples:
   kubectl sniff record deploy/web -n shop --memory 256MiB
   kubectl sniff record -l app=web -n shop -f 'tcp port 443' --cutoff 16KiB
+  kubectl sniff record deploy/web --save-when 'tcp[tcpflags] & tcp-rst != 0' --save-rate 50
   kubectl sniff record --list -A
   kubectl sniff record --stop web-0c0de -n shop")]
     Record(RecordArgs),
@@ -429,6 +430,14 @@ pub struct RecordArgs {
     /// Keep the first bytes of what goes each way in a connection, and then less, as `sniff --cutoff` does
     #[arg(long, value_name = "SIZE[,THEN]", value_parser = record_cutoff)]
     pub cutoff: Option<String>,
+
+    /// Have what is recorded saved when packets that match this come too fast, whether they are recorded or not
+    #[arg(long, value_name = "EXPR", requires = "save_rate")]
+    pub save_when: Option<String>,
+
+    /// How many of them a second are not too fast
+    #[arg(long, value_name = "N", requires = "save_when", value_parser = clap::value_parser!(u32).range(1..))]
+    pub save_rate: Option<u32>,
 
     /// Name of the object (default: that of the workload, with something behind it)
     #[arg(long, value_name = "NAME", value_parser = dns_name)]

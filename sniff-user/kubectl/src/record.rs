@@ -11,7 +11,7 @@ use sniff_cli::{exit, status_line::size, table::table};
 use sniff_kubernetes::{
     Cluster,
     pods::{By, Selection},
-    recordings::{NamedRecording, RECORD, Recording, memory},
+    recordings::{NamedRecording, RECORD, Recording, SaveWhen, memory},
 };
 
 use super::{
@@ -57,6 +57,10 @@ async fn make(cluster: &Cluster, default: &str, args: &RecordArgs) -> Result<u8>
         snaplen: args.snaplen,
         headers: args.headers,
         cutoff: args.cutoff.clone(),
+        save_when: args
+            .save_when
+            .clone()
+            .map(|filter| SaveWhen { filter: Some(filter), per_second: args.save_rate }),
         reason: args.reason.clone(),
     };
     let prefix = match (&args.name, &args.target) {

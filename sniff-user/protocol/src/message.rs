@@ -9,7 +9,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use super::frame::{Frame, MAX_JSON, PACKETS, Payload};
-use crate::request::{AttachAt, BothEnds, Compress, Cutoff, Directions};
+use crate::request::{Alarm, AttachAt, BothEnds, Compress, Cutoff, Directions};
 
 const HELLO: u8 = 0x01;
 const EVENT: u8 = 0x03;
@@ -180,6 +180,9 @@ pub struct CapturePlan {
     /// Record in this many bytes of memory, in place of sending packets; for sessions that an agent holds with itself.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub record_bytes: Option<u32>,
+    /// What the agent is to be told of at once, of such a session.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub alarm: Option<Alarm>,
 }
 
 /// Who is captured. A target joins once; it leaves by the same value.

@@ -72,6 +72,15 @@ impl fmt::Display for Cutoff {
     }
 }
 
+/// Packets that are told of when they come faster than they should.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Alarm {
+    /// Which packets, in tcpdump's language.
+    pub filter: String,
+    /// How many of them a second are none, at least 1.
+    pub per_second: u32,
+}
+
 /// `--direction`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]

@@ -141,6 +141,9 @@ pub struct Report {
     /// What is held, of a recorder.
     #[serde(default)]
     pub held: Option<Holding>,
+    /// Packets a second that its alarm is about, when they begin to be more than they should.
+    #[serde(default)]
+    pub alarm: Option<u64>,
 }
 
 /// What a recorder holds.

@@ -5,25 +5,33 @@ use std::{
     ffi::CString,
     fs::File,
     io::Read as _,
-    os::fd::{AsRawFd as _, OwnedFd},
+    mem,
+    os::fd::{AsRawFd as _, OwnedFd, RawFd},
     sync::Arc,
 };
 
 use anyhow::{Context as _, Result, anyhow, ensure};
 use aya::programs::{ProgramInfo, SchedClassifier, loaded_programs};
 use aya_obj::generated::{
-    BPF_ALU64, BPF_EXIT, BPF_JMP, BPF_JNE, BPF_K, BPF_LDX, BPF_MEM, BPF_MOV, BPF_OR, BPF_W, bpf_insn,
+    BPF_ADD, BPF_ALU64, BPF_CALL, BPF_DW, BPF_EXIT, BPF_JEQ, BPF_JMP, BPF_JNE, BPF_K, BPF_LDX, BPF_MEM,
+    BPF_MOV, BPF_OR, BPF_PSEUDO_MAP_FD, BPF_ST, BPF_STX, BPF_W, BPF_XADD,
+    bpf_func_id::BPF_FUNC_map_lookup_elem, bpf_insn,
 };
 use log::debug;
-use sniff_common::{CUTOFF_SHIFT, Direction, SNAP_EVERY_SHIFT, SNAP_HEADERS, SNAP_PACKETID, SNAP_RAW_IP};
-use sniff_filter::{compile::Fragment, ebpf::Encoded};
+use sniff_common::{
+    CUTOFF_SHIFT, Counters, Direction, SNAP_EVERY_SHIFT, SNAP_HEADERS, SNAP_PACKETID, SNAP_RAW_IP,
+};
+use sniff_filter::{
+    compile::Fragment,
+    ebpf::{Encoded, Instruction},
+};
 use sniff_pcapng::LinkType;
 use sniff_protocol::request::Cutoff;
 
 use super::{
     checksum::Summed,
     home::Home,
-    instructions::{encoded, instruction, load_u32, load_u64},
+    instructions::{encoded, insn, instruction, load_u32, load_u64, mov},
     object::Body,
     syscall,
 };
@@ -40,6 +48,8 @@ const FDINFO_ROOM: usize = 4096;
 pub struct Arguments {
     /// The filter that stands in front; none lets every packet pass.
     pub filter: Option<Arc<Fragment>>,
+    /// Which packets an alarm is about, whether the filter lets them pass or not.
+    pub alarm: Option<Arc<Fragment>>,
     /// pcapng interface id.
     pub interface: u32,
     /// Direction of the packets at its hook, seen from the pod.
@@ -103,8 +113,8 @@ pub fn load(
 }
 
 fn load_one(body: &Body, arguments: &Arguments) -> Result<OwnedFd> {
-    let mut instructions = prologue(arguments);
-    instructions.extend(body.counting_for(arguments.interface)?);
+    let prologue = prologue(arguments, body.stand_in_of_counters())?;
+    let instructions = body.counting_for(arguments.interface, &prologue)?;
     syscall::load_classifier(&instructions, &CString::new(NAME)?, &CString::new(LICENSE)?).map_err(|refused| {
         if refused.log.is_empty() {
             let advice = syscall::advice(&refused.error);
@@ -122,19 +132,27 @@ fn load_one(body: &Body, arguments: &Arguments) -> Result<OwnedFd> {
 const PKT_TYPE: i16 = 4;
 /// That of a packet that came back to its sender (`PACKET_LOOPBACK`, include/uapi/linux/if_packet.h).
 const PACKET_LOOPBACK: i32 = 5;
+/// Where on the stack the index of the counters is, for the helper that looks them up.
+const INDEX: i16 = -4;
 /// The only verdict, `TC_ACT_UNSPEC`.
 const PASS_ON: i32 = -1;
 
 /// The filter, behind it what keeps to the namespace, and then what sets r2 to r5; r1 is the packet already, and still is
-/// behind the filter.
-fn prologue(arguments: &Arguments) -> Vec<bpf_insn> {
-    let Arguments { filter, interface, direction, hook, cutoff, clock_offset, home, summed, .. } = arguments;
-    let filter = filter.iter().flat_map(|fragment| fragment.instructions());
-    let mut instructions: Vec<bpf_insn> = filter.map(|instruction| encoded(instruction.encode())).collect();
+/// behind the filter. `counters` stands for the map of the interface's counters.
+fn prologue(arguments: &Arguments, counters: RawFd) -> Result<Vec<bpf_insn>> {
+    let Arguments { filter, alarm, interface, direction, hook, cutoff, clock_offset, home, summed, .. } =
+        arguments;
+    let filter = filter.iter().flat_map(|fragment| as_they_are(fragment.instructions()));
+    let mut ours = Vec::new();
     if *hook == Hook::Ingress {
-        instructions.extend(pass_over_returned());
+        ours.extend(pass_over_returned());
     }
-    instructions.extend(home.iter().flat_map(|home| home.check()));
+    ours.extend(home.iter().flat_map(|home| home.check()));
+    let mut instructions: Vec<bpf_insn> = match alarm {
+        None => filter.chain(ours).collect(),
+        // What comes past the filter counts as well, but not what is somebody else's.
+        Some(alarm) => ours.into_iter().chain(count(alarm, *direction, counters)?).chain(filter).collect(),
+    };
     match summed {
         Some(summed) => {
             instructions.extend(summed.instructions());
@@ -151,7 +169,32 @@ fn prologue(arguments: &Arguments) -> Vec<bpf_insn> {
     }
     instructions.extend(load_u64(4, snaplen(arguments)));
     instructions.extend(load_u64(5, *clock_offset));
-    instructions
+    Ok(instructions)
+}
+
+fn as_they_are(instructions: &[Instruction]) -> impl Iterator<Item = bpf_insn> {
+    instructions.iter().map(|instruction| encoded(instruction.encode()))
+}
+
+/// Counts packets that an alarm is about. The packet is in r1, before and after.
+fn count(alarm: &Fragment, direction: Direction, counters: RawFd) -> Result<Vec<bpf_insn>> {
+    let [load_map, rest] = load_u64(1, counters as u64);
+    let count = [
+        bpf_insn { _bitfield_1: bpf_insn::new_bitfield_1(1, BPF_PSEUDO_MAP_FD as u8), ..load_map },
+        rest,
+        // r0 = the counters of the direction; if there are none goto +2; their alarms += 1
+        insn(BPF_ST | BPF_MEM | BPF_W, 10, 0, INDEX, direction as i32 - 1),
+        mov(2, 10),
+        insn(BPF_ALU64 | BPF_ADD | BPF_K, 2, 0, 0, INDEX.into()),
+        insn(BPF_JMP | BPF_CALL, 0, 0, 0, BPF_FUNC_map_lookup_elem as i32),
+        insn(BPF_JMP | BPF_JEQ | BPF_K, 0, 0, 2, 0),
+        load_u32(1, 1),
+        insn(BPF_STX | BPF_XADD | BPF_DW, 0, 1, mem::offset_of!(Counters, alarms) as i16, 0),
+    ];
+    let mut instructions: Vec<bpf_insn> = as_they_are(&alarm.detour(count.len())?).collect();
+    instructions.extend(count);
+    instructions.push(mov(1, 6));
+    Ok(instructions)
 }
 
 /// Lets packets go on that the kernel hands back to the interface that they are leaving by: multicast and broadcast for
@@ -206,6 +249,7 @@ mod tests {
     fn prologue_sets_the_four_arguments() {
         let arguments = Arguments {
             filter: None,
+            alarm: None,
             interface: 3,
             direction: Direction::Out,
             hook: Hook::Egress,
@@ -219,14 +263,14 @@ mod tests {
             summed: None,
         };
         let set: Vec<(u8, i32)> =
-            prologue(&arguments).iter().map(|insn| (insn.dst_reg(), insn.imm)).collect();
+            prologue(&arguments, 7).unwrap().iter().map(|insn| (insn.dst_reg(), insn.imm)).collect();
         let clock_offset = [(5, 0xf5f6_f7f8_u32 as i32), (0, 0x0102_0304)];
         assert_eq!(set[..2], [(2, 3), (3, 2)]);
         assert_eq!(set[2..4], [(4, 96), (0, 7)]);
         assert_eq!(set[4..], clock_offset);
         let arguments = Arguments { cutoff: Some(Cutoff { bytes: 4096, every: 5 }), ..arguments };
         let set: Vec<(u8, i32)> =
-            prologue(&arguments).iter().map(|insn| (insn.dst_reg(), insn.imm)).collect();
+            prologue(&arguments, 7).unwrap().iter().map(|insn| (insn.dst_reg(), insn.imm)).collect();
         assert_eq!(set[..3], [(2, 3), (3, 2), (0, 4096)]);
         assert_eq!(set[3..5], [(4, 96), (0, 7 | 5 << 8)]);
     }

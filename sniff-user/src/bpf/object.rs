@@ -207,7 +207,7 @@ impl Body {
     /// # Errors
     ///
     /// When the system has no memory or descriptor left for its counters.
-    pub(super) fn counting_for(&self, interface: u32) -> Result<Vec<bpf_insn>> {
+    pub(super) fn counting_for(&self, interface: u32, prologue: &[bpf_insn]) -> Result<Vec<bpf_insn>> {
         let mut tallies = self.tallies.lock().unwrap_or_else(PoisonError::into_inner);
         let tally = match tallies.entry(interface) {
             Entry::Occupied(there) => there.into_mut(),
@@ -223,7 +223,12 @@ impl Body {
             let stand_in = self.stand_ins.iter().position(|&fd| is_map && instruction.imm == fd);
             bpf_insn { imm: stand_in.map_or(instruction.imm, |at| own[at]), ..instruction }
         };
-        Ok(self.instructions.iter().map(with_own).collect())
+        Ok(prologue.iter().chain(&self.instructions).map(with_own).collect())
+    }
+
+    /// Stands for the counters of an interface in what is put in front.
+    pub(super) fn stand_in_of_counters(&self) -> RawFd {
+        self.stand_ins[0]
     }
 
     /// What was counted so far for an interface, over both directions and all CPUs.

@@ -134,7 +134,7 @@ impl Running {
         mut orders: Option<mpsc::Receiver<Order>>,
         duration: Option<Duration>,
     ) -> Result<Why> {
-        let longest = if self.taps.is_recording() { LAST_PAUSE_OF_RECORDER } else { LAST_PAUSE };
+        let longest = if self.taps.may_rest() { LAST_PAUSE_OF_RECORDER } else { LAST_PAUSE };
         let mut watch = Watch::new(&self.taps, longest);
         let mut logger = self.taps.kernel_side.take_logger(logging::Stderr)?;
         let deadline = time::sleep(duration.unwrap_or(Duration::MAX));

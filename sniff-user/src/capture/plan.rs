@@ -1,11 +1,13 @@
 //! What is asked of a capture.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
+
+use anyhow::{Context as _, Result};
 
 use sniff_common::{Direction, flow};
-use sniff_filter::{Filters, Source};
+use sniff_filter::{Filter, Filters, Source, compile::Fragment};
 use sniff_pcapng::{LinkType, Names};
-use sniff_protocol::request::{AttachAt, BothEnds, Compress, Cutoff};
+use sniff_protocol::request::{Alarm, AttachAt, BothEnds, Compress, Cutoff};
 use tokio::sync::mpsc;
 
 use crate::{
@@ -41,6 +43,8 @@ pub struct Plan {
     pub directions: &'static [Direction],
     /// Where the filter comes from that holds for every interface without one of its own.
     pub filter: Source,
+    /// Whose packets are counted besides.
+    pub alarm: Option<Alarm>,
     /// What compiles the filters, and may have done so already.
     pub filters: Filters,
     /// Most bytes kept of a packet.
@@ -80,6 +84,19 @@ pub struct Plan {
 }
 
 impl Plan {
+    /// Which packets of a direction the alarm is about; none without one, or where it is about none.
+    ///
+    /// # Errors
+    ///
+    /// When its filter does not compile.
+    pub fn alarm_at(&self, link_type: LinkType, direction: Direction) -> Result<Option<Arc<Fragment>>> {
+        let Some(Alarm { filter, .. }) = &self.alarm else { return Ok(None) };
+        match self.filters.of(Some(filter), link_type, direction).context("the filter of the alarm")? {
+            Filter::Matching(fragment) => Ok(Some(fragment)),
+            Filter::Everything | Filter::Nothing => Ok(None),
+        }
+    }
+
     /// Bytes of its memory that are for flows.
     pub fn flow_bytes(&self) -> u32 {
         self.cutoff.map_or(0, |_| flow::bytes(self.ring_bytes))

@@ -580,6 +580,7 @@ fn plan(args: Args, scopes: Vec<targets::Scope>, interfaces: Vec<targets::Interf
         mechanism: args.hook,
         directions: direction.each(),
         filter,
+        alarm: None,
         filters: Filters::new(args.no_optimize),
         headers,
         cutoff,

@@ -13,6 +13,7 @@ use sniff_pcapng::LinkType;
 use sniff_protocol::{
     ToClient, ToNode,
     message::{self, Code, Event as Told, Level, NodeError, Reason, Stats, Target, TargetId, Targets},
+    request::Alarm,
 };
 use tokio::{
     sync::{mpsc, oneshot},
@@ -26,6 +27,7 @@ use super::{
     input::Input,
     members::{Agreed, Member, Members},
     output::ClientWriter,
+    rate::Rate,
 };
 use crate::{
     agent::{
@@ -79,6 +81,10 @@ pub(super) struct Conversation<'a> {
     /// Of a recorder, what it holds.
     holdings: Option<Holdings>,
     held: Option<Holding>,
+    /// Of packets that an alarm is about, if there is one.
+    rate: Option<Rate>,
+    /// How fast they come, until the agent was told.
+    alarm: Option<u64>,
 }
 
 /// How often something is told at most, and at least.
@@ -107,6 +113,8 @@ pub(super) struct Capture {
     pub(super) general: Option<String>,
     /// Of a recorder, how many bytes it has room for.
     pub(super) room: Option<u64>,
+    /// What the agent is to be told of at once.
+    pub(super) alarm: Option<Alarm>,
 }
 
 impl<'a> Conversation<'a> {
@@ -120,7 +128,7 @@ impl<'a> Conversation<'a> {
         grant: Grant,
         progress: Arc<Progress>,
     ) -> Self {
-        let room = capture.room;
+        let (room, rate) = (capture.room, capture.alarm.as_ref().map(|alarm| Rate::new(alarm.per_second)));
         let pace = if room.is_some() { Pace::AGENT } else { Pace::CLIENT };
         let (counters, told, told_at) = (Counters::default(), Stats::default(), Instant::now());
         Self {
@@ -141,6 +149,8 @@ impl<'a> Conversation<'a> {
             pace,
             holdings: room.map(Holdings::new),
             held: None,
+            rate,
+            alarm: None,
         }
     }
 
@@ -406,6 +416,8 @@ impl<'a> Conversation<'a> {
             }
             let expression = interface.expression(self.capture.general.as_deref());
             self.compile(expression, link_type(interface)).await?;
+            let alarm = self.capture.alarm.as_ref().map(|alarm| alarm.filter.clone());
+            self.compile(alarm, link_type(interface)).await?;
         }
         let left_out = found.interfaces.iter().find_map(|interface| interface.left_out.as_deref());
         let left_out = left_out.map(|expression| format!("{LEFT_OUT}: {expression}"));
@@ -516,6 +528,10 @@ impl<'a> Conversation<'a> {
 
     async fn count(&mut self, counters: Counters) {
         self.counters = counters;
+        self.alarm = self.rate.as_mut().and_then(|rate| rate.at(Instant::now(), counters.alarms));
+        if self.alarm.is_some() {
+            self.report().await;
+        }
         if self.stats() != self.told && self.told_at.elapsed() >= self.pace.stats {
             self.tell_stats();
             self.report().await;
@@ -525,8 +541,8 @@ impl<'a> Conversation<'a> {
     /// Tells the agent what the client was told, and how many bytes have gone there.
     async fn report(&mut self) {
         let Stats { matched, delivered, dropped, cut_off, .. } = self.told;
-        let (bytes, held) = (self.progress.moved(), self.held);
-        self.grant.report(&Report { matched, delivered, dropped, cut_off, bytes, held }).await;
+        let (bytes, held, alarm) = (self.progress.moved(), self.held, self.alarm.take());
+        self.grant.report(&Report { matched, delivered, dropped, cut_off, bytes, held, alarm }).await;
     }
 
     /// Finds out what is held, of a recorder.

@@ -13,6 +13,7 @@ mod members;
 mod output;
 mod own_stream;
 mod past;
+mod rate;
 mod remit;
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
@@ -30,7 +31,7 @@ use sniff_protocol::{
         Awaited, AwaitedBy, CapturePlan, ClientHello, Code, End, Event as Told, Level, NodeError, NodeHello,
         Past, Reason, Target, TargetId,
     },
-    request::{Cutoff, Directions},
+    request::{Alarm, Cutoff, Directions},
 };
 use tokio::{
     sync::{mpsc, oneshot},
@@ -168,7 +169,8 @@ async fn session(
     let asked = Asked { filter: general.clone(), snaplen: plan.snaplen, headers: plan.headers };
     let remit = grant.remit().cloned();
     let members = Members::new(args.cri_socket, args.node_name, asked, remit, consent);
-    let capture = Capture { orders, happens, filters: plan.filters.clone(), general, room };
+    let alarm = plan.alarm.clone();
+    let capture = Capture { orders, happens, filters: plan.filters.clone(), general, room, alarm };
     let mut conversation =
         Conversation::new(input, output, capture, arrivals, members, grant, Arc::clone(&progress));
     let remote = Remote { orders: ordered, events, progress: Arc::clone(&progress), names_others: true };
@@ -191,7 +193,7 @@ async fn session(
         let (counters, Delivery { delivered, left_out, .. }) = accounts.totals();
         let (matched, dropped, cut_off) = (counters.matched, counters.lost(), counters.cut_off);
         let bytes = progress.moved();
-        grant.report(&Report { matched, delivered, dropped, cut_off, bytes, held: None }).await;
+        grant.report(&Report { matched, delivered, dropped, cut_off, bytes, ..Report::default() }).await;
         let (reason, seen) = (reason.unwrap_or(why.into()), accounts.seen());
         Ok(End { reason, captured: delivered, matched, dropped, left_out, cut_off, seen })
     };
@@ -370,6 +372,7 @@ fn plan_of(asked: CapturePlan, system: System, compiler: Compiler) -> Result<Pla
         both_ends,
         compress,
         record_bytes,
+        alarm,
         ..
     } = asked;
     let snaplen = snaplen.unwrap_or(MAX_SNAPLEN);
@@ -384,6 +387,8 @@ fn plan_of(asked: CapturePlan, system: System, compiler: Compiler) -> Result<Pla
     );
     ensure!(count != Some(0), "a count of 0 packets");
     ensure!(cutoff.is_none_or(Cutoff::is_sound), "a cutoff of a size, or of an every, that there is not");
+    let is_sound = |alarm: &Alarm| alarm.per_second > 0 && record_bytes.is_some();
+    ensure!(alarm.as_ref().is_none_or(is_sound), "an alarm at nothing, or of a session that records nothing");
     ensure!(
         both_ends.is_none() || direction == Directions::Inout,
         "one direction of packets that are to be seen at both ends"
@@ -398,6 +403,7 @@ fn plan_of(asked: CapturePlan, system: System, compiler: Compiler) -> Result<Pla
         mechanism: None,
         directions: direction.each(),
         filter: Source::Text(filter.unwrap_or_default()),
+        alarm,
         filters: Filters::compiled_by(move |text, link_type| compiler.compile(text, link_type, true)),
         headers,
         cutoff,
@@ -422,8 +428,11 @@ fn plan_of(asked: CapturePlan, system: System, compiler: Compiler) -> Result<Pla
 
 /// Finds out before anything starts whether the filter compiles.
 async fn check_filter(plan: &Plan) -> Result<()> {
-    match plan.filter.read()? {
-        Some(text) => plan.filters.prepare(text, LinkType::Ethernet).await.context("the filter"),
-        None => Ok(()),
+    if let Some(text) = plan.filter.read()? {
+        plan.filters.prepare(text, LinkType::Ethernet).await.context("the filter")?;
     }
+    if let Some(Alarm { filter, .. }) = plan.alarm.clone() {
+        plan.filters.prepare(filter, LinkType::Ethernet).await.context("the filter of the alarm")?;
+    }
+    Ok(())
 }

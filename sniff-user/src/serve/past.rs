@@ -399,7 +399,9 @@ impl Handing<'_> {
         let Stats { matched, delivered, dropped, cut_off, .. } = stats;
         let bytes = self.front.board.moved();
         if stats != self.told {
-            self.grant.report(&Report { matched, delivered, dropped, cut_off, bytes, held: None }).await;
+            self.grant
+                .report(&Report { matched, delivered, dropped, cut_off, bytes, ..Report::default() })
+                .await;
         }
         self.told = stats.clone();
         self.output.tell(ToClient::Stats(stats));
@@ -423,7 +425,7 @@ impl Handing<'_> {
         let ended = reason.and_then(|reason| ended.and_then(|ended| ended).map(|()| reason));
         let Stats { matched, delivered, dropped, cut_off, .. } = self.stats();
         let bytes = self.front.board.moved();
-        self.grant.report(&Report { matched, delivered, dropped, cut_off, bytes, held: None }).await;
+        self.grant.report(&Report { matched, delivered, dropped, cut_off, bytes, ..Report::default() }).await;
         match ended {
             Ok(reason) => {
                 self.grant.end(reason.into(), super::in_words(reason).to_owned()).await;

@@ -93,26 +93,31 @@ fn variants() -> impl Iterator<Item = Arguments> {
     let places = places.into_iter().cycle();
     // As many as have no common divisor with the places.
     let (home, summed) = (home(), Summed::known());
+    let alarm = Filters::new(false).of(Some("tcp port 443 or icmp"), LinkType::Raw, Direction::In);
+    let Ok(Filter::Matching(alarm)) = alarm else { panic!("{alarm:?}") };
     let kernels_words = [(None, None), (None, summed), (home, None), (home, summed), (None, summed)];
-    packets.zip(places).zip(kernels_words.into_iter().cycle()).map(|((packet, place), (home, summed))| {
-        let ((packet, cutoff), (direction, hook, interface)) = (packet, place);
-        let (snaplen, headers, link_type, packetid) = packet;
-        let clock_offset = 1_700_000_000_000_000_000;
-        Arguments {
-            filter: None,
-            interface,
-            direction,
-            hook,
-            snaplen,
-            headers,
-            cutoff,
-            link_type,
-            packetid,
-            clock_offset,
-            home,
-            summed,
-        }
-    })
+    packets.zip(places).zip(kernels_words.into_iter().cycle()).map(
+        move |((packet, place), (home, summed))| {
+            let ((packet, cutoff), (direction, hook, interface)) = (packet, place);
+            let (snaplen, headers, link_type, packetid) = packet;
+            let clock_offset = 1_700_000_000_000_000_000;
+            Arguments {
+                filter: None,
+                alarm: (link_type == LinkType::Raw).then(|| Arc::clone(&alarm)),
+                interface,
+                direction,
+                hook,
+                snaplen,
+                headers,
+                cutoff,
+                link_type,
+                packetid,
+                clock_offset,
+                home,
+                summed,
+            }
+        },
+    )
 }
 
 /// What is said of a program that is not taken; the verifier's words go to the console.
@@ -138,6 +143,7 @@ fn the_filters_of_all_expressions_are_taken() {
         for (text, fragment) in filters.iter().rev().take(LONGEST) {
             let arguments = Arguments {
                 filter: Some(Arc::clone(fragment)),
+                alarm: Some(Arc::clone(fragment)),
                 interface: 0,
                 direction: Direction::In,
                 hook: Hook::Ingress,

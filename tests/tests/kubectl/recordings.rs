@@ -285,6 +285,39 @@ fn restarted(count: u32, last: &Value) -> Value {
         "state": {"running": {"startedAt": "2026-01-01T00:00:00Z"}}, "lastState": last})
 }
 
+#[test]
+fn packets_that_come_too_fast_have_the_minutes_before_saved() {
+    const PORT: u16 = 7007;
+    let folder = folder();
+    let place = guarded(&folder);
+    // What is counted is not what is recorded.
+    let counted = format!("udp dst port {PORT}");
+    let record = ["record", "-l", "app=web", "-n", "shop", "--memory", "8MiB", "-f", "icmp"];
+    Client::start(
+        &place.shop.cluster,
+        &[&record[..], &["--save-when", &counted, "--save-rate", "100"]].concat(),
+    )
+    .outcome()
+    .assert_success();
+    wait_until_recorded(&place, "web-0");
+    place.shop.ping(3);
+    let web = &place.shop.web;
+    let flow = UdpFlow::open(&place.shop.node.netns, &web.netns, (web.ipv4, PORT).into());
+    for _ in 0..3 {
+        flow.send(30, 100);
+        std::thread::sleep(Duration::from_secs(1));
+    }
+    assert_eq!(list(&place, SHOP).saved, []);
+    flow.send(1000, 100);
+    let saved = wait_for_saved(&place, "rate");
+    let file = fetch_saved(&place, &saved);
+    assert_pings(&file, 56, 3);
+    let on_disk = folder.path().join("recordings").join(&saved.name);
+    let comment = sniff_tests::pcap::read_pcapng(&on_disk).section.comment.expect("a comment");
+    let words = format!(" packets a second match '{counted}', more than 100 at ");
+    assert!(comment.contains(&words), "{comment}");
+}
+
 /// Waits for a file that a trigger has saved.
 fn wait_for_saved(place: &Guarded, reason: &str) -> Recording {
     wait::until("a saved file", PATIENCE, || {

@@ -89,6 +89,22 @@ impl Fragment {
     pub fn instructions(&self) -> &[Instruction] {
         &self.instructions
     }
+
+    /// The same in front of `len` instructions that are run for packets that match, and passed over for all others: behind those
+    /// execution goes on in any case, with the packet in r6.
+    ///
+    /// # Errors
+    ///
+    /// When they are more than a jump can pass.
+    pub fn detour(&self, len: usize) -> Result<Vec<Instruction>, Error> {
+        let whole = self.instructions.len() + len;
+        let distance = |at: usize| i16::try_from(whole - (at + 1)).map_err(|_| Error::TooLong(whole));
+        let over = |(at, instruction): (usize, &Instruction)| match instruction {
+            Instruction::Exit => Ok(Instruction::Jump { distance: distance(at)? }),
+            other => Ok(*other),
+        };
+        self.instructions.iter().enumerate().map(over).collect()
+    }
 }
 
 /// A line for each instruction.

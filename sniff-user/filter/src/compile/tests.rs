@@ -53,8 +53,22 @@ fn assert_same(program: &Program, fragment: &Fragment, bytes: &[u8]) {
             let packet = Packet { bytes, linear, tag, packet_type: 0 };
             let verdict = machine::matches(fragment.instructions(), packet);
             assert_eq!(verdict, expected, "{program}\n{fragment}\n{packet:?}");
+            // Packets that match end on the detour, and others come past it.
+            let passed = machine::matches(&with_dead_end(fragment), packet);
+            assert_eq!(passed, !expected, "{program}\n{fragment}\n{packet:?}");
         }
     }
+}
+
+/// A fragment whose detour leads nowhere.
+fn with_dead_end(fragment: &Fragment) -> Vec<Instruction> {
+    let set =
+        |to, operand| Instruction::Alu { width: Width::Bits64, operation: Operation::Move, to, operand };
+    let dead_end = [set(Register::R0, Operand::Constant(-1)), Instruction::Exit];
+    let mut instructions = fragment.detour(dead_end.len()).unwrap();
+    instructions.extend(dead_end);
+    instructions.push(set(Register::R1, Operand::Register(Register::R6)));
+    instructions
 }
 
 /// A generator of numbers (xorshift64, Marsaglia 2003), so that failures can be had again.

@@ -613,6 +613,7 @@ fn plan(args: &Args) -> CapturePlan {
         both_ends: None,
         compress: args.compress_on_the_way(),
         record_bytes: None,
+        alarm: None,
     }
 }
 

@@ -38,8 +38,19 @@ pub struct Recording {
     pub headers: bool,
     /// How much is kept of each flow, as `--cutoff` has it; nobody has looked at it.
     pub cutoff: Option<String>,
+    /// What has what is recorded saved at once.
+    pub save_when: Option<SaveWhen>,
     /// Why, in the words of whoever has made it.
     pub reason: Option<String>,
+}
+
+/// Packets that come too fast, as an object says it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SaveWhen {
+    /// Which packets, in tcpdump's language.
+    pub filter: Option<String>,
+    /// How many of them a second are none.
+    pub per_second: Option<u32>,
 }
 
 impl Recording {
@@ -54,6 +65,10 @@ impl Recording {
             snaplen: spec["snaplen"].as_u64().and_then(|snaplen| u32::try_from(snaplen).ok()),
             headers: spec["headers"].as_bool().unwrap_or_default(),
             cutoff: text("cutoff"),
+            save_when: spec.get("saveWhen").map(|it| SaveWhen {
+                filter: it["filter"].as_str().map(str::to_owned),
+                per_second: it["perSecond"].as_u64().and_then(|count| u32::try_from(count).ok()),
+            }),
             reason: text("reason"),
         }
     }

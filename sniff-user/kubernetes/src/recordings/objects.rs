@@ -101,13 +101,14 @@ impl Cluster {
 }
 
 fn spec(recording: &Recording, memory: &str, by: &str) -> Value {
-    let Recording { selector, memory: _, filter, snaplen, headers, cutoff, reason } = recording;
+    let Recording { selector, memory: _, filter, snaplen, headers, cutoff, save_when, reason } = recording;
     let mut spec = json!({"selector": selector, "memory": memory, "by": by});
     let more = [
         ("filter", filter.as_ref().map(|it| json!(it))),
         ("snaplen", snaplen.map(|it| json!(it))),
         ("headers", headers.then(|| json!(true))),
         ("cutoff", cutoff.as_ref().map(|it| json!(it))),
+        ("saveWhen", save_when.as_ref().map(|it| json!({"filter": it.filter, "perSecond": it.per_second}))),
         ("reason", reason.as_ref().map(|it| json!(it))),
     ];
     more.into_iter().for_each(|(name, value)| value.into_iter().for_each(|value| spec[name] = value));
@@ -131,7 +132,7 @@ mod tests {
     use sniff_apiserver::ApiServer;
 
     use super::*;
-    use crate::Login;
+    use crate::{Login, recordings::SaveWhen};
 
     async fn cluster(api: &ApiServer) -> Cluster {
         let login = Login { kubeconfig: Some(api.kubeconfig_file().to_owned()), ..Login::default() };
@@ -146,6 +147,7 @@ mod tests {
             snaplen: Some(96),
             headers: true,
             cutoff: Some("16KiB,none".into()),
+            save_when: Some(SaveWhen { filter: Some("icmp".into()), per_second: Some(10) }),
             reason: Some("INC-7".into()),
         }
     }

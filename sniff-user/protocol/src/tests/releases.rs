@@ -13,7 +13,7 @@ use crate::{
     door::{Admitted, Answer, Credentials, Refusal, Refused},
     frame::PACKETS,
     message::{Awaited, AwaitedBy},
-    request::{Compress, Cutoff},
+    request::{Alarm, Compress, Cutoff},
 };
 
 const TO_CLIENT: &str = "to-client";
@@ -84,6 +84,7 @@ fn all_to_node() -> Vec<ToNode> {
         both_ends: Some(BothEnds::Marked),
         compress: Compress::Never,
         record_bytes: Some(64 << 20),
+        alarm: Some(Alarm { filter: "icmp".into(), per_second: 10 }),
     };
     let awaited = |by| Awaited { namespace: Some("shop".into()), by, interfaces: vec!["eth0".into()] };
     let hello = ClientHello {

@@ -6,7 +6,10 @@ use std::{
 };
 
 use bytesize::ByteSize;
-use sniff_protocol::message::{Recorder, RecorderState, Recordings};
+use sniff_protocol::{
+    message::{Recorder, RecorderState, Recordings},
+    request::Alarm,
+};
 use tokio::time::Instant;
 
 use super::wanted::{Refused, Wanted};
@@ -280,6 +283,12 @@ impl Book {
         if let Some(entry) = self.entries.values_mut().find(|entry| entry.pid == Some(pid)) {
             entry.report = Report { held: report.held.or(entry.report.held), ..*report };
         }
+    }
+
+    /// The pod that this process records, and what has it saved at once.
+    pub(super) fn alarm(&self, pid: i32) -> Option<(PodId, Alarm)> {
+        let Wanted { pod, alarm, .. } = &self.entries.values().find(|entry| entry.pid == Some(pid))?.wanted;
+        Some((pod.clone(), alarm.clone()?))
     }
 
     /// Notes that what is held of a pod was saved, in nanoseconds since the epoch.

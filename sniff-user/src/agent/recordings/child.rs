@@ -87,13 +87,22 @@ impl Recorder {
 
     async fn greet(&mut self, wanted: &Wanted) -> Result<()> {
         let Wanted {
-            pod: PodId { namespace, name, uid }, memory, filter, snaplen, headers, cutoff, by, ..
+            pod: PodId { namespace, name, uid },
+            memory,
+            filter,
+            snaplen,
+            headers,
+            cutoff,
+            alarm,
+            by,
+            ..
         } = wanted.clone();
         let plan = CapturePlan {
             filter,
             snaplen: Some(snaplen),
             headers,
             cutoff,
+            alarm,
             record_bytes: Some(u32::try_from(memory).context("too much memory for one recorder")?),
             ..CapturePlan::default()
         };

@@ -314,6 +314,11 @@ impl Recordings {
     /// Takes in what a recorder's process reports.
     pub(super) fn report(&self, pid: i32, report: &Report) {
         self.book().report(pid, report);
+        let Some(rate) = report.alarm.filter(|_| self.options.triggers.has(Reason::Rate)) else { return };
+        let alarming = self.book().alarm(pid);
+        if let Some((pod, alarm)) = alarming {
+            self.hear(&pod, triggers::too_fast(rate, &alarm, clock::now()));
+        }
     }
 
     /// All in Prometheus' text format.

@@ -8,8 +8,9 @@ use sniff_cli::options;
 use sniff_common::MAX_SNAPLEN;
 use sniff_kubernetes::{
     Cluster,
-    recordings::{NodePod, NodePods, PodState, RECORD, Recording, memory},
+    recordings::{NodePod, NodePods, PodState, RECORD, Recording, SaveWhen, memory},
 };
+use sniff_protocol::request::Alarm;
 use tokio::sync::watch;
 
 use super::wanted::{Refused, Wanted};
@@ -116,13 +117,25 @@ fn by_object(id: &PodId, pod: &NodePod, known: &NodePods) -> Option<(Wanted, Res
         }
     });
     let (by, recording) = meant.max_by_key(|(_, recording)| recording.memory.clone().unwrap_or_default())?;
-    let Recording { memory, filter, snaplen, headers, cutoff, .. } = recording.clone();
+    let Recording { memory, filter, snaplen, headers, cutoff, save_when, .. } = recording.clone();
     let snaplen = snaplen.filter(|snaplen| (1..=MAX_SNAPLEN).contains(snaplen)).unwrap_or(MAX_SNAPLEN);
     let (cutoff, memory) = match cutoff.as_deref().map(options::cutoff).transpose() {
         Ok(cutoff) => (cutoff, memory),
         Err(why) => (None, Err(why)),
     };
-    Some((Wanted { filter, snaplen, headers, cutoff, ..Wanted::of(id.clone(), &by) }, memory))
+    let (alarm, memory) = match save_when.map(alarm).transpose() {
+        Ok(alarm) => (alarm, memory),
+        Err(why) => (None, Err(why)),
+    };
+    Some((Wanted { filter, snaplen, headers, cutoff, alarm, ..Wanted::of(id.clone(), &by) }, memory))
+}
+
+/// What an object says of when to save, if it makes sense.
+fn alarm(SaveWhen { filter, per_second }: SaveWhen) -> Result<Alarm, String> {
+    let sound = filter.filter(|filter| !filter.trim().is_empty()).zip(per_second.filter(|&count| count > 0));
+    let (filter, per_second) =
+        sound.ok_or("saveWhen takes a filter, and in perSecond a number of packets, at least 1")?;
+    Ok(Alarm { filter, per_second })
 }
 
 #[cfg(test)]
@@ -149,6 +162,7 @@ mod tests {
             snaplen: None,
             headers: true,
             cutoff: None,
+            save_when: None,
             reason: None,
         }
     }
@@ -204,6 +218,21 @@ mod tests {
         assert_eq!(wish("16KiB,every=3"), Ok(8));
         let why = wish("16KiB,some").unwrap_err();
         assert!(why.contains("headers, none, or every=N") && why.contains("the recording shop/r0"), "{why}");
+    }
+
+    #[test]
+    fn an_alarm_has_a_filter_and_a_rate() {
+        let wish = |filter: Option<&str>, per_second| {
+            let save_when = Some(SaveWhen { filter: filter.map(str::to_owned), per_second });
+            wish_of(pod(None), &[Recording { save_when, ..recording("app=web", 8) }], None).unwrap().1
+        };
+        assert_eq!(wish(Some("icmp"), Some(1)), Ok(8));
+        for (filter, per_second) in
+            [(None, Some(5)), (Some(" "), Some(5)), (Some("icmp"), None), (Some("icmp"), Some(0))]
+        {
+            let why = wish(filter, per_second).unwrap_err();
+            assert!(why.contains("saveWhen takes a filter"), "{why}");
+        }
     }
 
     #[test]

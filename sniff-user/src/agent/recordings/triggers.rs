@@ -4,11 +4,14 @@ use std::{fmt, str::FromStr};
 
 use sniff_kubernetes::recordings::{ContainerState, PodState};
 use sniff_pcapng::time;
+use sniff_protocol::request::Alarm;
 
 /// What the option calls none at all.
 const NONE: &str = "off";
 /// Most characters of a name that somebody else has given.
 const MAX_NAME: usize = 64;
+/// Most characters of a filter that are told.
+const MAX_FILTER: usize = 200;
 /// What Kubernetes calls the end of a container that had too much memory (`lastState.terminated.reason`).
 const OOM_KILLED: &str = "OOMKilled";
 /// And a container that has ended too often to be started at once (`state.waiting.reason`).
@@ -19,6 +22,8 @@ const CRASH_LOOP: &str = "CrashLoopBackOff";
 pub enum Reason {
     /// The pod is not ready any more, while its containers run.
     NotReady,
+    /// Packets have come too fast.
+    Rate,
     /// An alert is firing.
     Alert,
     /// Somebody has signalled the agent.
@@ -35,13 +40,21 @@ pub enum Reason {
 
 impl Reason {
     /// Those that happen by themselves, which the option chooses from.
-    pub(super) const CHOICE: [Self; 6] =
-        [Self::Restarted, Self::OomKilled, Self::CrashLoop, Self::NotReady, Self::Failed, Self::Alert];
+    pub(super) const CHOICE: [Self; 7] = [
+        Self::Restarted,
+        Self::OomKilled,
+        Self::CrashLoop,
+        Self::NotReady,
+        Self::Failed,
+        Self::Rate,
+        Self::Alert,
+    ];
 
     /// One word, which stays the same.
     pub fn name(self) -> &'static str {
         match self {
             Self::NotReady => "not-ready",
+            Self::Rate => "rate",
             Self::Alert => "alert",
             Self::Signal => "signal",
             Self::Restarted => "restarted",
@@ -150,6 +163,13 @@ fn not_ready(before: &PodState, after: &PodState) -> Option<String> {
             }
         }
     })
+}
+
+/// That so many packets a second that an alarm is about have come.
+pub fn too_fast(rate: u64, Alarm { filter, per_second }: &Alarm, now: u64) -> Trigger {
+    let filter = filter.escape_debug().take(MAX_FILTER).collect::<String>();
+    let words = format!("{rate} packets a second match '{filter}', more than {per_second}");
+    Trigger { reason: Reason::Rate, words, time: now }
 }
 
 /// What has happened to a container of a `pod` that is known as it is by now.
@@ -329,7 +349,7 @@ mod tests {
 
     #[test]
     fn triggers_are_chosen_by_their_names() {
-        let all: Wanted = "restarted,oom-killed,crash-loop,not-ready,failed,alert".parse().unwrap();
+        let all: Wanted = "restarted,oom-killed,crash-loop,not-ready,failed,rate,alert".parse().unwrap();
         assert_eq!(all, Wanted::default());
         let some: Wanted = "oom-killed, alert".parse().unwrap();
         assert!(some.has(Reason::OomKilled) && some.has(Reason::Alert) && !some.has(Reason::Restarted));
@@ -339,6 +359,15 @@ mod tests {
             let why = wrong.parse::<Wanted>().unwrap_err();
             assert!(why.contains("restarted,oom-killed,"), "{why}");
         }
+    }
+
+    #[test]
+    fn what_comes_too_fast_is_told_with_what_it_is() {
+        let alarm = Alarm { filter: "icmp\u{1b}[2J".to_owned(), per_second: 100 };
+        let trigger = too_fast(250, &alarm, NOW);
+        assert_eq!(trigger.words, "250 packets a second match 'icmp\\u{1b}[2J', more than 100");
+        let long = Alarm { filter: "x".repeat(10_000), ..alarm };
+        assert!(too_fast(250, &long, NOW).words.len() < 300);
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use sniff_common::MAX_SNAPLEN;
-use sniff_protocol::request::Cutoff;
+use sniff_protocol::request::{Alarm, Cutoff};
 
 use crate::agent::audit::PodId;
 
@@ -22,6 +22,8 @@ pub(super) struct Wanted {
     pub(super) headers: bool,
     /// How much is kept of each flow, if not all.
     pub(super) cutoff: Option<Cutoff>,
+    /// What has what is recorded saved at once.
+    pub(super) alarm: Option<Alarm>,
     /// What has it recorded, in words.
     pub(super) by: String,
 }
@@ -45,6 +47,7 @@ impl Wanted {
             snaplen: MAX_SNAPLEN,
             headers: false,
             cutoff: None,
+            alarm: None,
             by: by.to_owned(),
         }
     }

@@ -150,8 +150,11 @@ impl Taps {
                 Filter::Nothing => return None,
             };
             let (direction, hook) = (*direction, tap.point.hook(*direction));
+            // It was found out that it compiles when the tap was prepared.
+            let alarm = self.plan.alarm_at(link_type, direction).ok().flatten();
             Some(Arguments {
                 filter,
+                alarm,
                 interface,
                 direction,
                 hook,

@@ -99,6 +99,11 @@ impl Taps {
         self.is_recording() && self.plan.has_output
     }
 
+    /// Whether nobody has to hear at once of what is counted.
+    pub fn may_rest(&self) -> bool {
+        self.is_recording() && self.plan.alarm.is_none()
+    }
+
     /// How far back a recording is wished to go, and what it has for that.
     pub fn wished_time(&self) -> Option<(Duration, recorder::Room)> {
         let (bytes, of_flows) = (self.plan.ring_bytes.into(), self.plan.flow_bytes().into());

@@ -27,6 +27,9 @@ pub fn prepare(
     let directions = |interface: Interface| {
         let wanted = tap::directions(&interface, plan.directions);
         let directions = with_filters(&plan.filters, &interface, general, wanted)?;
+        for &(direction, _) in &directions {
+            plan.alarm_at(link_type(&interface), direction)?;
+        }
         Ok((interface, directions))
     };
     let (interfaces, others): (Vec<_>, Vec<_>) =
