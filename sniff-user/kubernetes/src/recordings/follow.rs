@@ -251,7 +251,7 @@ impl ContainerState {
     }
 }
 
-fn nanoseconds(time: Timestamp) -> Option<u64> {
+pub(crate) fn nanoseconds(time: Timestamp) -> Option<u64> {
     let since_epoch = std::time::SystemTime::from(time).duration_since(UNIX_EPOCH).ok()?;
     u64::try_from(since_epoch.as_nanos()).ok()
 }

@@ -5,6 +5,7 @@ mod objects;
 
 use kube::core::{ApiResource, DynamicObject, GroupVersionKind};
 
+pub(crate) use self::follow::nanoseconds;
 pub use self::{
     follow::{ContainerState, NodePod, NodePods, PodState, Termination},
     objects::NamedRecording,

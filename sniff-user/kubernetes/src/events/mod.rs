@@ -1,4 +1,6 @@
-//! Events of pods, which `kubectl describe pod` shows.
+//! Events of pods, which `kubectl describe pod` shows: written, and [heard](Cluster::follow_events) of others.
+
+mod follow;
 
 use anyhow::Result;
 use k8s_openapi::{
@@ -8,6 +10,7 @@ use k8s_openapi::{
 };
 use kube::{Api, api::PostParams};
 
+pub use self::follow::News;
 use crate::{Cluster, Request};
 
 /// Most bytes of a message, as the API server has it.
