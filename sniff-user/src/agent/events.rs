@@ -22,7 +22,7 @@ const RECORDED: &str = "PacketRecording";
 const RECORDED_NO_MORE: &str = "PacketRecordingEnded";
 const NOT_RECORDED: &str = "PacketRecordingFailed";
 const HANDED_OUT: &str = "PacketRecordingRead";
-const SAVED: &str = "PacketRecordingSaved";
+pub(super) const SAVED: &str = "PacketRecordingSaved";
 
 /// Who writes events, if they are wanted.
 #[derive(Clone)]

@@ -97,6 +97,10 @@ pub struct RecordingArgs {
     )]
     pub record_triggers: recordings::triggers::Wanted,
 
+    /// Reasons of Kubernetes' events that have the recording of their pod saved, too, as Unhealthy,BackOff: at most 8
+    #[arg(long, value_name = "LIST", env = "SNIFF_RECORD_EVENTS")]
+    pub record_events: Option<recordings::triggers::Events>,
+
     /// File with the token that whoever posts alerts must show; without one, only this pod and
     /// whoever may forward its ports may post them
     #[arg(long, value_name = "FILE", env = "SNIFF_ALERTS_TOKEN_FILE")]
@@ -165,6 +169,7 @@ pub(super) async fn run(args: AgentArgs) -> Result<()> {
         recordings: folder,
         recordings_size,
         record_triggers: triggers,
+        record_events: events_of_pods,
         alerts_token_file: alerts_token,
     } = recordings;
     let recordings = record_memory.map(|memory| recordings::Options {
@@ -173,6 +178,7 @@ pub(super) async fn run(args: AgentArgs) -> Result<()> {
         folder,
         folder_bytes: recordings_size.as_u64(),
         triggers,
+        events: events_of_pods.unwrap_or_default(),
     });
     let options = Options {
         socket,

@@ -63,7 +63,10 @@ impl Guarded {
     }
 
     pub(super) fn with(args: &[&str]) -> Self {
-        let shop = Shop::new();
+        Self::of(Shop::new(), args)
+    }
+
+    pub(super) fn of(shop: Shop, args: &[&str]) -> Self {
         let bank = shop.node.pod("bank", "web-0").run_sandbox();
         let host = shop.node.host_network_pod("shop", "host-0");
         let cluster = &shop.cluster;

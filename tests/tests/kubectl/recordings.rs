@@ -17,7 +17,7 @@ use sniff_tests::{
 };
 
 use super::{
-    assert_pings,
+    Shop, assert_pings,
     door::{BANK, Come, Guarded, NODE, SHOP},
 };
 use crate::packaging::role_of_recorder;
@@ -28,11 +28,15 @@ const MEMORY: &str = "48MiB";
 
 /// A shop whose agent records.
 pub(super) fn guarded(folder: &tempfile::TempDir) -> Guarded {
+    let shop = Shop::new();
+    shop.cluster.apply(role_of_recorder());
+    guarded_with(shop, folder, &[])
+}
+
+fn guarded_with(shop: Shop, folder: &tempfile::TempDir, more: &[&str]) -> Guarded {
     let folder = folder.path().join("recordings");
     let args = ["--record-memory", MEMORY, "--recordings", folder.to_str().expect("a plain path")];
-    let place = Guarded::with(&args);
-    place.shop.cluster.apply(role_of_recorder());
-    place
+    Guarded::of(shop, &[&args, more].concat())
 }
 
 pub(super) fn folder() -> tempfile::TempDir {
@@ -376,6 +380,74 @@ fn a_restarted_container_has_the_minutes_before_saved() {
     come.open(past(Past::Saved { name: saved.name.clone() }, "shop"));
     come.wait_for("the refusal", |message| matches!(message, ToClient::Error(_)));
     assert_eq!(list(&place, BANK).saved, []);
+}
+
+/// Has the API tell of an event of a pod, as its kubelet would.
+fn tell_event(shop: &Shop, name: &str, reason: &str, pod: (&str, &str, &str), message: &str) {
+    let (namespace, pod, uid) = pod;
+    let of = json!({"kind": "Pod", "namespace": namespace, "name": pod, "uid": uid});
+    let event = json!({"metadata": {"name": name, "namespace": namespace}, "involvedObject": of, "reason": reason,
+        "message": message, "type": "Warning", "count": 3, "lastTimestamp": "2026-01-01T00:00:02Z"});
+    shop.cluster.put("events", namespace, name, event);
+}
+
+fn wait_for_watches_of_events(place: &Guarded, count: usize) {
+    wait::until("watches of events", PATIENCE, || {
+        let log = place.shop.cluster.log();
+        (log.iter().filter(|line| *line == "watch events /").count() == count).then_some(())
+    });
+}
+
+#[test]
+fn an_event_whose_reason_was_named_has_the_minutes_before_saved() {
+    let folder = folder();
+    let shop = Shop::new();
+    shop.cluster.apply(role_of_recorder());
+    let uid = shop.web.sandbox.uid.clone();
+    let web = ("shop", "web-0", uid.as_str());
+    tell_event(&shop, "old", "Unhealthy", web, "long ago");
+    let place = guarded_with(shop, &folder, &["--record-events", "Unhealthy"]);
+    record(&place, "shop", "16MiB");
+    wait_until_recorded(&place, "web-0");
+    place.shop.ping(3);
+    // It is listed again.
+    wait_for_watches_of_events(&place, 1);
+    place.shop.cluster.forget_versions();
+    wait_for_watches_of_events(&place, 2);
+    let shop = &place.shop;
+    tell_event(shop, "other", "Pulled", web, "of another reason");
+    tell_event(shop, "bank", "Unhealthy", ("bank", "web-0", "another"), "of a pod that is not recorded");
+    let message = "Liveness probe failed: HTTP 503\n\u{1b}[2J";
+    tell_event(shop, "new", "Unhealthy", web, message);
+    let saved = wait_for_saved(&place, "event-Unhealthy");
+    assert!(saved.name.ends_with("_event-Unhealthy.pcapng"), "{}", saved.name);
+    assert_pings(&fetch_saved(&place, &saved), 56, 3);
+    let on_disk = folder.path().join("recordings").join(&saved.name);
+    let comment = sniff_tests::pcap::read_pcapng(&on_disk).section.comment.expect("a comment");
+    let words = "saved by a trigger (event-Unhealthy): event Unhealthy: Liveness probe failed: HTTP 503\\n\\u{1b}[2J at \
+                 2026-01-01T00:00:02.000000000Z; saved from a recording in memory: ";
+    assert!(comment.starts_with(words), "{comment}");
+    assert_eq!(list(&place, NODE).saved.len(), 1);
+    let listed = kubectl(&place, &["recordings", "-n", "shop"]);
+    listed.assert_success();
+    let lines = String::from_utf8_lossy(&listed.stdout).into_owned();
+    assert!(lines.contains(&saved.name) && lines.contains("event-Unhealthy "), "{lines}");
+    let events = shop.cluster.events("shop");
+    let told = events.iter().find(|event| event["reason"] == "PacketRecordingSaved").expect("an event");
+    assert!(told["message"].as_str().expect("words").contains("(event-Unhealthy)"), "{told}");
+}
+
+#[test]
+fn an_agent_that_may_not_hear_of_events_says_so_once() {
+    let folder = folder();
+    let place = guarded_with(Shop::new(), &folder, &["--record-events", "Unhealthy,BackOff"]);
+    let told = "nothing is heard of events of pods: you may not list events in all namespaces: ask for a role that allows it";
+    wait::until("the refusal", PATIENCE, || place.log().contains(told).then_some(()));
+    wait::until("both", PATIENCE, || {
+        let log = place.shop.cluster.log();
+        (log.iter().filter(|line| *line == "list events /").count() == 2).then_some(())
+    });
+    assert_eq!(place.log().matches(told).count(), 1, "{}", place.log());
 }
 
 /// In a real container with a real limit.

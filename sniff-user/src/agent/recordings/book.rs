@@ -307,6 +307,11 @@ impl Book {
         Some((entry.pid.filter(|_| holds)?, held))
     }
 
+    /// The pod of this UID that is recorded.
+    pub(super) fn pod(&self, uid: &str) -> Option<PodId> {
+        self.entries.get(uid).map(|entry| entry.wanted.pod.clone())
+    }
+
     /// The pod of this name that is recorded; of several, one that has not ended.
     pub(super) fn called(&self, namespace: &str, name: &str) -> Option<PodId> {
         self.by_name().get(&(namespace, name)).map(|entry| entry.wanted.pod.clone())

@@ -81,7 +81,7 @@ impl Save {
 
     /// The reason that tells most.
     pub fn reason(&self) -> Reason {
-        self.triggers[0].reason
+        self.triggers[0].reason.clone()
     }
 
     /// What the file says of why it was saved.
@@ -209,7 +209,8 @@ mod tests {
     }
 
     fn trigger(reason: Reason) -> Trigger {
-        Trigger { reason, words: format!("it is {}", reason.name()), time: 1_795_754_000_000_000_000 }
+        let words = format!("it is {}", reason.name());
+        Trigger { reason, words, time: 1_795_754_000_000_000_000 }
     }
 
     fn seconds(count: u64) -> Duration {
@@ -303,7 +304,7 @@ mod tests {
             match dice >> 32 & 3 {
                 0 | 1 => {
                     heard += 1;
-                    let reason = Reason::CHOICE[(dice >> 40) as usize % Reason::CHOICE.len()];
+                    let reason = Reason::CHOICE[(dice >> 40) as usize % Reason::CHOICE.len()].clone();
                     if let Heard::Saves(due) = gate.hear(&pod(dice >> 48 & 7), trigger(reason), now) {
                         assert!(due >= now + limits.settle);
                     }

@@ -2,7 +2,7 @@
 //! itself, in memory of its own, within a budget.
 //!
 //! - [`sight`]: the node's pods, and which are to be [recorded](wanted); [`book`]: who is, and what that takes; [`child`]: one recorder.
-//! - [`triggers`]: what has a recording saved by itself, and alerts of a [`webhook`]; [`gate`]: how often; [`shelf`]: where such
+//! - [`triggers`]: what has a recording saved by itself, events, and alerts of a [`webhook`]; [`gate`]: how often; [`shelf`]: where such
 //!   files are kept.
 
 mod book;
@@ -25,11 +25,11 @@ use std::{
 use anyhow::{Context as _, Result};
 use bytesize::ByteSize;
 use log::{error, info, warn};
-use sniff_kubernetes::Cluster;
+use sniff_kubernetes::{Cluster, events::News};
 use sniff_protocol::message::Recording;
 use tokio::{
     signal::unix::{SignalKind, signal},
-    sync::{Notify, oneshot, watch},
+    sync::{Notify, mpsc, oneshot, watch},
     task::JoinSet,
     time::{Instant, sleep_until},
 };
@@ -71,6 +71,8 @@ pub struct Options {
     pub folder_bytes: u64,
     /// What has a recording saved by itself.
     pub triggers: triggers::Wanted,
+    /// What events do, too.
+    pub events: triggers::Events,
 }
 
 /// Recorders of a node.
@@ -107,8 +109,10 @@ pub(super) async fn begin(
     let cluster = cluster.context(
         "recording (SNIFF_RECORD_MEMORY) takes a Kubernetes API that says which pods are to be recorded, and none is configured",
     )?;
+    let news = cluster.clone().follow_events(options.events.reasons().map(str::to_owned).collect());
     let sights = sight::follow(cluster, &nursery.node);
     let recordings = Arc::new(Recordings::open(options, events)?);
+    tokio::spawn(Arc::clone(&recordings).hear_events(news));
     let running = Arc::clone(&recordings).run(nursery, sights);
     tokio::spawn(async move {
         if let Err(error) = running.await {
@@ -219,7 +223,7 @@ impl Recordings {
         for (uid, (pod, state)) in &after.states {
             let before = before.states.get(uid).map(|(_, state)| state);
             let wanted = triggers::triggers(before, state, clock::now()).into_iter();
-            for trigger in wanted.filter(|trigger| self.options.triggers.has(trigger.reason)) {
+            for trigger in wanted.filter(|trigger| self.options.triggers.has(&trigger.reason)) {
                 self.hear(pod, trigger);
             }
         }
@@ -246,7 +250,7 @@ impl Recordings {
 
     /// Whether alerts have anything saved.
     pub(super) fn takes_alerts(&self) -> bool {
-        self.options.triggers.has(Reason::Alert)
+        self.options.triggers.has(&Reason::Alert)
     }
 
     /// Hears of an alert.
@@ -254,6 +258,16 @@ impl Recordings {
         let Alert { namespace, pod, trigger } = alert;
         let pod = self.book().called(&namespace, &pod);
         pod.map_or(Fate::Elsewhere, |pod| self.hear(&pod, trigger))
+    }
+
+    /// Hears of events of all pods of the cluster.
+    async fn hear_events(self: Arc<Self>, mut news: mpsc::Receiver<News>) {
+        while let Some(event) = news.recv().await {
+            let pod = self.book().pod(&event.pod_uid);
+            if let Some(pod) = pod {
+                self.hear(&pod, triggers::of_event(&event, clock::now()));
+            }
+        }
     }
 
     /// Has all that is held saved.
@@ -314,7 +328,7 @@ impl Recordings {
     /// Takes in what a recorder's process reports.
     pub(super) fn report(&self, pid: i32, report: &Report) {
         self.book().report(pid, report);
-        let Some(rate) = report.alarm.filter(|_| self.options.triggers.has(Reason::Rate)) else { return };
+        let Some(rate) = report.alarm.filter(|_| self.options.triggers.has(&Reason::Rate)) else { return };
         let alarming = self.book().alarm(pid);
         if let Some((pod, alarm)) = alarming {
             self.hear(&pod, triggers::too_fast(rate, &alarm, clock::now()));

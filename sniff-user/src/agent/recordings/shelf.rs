@@ -26,7 +26,7 @@ use nix::{
 use sha2::{Digest as _, Sha256};
 use sniff_protocol::message::Recording;
 
-use super::triggers::Reason;
+use super::triggers::{Reason, is_of_event};
 use crate::{system::clock, targets::Target};
 
 /// What names end with.
@@ -39,6 +39,9 @@ const MAX_FILES: usize = 1000;
 /// has, and eight digits that tell it from others.
 const MAX_POD: usize = 140;
 const SHORTENED: char = '~';
+/// Characters of a reason that there is room for beside that, a namespace, a time and a number. What is more of it, a pod's name has
+/// less.
+const ROOM_FOR_REASON: usize = 21;
 /// How far in the future the time of a file may be. One beyond was made when the clock was wrong, and nobody knows when.
 const MAX_AHEAD: Duration = Duration::from_secs(3600);
 
@@ -436,10 +439,11 @@ impl Name {
     fn of(label: &Label) -> Result<Self> {
         let Label { namespace, pod, reason, time } = label;
         Target::pod(&format!("{namespace}/{pod}"))?;
-        let pod = if pod.len() > MAX_POD {
+        let max_pod = MAX_POD - reason.name().len().saturating_sub(ROOM_FOR_REASON);
+        let pod = if pod.len() > max_pod {
             let digest = Sha256::digest(pod);
             let digits: String = digest[..4].iter().map(|byte| format!("{byte:02x}")).collect();
-            format!("{}{SHORTENED}{digits}", &pod[..MAX_POD - digits.len() - 1])
+            format!("{}{SHORTENED}{digits}", &pod[..max_pod - digits.len() - 1])
         } else {
             pod.clone()
         };
@@ -460,7 +464,8 @@ impl Name {
                 |char: char| char.is_ascii_lowercase() || char.is_ascii_digit() || others.contains(char);
             part.starts_with(|char: char| char.is_ascii_alphanumeric()) && part.chars().all(is_one)
         };
-        let is_plain = may_have(namespace, "-") && may_have(pod, "-.~") && may_have(reason, "-");
+        let is_plain = may_have(namespace, "-") && may_have(pod, "-.~");
+        let is_reason = may_have(reason, "-") || is_of_event(reason);
         let name = Self {
             time: parse_time(time)?,
             number,
@@ -468,7 +473,7 @@ impl Name {
             pod: pod.to_owned(),
             reason: reason.to_owned(),
         };
-        (is_plain && name.to_string() == text).then_some(name)
+        (is_plain && is_reason && name.to_string() == text).then_some(name)
     }
 }
 
@@ -664,6 +669,12 @@ mod tests {
         let [one, other] = ["a", "b"].map(|last| save(&shelf, &long(last), 1));
         assert!(one.name.len() <= 250 && one.pod.contains('~') && one.pod != other.pod, "{}", one.name);
         assert_eq!(open_saved(&shelf.0.path, &one.name).unwrap().0, one);
+        let [one, other] = ["a", "b"].map(|last| {
+            let reason = Reason::Event(format!("event-{}", "R".repeat(64)).into());
+            save(&shelf, &Label { reason, ..long(last) }, 1)
+        });
+        assert!(one.name.len() <= 250 && one.pod.contains('~') && one.pod != other.pod, "{}", one.name);
+        assert_eq!(open_saved(&shelf.0.path, &one.name).unwrap().0, one);
         for (namespace, pod) in
             [("", "web"), ("shop", ""), ("shop", "../web"), ("a_b", "web"), ("shop", "a/b")]
         {
@@ -672,6 +683,7 @@ mod tests {
         }
         let good = "shop_web_20261127T045122Z-2_oom-killed.pcapng";
         assert_eq!(Name::parse(good).unwrap().to_string(), good);
+        assert!(Name::parse("shop_web_20261127T045122Z_event-Unhealthy.pcapng").is_some());
         for wrong in [
             "",
             ".",
@@ -682,6 +694,7 @@ mod tests {
             "shop_web_20261127T045122Z_oom-killed.pcap",
             "shop_web_20261127T045122Z_oom_killed.pcapng",
             "shop_web_20261127T045122Z_OOM.pcapng",
+            "shop_web_20261127T045122Z_event-Un-healthy.pcapng",
             "shop_web_20261127T045122Z-1_oom-killed.pcapng",
             "shop_web_20261127T045122Z-02_oom-killed.pcapng",
             "shop_web_20261127T045122Z-+2_oom-killed.pcapng",

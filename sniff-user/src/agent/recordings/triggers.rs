@@ -1,10 +1,16 @@
 //! What has a recording saved by itself: changes of a pod, and what else is heard of it. Pure.
 
-use std::{fmt, str::FromStr};
+use std::{collections::BTreeSet, fmt, str::FromStr, sync::Arc};
 
-use sniff_kubernetes::recordings::{ContainerState, PodState};
+use sniff_cli::sanitize::sanitize_line;
+use sniff_kubernetes::{
+    events::News,
+    recordings::{ContainerState, PodState},
+};
 use sniff_pcapng::time;
 use sniff_protocol::request::Alarm;
+
+use crate::agent::events::SAVED;
 
 /// What the option calls none at all.
 const NONE: &str = "off";
@@ -16,14 +22,22 @@ const MAX_FILTER: usize = 200;
 const OOM_KILLED: &str = "OOMKilled";
 /// And a container that has ended too often to be started at once (`state.waiting.reason`).
 const CRASH_LOOP: &str = "CrashLoopBackOff";
+/// What names of events' triggers begin with.
+const EVENT: &str = "event-";
+/// Most reasons of events: each is a watch of its own.
+const MAX_EVENTS: usize = 8;
+/// Most characters of an event's message.
+const MAX_MESSAGE: usize = 256;
 
 /// Why a recording is saved. Of several, the greatest tells most.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Reason {
     /// The pod is not ready any more, while its containers run.
     NotReady,
     /// Packets have come too fast.
     Rate,
+    /// Kubernetes tells of an event; by the trigger's name.
+    Event(Arc<str>),
     /// An alert is firing.
     Alert,
     /// Somebody has signalled the agent.
@@ -51,10 +65,11 @@ impl Reason {
     ];
 
     /// One word, which stays the same.
-    pub fn name(self) -> &'static str {
+    pub fn name(&self) -> &str {
         match self {
             Self::NotReady => "not-ready",
             Self::Rate => "rate",
+            Self::Event(name) => name,
             Self::Alert => "alert",
             Self::Signal => "signal",
             Self::Restarted => "restarted",
@@ -63,6 +78,16 @@ impl Reason {
             Self::OomKilled => "oom-killed",
         }
     }
+}
+
+/// Whether an event's trigger may be called so.
+pub(super) fn is_of_event(name: &str) -> bool {
+    name.strip_prefix(EVENT).is_some_and(is_reason)
+}
+
+/// Whether that is what Kubernetes calls a reason.
+fn is_reason(text: &str) -> bool {
+    (1..=MAX_NAME).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_alphanumeric())
 }
 
 /// Something that has a recording saved.
@@ -82,14 +107,14 @@ impl fmt::Display for Trigger {
     }
 }
 
-/// Which triggers are wanted, written `restarted,oom-killed`, or `off`. A signal is asked for elsewhere, and always is.
+/// Which triggers are wanted, written `restarted,oom-killed`, or `off`. A signal and events are asked for elsewhere, and always are.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Wanted(Vec<Reason>);
 
 impl Wanted {
     /// Whether this one is.
-    pub fn has(&self, reason: Reason) -> bool {
-        !Reason::CHOICE.contains(&reason) || self.0.contains(&reason)
+    pub fn has(&self, reason: &Reason) -> bool {
+        !Reason::CHOICE.contains(reason) || self.0.contains(reason)
     }
 }
 
@@ -102,7 +127,7 @@ impl Default for Wanted {
 /// As it is written.
 impl fmt::Display for Wanted {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let names: Vec<&str> = self.0.iter().map(|reason| reason.name()).collect();
+        let names: Vec<&str> = self.0.iter().map(Reason::name).collect();
         f.write_str(if names.is_empty() { NONE.to_owned() } else { names.join(",") }.as_str())
     }
 }
@@ -117,11 +142,52 @@ impl FromStr for Wanted {
         let one = |word: &str| {
             let word = word.trim();
             Reason::CHOICE.into_iter().find(|reason| reason.name() == word).ok_or_else(|| {
-                let names = Reason::CHOICE.map(Reason::name).join(",");
+                let names = Reason::CHOICE.each_ref().map(Reason::name).join(",");
                 format!("{word:?} is no trigger: there are {names}, or {NONE}")
             })
         };
         text.split(',').map(one).collect::<Result<_, _>>().map(Self)
+    }
+}
+
+/// Reasons of events that are triggers, written `Unhealthy,BackOff`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Events(BTreeSet<String>);
+
+impl Events {
+    /// Each once.
+    pub fn reasons(&self) -> impl Iterator<Item = &str> {
+        self.0.iter().map(String::as_str)
+    }
+}
+
+impl FromStr for Events {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let one = |word: &str| match word.trim() {
+            SAVED => Err(format!("{SAVED} is what sniff itself tells of each save: there would be no end")),
+            word if is_reason(word) => Ok(word.to_owned()),
+            word => Err(format!(
+                "{word:?} is no reason of an event: it is one word of at most {MAX_NAME} letters and digits, as in Unhealthy"
+            )),
+        };
+        let reasons = text.split(',').map(one).collect::<Result<BTreeSet<_>, _>>()?;
+        match reasons.len() {
+            ..=MAX_EVENTS => Ok(Self(reasons)),
+            count => Err(format!("{count} reasons are too many: there are {MAX_EVENTS} at most")),
+        }
+    }
+}
+
+/// What an event is that was heard of at `now`, in nanoseconds since the epoch.
+pub fn of_event(event: &News, now: u64) -> Trigger {
+    let News { pod_uid: _, reason, message, time } = event;
+    let message: String = sanitize_line(message.trim()).chars().take(MAX_MESSAGE).collect();
+    Trigger {
+        reason: Reason::Event(format!("{EVENT}{reason}").into()),
+        words: format!("event {reason}: {message}"),
+        time: time.unwrap_or(now),
     }
 }
 
@@ -352,13 +418,55 @@ mod tests {
         let all: Wanted = "restarted,oom-killed,crash-loop,not-ready,failed,rate,alert".parse().unwrap();
         assert_eq!(all, Wanted::default());
         let some: Wanted = "oom-killed, alert".parse().unwrap();
-        assert!(some.has(Reason::OomKilled) && some.has(Reason::Alert) && !some.has(Reason::Restarted));
+        assert!(some.has(&Reason::OomKilled) && some.has(&Reason::Alert) && !some.has(&Reason::Restarted));
         let none: Wanted = "off".parse().unwrap();
-        assert!(!none.has(Reason::OomKilled) && none.has(Reason::Signal));
+        assert!(!none.has(&Reason::OomKilled) && none.has(&Reason::Signal));
+        assert!(none.has(&of_event(&event("Unhealthy", ""), NOW).reason));
         for wrong in ["", "oom", "off,alert", "signal", "alert,", "Alert"] {
             let why = wrong.parse::<Wanted>().unwrap_err();
             assert!(why.contains("restarted,oom-killed,"), "{why}");
         }
+    }
+
+    fn event(reason: &str, message: &str) -> News {
+        let (reason, message) = (reason.to_owned(), message.to_owned());
+        News { pod_uid: "u".to_owned(), reason, message, time: None }
+    }
+
+    #[test]
+    fn an_event_is_a_trigger_by_its_reason_and_its_message_is_one_short_line() {
+        let told = News { time: Some(NOW - 5), ..event("Unhealthy", "Liveness probe failed: HTTP 503\n") };
+        let trigger = of_event(&told, NOW);
+        assert_eq!(trigger.reason.name(), "event-Unhealthy");
+        let at = time(NOW - 5);
+        assert_eq!(trigger.to_string(), format!("event Unhealthy: Liveness probe failed: HTTP 503 at {at}"));
+        let wild = of_event(&event("BackOff", &"\u{1b}[2J\n".repeat(1000)), NOW);
+        assert_eq!((wild.time, wild.words.chars().count()), (NOW, "event BackOff: ".len() + MAX_MESSAGE));
+        assert!(wild.words.starts_with("event BackOff: \\u{1b}[2J\\n"), "{}", wild.words);
+        // It tells more than that the pod is not ready, and less than what has come of it.
+        assert!(Reason::NotReady < trigger.reason && trigger.reason < Reason::Restarted);
+    }
+
+    #[test]
+    fn reasons_of_events_are_words_and_few() {
+        let some: Events = "Unhealthy, BackOff,Unhealthy".parse().unwrap();
+        assert!(some.reasons().eq(["BackOff", "Unhealthy"]));
+        let long = "R".repeat(MAX_NAME);
+        for reason in ["Evicted", "A1", &long] {
+            assert!(reason.parse::<Events>().unwrap().reasons().eq([reason]));
+            assert!(is_of_event(of_event(&event(reason, ""), NOW).reason.name()));
+        }
+        for wrong in
+            ["", "a,", "Un healthy", "../Evicted", "a=b", "Zurück", "a_b", "a-b", "a\u{1b}", &(long + "R")]
+        {
+            let why = wrong.parse::<Events>().unwrap_err();
+            assert!(why.contains("is no reason of an event") && !why.contains('\u{1b}'), "{why}");
+            assert!(!is_of_event(&format!("{EVENT}{wrong}")), "{wrong}");
+        }
+        let many = |count: u8| (0..count).map(|it| format!("R{it}")).collect::<Vec<_>>().join(",");
+        assert_eq!(many(8).parse::<Events>().unwrap().reasons().count(), MAX_EVENTS);
+        assert!(many(9).parse::<Events>().unwrap_err().contains("9 reasons are too many"));
+        assert!("PacketRecordingSaved".parse::<Events>().unwrap_err().contains("no end"));
     }
 
     #[test]
