@@ -259,11 +259,12 @@ mod tests {
 
     #[test]
     fn the_layout_is_what_the_kernel_side_writes() {
-        assert_eq!((size_of::<Cpu>(), align_of::<Cpu>()), (64, 64));
+        assert_eq!((size_of::<Cpu>(), align_of::<Cpu>()), (128, 64));
         assert_eq!(size_of::<Header>(), 64);
         assert_eq!((offset_of!(Header, len), offset_of!(Header, next)), (0, 8));
         assert_eq!((offset_of!(Header, tag), offset_of!(Header, before)), (16, 24));
         assert_eq!((offset_of!(Cpu, sequence), offset_of!(Cpu, first)), (0, 8));
+        assert_eq!((offset_of!(Cpu, lost), offset_of!(Cpu, cut_off)), (56, 64));
     }
 
     #[test]
