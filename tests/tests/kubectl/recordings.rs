@@ -312,7 +312,7 @@ fn packets_that_come_too_fast_have_the_minutes_before_saved() {
         std::thread::sleep(Duration::from_secs(1));
     }
     assert_eq!(list(&place, SHOP).saved, []);
-    flow.send(1000, 100);
+    flow.send(5000, 100);
     let saved = wait_for_saved(&place, "rate");
     let file = fetch_saved(&place, &saved);
     assert_pings(&file, 56, 3);
