@@ -2,7 +2,8 @@
 //!
 //! A flow is what goes one way between two ports. The kernel side knows how far each has come from a map that forgets those
 //! that it has not seen for longest (`BPF_MAP_TYPE_LRU_HASH`). A flow that it does not know begins: so a map that is too
-//! small has more kept than was asked for, and never less.
+//! small has more kept than was asked for, and not less. Where CPUs have packets of one flow at the same moment, or the map gives
+//! a place to another flow just then, its count may be wrong by such a packet.
 
 /// Most bytes of a flow's packets, headers included, before the cutoff.
 pub const MAX_CUTOFF: u32 = 1 << 30;

@@ -48,7 +48,7 @@ pub const ROOMS: [usize; 4] = [2048, 9216, 66_560, 262_272];
 pub const SETTLE_NS: u64 = 100_000;
 
 /// The state of one CPU; cache lines of its own. The BPF ring buffer uses only what decides about wake-ups, and the
-/// count of losses.
+/// counts of what is lost and left out.
 #[repr(C, align(64))]
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Cpu {

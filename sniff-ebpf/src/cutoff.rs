@@ -55,7 +55,8 @@ pub fn kept(packet: &Passing, cutoff: Cutoff) -> Option<u64> {
     // SAFETY: the map's value lives as long as the program. Where several CPUs have packets of one flow at the same time, or
     // the map gives the value to another flow meanwhile, what is lost is a count: more is kept, or less of another flow.
     let progress = unsafe { &mut *progress };
-    if tcp_flags & SYN != 0 || now.wrapping_sub(progress.last_ns) > SILENCE_NS {
+    // Another CPU may have had a packet of the flow meanwhile, which is then later than this one.
+    if tcp_flags & SYN != 0 || now.saturating_sub(progress.last_ns) > SILENCE_NS {
         *progress = begun;
         return Some(limit.max(headers_len));
     }
