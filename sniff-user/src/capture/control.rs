@@ -1,6 +1,9 @@
 //! What a running capture is told, and what it tells.
 
-use std::sync::{Arc, OnceLock};
+use std::{
+    sync::{Arc, OnceLock},
+    time::Instant,
+};
 
 use anyhow::Result;
 use sniff_common::Counters;
@@ -99,6 +102,8 @@ pub enum Event {
     Counted {
         /// Of all interfaces.
         counters: Counters,
+        /// When they were counted.
+        time: Instant,
         /// The largest part of the ring that was ever in use.
         fullest_percent: u8,
         /// Bytes that were recorded.

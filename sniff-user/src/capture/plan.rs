@@ -12,6 +12,7 @@ use tokio::sync::mpsc;
 
 use crate::{
     bpf::{attach::Mechanism, ring},
+    capture::tap::link_type,
     system::System,
     targets::{Interface, PodsToCome, Scope},
 };
@@ -84,14 +85,15 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// Which packets of a direction the alarm is about; none without one, or where it is about none.
+    /// Which packets of an interface and direction the alarm is about; none without one, or where it is about none.
     ///
     /// # Errors
     ///
     /// When its filter does not compile.
-    pub fn alarm_at(&self, link_type: LinkType, direction: Direction) -> Result<Option<Arc<Fragment>>> {
+    pub fn alarm_at(&self, interface: &Interface, direction: Direction) -> Result<Option<Arc<Fragment>>> {
         let Some(Alarm { filter, .. }) = &self.alarm else { return Ok(None) };
-        match self.filters.of(Some(filter), link_type, direction).context("the filter of the alarm")? {
+        let (text, link_type) = (interface.alarm(filter), link_type(interface));
+        match self.filters.of(text.as_deref(), link_type, direction).context("the filter of the alarm")? {
             Filter::Matching(fragment) => Ok(Some(fragment)),
             Filter::Everything | Filter::Nothing => Ok(None),
         }

@@ -45,10 +45,10 @@ impl Status {
     ///
     /// When the kernel does not give its counters.
     pub fn counted(&self, taps: &Taps) -> Result<Event> {
-        let counters = taps.totals()?;
+        let (counters, time) = (taps.totals()?, Instant::now());
         // The thread does not know how full it has become while it waits for its output.
         let fullest_percent = taps.front.board.fullest_percent().max(self.full_percent());
-        Ok(Event::Counted { counters, fullest_percent, recorded: self.gauge.recorded() })
+        Ok(Event::Counted { counters, time, fullest_percent, recorded: self.gauge.recorded() })
     }
 
     /// Tells a person of losses as they happen, or before. The kernel is asked only when there are some.

@@ -204,10 +204,10 @@ impl<'a> Conversation<'a> {
                             self.output.tell(ToClient::Event(Told::TargetAdded { target, interfaces }));
                         }
                     }
-                    Some(Event::Counted { counters, fullest_percent, recorded }) => {
+                    Some(Event::Counted { counters, time, fullest_percent, recorded }) => {
                         self.fullest_percent = fullest_percent;
                         self.hold_by_now(&counters, recorded);
-                        self.count(counters).await;
+                        self.count(counters, time).await;
                         self.take_leave().await;
                     }
                     None => return None,
@@ -416,7 +416,7 @@ impl<'a> Conversation<'a> {
             }
             let expression = interface.expression(self.capture.general.as_deref());
             self.compile(expression, link_type(interface)).await?;
-            let alarm = self.capture.alarm.as_ref().map(|alarm| alarm.filter.clone());
+            let alarm = self.capture.alarm.as_ref().and_then(|alarm| interface.alarm(&alarm.filter));
             self.compile(alarm, link_type(interface)).await?;
         }
         let left_out = found.interfaces.iter().find_map(|interface| interface.left_out.as_deref());
@@ -526,9 +526,9 @@ impl<'a> Conversation<'a> {
         Reason::Failed
     }
 
-    async fn count(&mut self, counters: Counters) {
+    async fn count(&mut self, counters: Counters, time: std::time::Instant) {
         self.counters = counters;
-        self.alarm = self.rate.as_mut().and_then(|rate| rate.at(Instant::now(), counters.alarms));
+        self.alarm = self.rate.as_mut().and_then(|rate| rate.at(time, counters.alarms));
         if self.alarm.is_some() {
             self.report().await;
         }

@@ -1,8 +1,6 @@
 //! Whether packets come faster than they should. Pure.
 
-use std::time::Duration;
-
-use tokio::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Time over which they are counted, at least: few packets that come at once are not many a second.
 const LEAST: Duration = Duration::from_millis(900);

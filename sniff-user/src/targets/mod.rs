@@ -207,6 +207,11 @@ impl Interface {
         demands::expression(self.filter.as_deref().or(general), self.left_out.as_deref(), &self.demands)
     }
 
+    /// The expression for packets that an alarm is about: of those that may be captured, and are not left out.
+    pub fn alarm(&self, filter: &str) -> Option<String> {
+        demands::expression(Some(filter), self.left_out.as_deref(), &self.demands)
+    }
+
     /// Whether both are the same, seen from whichever end.
     pub fn shares_an_end(&self, other: &Self) -> bool {
         let others = other.ends();

@@ -151,7 +151,7 @@ impl Taps {
             };
             let (direction, hook) = (*direction, tap.point.hook(*direction));
             // It was found out that it compiles when the tap was prepared.
-            let alarm = self.plan.alarm_at(link_type, direction).ok().flatten();
+            let alarm = self.plan.alarm_at(&tap.interface, direction).ok().flatten();
             Some(Arguments {
                 filter,
                 alarm,

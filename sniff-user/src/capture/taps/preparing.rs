@@ -28,7 +28,7 @@ pub fn prepare(
         let wanted = tap::directions(&interface, plan.directions);
         let directions = with_filters(&plan.filters, &interface, general, wanted)?;
         for &(direction, _) in &directions {
-            plan.alarm_at(link_type(&interface), direction)?;
+            plan.alarm_at(&interface, direction)?;
         }
         Ok((interface, directions))
     };
