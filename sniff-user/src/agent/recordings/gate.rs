@@ -22,13 +22,15 @@ pub struct Limits {
     pub interval: Duration,
     /// How many saves of all pods begin within an hour, at most.
     pub per_hour: usize,
+    /// How many of them one pod may have: others in need shall have some, whatever its packets and events have saved.
+    pub per_pod: usize,
     /// How long after a trigger its save begins, at least: what follows is told, too.
     pub settle: Duration,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { interval: Duration::from_secs(60), per_hour: 60, settle: Duration::from_secs(2) }
+        Self { interval: Duration::from_secs(60), per_hour: 60, per_pod: 20, settle: Duration::from_secs(2) }
     }
 }
 
@@ -39,7 +41,7 @@ pub enum Heard {
     Saves(Instant),
     /// It belongs to a save of the pod that is about to begin, or runs.
     Joins,
-    /// As many saves as there may be within an hour have begun.
+    /// As many saves as there may be within an hour have begun, of the pod or of all.
     Refused,
 }
 
@@ -105,8 +107,8 @@ impl Save {
 pub struct Gate {
     limits: Limits,
     pods: BTreeMap<PodId, Case>,
-    /// When saves have begun within the last hour.
-    begun: VecDeque<Instant>,
+    /// When saves have begun within the last hour, and whose.
+    begun: VecDeque<(Instant, PodId)>,
     counts: Counts,
 }
 
@@ -123,8 +125,8 @@ struct Case {
 impl Gate {
     /// One that has heard nothing.
     pub fn new(limits: Limits) -> Self {
-        let Limits { interval, per_hour, settle } = limits;
-        let limits = Limits { interval: interval.min(FOREVER), per_hour, settle: settle.min(FOREVER) };
+        let Limits { interval, settle, .. } = limits;
+        let limits = Limits { interval: interval.min(FOREVER), settle: settle.min(FOREVER), ..limits };
         Self { limits, pods: BTreeMap::new(), begun: VecDeque::new(), counts: Counts::default() }
     }
 
@@ -132,7 +134,8 @@ impl Gate {
     pub fn hear(&mut self, pod: &PodId, trigger: Trigger, now: Instant) -> Heard {
         self.forget(now);
         let taken = self.begun.len() + self.pods.values().filter(|case| case.waiting.is_some()).count();
-        let Limits { interval, per_hour, settle } = self.limits;
+        let its_own = self.begun.iter().filter(|(_, begun)| begun == pod).count();
+        let Limits { interval, per_hour, per_pod, settle } = self.limits;
         let case = self.pods.get_mut(pod);
         let last_begun = case.as_ref().and_then(|case| case.last_begun);
         if let Some(save) = case.and_then(Case::save) {
@@ -140,7 +143,7 @@ impl Gate {
             self.counts.joined += 1;
             return Heard::Joins;
         }
-        if taken >= per_hour {
+        if taken >= per_hour || its_own >= per_pod {
             self.counts.refused += 1;
             return Heard::Refused;
         }
@@ -160,7 +163,7 @@ impl Gate {
                 case.last_begun = Some(now);
             }
         }
-        self.begun.extend(saves.iter().map(|_| now));
+        self.begun.extend(saves.iter().map(|save| (now, save.pod.clone())));
         self.counts.saves += saves.len() as u64;
         saves
     }
@@ -182,7 +185,7 @@ impl Gate {
 
     /// Forgets what is too long ago to matter.
     fn forget(&mut self, now: Instant) {
-        self.begun.retain(|begun| *begun + HOUR > now);
+        self.begun.retain(|(begun, _)| *begun + HOUR > now);
         let interval = self.limits.interval;
         self.pods.retain(|_, case| {
             case.save().is_some() || case.last_begun.is_some_and(|begun| begun + interval > now)
@@ -291,9 +294,26 @@ mod tests {
     }
 
     #[test]
+    fn one_pod_leaves_saves_to_others() {
+        let limits = Limits { per_pod: 2, per_hour: 3, ..Limits::default() };
+        let (mut gate, mut now) = (Gate::new(limits), Instant::now());
+        let begin = now;
+        for number in 0..4 {
+            let heard = gate.hear(&pod(0), trigger(Reason::Rate), now);
+            assert_eq!(heard == Heard::Refused, number >= 2, "{number}");
+            now += seconds(100);
+            gate.due(now);
+            gate.ended(&pod(0));
+        }
+        assert!(matches!(gate.hear(&pod(1), trigger(Reason::OomKilled), now), Heard::Saves(_)));
+        let later = begin + seconds(100) + HOUR;
+        assert!(matches!(gate.hear(&pod(0), trigger(Reason::Rate), later), Heard::Saves(_)));
+    }
+
+    #[test]
     fn whatever_comes_limits_hold_and_each_trigger_is_accounted_for() {
         let random = RandomState::new();
-        let limits = Limits { interval: seconds(60), per_hour: 20, settle: seconds(2) };
+        let limits = Limits { interval: seconds(60), per_hour: 20, per_pod: 4, settle: seconds(2) };
         let (mut gate, start) = (Gate::new(limits), Instant::now());
         let (mut now, mut heard, mut in_files) = (start, 0, 0);
         let mut begun: Vec<(Instant, PodId)> = Vec::new();
