@@ -238,7 +238,7 @@ fn of_files(nodes: &BTreeMap<String, Recordings>) -> String {
 /// Recorders, and what memory the nodes have for them.
 fn of_recorders(nodes: &BTreeMap<String, Recordings>, now: SystemTime) -> String {
     let each = nodes.iter().flat_map(|(node, of)| of.recorders.iter().map(move |it| (node, it)));
-    let recorders: BTreeSet<[String; 12]> = each.map(|(node, it)| of_recorder(node, it, now)).collect();
+    let recorders: BTreeSet<[String; 13]> = each.map(|(node, it)| of_recorder(node, it, now)).collect();
     let recorders = table(
         [
             "NODE",
@@ -249,6 +249,7 @@ fn of_recorders(nodes: &BTreeMap<String, Recordings>, now: SystemTime) -> String
             "HELD",
             "WINDOW",
             "MATCHED",
+            "CUT-OFF",
             "AGED-OUT",
             "DROPPED",
             "LAST-SAVED",
@@ -263,7 +264,7 @@ fn of_recorders(nodes: &BTreeMap<String, Recordings>, now: SystemTime) -> String
     format!("{recorders}\n{nodes}")
 }
 
-fn of_recorder(node: &str, it: &Recorder, now: SystemTime) -> [String; 12] {
+fn of_recorder(node: &str, it: &Recorder, now: SystemTime) -> [String; 13] {
     let state = match &it.state {
         RecorderState::Starting => "starting".to_owned(),
         RecorderState::Recording => "recording".to_owned(),
@@ -284,6 +285,7 @@ fn of_recorder(node: &str, it: &Recorder, now: SystemTime) -> [String; 12] {
         size(it.held),
         or_none(window),
         it.matched.to_string(),
+        it.cut_off.to_string(),
         it.aged_out.to_string(),
         it.dropped.to_string(),
         or_none(it.last_saved.map(time)),
@@ -346,6 +348,7 @@ n1    shop       web-0  oom-killed  2023-11-14T22:13:20Z  5.0 MiB  a.pcapng
             held: 61 << 20,
             oldest: Some(THEN),
             matched: 1234,
+            cut_off: 100,
             aged_out: 34,
             dropped: 1,
             last_saved: Some(THEN),
@@ -362,9 +365,9 @@ n1    shop       web-0  oom-killed  2023-11-14T22:13:20Z  5.0 MiB  a.pcapng
         let nodes = [("n1".to_owned(), of), node("n2", Vec::new())];
         let now = UNIX_EPOCH + Duration::from_nanos(THEN) + Duration::from_secs(277);
         let expected = r"
-NODE  NAMESPACE  POD    STATE               MEMORY    HELD      WINDOW  MATCHED  AGED-OUT  DROPPED  LAST-SAVED            BY
-n1    shop       db-0   refused: no memory  0 B       0 B       -       0        0         0        -                     annotation of the pod
-n1    shop       web-0  recording           64.0 MiB  61.0 MiB  4m 37s  1234     34        1        2023-11-14T22:13:20Z  annotation of the pod
+NODE  NAMESPACE  POD    STATE               MEMORY    HELD      WINDOW  MATCHED  CUT-OFF  AGED-OUT  DROPPED  LAST-SAVED            BY
+n1    shop       db-0   refused: no memory  0 B       0 B       -       0        0        0         0        -                     annotation of the pod
+n1    shop       web-0  recording           64.0 MiB  61.0 MiB  4m 37s  1234     100      34        1        2023-11-14T22:13:20Z  annotation of the pod
 
 NODE  BUDGET     USED      DISK
 n1    256.0 MiB  64.0 MiB  1.0 GiB

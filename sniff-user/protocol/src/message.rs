@@ -495,6 +495,8 @@ pub struct Recorder {
     pub aged_out_bytes: u64,
     /// Of those that matched, packets that were lost.
     pub dropped: u64,
+    /// Of those that matched, packets left out behind the cutoff of their flow.
+    pub cut_off: u64,
     /// When a trigger last had it saved, in nanoseconds since the epoch.
     pub last_saved: Option<u64>,
 }

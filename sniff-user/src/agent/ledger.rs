@@ -173,11 +173,12 @@ impl Ledger {
             return Ok(());
         };
         let before = std::mem::replace(&mut session.report, *report);
-        let Report { matched, delivered, dropped, bytes, .. } = &mut self.sum;
+        let Report { matched, delivered, dropped, cut_off, bytes, .. } = &mut self.sum;
         // A session is not trusted to count upwards.
         *matched += report.matched.saturating_sub(before.matched);
         *delivered += report.delivered.saturating_sub(before.delivered);
         *dropped += report.dropped.saturating_sub(before.dropped);
+        *cut_off += report.cut_off.saturating_sub(before.cut_off);
         *bytes += report.bytes.saturating_sub(before.bytes);
         match self.limits.max_bytes {
             Some(limit) if report.bytes > limit.as_u64() => {
@@ -213,7 +214,7 @@ impl Ledger {
     /// All in Prometheus' text format.
     pub(super) fn metrics(&self) -> String {
         let buffers: u64 = self.captures().map(|session| session.buffer_bytes).sum();
-        let Report { matched, delivered, dropped, bytes, .. } = self.sum;
+        let Report { matched, delivered, dropped, cut_off, bytes, .. } = self.sum;
         let mut text = Text::default();
         text.gauge("sniff_sessions", "Captures that run.").sample(&[], self.captures().count() as u64);
         text.counter("sniff_sessions_started_total", "Captures that were begun.").sample(&[], self.started);
@@ -226,6 +227,8 @@ impl Ledger {
         text.counter("sniff_packets_delivered_total", "Packets that were sent to clients.")
             .sample(&[], delivered);
         text.counter("sniff_packets_dropped_total", "Packets that were lost.").sample(&[], dropped);
+        text.counter("sniff_packets_cut_off_total", "Packets left out behind the cutoff of their flow.")
+            .sample(&[], cut_off);
         text.counter("sniff_sent_bytes_total", "Bytes that were sent to clients.").sample(&[], bytes);
         if !self.ended.is_empty() {
             self.measure_ends(&mut text);

@@ -165,8 +165,12 @@ impl Accounts {
 /// Prints the counts of a capture that goes on: packets that were delivered by now, and what the kernel side counted.
 pub fn print_so_far(delivered: u64, counters: &Counters) {
     let (matched, lost) = (counters.matched, counters.lost());
+    let cut_off = match counters.cut_off {
+        0 => String::new(),
+        count => format!(", {count} left out by the cutoff"),
+    };
     logging::tell(&format!(
-        "{delivered} packets captured, {matched} received by filter, {lost} dropped by kernel so far"
+        "{delivered} packets captured, {matched} received by filter, {lost} dropped by kernel{cut_off} so far"
     ));
 }
 

@@ -139,7 +139,7 @@ struct Handing<'a> {
     holders: Vec<Holder>,
     /// Packets that were lost before they were recorded, or before they were handed out.
     lost: u64,
-    /// Those that the recorders left out behind the cutoff of their flow.
+    /// Those that the recorders have left out behind the cutoff of their flow since the first of their files.
     cut_off: u64,
     told: Stats,
 }
@@ -297,10 +297,10 @@ impl Handing<'_> {
     fn tell_of_missing(&mut self, pod: &PodId, saved: &Saved, last: Option<Duration>, is_following: bool) {
         let PodId { namespace, name, .. } = pod;
         self.lost += saved.lost;
-        self.cut_off += saved.cut_off;
         let note = |level, text| self.output.tell(ToClient::Event(Event::Note { level, text }));
         if is_following {
             self.lost += saved.aged_out;
+            self.cut_off += saved.cut_off;
             if saved.aged_out > 0 {
                 let count = saved.aged_out;
                 note(

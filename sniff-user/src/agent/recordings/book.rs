@@ -92,7 +92,7 @@ impl Entry {
 
     fn describe(&self) -> Recorder {
         let Wanted { pod: PodId { namespace, name, uid }, memory, by, .. } = self.wanted.clone();
-        let Report { matched, dropped, held, .. } = self.report;
+        let Report { matched, dropped, cut_off, held, .. } = self.report;
         let Holding { bytes, oldest, aged_out, aged_out_bytes } = held.unwrap_or_default();
         Recorder {
             namespace,
@@ -108,6 +108,7 @@ impl Entry {
             aged_out,
             aged_out_bytes,
             dropped,
+            cut_off,
             last_saved: self.last_saved,
         }
     }
