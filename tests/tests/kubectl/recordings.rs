@@ -422,6 +422,14 @@ fn an_event_whose_reason_was_named_has_the_minutes_before_saved() {
     let shop = &place.shop;
     tell_event(shop, "other", "Pulled", web, "of another reason");
     tell_event(shop, "bank", "Unhealthy", ("bank", "web-0", "another"), "of a pod that is not recorded");
+    tell_event(shop, "forged", "Unhealthy", ("bank", "web-0", &uid), "in a namespace that the pod is not in");
+    tell_event(
+        shop,
+        "misnamed",
+        "Unhealthy",
+        ("shop", "web-1", &uid),
+        "of a name that the pod does not have",
+    );
     let message = "Liveness probe failed: HTTP 503\n\u{1b}[2J";
     tell_event(shop, "new", "Unhealthy", web, message);
     let saved = wait_for_saved(&place, "event-Unhealthy");

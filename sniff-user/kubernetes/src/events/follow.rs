@@ -32,7 +32,11 @@ const NOTHING_IS_NEWS: u64 = u64::MAX;
 /// What an event of a pod says that is new, or has happened again.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct News {
-    /// The pod's UID, as its kubelet knows it.
+    /// The namespace that the event is in: whoever tells may tell of that one.
+    pub namespace: String,
+    /// The pod's name, by the word of whoever tells.
+    pub pod: String,
+    /// Its UID, as its kubelet knows it; by the same word.
     pub pod_uid: String,
     /// Why it is told: one of the reasons that were asked for.
     pub reason: String,
@@ -134,6 +138,8 @@ impl News {
         let mut message = event.message.unwrap_or_default();
         message.truncate(message.floor_char_boundary(MAX_MESSAGE));
         Self {
+            namespace: event.metadata.namespace.unwrap_or_default(),
+            pod: event.involved_object.name.unwrap_or_default(),
             pod_uid: event.involved_object.uid.unwrap_or_default(),
             reason: reason.to_owned(),
             message,
@@ -205,6 +211,8 @@ mod tests {
         api.put("events", "shop", "back-off", event("BackOff", "Pod", "back-off", &json!({})));
         let told = timeout(PATIENCE, news.recv()).await.unwrap().unwrap();
         let wanted = News {
+            namespace: "shop".into(),
+            pod: "web-0".into(),
             pod_uid: "back-off".into(),
             reason: "BackOff".into(),
             message: "back-off".into(),
@@ -267,6 +275,14 @@ mod tests {
             sleep(Duration::from_secs(3)).await;
             assert_eq!(asked(&api, &format!("{verb} events /")), 1);
         }
+    }
+
+    #[test]
+    fn an_event_is_of_the_namespace_that_it_is_in() {
+        let mut event = event("Unhealthy", "Pod", "u", &json!({}));
+        event["metadata"]["namespace"] = json!("evil");
+        let news = News::of(serde_json::from_value(event).unwrap(), "Unhealthy");
+        assert_eq!((news.namespace.as_str(), news.pod.as_str()), ("evil", "web-0"));
     }
 
     #[test]

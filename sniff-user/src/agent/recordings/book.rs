@@ -308,9 +308,9 @@ impl Book {
         Some((entry.pid.filter(|_| holds)?, held))
     }
 
-    /// The pod of this UID that is recorded.
-    pub(super) fn pod(&self, uid: &str) -> Option<PodId> {
-        self.entries.get(uid).map(|entry| entry.wanted.pod.clone())
+    /// Whether this pod is recorded: one of its UID that is in another namespace, or has another name, is none.
+    pub(super) fn has(&self, pod: &PodId) -> bool {
+        self.entries.get(&pod.uid).is_some_and(|entry| entry.wanted.pod == *pod)
     }
 
     /// The pod of this name that is recorded; of several, one that has not ended.
@@ -473,6 +473,18 @@ mod tests {
         fn state(&self, name: &str) -> RecorderState {
             self.book.entries[&format!("uid-{name}")].state.clone()
         }
+    }
+
+    #[test]
+    fn a_pod_is_known_by_its_namespace_name_and_uid_together() {
+        let mut trial = Trial::new(100);
+        let wanted = wanted("a", 32);
+        trial.want(wanted.clone());
+        let pod = wanted.pod;
+        assert!(trial.book.has(&pod));
+        assert!(!trial.book.has(&PodId { namespace: "evil".into(), ..pod.clone() }));
+        assert!(!trial.book.has(&PodId { name: "b".into(), ..pod.clone() }));
+        assert!(!trial.book.has(&PodId { uid: "uid-b".into(), ..pod }));
     }
 
     #[test]

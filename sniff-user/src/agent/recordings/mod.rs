@@ -260,12 +260,16 @@ impl Recordings {
         pod.map_or(Fate::Elsewhere, |pod| self.hear(&pod, trigger))
     }
 
-    /// Hears of events of all pods of the cluster.
+    /// Hears of events of all pods of the cluster. Whoever may write them in a namespace can name any UID, but reaches pods of
+    /// that namespace alone.
     async fn hear_events(self: Arc<Self>, mut news: mpsc::Receiver<News>) {
         while let Some(event) = news.recv().await {
-            let pod = self.book().pod(&event.pod_uid);
-            if let Some(pod) = pod {
-                self.hear(&pod, triggers::of_event(&event, clock::now()));
+            let trigger = triggers::of_event(&event, clock::now());
+            let News { namespace, pod: name, pod_uid: uid, .. } = event;
+            let pod = PodId { namespace, name, uid };
+            let is_recorded = self.book().has(&pod);
+            if is_recorded {
+                self.hear(&pod, trigger);
             }
         }
     }

@@ -182,7 +182,7 @@ impl FromStr for Events {
 
 /// What an event is that was heard of at `now`, in nanoseconds since the epoch.
 pub fn of_event(event: &News, now: u64) -> Trigger {
-    let News { pod_uid: _, reason, message, time } = event;
+    let News { reason, message, time, .. } = event;
     let message: String = sanitize_line(message.trim()).chars().take(MAX_MESSAGE).collect();
     Trigger {
         reason: Reason::Event(format!("{EVENT}{reason}").into()),
@@ -430,7 +430,8 @@ mod tests {
 
     fn event(reason: &str, message: &str) -> News {
         let (reason, message) = (reason.to_owned(), message.to_owned());
-        News { pod_uid: "u".to_owned(), reason, message, time: None }
+        let (namespace, pod, pod_uid) = ("shop".to_owned(), "web-0".to_owned(), "u".to_owned());
+        News { namespace, pod, pod_uid, reason, message, time: None }
     }
 
     #[test]
