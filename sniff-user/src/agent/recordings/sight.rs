@@ -10,7 +10,7 @@ use sniff_kubernetes::{
     Cluster,
     recordings::{NodePod, NodePods, PodState, RECORD, Recording, SaveWhen, memory},
 };
-use sniff_protocol::request::Alarm;
+use sniff_protocol::request::{Alarm, Cutoff};
 use tokio::sync::watch;
 
 use super::wanted::{Refused, Wanted};
@@ -35,7 +35,7 @@ pub(super) fn follow(cluster: Cluster, node: &str) -> watch::Receiver<Sight> {
     let mut known = cluster.follow_node_pods(node);
     let (sender, sights) = watch::channel(Sight::default());
     tokio::spawn(async move {
-        let mut faulty = BTreeSet::new();
+        let mut told = BTreeSet::new();
         loop {
             tokio::select! {
                 changed = known.changed() => if changed.is_err() { return },
@@ -43,7 +43,9 @@ pub(super) fn follow(cluster: Cluster, node: &str) -> watch::Receiver<Sight> {
             }
             let sight = {
                 let known = known.borrow_and_update();
-                faulty = tell_of_faults(&known, &faulty);
+                let faults = faults(&known);
+                faults.difference(&told).for_each(|fault| warn!("{fault}"));
+                told = faults;
                 Sight::of(&known)
             };
             sight.into_iter().for_each(|sight| drop(sender.send_replace(sight)));
@@ -70,16 +72,13 @@ impl Sight {
     }
 }
 
-/// Says which objects make no sense, unless that was said; returns all of them.
-fn tell_of_faults(known: &NodePods, told: &BTreeSet<String>) -> BTreeSet<String> {
+/// Which objects make no sense, in words.
+fn faults(known: &NodePods) -> BTreeSet<String> {
     let fault = |((namespace, name), recording): (&(String, String), &Recording)| {
-        let selector = recording.selector.parse::<Selector>().err().map(|error| error.to_string());
-        let why = selector.or_else(|| recording.memory.clone().err())?;
+        let why = Sound::of(recording).err()?;
         Some(format!("the recording {namespace}/{name} has nobody recorded: {why}"))
     };
-    let faults: BTreeSet<String> = known.recordings.iter().filter_map(fault).collect();
-    faults.difference(told).for_each(|fault| warn!("{fault}"));
-    faults
+    known.recordings.iter().filter_map(fault).collect()
 }
 
 /// How a pod is to be recorded, if it is.
@@ -105,29 +104,50 @@ fn wish(id: PodId, pod: &NodePod, known: &NodePods) -> Option<Result<Wanted, Ref
     })
 }
 
-/// By the object that gives it most memory.
+/// By the object that gives it most memory, of those that make sense; by one that makes none if there is no other.
 fn by_object(id: &PodId, pod: &NodePod, known: &NodePods) -> Option<(Wanted, Result<u64, String>)> {
     let here = known.recordings.iter().filter(|((namespace, _), _)| *namespace == pod.namespace);
     let meant = here.filter_map(|((namespace, name), recording)| {
-        let by = format!("the recording {namespace}/{name}");
-        match recording.selector.parse::<Selector>() {
-            Ok(selector) => selector.matches(&pod.labels).then_some((by, recording)),
-            // It means nobody, which was said when it came.
-            Err(_) => None,
-        }
+        // One whose selector makes no sense means nobody, which was said when it came.
+        let is_meant = selector(recording).is_ok_and(|selector| selector.matches(&pod.labels));
+        is_meant.then(|| (format!("the recording {namespace}/{name}"), recording, Sound::of(recording)))
     });
-    let (by, recording) = meant.max_by_key(|(_, recording)| recording.memory.clone().unwrap_or_default())?;
-    let Recording { memory, filter, snaplen, headers, cutoff, save_when, .. } = recording.clone();
-    let snaplen = snaplen.filter(|snaplen| (1..=MAX_SNAPLEN).contains(snaplen)).unwrap_or(MAX_SNAPLEN);
-    let (cutoff, memory) = match cutoff.as_deref().map(options::cutoff).transpose() {
-        Ok(cutoff) => (cutoff, memory),
-        Err(why) => (None, Err(why)),
-    };
-    let (alarm, memory) = match save_when.map(alarm).transpose() {
-        Ok(alarm) => (alarm, memory),
-        Err(why) => (None, Err(why)),
-    };
-    Some((Wanted { filter, snaplen, headers, cutoff, alarm, ..Wanted::of(id.clone(), &by) }, memory))
+    let (by, recording, sound) =
+        meant.max_by_key(|(.., sound)| sound.as_ref().ok().map(|sound| sound.memory))?;
+    let wanted = Wanted::of(id.clone(), &by);
+    Some(match sound {
+        Ok(Sound { memory, cutoff, alarm }) => {
+            let Recording { filter, snaplen, headers, .. } = recording.clone();
+            let snaplen =
+                snaplen.filter(|snaplen| (1..=MAX_SNAPLEN).contains(snaplen)).unwrap_or(MAX_SNAPLEN);
+            (Wanted { filter, snaplen, headers, cutoff, alarm, ..wanted }, Ok(memory))
+        }
+        Err(why) => (wanted, Err(why)),
+    })
+}
+
+/// What an object asks for, where all of it makes sense.
+struct Sound {
+    memory: u64,
+    cutoff: Option<Cutoff>,
+    alarm: Option<Alarm>,
+}
+
+impl Sound {
+    /// Or why it makes none.
+    fn of(recording: &Recording) -> Result<Self, String> {
+        selector(recording)?;
+        let Recording { memory, cutoff, save_when, .. } = recording.clone();
+        Ok(Self {
+            memory: memory?,
+            cutoff: cutoff.as_deref().map(options::cutoff).transpose()?,
+            alarm: save_when.map(alarm).transpose()?,
+        })
+    }
+}
+
+fn selector(recording: &Recording) -> Result<Selector, String> {
+    recording.selector.parse::<Selector>().map_err(|error| error.to_string())
 }
 
 /// What an object says of when to save, if it makes sense.
@@ -167,6 +187,47 @@ mod tests {
         }
     }
 
+    /// Objects of the pod's namespace: `r0`, `r1` and so on.
+    fn named(recordings: &[Recording]) -> BTreeMap<(String, String), Recording> {
+        let name = |at| ("shop".to_owned(), format!("r{at}"));
+        (0..).zip(recordings).map(|(at, it)| (name(at), it.clone())).collect()
+    }
+
+    /// An object with each of the faults that there can be, and a word of what is said of it.
+    fn faulty(mib: u64) -> [(Recording, &'static str); 5] {
+        let sound = || recording("app=web", mib);
+        let save_when = |filter: &str| SaveWhen { filter: Some(filter.to_owned()), per_second: Some(5) };
+        [
+            (Recording { selector: "((".to_owned(), ..sound() }, "labels are selected as in"),
+            (Recording { memory: Err("no memory".to_owned()), ..sound() }, "no memory"),
+            (Recording { cutoff: Some("0".to_owned()), ..sound() }, "a cutoff has 1 byte to"),
+            (Recording { cutoff: Some("2GiB".to_owned()), ..sound() }, "a cutoff has 1 byte to"),
+            (Recording { save_when: Some(save_when(" ")), ..sound() }, "saveWhen takes a filter"),
+        ]
+    }
+
+    #[test]
+    fn each_object_that_makes_no_sense_is_told_of_though_it_means_no_pod() {
+        let (objects, words): (Vec<_>, Vec<_>) = faulty(8).into_iter().unzip();
+        let objects = [&objects[..], &[recording("app=web", 8)]].concat();
+        let told = faults(&NodePods { recordings: named(&objects), ..NodePods::default() });
+        assert_eq!(told.len(), words.len(), "{told:?}");
+        for (at, (told, words)) in told.iter().zip(words).enumerate() {
+            let whose = format!("the recording shop/r{at} has nobody recorded: ");
+            assert!(told.starts_with(&whose) && told.contains(words), "{told}");
+        }
+    }
+
+    #[test]
+    fn an_object_that_makes_sense_goes_before_all_that_make_none() {
+        let sound = recording("app=web", 64);
+        for (faulty, words) in faulty(128) {
+            for objects in [[sound.clone(), faulty.clone()], [faulty.clone(), sound.clone()]] {
+                assert_eq!(wish_of(pod(None), &objects, None).unwrap().1, Ok(64), "{words}");
+            }
+        }
+    }
+
     /// By what, and in how much memory, a pod is recorded; or why it is not.
     fn wish_of(
         pod: NodePod,
@@ -176,10 +237,7 @@ mod tests {
         let known = NodePods {
             pods: Some([("u".to_owned(), pod)].into()),
             namespaces: namespace.map(|text| ("shop".to_owned(), text.to_owned())).into_iter().collect(),
-            recordings: (0..)
-                .zip(recordings)
-                .map(|(at, it)| (("shop".to_owned(), format!("r{at}")), it.clone()))
-                .collect(),
+            recordings: named(recordings),
         };
         let sight = Sight::of(&known).unwrap();
         assert_eq!(sight.states.len(), 1);
