@@ -110,7 +110,7 @@ pub(super) async fn begin(
         "recording (SNIFF_RECORD_MEMORY) takes a Kubernetes API that says which pods are to be recorded, and none is configured",
     )?;
     let news = cluster.clone().follow_events(options.events.reasons().map(str::to_owned).collect());
-    let sights = sight::follow(cluster, &nursery.node);
+    let sights = sight::follow(cluster, &nursery.node, options.triggers.has(&Reason::Rate));
     let recordings = Arc::new(Recordings::open(options, events)?);
     tokio::spawn(Arc::clone(&recordings).hear_events(news));
     let running = Arc::clone(&recordings).run(nursery, sights);
@@ -332,7 +332,7 @@ impl Recordings {
     /// Takes in what a recorder's process reports.
     pub(super) fn report(&self, pid: i32, report: &Report) {
         self.book().report(pid, report);
-        let Some(rate) = report.alarm.filter(|_| self.options.triggers.has(&Reason::Rate)) else { return };
+        let Some(rate) = report.alarm else { return };
         let alarming = self.book().alarm(pid);
         if let Some((pod, alarm)) = alarming {
             self.hear(&pod, triggers::too_fast(rate, &alarm, clock::now()));

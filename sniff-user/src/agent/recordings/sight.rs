@@ -30,8 +30,8 @@ pub(super) struct Sight {
     pub(super) states: BTreeMap<String, (PodId, PodState)>,
 }
 
-/// Follows them, until nobody hears of it.
-pub(super) fn follow(cluster: Cluster, node: &str) -> watch::Receiver<Sight> {
+/// Follows them, until nobody hears of it. Where no alarm has anything saved, there is none.
+pub(super) fn follow(cluster: Cluster, node: &str, heeds_alarms: bool) -> watch::Receiver<Sight> {
     let mut known = cluster.follow_node_pods(node);
     let (sender, sights) = watch::channel(Sight::default());
     tokio::spawn(async move {
@@ -43,11 +43,12 @@ pub(super) fn follow(cluster: Cluster, node: &str) -> watch::Receiver<Sight> {
             }
             let sight = {
                 let known = known.borrow_and_update();
-                let faults = faults(&known);
+                let faults = faults(&known, heeds_alarms);
                 faults.difference(&told).for_each(|fault| warn!("{fault}"));
                 told = faults;
                 Sight::of(&known)
             };
+            let sight = sight.map(|sight| if heeds_alarms { sight } else { sight.without_alarms() });
             sight.into_iter().for_each(|sight| drop(sender.send_replace(sight)));
         }
     });
@@ -70,13 +71,25 @@ impl Sight {
         }
         Some(sight)
     }
+
+    /// Without what would cost packets and recorders something, and do nothing.
+    fn without_alarms(mut self) -> Self {
+        self.wanted.values_mut().flatten().for_each(|wanted| wanted.alarm = None);
+        self
+    }
 }
 
-/// Which objects make no sense, in words.
-fn faults(known: &NodePods) -> BTreeSet<String> {
+/// Which objects make no sense, or ask for alarms that are not heeded, in words.
+fn faults(known: &NodePods, heeds_alarms: bool) -> BTreeSet<String> {
     let fault = |((namespace, name), recording): (&(String, String), &Recording)| {
-        let why = Sound::of(recording).err()?;
-        Some(format!("the recording {namespace}/{name} has nobody recorded: {why}"))
+        let fault = match Sound::of(recording) {
+            Err(why) => format!("has nobody recorded: {why}"),
+            Ok(Sound { alarm: Some(_), .. }) if !heeds_alarms => {
+                "has nothing saved by its saveWhen on this node: SNIFF_RECORD_TRIGGERS lacks rate".to_owned()
+            }
+            Ok(_) => return None,
+        };
+        Some(format!("the recording {namespace}/{name} {fault}"))
     };
     known.recordings.iter().filter_map(fault).collect()
 }
@@ -210,7 +223,7 @@ mod tests {
     fn each_object_that_makes_no_sense_is_told_of_though_it_means_no_pod() {
         let (objects, words): (Vec<_>, Vec<_>) = faulty(8).into_iter().unzip();
         let objects = [&objects[..], &[recording("app=web", 8)]].concat();
-        let told = faults(&NodePods { recordings: named(&objects), ..NodePods::default() });
+        let told = faults(&NodePods { recordings: named(&objects), ..NodePods::default() }, true);
         assert_eq!(told.len(), words.len(), "{told:?}");
         for (at, (told, words)) in told.iter().zip(words).enumerate() {
             let whose = format!("the recording shop/r{at} has nobody recorded: ");
@@ -291,6 +304,26 @@ mod tests {
             let why = wish(filter, per_second).unwrap_err();
             assert!(why.contains("saveWhen takes a filter"), "{why}");
         }
+    }
+
+    #[test]
+    fn an_alarm_that_a_node_does_not_heed_is_told_of_and_nobody_counts_for_it() {
+        let save_when = Some(SaveWhen { filter: Some("icmp".to_owned()), per_second: Some(1) });
+        let alarming = Recording { save_when, ..recording("app=web", 8) };
+        let known = NodePods {
+            pods: Some([("u".to_owned(), pod(None))].into()),
+            recordings: named(&[alarming, recording("app=db", 8)]),
+            ..NodePods::default()
+        };
+        assert_eq!(faults(&known, true), BTreeSet::new());
+        let told = faults(&known, false);
+        assert!(
+            told.len() == 1 && told.first().unwrap().starts_with("the recording shop/r0 has nothing saved")
+        );
+        let alarm = |sight: Sight| sight.wanted["u"].clone().unwrap().alarm;
+        let sight = Sight::of(&known).unwrap();
+        assert!(alarm(sight.clone()).is_some());
+        assert_eq!(alarm(sight.without_alarms()), None);
     }
 
     #[test]
