@@ -4,6 +4,7 @@
 //! | What | Where | As described in |
 //! |---|---|---|
 //! | get, list, create, patch and delete of objects | `router`, `objects` | "Kubernetes API Concepts" |
+//! | fields that the definition of an object lacks are dropped in silence | `objects` | "Extend the Kubernetes API with CustomResourceDefinitions", "Field pruning" |
 //! | label and field selectors | `selectors` | "Labels and Selectors"; "Field Selectors" |
 //! | watches: chunked JSON lines from a `resourceVersion` on; `410 Gone` for one that is forgotten, as an answer and as an `ERROR` event | `watch` | "Kubernetes API Concepts", "Efficient detection of changes", "410 Gone responses" |
 //! | refusals as `Status` objects | `http` | "Kubernetes API Concepts" |
@@ -303,6 +304,11 @@ impl ApiServer {
     /// Takes rights away. `pods/exec` and the like are resources.
     pub fn deny(&self, verb: &'static str, resource: &'static str) {
         self.state().rights.deny(verb, resource);
+    }
+
+    /// Has the definition of recordings lack these fields of their specs.
+    pub fn prune_recordings(&self, fields: &[&'static str]) {
+        self.state().pruned = fields.to_vec();
     }
 
     /// Has PodSecurity let no pod into a namespace that has anything of its node.

@@ -139,9 +139,12 @@ impl Objects {
 
 impl Shared {
     /// Creates an object of the resource `recordings`.
-    pub(crate) fn create(&self, namespace: &str, object: Value) -> Result<Value, Refusal> {
+    pub(crate) fn create(&self, namespace: &str, mut object: Value) -> Result<Value, Refusal> {
         let name = object["metadata"]["name"].as_str().map(str::to_owned);
         let name = name.ok_or_else(|| Refusal::bad_request("a name is required".to_owned()))?;
+        if let Some(spec) = object["spec"].as_object_mut() {
+            spec.retain(|field, _| !self.lock().pruned.contains(&field.as_str()));
+        }
         Ok(self.update(|state| state.objects.put(&Key::new("recordings", namespace, &name), object)))
     }
 

@@ -22,6 +22,8 @@ pub(crate) struct Shared {
 #[derive(Default)]
 pub(crate) struct State {
     pub(crate) objects: Objects,
+    /// What the definition of recordings does not have.
+    pub(crate) pruned: Vec<&'static str>,
     pub(crate) rights: Rights,
     pub(crate) users: Users,
     pub(crate) tokens: Tokens,

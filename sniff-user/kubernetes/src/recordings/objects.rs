@@ -15,6 +15,8 @@ use crate::{Cluster, Forbidden, Request};
 const RESOURCE: &str = "recordings.sniff.internal";
 /// What there is to do where it does not know them.
 const NOT_INSTALLED: &str = "nothing is recorded in this cluster: it takes deploy/overlays/record, or the chart's value record.enabled=true";
+/// What there is to do where it does not know all that they can say.
+const UPDATE: &str = "update deploy/overlays/record, or the chart";
 
 /// One that is there.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,7 +37,7 @@ impl Cluster {
     ///
     /// # Errors
     ///
-    /// When the server refuses, does not answer, or does not know what recordings are.
+    /// When the server refuses, does not answer, or does not know what recordings are, or all that this one says.
     pub async fn create_recording(
         &self,
         namespace: &str,
@@ -49,12 +51,28 @@ impl Cluster {
             None => name.to_owned(),
         };
         let mut object = DynamicObject::new(&name, &resource()).within(namespace);
-        object.data = json!({"spec": spec(recording, memory, by)});
+        let spec = spec(recording, memory, by);
+        object.data = json!({"spec": spec});
         let request = Request { verb: "create", resource: RESOURCE, namespace: Some(namespace), name: None };
         let api = self.recordings_of(Some(namespace));
         let made = self.ask(request, api.create(&PostParams::default(), &object)).await;
         let made = made.map_err(|error| advise(error, namespace))?;
-        Ok(made.with_context(|| format!("there is no namespace {namespace}, or {NOT_INSTALLED}"))?.name_any())
+        let made = made.with_context(|| format!("there is no namespace {namespace}, or {NOT_INSTALLED}"))?;
+        let name = made.name_any();
+        match pruned(&spec, &made.data["spec"]).as_slice() {
+            [] => Ok(name),
+            fields => Err(self.take_back(namespace, &name, fields).await),
+        }
+    }
+
+    /// Removes one of which the server has not kept these fields: it would record something else than was meant.
+    async fn take_back(&self, namespace: &str, name: &str, fields: &[&str]) -> anyhow::Error {
+        let fields = fields.join(", ");
+        let error = anyhow!("the cluster's definition of recordings lacks {fields}: {UPDATE}");
+        match self.delete_recording(namespace, name).await {
+            Ok(_) => error,
+            Err(why) => error.context(format!("{namespace}/{name} is there without them: {why:#}")),
+        }
     }
 
     /// Those of a namespace, or of all.
@@ -115,6 +133,12 @@ fn spec(recording: &Recording, memory: &str, by: &str) -> Value {
     spec
 }
 
+/// Fields that the server has not kept, as it does in silence with those that the definition of an object does not have.
+fn pruned<'a>(sent: &'a Value, kept: &Value) -> Vec<&'a str> {
+    let fields = sent.as_object().into_iter().flatten().map(|(name, _)| name.as_str());
+    fields.filter(|&name| kept.get(name).is_none()).collect()
+}
+
 /// Says which right is missing, where one is.
 fn advise(error: anyhow::Error, namespace: &str) -> anyhow::Error {
     match error.is::<Forbidden>() {
@@ -171,6 +195,27 @@ mod tests {
         assert!(cluster.delete_recording("shop", &made).await.unwrap());
         assert!(!cluster.delete_recording("shop", &made).await.unwrap());
         assert_eq!(cluster.recordings(None).await.unwrap(), []);
+    }
+
+    #[tokio::test]
+    async fn an_object_that_the_server_has_not_kept_whole_is_taken_back() {
+        let api = ApiServer::without_nodes();
+        api.prune_recordings(&["cutoff", "saveWhen"]);
+        let cluster = cluster(&api).await;
+        let make =
+            async |recording| cluster.create_recording("shop", "web", &recording, "64MiB", "jane").await;
+        let error = format!("{:#}", make(recording()).await.unwrap_err());
+        assert!(
+            error.contains("definition of recordings lacks cutoff, saveWhen: update deploy/overlays/record"),
+            "{error}"
+        );
+        assert_eq!(cluster.recordings(None).await.unwrap(), []);
+        make(Recording { cutoff: None, save_when: None, ..recording() }).await.unwrap();
+        assert_eq!(cluster.recordings(None).await.unwrap().len(), 1);
+        // What cannot be taken back is told of.
+        api.deny("delete", "recordings");
+        let error = format!("{:#}", make(recording()).await.unwrap_err());
+        assert!(error.contains("shop/web is there without them: ") && error.contains("cutoff"), "{error}");
     }
 
     #[tokio::test]
