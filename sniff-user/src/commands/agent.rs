@@ -87,7 +87,7 @@ pub struct RecordingArgs {
     #[arg(long, value_name = "SIZE", env = "SNIFF_RECORDINGS_SIZE", default_value = "1GiB")]
     pub recordings_size: ByteSize,
 
-    /// What has a recording saved: restarted, oom-killed, crash-loop, not-ready, failed and alert, or off
+    /// What has a recording saved: restarted, oom-killed, crash-loop, not-ready, failed, rate and alert, or off
     #[arg(
         long,
         value_name = "LIST",
