@@ -21,7 +21,11 @@ use sniff_output::{
     file::{Manner, Packing},
     lines::Style,
 };
-use sniff_protocol::{Build, message::Past, request::Compress};
+use sniff_protocol::{
+    Build,
+    message::Past,
+    request::{Compress, Cutoff},
+};
 
 use crate::reference::{Reference, dns_name};
 
@@ -39,6 +43,9 @@ Exit status: 0 when the capture ended as asked (Ctrl-C and closing Wireshark inc
 
 /// The variable that names the image of short-lived pods.
 pub const IMAGE: &str = "SNIFF_IMAGE";
+
+/// Most packets a second that an object can name.
+const MAX_SAVE_RATE: i64 = 1_000_000_000;
 
 /// Captures the packets of pods anywhere in a cluster, and shows them in Wireshark.
 ///
@@ -428,15 +435,15 @@ pub struct RecordArgs {
     pub headers: bool,
 
     /// Keep the first bytes of what goes each way in a connection, and then less, as `sniff --cutoff` does
-    #[arg(long, value_name = "SIZE[,THEN]", value_parser = record_cutoff)]
-    pub cutoff: Option<String>,
+    #[arg(long, value_name = "SIZE[,THEN]", value_parser = options::cutoff)]
+    pub cutoff: Option<Cutoff>,
 
     /// Have what is recorded saved when packets that match this come too fast, whether they are recorded or not
     #[arg(long, value_name = "EXPR", requires = "save_rate")]
     pub save_when: Option<String>,
 
     /// How many of them a second are not too fast
-    #[arg(long, value_name = "N", requires = "save_when", value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "N", requires = "save_when", value_parser = clap::value_parser!(u32).range(1..=MAX_SAVE_RATE))]
     pub save_rate: Option<u32>,
 
     /// Name of the object (default: that of the workload, with something behind it)
@@ -462,10 +469,6 @@ pub struct RecordArgs {
 
 fn record_memory(text: &str) -> Result<String, String> {
     sniff_kubernetes::recordings::memory(text).map(|_| text.to_owned())
-}
-
-fn record_cutoff(text: &str) -> Result<String, String> {
-    options::cutoff(text).map(|_| text.to_owned())
 }
 
 /// What is listed, or fetched.
@@ -694,6 +697,23 @@ mod tests {
     #[test]
     fn the_command_line_is_sound() {
         Args::command().debug_assert();
+    }
+
+    #[test]
+    fn a_rate_is_one_that_an_object_can_name() {
+        let of = |rate: &str| {
+            let record =
+                ["kubectl-sniff", "record", "-l", "app=web", "--save-when", "icmp", "--save-rate", rate];
+            Args::try_parse_from(record)
+        };
+        for rate in ["1", "1000000000"] {
+            of(rate).unwrap();
+        }
+        for rate in ["0", "1000000001", "-1", "x"] {
+            of(rate).unwrap_err();
+        }
+        let crd = include_str!("../../../deploy/overlays/record/crd.yaml");
+        assert!(crd.contains(&format!("maximum: {MAX_SAVE_RATE}\n")));
     }
 
     #[test]

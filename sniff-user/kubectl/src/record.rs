@@ -13,6 +13,7 @@ use sniff_kubernetes::{
     pods::{By, Selection},
     recordings::{NamedRecording, RECORD, Recording, SaveWhen, memory},
 };
+use sniff_protocol::request::Cutoff;
 
 use super::{
     args::{ClusterArgs, RecordArgs},
@@ -50,19 +51,7 @@ async fn make(cluster: &Cluster, default: &str, args: &RecordArgs) -> Result<u8>
     let namespace = selection.namespace.clone().unwrap_or_else(|| default.to_owned());
     let By::Labels(selector) = &selection.by else { bail!("pods are recorded by their labels") };
     let bytes = memory(&args.memory).map_err(anyhow::Error::msg)?;
-    let recording = Recording {
-        selector: selector.clone(),
-        memory: Ok(bytes),
-        filter: args.filter.clone(),
-        snaplen: args.snaplen,
-        headers: args.headers,
-        cutoff: args.cutoff.clone(),
-        save_when: args
-            .save_when
-            .clone()
-            .map(|filter| SaveWhen { filter: Some(filter), per_second: args.save_rate }),
-        reason: args.reason.clone(),
-    };
+    let recording = recording(args, selector, bytes);
     let prefix = match (&args.name, &args.target) {
         (Some(name), _) => Cow::Borrowed(name.as_str()),
         (None, Some(Reference::Workload(_, name))) => Cow::Owned(format!("{name}-")),
@@ -88,6 +77,21 @@ async fn make(cluster: &Cluster, default: &str, args: &RecordArgs) -> Result<u8>
         "`kubectl sniff {what} -n {namespace} --last 5m -w FILE` fetches what was; `kubectl sniff recordings --status` says how it goes"
     );
     Ok(exit::SUCCESS)
+}
+
+fn recording(args: &RecordArgs, selector: &str, bytes: u64) -> Recording {
+    let save_when = |filter| SaveWhen { filter: Some(filter), per_second: args.save_rate };
+    Recording {
+        selector: selector.to_owned(),
+        memory: Ok(bytes),
+        filter: args.filter.clone(),
+        snaplen: args.snaplen,
+        headers: args.headers,
+        // The definition of the objects takes fewer spellings than a command line.
+        cutoff: args.cutoff.map(Cutoff::spelling),
+        save_when: args.save_when.clone().map(save_when),
+        reason: args.reason.clone(),
+    }
 }
 
 /// Which pods are meant: objects know them by their labels alone.
@@ -126,4 +130,56 @@ fn cells(NamedRecording { namespace, name, recording, by }: &NamedRecording) -> 
         or_none(recording.filter.as_ref()),
         or_none(by.as_ref()),
     ]
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+    use regex::Regex;
+    use sniff_cli::options;
+
+    use super::*;
+    use crate::args::{Args, Command};
+
+    const CRD: &str = include_str!("../../../deploy/overlays/record/crd.yaml");
+
+    /// What the definition of the objects takes for a cutoff.
+    fn pattern() -> Regex {
+        let (_, field) = CRD.split_once("\n                cutoff:\n").unwrap();
+        let (_, pattern) = field.split_once("pattern: '").unwrap();
+        Regex::new(pattern.split_once('\'').unwrap().0).unwrap()
+    }
+
+    fn sent(cutoff: &str) -> String {
+        let args = ["kubectl-sniff", "record", "-l", "app=web", "--cutoff", cutoff];
+        let command = Args::try_parse_from(args).unwrap().command;
+        let Some(Command::Record(args)) = command else { panic!("{command:?}") };
+        recording(&args, "app=web", 64 << 20).cutoff.unwrap()
+    }
+
+    #[test]
+    fn a_cutoff_is_sent_in_a_spelling_that_the_cluster_takes() {
+        let (pattern, most) = (pattern(), 32);
+        for text in [
+            "16KiB",
+            "16kib",
+            "16kb",
+            "16k",
+            "100B",
+            "100",
+            "1.5 KiB",
+            "16k,headers",
+            "16k,none",
+            "16k,every=1",
+            "16k,every=+5",
+            "16k,every=05",
+            "1GiB,every=1000000",
+        ] {
+            let sent = sent(text);
+            assert_eq!(options::cutoff(&sent), options::cutoff(text), "{text}");
+            assert!(pattern.is_match(&sent) && sent.len() <= most, "{text}: {sent}");
+        }
+        assert_eq!(sent("16KiB"), "16384,headers");
+        assert!(!pattern.is_match("16kib"));
+    }
 }

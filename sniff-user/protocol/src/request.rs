@@ -59,6 +59,16 @@ impl Cutoff {
     pub fn is_sound(self) -> bool {
         (1..=MAX_CUTOFF).contains(&self.bytes) && self.every <= MAX_EVERY
     }
+
+    /// As `--cutoff` has it; of its spellings the one that needs least to be understood.
+    pub fn spelling(self) -> String {
+        let Self { bytes, every } = self;
+        match every {
+            0 => format!("{bytes},none"),
+            1 => format!("{bytes},headers"),
+            every => format!("{bytes},every={every}"),
+        }
+    }
 }
 
 impl fmt::Display for Cutoff {
