@@ -394,6 +394,7 @@ fn what_the_chart_does_not_know_is_refused() {
         ("recorder.enabled=true", "'recorder' not allowed"),
         ("record.memory=much", "/record/memory"),
         ("record.events[0]=a=b", "/record/events/0"),
+        ("record.events[0]=PacketRecordingSaved", "/record/events/0"),
         ("image.tga=1", "'tga' not allowed"),
         ("privilege=none", "/privilege"),
         ("limits.sessions=many", "/limits/sessions"),
