@@ -270,11 +270,7 @@ fn a_pod_for_which_there_is_no_room_is_told_of() {
         let refused = |state: &RecorderState| matches!(state, RecorderState::Refused(why) if why.contains("SNIFF_RECORD_MEMORY"));
         recorders.iter().any(|it| refused(&it.state)).then_some(())
     });
-    let event = wait::until("the event", PATIENCE, || {
-        let events = place.shop.cluster.events("bank");
-        events.into_iter().find(|event| event["reason"] == "PacketRecordingFailed")
-    });
-    assert_eq!(event["type"], "Warning");
+    assert_eq!(wait_for_event(&place, "bank", "PacketRecordingFailed")["type"], "Warning");
 }
 
 /// Has the API tell how a container of the shop's pod is, as the kubelet would.
@@ -327,6 +323,14 @@ fn packets_that_come_too_fast_have_the_minutes_before_saved() {
     assert!(comment.contains(&words), "{comment}");
 }
 
+/// Waits for an event that the agent writes, which it does beside everything else.
+fn wait_for_event(place: &Guarded, namespace: &str, reason: &str) -> Value {
+    wait::until("an event", PATIENCE, || {
+        let events = place.shop.cluster.events(namespace);
+        events.into_iter().find(|event| event["reason"] == reason)
+    })
+}
+
 /// Waits for a file that a trigger has saved.
 fn wait_for_saved(place: &Guarded, reason: &str) -> Recording {
     wait::until("a saved file", PATIENCE, || {
@@ -372,12 +376,11 @@ fn a_restarted_container_has_the_minutes_before_saved() {
     ] {
         assert!(comment.contains(words), "{comment}");
     }
-    let events = place.shop.cluster.events("shop");
     for (reason, words) in [
         ("PacketRecording", "from now on, and none from before are held; "),
         ("PacketRecordingSaved", &saved.name),
     ] {
-        let told = events.iter().find(|event| event["reason"] == reason).expect("an event");
+        let told = wait_for_event(&place, "shop", reason);
         assert!(told["message"].as_str().expect("words").contains(words), "{told}");
     }
     // Nobody else has it.
@@ -445,8 +448,7 @@ fn an_event_whose_reason_was_named_has_the_minutes_before_saved() {
     listed.assert_success();
     let lines = String::from_utf8_lossy(&listed.stdout).into_owned();
     assert!(lines.contains(&saved.name) && lines.contains("event-Unhealthy "), "{lines}");
-    let events = shop.cluster.events("shop");
-    let told = events.iter().find(|event| event["reason"] == "PacketRecordingSaved").expect("an event");
+    let told = wait_for_event(&place, "shop", "PacketRecordingSaved");
     assert!(told["message"].as_str().expect("words").contains("(event-Unhealthy)"), "{told}");
 }
 

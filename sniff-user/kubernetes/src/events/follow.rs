@@ -172,8 +172,12 @@ mod tests {
     }
 
     async fn wait_for_watches(api: &ApiServer, count: usize) {
+        wait_until_asked(api, "watch events /", count).await;
+    }
+
+    async fn wait_until_asked(api: &ApiServer, what: &str, count: usize) {
         let begun = async {
-            while asked(api, "watch events /") < count {
+            while asked(api, what) < count {
                 sleep(Duration::from_millis(10)).await;
             }
         };
@@ -272,8 +276,10 @@ mod tests {
             let login = Login { kubeconfig: Some(api.kubeconfig_file().to_owned()), ..Login::default() };
             let cluster = Cluster::configured(&login).await.unwrap().unwrap();
             let _news = cluster.follow_events(vec!["Unhealthy".to_owned()]);
+            let refused = format!("{verb} events /");
+            wait_until_asked(&api, &refused, 1).await;
             sleep(Duration::from_secs(3)).await;
-            assert_eq!(asked(&api, &format!("{verb} events /")), 1);
+            assert_eq!(asked(&api, &refused), 1);
         }
     }
 
