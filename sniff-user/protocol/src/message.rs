@@ -383,6 +383,14 @@ pub struct Stats {
     pub cut_off: u64,
 }
 
+impl Stats {
+    /// Packets that matched and are never sent to the client.
+    pub fn never_sent(&self) -> u64 {
+        let &Self { dropped, left_out, cut_off, .. } = self;
+        dropped.saturating_add(left_out).saturating_add(cut_off)
+    }
+}
+
 /// Something is wrong at the node.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NodeError {

@@ -553,21 +553,20 @@ impl<'a> Conversation<'a> {
     }
 
     fn stats(&self) -> Stats {
-        let (delivered, left_out) = (self.progress.delivered(), self.progress.left_out());
-        let (dropped, cut_off) = (self.counters.lost(), self.counters.cut_off);
-        // Those were counted a while ago; what has been sent meanwhile was matched.
-        let others = left_out.saturating_add(cut_off).saturating_add(dropped);
-        let matched = self.counters.matched.max(delivered.saturating_add(others));
-        Stats {
-            matched,
+        let (delivered, dropped) = (self.progress.delivered(), self.counters.lost());
+        let stats = Stats {
+            matched: self.counters.matched,
             delivered,
             dropped,
             fullest_percent: self.fullest_percent,
             unreadable: self.counters.unreadable,
             held_up: self.progress.lost_meanwhile().min(dropped),
-            left_out,
-            cut_off,
-        }
+            left_out: self.progress.left_out(),
+            cut_off: self.counters.cut_off,
+        };
+        // Those were counted a while ago; what has been sent meanwhile was matched.
+        let matched = stats.matched.max(delivered.saturating_add(stats.never_sent()));
+        Stats { matched, ..stats }
     }
 
     fn tell_stats(&mut self) {

@@ -86,19 +86,17 @@ pub(super) enum Accounts {
 impl Running {
     /// Packets that it has captured and that have not come, as far as it has told.
     pub(super) fn left(&self, merger: &Merger) -> u64 {
-        let Stats { matched, dropped, left_out, cut_off, .. } = self.stats;
-        let others = dropped.saturating_add(left_out).saturating_add(cut_off);
-        matched.saturating_sub(others).saturating_sub(merger.received(self.stream))
+        let never_sent = self.stats.never_sent();
+        self.stats.matched.saturating_sub(never_sent).saturating_sub(merger.received(self.stream))
     }
 
     /// Packets that matched; at least, before its accounts are final: its counts come behind its packets.
     pub(super) fn matched(&self, merger: &Merger) -> u64 {
-        let Stats { matched, dropped, left_out, cut_off, .. } = self.stats;
+        let matched = self.stats.matched;
         match self.accounts {
             Accounts::Open => {
                 let received = merger.received(self.stream);
-                let others = dropped.saturating_add(left_out).saturating_add(cut_off);
-                matched.max(received.saturating_add(others))
+                matched.max(received.saturating_add(self.stats.never_sent()))
             }
             Accounts::NotBegun | Accounts::Final => matched,
         }
