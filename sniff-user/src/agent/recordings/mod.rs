@@ -264,12 +264,11 @@ impl Recordings {
     /// that namespace alone.
     async fn hear_events(self: Arc<Self>, mut news: mpsc::Receiver<News>) {
         while let Some(event) = news.recv().await {
-            let trigger = triggers::of_event(&event, clock::now());
-            let News { namespace, pod: name, pod_uid: uid, .. } = event;
+            let [namespace, name, uid] = [&event.namespace, &event.pod, &event.pod_uid].map(String::clone);
             let pod = PodId { namespace, name, uid };
             let is_recorded = self.book().has(&pod);
             if is_recorded {
-                self.hear(&pod, trigger);
+                self.hear(&pod, triggers::of_event(&event, clock::now()));
             }
         }
     }

@@ -183,7 +183,7 @@ impl FromStr for Events {
 /// What an event is that was heard of at `now`, in nanoseconds since the epoch.
 pub fn of_event(event: &News, now: u64) -> Trigger {
     let News { reason, message, time, .. } = event;
-    let message: String = sanitize_line(message.trim()).chars().take(MAX_MESSAGE).collect();
+    let message = shown(message.trim(), MAX_MESSAGE);
     Trigger {
         reason: Reason::Event(format!("{EVENT}{reason}").into()),
         words: format!("event {reason}: {message}"),
@@ -233,7 +233,7 @@ fn not_ready(before: &PodState, after: &PodState) -> Option<String> {
 
 /// That so many packets a second that an alarm is about have come.
 pub fn too_fast(rate: u64, Alarm { filter, per_second }: &Alarm, now: u64) -> Trigger {
-    let filter = filter.escape_debug().take(MAX_FILTER).collect::<String>();
+    let filter = shown(filter, MAX_FILTER);
     let words = format!("{rate} packets a second match '{filter}', more than {per_second}");
     Trigger { reason: Reason::Rate, words, time: now }
 }
@@ -267,6 +267,11 @@ fn of_container(before: &ContainerState, after: &ContainerState, pod: &PodState,
         add(Reason::CrashLoop, "ends again and again (CrashLoopBackOff)".to_owned(), now);
     }
     triggers
+}
+
+/// Somebody else's words, as a line of so many characters at most.
+fn shown(text: &str, most: usize) -> String {
+    sanitize_line(text).chars().take(most).collect()
 }
 
 /// Somebody else's name for something, in characters that mean nothing to anybody.
